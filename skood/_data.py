@@ -1,0 +1,267 @@
+"""The door through which data enters: what X may be, checked once, then read in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_array
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+from torch.utils.data import Dataset
+
+__all__ = ["Source", "check_data", "check_in_range", "resolve_value_range"]
+
+
+class Source:
+    """Rows or images, in memory or streamed, behind one face.
+
+    Parameters
+    ----------
+    read : callable
+        Takes an integer array of length b, returns an array of shape (b, \\*item_shape).
+    n_items : int
+    item_shape : tuple of int
+        (d,) for rows, (C, H, W) for images.
+    dtype : numpy dtype
+    in_memory : bool
+        Whether reading everything at once costs no more memory than is already spent.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[npt.NDArray[np.integer]], npt.NDArray],
+        n_items: int,
+        item_shape: tuple[int, ...],
+        dtype: npt.DTypeLike,
+        *,
+        in_memory: bool,
+    ) -> None:
+        self._read = read
+        self._n_items = n_items
+        self.item_shape = item_shape
+        self.dtype = np.dtype(dtype)
+        self.in_memory = in_memory
+
+    @classmethod
+    def of(cls, data: npt.NDArray) -> Source:
+        """Source over an array of shape (n, d) or (n, C, H, W)."""
+        in_memory = not isinstance(_owner(data), np.memmap)
+        return cls(_Take(data), len(data), data.shape[1:], data.dtype, in_memory=in_memory)
+
+    def __len__(self) -> int:
+        return self._n_items
+
+    @property
+    def is_image(self) -> bool:
+        return len(self.item_shape) == 3
+
+    def take(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+        """Read the items at `indices`, shape (len(indices), \\*item_shape)."""
+        return self._read(indices).reshape(len(indices), *self.item_shape)
+
+    def subset(self, indices: npt.NDArray[np.integer]) -> Source:
+        """Source over the items at `indices`, read when they are asked for."""
+        read = _Subset(self._read, np.asarray(indices))
+        return Source(read, len(indices), self.item_shape, self.dtype, in_memory=self.in_memory)
+
+    def reshape(self, item_shape: tuple[int, ...]) -> Source:
+        """Source over the same items in another shape of the same size."""
+        if np.prod(item_shape) != np.prod(self.item_shape):
+            raise ValueError(
+                f"items of shape {self.item_shape} hold {np.prod(self.item_shape)} values, which "
+                f"do not fill the shape {item_shape}; give the shape (C, H, W) of your images"
+            )
+        return Source(
+            self._read, len(self), tuple(item_shape), self.dtype, in_memory=self.in_memory
+        )
+
+    def rows(self) -> npt.NDArray:
+        """Everything as one array of shape (n, number of values in an item)."""
+        return self.take(np.arange(len(self))).reshape(len(self), -1)
+
+
+class _Take:
+    """Read from an array; a class, so that a source can be pickled and hashed."""
+
+    def __init__(self, data: npt.NDArray) -> None:
+        self.data = data
+
+    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+        return np.asarray(self.data[indices])
+
+
+class _Subset:
+    def __init__(
+        self, read: Callable[[npt.NDArray], npt.NDArray], indices: npt.NDArray[np.integer]
+    ) -> None:
+        self.read = read
+        self.indices = indices
+
+    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+        return self.read(self.indices[indices])
+
+
+class _Stream:
+    """Read from a torch Dataset, whose items are x or (x, label)."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def item(self, index: int) -> npt.NDArray:
+        item = self.dataset[index]
+        value = np.asarray(item[0] if isinstance(item, (tuple, list)) else item)
+        return value if value.ndim < 2 else _channels_first(value[None])[0]
+
+    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+        batch = np.stack([self.item(int(i)) for i in indices])
+        if batch.dtype.kind == "f" and not np.isfinite(batch).all():
+            raise ValueError("the Dataset X contains NaN or infinity; remove or impute those items")
+        return batch
+
+
+def _owner(data: npt.NDArray) -> Any:
+    """Array at the end of a chain of views."""
+    while isinstance(data, np.ndarray) and isinstance(data.base, np.ndarray):
+        data = data.base
+    return data
+
+
+def _channels_first(images: npt.NDArray) -> npt.NDArray:
+    """View of (n, H, W), (n, C, H, W) or (n, H, W, C) images as (n, C, H, W)."""
+    if images.ndim == 3:
+        return images[:, None]
+    if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
+        return images.transpose(0, 3, 1, 2)
+    return images
+
+
+def check_data(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1) -> Source:
+    """Check X and return it as a :class:`Source`.
+
+    Sets ``n_features_in_``, ``input_shape_`` and, for data frames, ``feature_names_in_`` on
+    `estimator` when `reset`; compares with them otherwise.
+
+    Parameters
+    ----------
+    estimator : BaseEstimator
+    X : array-like, Tensor, Dataset or Source
+        Rows (n, d), or images (n, H, W), (n, C, H, W) or (n, H, W, C); the last is recognised
+        when its last axis is 1 or 3 and the second is not.
+    reset : bool
+        True in fit.
+    min_samples : int
+
+    Raises
+    ------
+    ValueError
+        When X is empty, has fewer than `min_samples` items, holds NaN or infinity, is of
+        another shape than in fit, or has a number of axes that is neither rows nor images.
+    """
+    source = _open(estimator, X, reset=reset, min_samples=min_samples)
+    if reset:
+        estimator.input_shape_ = source.item_shape
+        estimator.n_features_in_ = int(np.prod(source.item_shape))
+    elif source.item_shape != estimator.input_shape_:
+        raise ValueError(
+            f"X has items of shape {source.item_shape}, but {type(estimator).__name__} was fitted "
+            f"on items of shape {estimator.input_shape_} (images are counted as (C, H, W))"
+        )
+    return source
+
+
+def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) -> Source:
+    if isinstance(X, Source):
+        return X
+    if isinstance(X, Dataset):
+        return _open_dataset(X, min_samples)
+    if isinstance(X, Tensor):
+        X = X.detach().cpu().numpy()
+    ndim = np.ndim(X) if hasattr(X, "shape") else np.asarray(X, dtype=object).ndim
+    if ndim <= 2:
+        return Source.of(
+            validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples)
+        )
+    if ndim > 4:
+        raise ValueError(
+            f"X has shape {np.shape(X)}; expected rows (n, d) or images (n, H, W), (n, C, H, W) "
+            "or (n, H, W, C)"
+        )
+    images = check_array(
+        X, ensure_2d=False, allow_nd=True, ensure_min_samples=min_samples, estimator=estimator
+    )
+    if 0 in images.shape:
+        raise ValueError(f"X has shape {images.shape}: its images have no pixels")
+    return Source.of(_channels_first(images))
+
+
+def _open_dataset(dataset: Dataset, min_samples: int) -> Source:
+    n_items = len(dataset)  # type: ignore[arg-type]
+    if n_items < min_samples:
+        raise ValueError(
+            f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required"
+        )
+    stream = _Stream(dataset)
+    first = stream.item(0)
+    if first.ndim not in (1, 3):
+        raise ValueError(
+            f"the Dataset X has items of shape {first.shape}; expected rows (d,) or images "
+            "(H, W), (C, H, W) or (H, W, C)"
+        )
+    return Source(stream, n_items, first.shape, first.dtype, in_memory=False)
+
+
+def resolve_value_range(source: Source, value_range: Any) -> tuple[float, float]:
+    """Return the values of black and white.
+
+    Parameters
+    ----------
+    source : Source
+    value_range : None, (low, high) or "minmax"
+        None means 0..255 for uint8 and 0..1 for floats; "minmax" reads the range of `source`.
+
+    Raises
+    ------
+    ValueError
+        When the range cannot be told from the dtype, or is empty.
+    """
+    if isinstance(value_range, str):
+        batches = (source.take(batch) for batch in _chunks(len(source)))
+        low, high = np.array([(float(b.min()), float(b.max())) for b in batches]).T
+        return float(low.min()), max(float(high.max()), float(low.min()) + np.finfo(float).tiny)
+    if value_range is not None:
+        low, high = (float(value) for value in value_range)
+        if not low < high:
+            raise ValueError(f"value_range={value_range!r} must be (low, high) with low < high")
+        return low, high
+    if source.dtype == np.uint8:
+        return 0.0, 255.0
+    if source.dtype.kind == "f":
+        return 0.0, 1.0
+    raise ValueError(
+        f"pixels of dtype {source.dtype} have no range of their own: give value_range=(low, high), "
+        "the values of black and white (uint8 is taken as 0..255, floats as 0..1)"
+    )
+
+
+def check_in_range(source: Source, value_range: tuple[float, float]) -> None:
+    """Raise a ValueError when pixels lie outside `value_range`.
+
+    Reads all of a source in memory, and only the first items of a streamed one.
+    """
+    low, high = value_range
+    for batch in _chunks(len(source) if source.in_memory else min(len(source), 256)):
+        pixels = source.take(batch)
+        if pixels.min() < low or pixels.max() > high:
+            raise ValueError(
+                f"X has values from {pixels.min():g} to {pixels.max():g}, but pixels from "
+                f"{low:g} to {high:g} are expected for {source.dtype} images; rescale X, or state "
+                "its range with value_range=(low, high)"
+            )
+
+
+def _chunks(n_items: int, size: int = 4096) -> list[npt.NDArray[np.integer]]:
+    return [np.arange(start, min(start + size, n_items)) for start in range(0, n_items, size)]

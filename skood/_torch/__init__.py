@@ -1,0 +1,1 @@
+"""How networks are run: device, precision, batching, seeding and the training loop."""

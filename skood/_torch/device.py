@@ -1,0 +1,46 @@
+"""Where a network runs and in which precision it trains."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+__all__ = ["resolve_device", "training_autocast"]
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """Return the device to use; None picks CUDA where there is one, else the CPU."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device={device!r} was asked for, but this torch sees no CUDA device; "
+            "use device=None to take what is there, or device='cpu'"
+        )
+    return resolved
+
+
+def _has_fast_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # bfloat16 without one of these instruction sets is emulated, and slower than float32.
+    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def training_autocast(
+    device: torch.device, precision: str
+) -> contextlib.AbstractContextManager[None]:
+    """Autocast context of a training step.
+
+    Parameters
+    ----------
+    device : torch.device
+    precision : {"auto", "bf16", "fp32"}
+        "auto" takes bfloat16 where the hardware multiplies it natively.
+    """
+    if precision == "bf16" or (precision == "auto" and _has_fast_bf16(device)):
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

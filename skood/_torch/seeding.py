@@ -1,0 +1,46 @@
+"""Randomness that neither reads nor changes the global state of numpy and torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from sklearn.utils import check_random_state
+
+__all__ = ["draw_seed", "isolated_rng", "numpy_rng", "torch_rng"]
+
+
+def draw_seed(random_state: int | np.random.RandomState | None) -> int:
+    """Draw the seed of one fit.
+
+    None takes entropy from the operating system instead of numpy's global generator, which
+    is what :func:`sklearn.utils.check_random_state` would advance.
+    """
+    if random_state is None:
+        return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def numpy_rng(*seed: int) -> np.random.Generator:
+    """Return a numpy generator that depends on all the integers of `seed`."""
+    return np.random.default_rng(list(seed))
+
+
+def torch_rng(device: torch.device, *seed: int) -> torch.Generator:
+    """Return a torch generator on `device` that depends on all the integers of `seed`."""
+    entropy = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
+    return torch.Generator(device).manual_seed(int(entropy >> np.uint64(1)))
+
+
+@contextlib.contextmanager
+def isolated_rng(device: torch.device, *seed: int) -> Iterator[None]:
+    """Seed torch's global generators inside the block and restore them after it.
+
+    For code that can only draw from the global generator: layer initialisation, dropout.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(torch_rng(torch.device("cpu"), *seed).initial_seed())
+        yield

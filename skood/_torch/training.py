@@ -1,0 +1,336 @@
+"""The training loop: knows how to train a network, not what it learns."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from skood._torch.device import training_autocast
+from skood._torch.seeding import isolated_rng, numpy_rng, torch_rng
+
+__all__ = ["TrainingSettings", "train"]
+
+# Streams of randomness that one seed is split into.
+_SPLIT, _ORDER, _STEP = range(3)
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+_STEPS_THAT_PAY_FOR_COMPILING = 2000
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How to train; estimators expose these as parameters of the same names."""
+
+    max_epochs: int
+    max_steps: int | None
+    batch_size: int
+    learning_rate: float
+    betas: tuple[float, float]
+    lr_schedule: str
+    lr_decay: float
+    clip_norm: float | None
+    validation_fraction: float
+    patience: int | None
+    precision: str
+    compile: bool | str
+    verbose: int
+
+    @classmethod
+    def of(cls, estimator: Any) -> TrainingSettings:
+        """Read the settings from an estimator's parameters."""
+        return cls(**{field.name: getattr(estimator, field.name) for field in fields(cls)})
+
+    def lr_factor(self, step: int, n_steps: int) -> float:
+        """Return the learning rate at `step` as a fraction of `learning_rate`."""
+        if self.lr_schedule == "constant":
+            return 1.0
+        if self.lr_schedule == "exponential":
+            return self.lr_decay**step
+        warmup = max(1, min(200, n_steps // 20))
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, n_steps - warmup)
+        return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def train(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    fetch: Callable[[npt.NDArray[np.integer], torch.Generator | None], tuple[Tensor, ...]],
+    n_samples: int,
+    settings: TrainingSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    penalty: Callable[[], Tensor | float] | None = None,
+    initialize: Callable[..., None] | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    description: str = "training",
+) -> dict[str, list[float]]:
+    """Train `module` in place.
+
+    All randomness of a step is a function of `seed` and the number of the step, so a run that
+    was interrupted and resumed ends with the same weights as one that was not.
+
+    Parameters
+    ----------
+    module : Module
+        On `device`. Left in eval mode with the weights of the last epoch, or, where there is
+        a validation part, of the epoch with the lowest validation loss.
+    loss : callable
+        Takes the tensors of a batch, returns the loss of each row, shape (b,).
+    fetch : callable
+        Takes row numbers and a generator on `device`, returns the tensors of that batch.
+        The generator is None for validation rows, which are not to be augmented.
+    n_samples : int
+    settings : TrainingSettings
+    seed : int
+    device : torch.device
+    penalty : callable or None
+        Added once a step to the mean loss of the batch.
+    initialize : callable or None
+        Takes the tensors of the first batch, before the first step.
+    checkpoint : path or None
+        File to resume from and to save to, once a minute and at the end.
+    description : str
+        What the progress bar says.
+
+    Returns
+    -------
+    dict of str to list of float
+        "loss" and, with a validation part, "validation_loss": a value for each epoch; the
+        training loss includes the penalty.
+
+    Raises
+    ------
+    FloatingPointError
+        When the loss is no longer finite.
+
+    Warns
+    -----
+    UserWarning
+        After Ctrl-C, which ends training and keeps what was learned.
+    """
+    order = numpy_rng(seed, _SPLIT).permutation(n_samples)
+    n_validation = int(settings.validation_fraction * n_samples)
+    validation, training = np.sort(order[:n_validation]), np.sort(order[n_validation:])
+    batch_size = min(settings.batch_size, len(training))
+    epoch_steps = len(training) // batch_size
+    n_steps = epoch_steps * settings.max_epochs
+    if settings.max_steps is not None:
+        n_steps = min(n_steps, settings.max_steps)
+
+    optimizer = torch.optim.Adam(
+        module.parameters(), settings.learning_rate, betas=settings.betas, fused=True
+    )
+    run = _Run(module, optimizer, Path(checkpoint) if checkpoint else None)
+    run.resume(device)
+
+    def step_loss(*batch: Tensor) -> Tensor:
+        with training_autocast(device, settings.precision):
+            mean = loss(*batch).mean()
+        return mean if penalty is None else mean + penalty()
+
+    compiled = _maybe_compile(step_loss, settings, n_steps - run.step)
+    bar = tqdm(
+        total=n_steps,
+        initial=run.step,
+        desc=description,
+        unit="step",
+        disable=not settings.verbose,
+    )
+    with isolated_rng(device, seed), bar:
+        try:
+            epoch = -1
+            while run.goes_on(n_steps, settings.patience):
+                if run.epoch_is_over(epoch_steps, n_steps):
+                    run.end_epoch(_evaluate(module, loss, fetch, validation, batch_size))
+                    bar.set_postfix({name: f"{v[-1]:.4g}" for name, v in run.history.items()})
+                    continue
+                if epoch != run.step // epoch_steps:
+                    epoch = run.step // epoch_steps
+                    rows = numpy_rng(seed, _ORDER, epoch).permutation(training)
+                    module.train()
+                generator = torch_rng(device, seed, _STEP, run.step)
+                torch.manual_seed(generator.initial_seed())
+                start = run.step % epoch_steps * batch_size
+                batch = fetch(rows[start : start + batch_size], generator)
+                if run.step == 0 and initialize is not None:
+                    initialize(*batch)
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * settings.lr_factor(
+                    run.step, n_steps
+                )
+                optimizer.zero_grad(set_to_none=True)
+                value = compiled(*batch)
+                value.backward()
+                if settings.clip_norm is not None:
+                    nn.utils.clip_grad_norm_(module.parameters(), settings.clip_norm)
+                optimizer.step()
+                run.advance(value.detach())
+                bar.update()
+                if run.is_due():
+                    bar.set_postfix(loss=f"{run.mean_loss():.4g}")
+                    run.save()
+        except KeyboardInterrupt:
+            warnings.warn(
+                f"{description} was interrupted after {run.step} of {n_steps} steps; "
+                "the model keeps what it had learned",
+                stacklevel=2,
+            )
+        run.save()
+    run.restore_best()
+    module.eval()
+    return run.history
+
+
+class _Run:
+    """State of one training run: what a checkpoint must hold."""
+
+    def __init__(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, path: Path | None
+    ) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        self.path = path
+        self.step = 0
+        self.history: dict[str, list[float]] = {"loss": []}
+        self.best: dict[str, Tensor] | None = None
+        self._sum: Tensor | float = 0.0
+        self._count = 0
+        self._saved_at = monotonic()
+
+    def goes_on(self, n_steps: int, patience: int | None) -> bool:
+        losses = self.history.get("validation_loss")
+        if patience is not None and losses and len(losses) - 1 - np.argmin(losses) >= patience:
+            return False
+        return self.step < n_steps or self._count > 0
+
+    def epoch_is_over(self, epoch_steps: int, n_steps: int) -> bool:
+        return self._count == epoch_steps or self.step == n_steps
+
+    def advance(self, loss: Tensor) -> None:
+        self.step += 1
+        self._count += 1
+        self._sum = self._sum + loss.double()
+
+    def mean_loss(self) -> float:
+        mean = float(self._sum) / self._count
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"the training loss became {mean} before step {self.step}; lower learning_rate "
+                "or clip_norm, or check X for extreme values"
+            )
+        return mean
+
+    def end_epoch(self, validation_loss: float | None) -> None:
+        self.history["loss"].append(self.mean_loss())
+        self._sum, self._count = 0.0, 0
+        if validation_loss is not None:
+            losses = self.history.setdefault("validation_loss", [])
+            losses.append(validation_loss)
+            if validation_loss <= min(losses):
+                self.best = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+
+    def restore_best(self) -> None:
+        if self.best is not None:
+            self.module.load_state_dict(self.best)
+
+    def is_due(self) -> bool:
+        return monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+
+    def save(self) -> None:
+        self._saved_at = monotonic()
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "history": self.history,
+            "best": self.best,
+            "sum": float(self._sum),
+            "count": self._count,
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.path)
+
+    def resume(self, device: torch.device) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        state = torch.load(self.path, map_location=device, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.history, self.best = state["step"], state["history"], state["best"]
+        self._sum, self._count = state["sum"], state["count"]
+
+
+def _evaluate(
+    module: nn.Module,
+    loss: Callable[..., Tensor],
+    fetch: Callable[[npt.NDArray[np.integer], None], tuple[Tensor, ...]],
+    rows: npt.NDArray[np.integer],
+    batch_size: int,
+) -> float | None:
+    """Mean loss over `rows` in float32, None where there are no rows."""
+    if len(rows) == 0:
+        return None
+    module.eval()
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(rows), batch_size):
+            batch = fetch(rows[start : start + batch_size], None)
+            total += float(loss(*batch).double().sum())
+    return total / len(rows)
+
+
+def _maybe_compile(
+    function: Callable[..., Tensor], settings: TrainingSettings, n_steps: int
+) -> Callable[..., Tensor]:
+    wanted = settings.compile
+    if wanted == "auto":
+        has_compiler = torch.cuda.is_available() or any(map(shutil.which, ("c++", "g++", "clang++")))
+        wanted = has_compiler and n_steps >= _STEPS_THAT_PAY_FOR_COMPILING
+    if not wanted:
+        return function
+    return _CompiledWithFallback(function)
+
+
+class _CompiledWithFallback:
+    """Compiled function that goes on uncompiled where the compiler fails."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.compiled: Callable[..., Tensor] | None = torch.compile(function)
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        if self.compiled is not None:
+            try:
+                return self.compiled(*batch)
+            except _compiler_errors() as error:
+                warnings.warn(
+                    f"torch.compile failed ({type(error).__name__}); training goes on uncompiled. "
+                    "Pass compile=False to silence this.",
+                    stacklevel=2,
+                )
+                self.compiled = None
+        return self.function(*batch)
+
+
+def _compiler_errors() -> tuple[type[Exception], ...]:
+    from torch._dynamo.exc import TorchDynamoException
+
+    return (TorchDynamoException, OSError, RuntimeError)

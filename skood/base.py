@@ -1,0 +1,209 @@
+"""The contract that every detector keeps."""
+
+from __future__ import annotations
+
+import numbers
+from abc import ABCMeta, abstractmethod
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, OutlierMixin, clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, check_memory, column_or_1d
+
+from skood._data import Source, check_data
+from skood._parameters import Interval, fit_context
+from skood._torch.seeding import draw_seed, numpy_rng
+
+__all__ = ["BaseDetector", "as_input", "fit_model"]
+
+# Rows that the threshold is read from at most: the standard error of a 5 % rate is then 0.3 %.
+_THRESHOLD_ROWS = 5000
+
+
+class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
+    """Base of all detectors.
+
+    A subclass writes ``_fit``, which learns from in-distribution data, and ``_score_samples``,
+    which scores; it has the parameters `contamination` and `random_state`.
+    """
+
+    _parameter_constraints: dict = {
+        "contamination": [Interval(numbers.Real, 0, 0.5, closed="right")],
+        "random_state": ["random_state"],
+    }
+
+    @abstractmethod
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        """Learn the model.
+
+        Parameters
+        ----------
+        inliers : Source
+        y : ndarray or None
+            Labels of the inliers.
+        outliers : Source or None
+            Rows that came with y == -1.
+        seed : int
+            Of this fit.
+        """
+
+    @abstractmethod
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        """Score checked data, higher = more in-distribution."""
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None) -> BaseDetector:
+        """Learn what is in-distribution, and the threshold.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
+        y : array-like of shape (n_samples,), default=None
+            Labels. Rows with y == -1 are known outliers, which no model is trained on.
+
+        Returns
+        -------
+        self
+        """
+        source = check_data(self, X, reset=True, min_samples=2)
+        inliers, y, outliers = _split_outliers(source, y)
+        seed = draw_seed(self.random_state)
+        self._fit(inliers, y, outliers, seed)
+        rows = np.arange(len(inliers))
+        if len(rows) > _THRESHOLD_ROWS:
+            rows = np.sort(numpy_rng(seed).choice(rows, _THRESHOLD_ROWS, replace=False))
+        scores = self._score_samples(inliers.subset(rows))
+        self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+        return self
+
+    def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
+        """Score each row or image.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            Higher = more in-distribution.
+        """
+        check_is_fitted(self)
+        return self._score_samples(check_data(self, X, reset=False))
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+        """Score relative to the threshold.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            ``score_samples(X) - offset_``; negative = out-of-distribution.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> npt.NDArray[np.int64]:
+        """Decide for each row or image.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 in-distribution, -1 out-of-distribution.
+        """
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def fit_predict(self, X: Any, y: Any = None, **kwargs: Any) -> npt.NDArray[np.int64]:
+        """Fit on X, with y, and decide for its rows.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        y : array-like of shape (n_samples,), default=None
+        **kwargs : dict
+            Passed to `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 in-distribution, -1 out-of-distribution.
+        """
+        return self.fit(X, y, **kwargs).predict(X)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _split_outliers(
+    source: Source, y: Any
+) -> tuple[Source, npt.NDArray | None, Source | None]:
+    if y is None:
+        return source, None, None
+    y = column_or_1d(y, warn=True)
+    if len(y) != len(source):
+        raise ValueError(
+            f"y has {len(y)} labels, but X has {len(source)} items; expected one label for each"
+        )
+    is_outlier = y == -1
+    if not np.any(is_outlier):
+        return source, y, None
+    inliers = np.flatnonzero(~is_outlier)
+    if len(inliers) < 2:
+        raise ValueError(
+            f"{len(inliers)} of {len(y)} labels in y are in-distribution (not -1), at least 2 are "
+            "needed: a detector learns from in-distribution data, and -1 marks known outliers"
+        )
+    return source.subset(inliers), y[inliers], source.subset(np.flatnonzero(is_outlier))
+
+
+def fit_model(
+    model: Any,
+    source: Source,
+    y: npt.NDArray | None,
+    *,
+    seed: int | None = None,
+    memory: str | joblib.Memory | None = None,
+) -> Any:
+    """Fit a clone of `model`, or take it from the cache.
+
+    Parameters
+    ----------
+    model : estimator
+        One in ``sklearn.frozen.FrozenEstimator`` is returned as it is.
+    source : Source
+    y : ndarray or None
+    seed : int or None
+        For a model whose ``random_state`` is None.
+    memory : str, joblib.Memory or None
+        Where fitted models are cached by their parameters and data.
+    """
+    if isinstance(model, FrozenEstimator):
+        return model
+    model = clone(model)
+    if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
+        model.set_params(random_state=seed)
+    return check_memory(memory).cache(_fit)(model, source, y)
+
+
+def _fit(model: Any, source: Source, y: npt.NDArray | None) -> Any:
+    return model.fit(as_input(model, source), y)
+
+
+def as_input(model: Any, source: Source) -> Any:
+    """Data in the form `model` reads: a source for our models, an array of rows for others."""
+    return source if getattr(model, "_reads_sources", False) else source.rows()

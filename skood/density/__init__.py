@@ -1,0 +1,6 @@
+"""Densities: models of p(x) with ``fit``, ``score_samples`` (nats) and ``sample``."""
+
+from skood.density._flow import NeuralSplineFlow
+from skood.density._pixelcnn import PixelCNN
+
+__all__ = ["NeuralSplineFlow", "PixelCNN"]

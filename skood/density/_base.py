@@ -1,0 +1,223 @@
+"""What every neural density does: check, train, score in batches, travel between devices."""
+
+from __future__ import annotations
+
+import copy
+import numbers
+from abc import ABCMeta, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.utils import Tags
+
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from skood._data import Source
+from skood._parameters import Interval, StrOptions, fit_context
+from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.device import resolve_device
+from skood._torch.seeding import draw_seed, isolated_rng
+from skood._torch.training import TrainingSettings, train
+
+__all__ = ["NeuralDensity"]
+
+# Parameters that change where and how loudly a model is trained, but not what it learns.
+_IMMATERIAL = {"device", "verbose", "checkpoint_dir", "random_state"}
+
+
+class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
+    """Base of the densities that are torch networks.
+
+    A subclass names its parameters in ``__init__`` (the training parameters among them) and
+    writes ``_open`` (what data it takes), ``_build`` (its network), ``_tensor`` (an array of
+    items as the network's input), ``_log_prob`` and ``_mutate``.
+    """
+
+    # Detectors hand such a model their checked source instead of an array.
+    _reads_sources = True
+
+    _parameter_constraints: dict = {
+        "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both")],
+        "reg_weight": [Interval(numbers.Real, 0, None, closed="left")],
+        "max_epochs": [Interval(numbers.Integral, 1, None, closed="left")],
+        "max_steps": [Interval(numbers.Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(numbers.Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(numbers.Real, 0, None, closed="neither")],
+        "betas": [tuple],
+        "lr_schedule": [StrOptions({"cosine", "exponential", "constant"})],
+        "lr_decay": [Interval(numbers.Real, 0, 1, closed="right")],
+        "clip_norm": [Interval(numbers.Real, 0, None, closed="neither"), None],
+        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
+        "patience": [Interval(numbers.Integral, 1, None, closed="left"), None],
+        "precision": [StrOptions({"auto", "bf16", "fp32"})],
+        "compile": ["boolean", StrOptions({"auto"})],
+        "device": [str, torch.device, None],
+        "checkpoint_dir": [str, Path, None],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    @abstractmethod
+    def _open(self, X: Any, *, reset: bool) -> Source:
+        """Check X and bring it into the shape the network takes."""
+
+    @abstractmethod
+    def _build(self, source: Source) -> nn.Module:
+        """Make the untrained network, and set what else is learned from the data alone."""
+
+    @abstractmethod
+    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
+        """Turn items into the network's input."""
+
+    @abstractmethod
+    def _log_prob(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Log-probability in nats, shape (b,) or, pixel by pixel, (b, H, W)."""
+
+    @abstractmethod
+    def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+        """Perturb a batch at rate ``mutation_rate``."""
+
+    def _initialize(self, module: nn.Module, *batch: Tensor) -> None:
+        """Prepare the untrained network on the first batch; nothing by default."""
+
+    def _condition(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
+        """Class numbers to condition on; None for a model of p(x)."""
+        return None
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any = None) -> NeuralDensity:
+        """Train the density.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            In-distribution data.
+        y : array-like of shape (n_samples,), default=None
+            Class labels, used by a conditional model only.
+
+        Returns
+        -------
+        self
+        """
+        source = self._open(X, reset=True)
+        condition = self._condition(y, len(source))
+        device = resolve_device(self.device)
+        seed = draw_seed(self.random_state)
+        settings = TrainingSettings.of(self)
+        with isolated_rng(device, seed):
+            module = self._build(source).to(device)
+
+        def fetch(
+            rows: npt.NDArray[np.integer], generator: torch.Generator | None
+        ) -> tuple[Tensor, ...]:
+            x = self._tensor(source.take(rows), device)
+            if generator is not None and self.mutation_rate > 0:
+                x = self._mutate(x, source, generator)
+            if condition is None:
+                return (x,)
+            return x, torch.as_tensor(condition[rows], device=device)
+
+        def loss(x: Tensor, condition: Tensor | None = None) -> Tensor:
+            return -_sum(self._log_prob(module, x, condition))
+
+        def penalty() -> Tensor | float:
+            return self.reg_weight * sum(kernel.square().sum() for kernel in _kernels(module))
+
+        self.history_ = train(
+            module,
+            loss,
+            fetch,
+            len(source),
+            settings,
+            seed=seed,
+            device=device,
+            penalty=penalty if self.reg_weight > 0 else None,
+            initialize=lambda *batch: self._initialize(module, *batch),
+            checkpoint=self._checkpoint(source, seed),
+            description=f"{type(self).__name__} (mutation {self.mutation_rate:g})"
+            if self.mutation_rate
+            else type(self).__name__,
+        )
+        self.module_ = module
+        return self
+
+    def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
+        """Log-density of each row or image.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            log p(x) in nats. The same for an item whatever batch it is scored in.
+        """
+        return self._map(X, lambda module, x: _sum(self._marginal(module, x).double()))
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-density of X in nats; `y` is ignored."""
+        return float(self.score_samples(X).mean())
+
+    def _map(
+        self, X: Any, function: Callable[[nn.Module, Tensor], Tensor]
+    ) -> npt.NDArray[np.float64]:
+        """Apply a function of the network and its input to every item of X."""
+        check_is_fitted(self)
+        source = self._open(X, reset=False)
+        device = resolve_device(self.device)
+        module = self.module_.to(device).eval()
+        return map_batches(
+            lambda items: function(module, self._tensor(items, device)).double(),
+            source,
+            scoring_batch_size(device),
+            verbose=self.verbose,
+            description=f"{type(self).__name__} scores",
+        )
+
+    def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Log-probability of x, any classes summed out."""
+        return self._log_prob(module, x, None)
+
+    def _checkpoint(self, source: Source, seed: int) -> Path | None:
+        if self.checkpoint_dir is None:
+            return None
+        params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
+        sample = source.take(np.linspace(0, len(source) - 1, 64).astype(int))
+        own_seed = None if self.random_state is None else seed
+        key = joblib.hash((params, len(source), np.ascontiguousarray(sample), own_seed))
+        return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        module = state.get("module_")
+        if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
+            state["module_"] = copy.deepcopy(module).cpu()
+        return state
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.non_deterministic = False
+        return tags
+
+
+def _sum(log_prob: Tensor) -> Tensor:
+    """Sum over all axes but the first."""
+    return log_prob.reshape(len(log_prob), -1).sum(1)
+
+
+def _kernels(module: nn.Module) -> Iterator[Tensor]:
+    """Kernels of a network's convolutions and linear layers, as its forward pass uses them."""
+    for layer in module.modules():
+        if hasattr(layer, "kernel"):
+            yield layer.kernel()
+        elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            mask = getattr(layer, "mask", None)
+            yield layer.weight if mask is None else layer.weight * mask

@@ -1,0 +1,121 @@
+"""Mixtures of discretised logistic distributions over the levels of a pixel."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["log_prob", "n_parameters", "sample", "split_parameters"]
+
+# Below this scale, in levels, a logistic is a spike on one level; the floor keeps 1 / scale finite.
+_SMALLEST_SCALE = 1e-5
+
+
+def n_parameters(n_channels: int, n_components: int) -> int:
+    r"""Numbers a pixel needs: M (1 + 2 C + C (C - 1) / 2)."""
+    return n_components * (1 + 2 * n_channels + n_channels * (n_channels - 1) // 2)
+
+
+def split_parameters(
+    raw: Tensor, n_channels: int, n_components: int, n_levels: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Turn the output of a network into the parameters of the mixture.
+
+    The network speaks in the units of pixels rescaled to [-1, 1]. With h = (n_levels - 1) / 2,
+    a location becomes h (loc + 1) levels and a scale h softplus(scale) levels.
+
+    Parameters
+    ----------
+    raw : Tensor of shape (N, M (1 + 2 C + C (C - 1) / 2), H, W)
+    n_channels, n_components, n_levels : int
+        C, M and the number of values a pixel can have.
+
+    Returns
+    -------
+    logits : Tensor of shape (N, M, H, W)
+    loc, scale : Tensor of shape (N, M, C, H, W)
+        In levels.
+    coefs : Tensor of shape (N, M, C (C - 1) / 2, H, W)
+        Dependence of a channel on the earlier ones, in the order (1 on 0), (2 on 0), (2 on 1).
+    """
+    n, _, height, width = raw.shape
+    n_coefs = n_channels * (n_channels - 1) // 2
+    logits, loc, scale, coefs = raw.view(n, n_components, -1, height, width).split(
+        (1, n_channels, n_channels, n_coefs), dim=2
+    )
+    half = (n_levels - 1) / 2
+    return logits[:, :, 0], half * (loc + 1), half * F.softplus(scale) + _SMALLEST_SCALE, coefs
+
+
+def _shift(loc: Tensor, coefs: Tensor, x: Tensor, channel: int, n_levels: int) -> Tensor:
+    """Location of a channel given the channels before it, shape (N, M, H, W)."""
+    first = channel * (channel - 1) // 2
+    earlier = x[:, None, :channel] - (n_levels - 1) / 2
+    return loc[:, :, channel] + (coefs[:, :, first : first + channel] * earlier).sum(2)
+
+
+def log_prob(
+    x: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, coefs: Tensor, n_levels: int
+) -> Tensor:
+    r"""Log-probability of whole pixels, in nats.
+
+    .. math::
+        \log p(x) = \log \sum_k \pi_k \prod_c P(x_c; m_{kc}, s_{kc}), \qquad
+        P(x; m, s) = \sigma\!\left(\tfrac{x + 1/2 - m}{s}\right)
+                   - \sigma\!\left(\tfrac{x - 1/2 - m}{s}\right)
+
+    where the lowest level takes all the mass below it and the highest all above. With
+    a < b the two arguments, log[sigma(b) - sigma(a)] = -softplus(-b) - softplus(a)
+    + log(1 - exp(-1/s)) is finite for every m and s > 0. Salimans et al. 2017, section 2.1.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, H, W)
+        Levels 0 .. n_levels - 1.
+    logits, loc, scale, coefs
+        As :func:`split_parameters` returns them.
+    n_levels : int
+
+    Returns
+    -------
+    Tensor of shape (N, H, W)
+    """
+    shifted = torch.stack(
+        [_shift(loc, coefs, x, c, n_levels) for c in range(x.shape[1])], dim=2
+    )
+    value = x[:, None]
+    log_below = -F.softplus(-(value + 0.5 - shifted) / scale)
+    log_above = -F.softplus((value - 0.5 - shifted) / scale)
+    inside = log_below + log_above + torch.log(-torch.expm1(-1 / scale))
+    log_channel = torch.where(
+        value < 0.5, log_below, torch.where(value > n_levels - 1.5, log_above, inside)
+    )
+    return torch.logsumexp(F.log_softmax(logits, 1) + log_channel.sum(2), 1)
+
+
+def sample(
+    logits: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    coefs: Tensor,
+    n_levels: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Draw pixels, shape (N, C, H, W), as float levels."""
+    uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
+    gumbel = -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-7)))
+    component = (logits + gumbel).argmax(1, keepdim=True)[:, :, None]
+
+    def of_component(values: Tensor) -> Tensor:
+        return values.gather(1, component.expand(-1, -1, values.shape[2], -1, -1))
+
+    loc, scale, coefs = of_component(loc), of_component(scale), of_component(coefs)
+    n, _, n_channels, height, width = loc.shape
+    x = torch.zeros(n, n_channels, height, width, device=loc.device)
+    for channel in range(n_channels):
+        uniform = torch.rand((n, height, width), generator=generator, device=loc.device)
+        noise = torch.logit(uniform, eps=1e-7)
+        mean = _shift(loc, coefs, x, channel, n_levels)[:, 0]
+        x[:, channel] = (mean + scale[:, 0, channel] * noise).round().clamp(0, n_levels - 1)
+    return x

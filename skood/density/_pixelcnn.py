@@ -1,0 +1,616 @@
+"""PixelCNN++: an autoregressive density of images."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from skood._data import Source, check_data, check_in_range, resolve_value_range
+from skood._parameters import Interval, StrOptions
+from skood._torch.device import resolve_device
+from skood._torch.seeding import draw_seed, torch_rng
+from skood.density import _logistic_mixture as mixture
+from skood.density._base import NeuralDensity
+
+__all__ = ["PixelCNN"]
+
+
+def _concat_elu(x: Tensor) -> Tensor:
+    return F.elu(torch.cat([x, -x], 1))
+
+
+class _Conv(nn.Module):
+    """Convolution on a padded (or, with negative padding, cropped) input.
+
+    Shifting the input instead of masking the kernel spends no work on what is masked.
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        kernel_size: tuple[int, int] = (1, 1),
+        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        *,
+        stride: int = 1,
+        weight_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in, *kernel_size))
+        self.bias = nn.Parameter(torch.zeros(n_out))
+        nn.init.xavier_uniform_(self.weight)
+        self.gain = nn.Parameter(torch.ones(n_out, 1, 1, 1)) if weight_norm else None
+        self.padding = padding
+        self.stride = stride
+
+    def kernel(self) -> Tensor:
+        if self.gain is None:
+            return self.weight
+        return self.gain * self.weight / self.weight.flatten(1).norm(dim=1)[:, None, None, None]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if any(self.padding):
+            x = F.pad(x, self.padding)
+        return F.conv2d(x, self.kernel(), self.bias, self.stride)
+
+
+class _Upsample(_Conv):
+    """Transposed convolution with stride 2 whose output is cropped to twice the input."""
+
+    def __init__(
+        self, n_features: int, kernel_size: tuple[int, int], *, weight_norm: bool
+    ) -> None:
+        super().__init__(n_features, n_features, kernel_size, weight_norm=weight_norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.conv_transpose2d(x, self.kernel().transpose(0, 1), self.bias, stride=2)
+        overlap = y.shape[3] - 2 * x.shape[3]
+        return y[..., overlap:]
+
+
+class _GatedBlock(nn.Module):
+    """Gated residual block, with a skip input and a condition where it has them.
+
+    out = x + a sigmoid(b), where (a, b) are the halves of the second convolution.
+    """
+
+    # Rows -1 and 0; columns -1, 0, 1 of the vertical and -1, 0 of the horizontal stream.
+    SHAPES = {"vertical": ((2, 3), (1, 1, 1, 0)), "horizontal": ((2, 2), (1, 0, 1, 0))}
+
+    def __init__(
+        self,
+        stream: str,
+        n_filters: int,
+        *,
+        n_skip: int,
+        n_classes: int,
+        dropout: float,
+        weight_norm: bool,
+    ) -> None:
+        super().__init__()
+        kernel_size, padding = self.SHAPES[stream]
+
+        def conv(n_in: int, n_out: int, *shape: Any) -> _Conv:
+            return _Conv(n_in, n_out, *shape, weight_norm=weight_norm)
+
+        self.conv_in = conv(2 * n_filters, n_filters, kernel_size, padding)
+        self.conv_skip = conv(2 * n_skip * n_filters, n_filters) if n_skip else None
+        self.conv_out = conv(2 * n_filters, 2 * n_filters, kernel_size, padding)
+        self.condition = conv(n_classes, 2 * n_filters) if n_classes else None
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, skip: Tensor | None, condition: Tensor | None) -> Tensor:
+        h = self.conv_in(_concat_elu(x))
+        if self.conv_skip is not None:
+            h = h + self.conv_skip(_concat_elu(skip))
+        h = self.conv_out(self.dropout(_concat_elu(h)))
+        if self.condition is not None:
+            h = h + self.condition(condition)
+        a, b = h.chunk(2, 1)
+        return x + a * torch.sigmoid(b)
+
+
+class _Network(nn.Module):
+    """The two-stream U-net of PixelCNN++, from pixels in [-1, 1] to mixture parameters.
+
+    The vertical stream at (r, c) sees the rows above r, the horizontal stream also the pixels
+    left of c in row r. Down the hierarchies the horizontal stream takes the vertical one as a
+    skip input; up again each block also takes its mirror image from the way down.
+    """
+
+    def __init__(
+        self,
+        n_channels: int,
+        n_out: int,
+        *,
+        n_filters: int,
+        n_resnet: int,
+        n_hierarchies: int,
+        n_classes: int,
+        dropout: float,
+        weight_norm: bool,
+    ) -> None:
+        super().__init__()
+        self.scale = 2 ** (n_hierarchies - 1)
+
+        def conv(*shape: Any, stride: int = 1) -> _Conv:
+            return _Conv(*shape, stride=stride, weight_norm=weight_norm)
+
+        def pairs(n: int, vertical_skip: int, horizontal_skip: int) -> nn.ModuleList:
+            skips = {"vertical": vertical_skip, "horizontal": horizontal_skip}
+            options = dict(n_classes=n_classes, dropout=dropout, weight_norm=weight_norm)
+            return nn.ModuleList(
+                nn.ModuleList(
+                    _GatedBlock(stream, n_filters, n_skip=n_skip, **options)
+                    for stream, n_skip in skips.items()
+                )
+                for _ in range(n)
+            )
+
+        self.first_vertical = conv(n_channels, n_filters, (2, 3), (1, 1, 2, -1))
+        self.first_above = conv(n_channels, n_filters, (1, 3), (1, 1, 1, -1))
+        self.first_left = conv(n_channels, n_filters, (2, 1), (1, -1, 1, 0))
+        self.down = nn.ModuleList(pairs(n_resnet, 0, 1) for _ in range(n_hierarchies))
+        self.contract = nn.ModuleList(
+            nn.ModuleList(conv(n_filters, n_filters, *shape, stride=2) for shape in shapes)
+            for shapes in [_GatedBlock.SHAPES.values()] * (n_hierarchies - 1)
+        )
+        self.up = nn.ModuleList(pairs(n_resnet + (i > 0), 1, 2) for i in range(n_hierarchies))
+        self.expand = nn.ModuleList(
+            nn.ModuleList(
+                _Upsample(n_filters, size, weight_norm=weight_norm)
+                for size, _ in _GatedBlock.SHAPES.values()
+            )
+            for _ in range(n_hierarchies - 1)
+        )
+        self.head = conv(n_filters, n_out)
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        height, width = x.shape[2:]
+        x = F.pad(x, (0, -width % self.scale, 0, -height % self.scale))
+        v, h = self.first_vertical(x), self.first_above(x) + self.first_left(x)
+        passed = [(v, h)]
+        for i, blocks in enumerate(self.down):
+            if i:
+                v, h = (contract(s) for contract, s in zip(self.contract[i - 1], (v, h), strict=True))
+                passed.append((v, h))
+            for vertical, horizontal in blocks:
+                v = vertical(v, None, condition)
+                h = horizontal(h, v, condition)
+                passed.append((v, h))
+        passed.pop()
+        for i, blocks in enumerate(self.up):
+            if i:
+                v, h = (expand(s) for expand, s in zip(self.expand[i - 1], (v, h), strict=True))
+            for vertical, horizontal in blocks:
+                v_down, h_down = passed.pop()
+                v = vertical(v, v_down, condition)
+                h = horizontal(h, torch.cat([v, h_down], 1), condition)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.head(F.elu(h.float()))[:, :, :height, :width]
+
+
+class PixelCNN(NeuralDensity):
+    r"""PixelCNN++ density of images, log p(x) = sum over pixels of log p(x_i | x_<i).
+
+    Each pixel is a mixture of discretised logistic distributions whose parameters a causal
+    convolutional network reads from the pixels above it and to its left; the channels of a
+    pixel depend on each other linearly.
+
+    Parameters
+    ----------
+    n_filters : int, default=32
+        Features of each of the two streams.
+    n_resnet : int, default=5
+        Gated residual blocks in a hierarchy, on the way down and up again.
+    n_hierarchies : int, default=1
+        Resolutions; each one after the first halves height and width.
+    n_components : int, default=1
+        Logistic distributions in the mixture of a pixel.
+    dropout : float, default=0.0
+        Rate of dropout inside the residual blocks, in training.
+    weight_norm : bool, default=False
+        Weight normalisation, initialised so that on the first batch every layer's output has
+        mean 0 and variance 1 (Salimans and Kingma 2016).
+    conditional : bool, default=False
+        Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
+        weighted as they occur in training.
+    n_levels : int, default=256
+        Values that a sub-pixel can take. Pixels are rounded to the nearest of as many equally
+        spaced values in `value_range`.
+    value_range : (float, float), "minmax" or None, default=None
+        Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
+        anything else. "minmax": the range of the training data, to which later data are
+        clipped.
+    image_shape : (int, int, int), "row" or None, default=None
+        Shape (C, H, W) of images that come as flat rows. "row" models a row of d values as an
+        ordered sequence, an image of shape (1, 1, d).
+    mutation_rate : float, default=0.0
+        Probability with which each sub-pixel of a training batch is moved by a uniform number
+        of levels, modulo `n_levels`; drawn afresh for every batch. For background models.
+    reg_weight : float, default=0.0
+        Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
+        nats per image. For background models.
+    max_epochs : int, default=50
+        Passes over the training data, if `max_steps` does not end training before.
+    max_steps : int or None, default=5000
+        Batches to train on at most.
+    batch_size : int, default=32
+        Images in a training batch.
+    learning_rate : float, default=2e-3
+        Of Adam, at its highest.
+    betas : tuple of float, default=(0.95, 0.9995)
+        Decay rates of Adam's moments.
+    lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
+        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
+        `lr_decay` after every step.
+    lr_decay : float, default=0.999995
+        See `lr_schedule`.
+    clip_norm : float or None, default=None
+        Largest norm of a gradient; longer ones are scaled down.
+    validation_fraction : float, default=0.0
+        Part of the data kept out of training; the weights of the epoch with the lowest loss on
+        it are kept.
+    patience : int or None, default=None
+        Epochs without a lower validation loss after which training stops.
+    precision : {"auto", "bf16", "fp32"}, default="auto"
+        Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
+        always computed, and images are always scored, in float32.
+    compile : bool or "auto", default="auto"
+        Compile the training step with ``torch.compile``; "auto" does for long runs.
+    device : str, torch.device or None, default=None
+        None takes CUDA where there is one.
+    checkpoint_dir : str, Path or None, default=None
+        Folder to save training to, every minute and at its end; a fit with the same parameters
+        and data resumes from there.
+    verbose : int, default=0
+        1 shows progress bars.
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, batches, mutations and dropout.
+
+    Attributes
+    ----------
+    module_ : torch.nn.Module
+        The trained network.
+    history_ : dict of str to list of float
+        Loss of each epoch, in nats per image: "loss" and, with a validation part,
+        "validation_loss".
+    value_range_ : tuple of float
+        Values of black and white.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, if `conditional`.
+    class_log_prior_ : ndarray of shape (n_classes,)
+        Logarithm of their frequencies, if `conditional`.
+    image_shape_ : tuple of int
+        (C, H, W).
+    dtype_ : numpy dtype
+        Of the training data, which samples are given in.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    skood.likelihood.LikelihoodRatio : Detector that divides by a background model.
+
+    Notes
+    -----
+    The network is that of TensorFlow Probability's ``PixelCNN``, with the input padded and
+    shifted instead of masked kernels. The channel coefficients act on pixels rescaled to
+    [-1, 1], in the units of the means. A density of images gives simple images high values
+    whether or not they are in-distribution [3]_; see :class:`~skood.likelihood.LikelihoodRatio`.
+
+    References
+    ----------
+    .. [1] T. Salimans, A. Karpathy, X. Chen, D. Kingma, "PixelCNN++", ICLR 2017.
+    .. [2] J. Ren et al., "Likelihood Ratios for Out-of-Distribution Detection", NeurIPS 2019.
+    .. [3] E. Nalisnick et al., "Do Deep Generative Models Know What They Don't Know?",
+       ICLR 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood.density import PixelCNN
+    >>> digits = load_digits().images
+    >>> density = PixelCNN(n_filters=4, n_resnet=1, n_levels=17, value_range=(0, 16),
+    ...                    max_steps=20, random_state=0)
+    >>> density.fit(digits).score_samples(digits[:3]).shape
+    (3,)
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralDensity._parameter_constraints,
+        "n_filters": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_resnet": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_hierarchies": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_components": [Interval(numbers.Integral, 1, None, closed="left")],
+        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
+        "weight_norm": ["boolean"],
+        "conditional": ["boolean"],
+        "n_levels": [Interval(numbers.Integral, 2, None, closed="left")],
+        "value_range": ["array-like", StrOptions({"minmax"}), None],
+        "image_shape": ["array-like", StrOptions({"row"}), None],
+    }
+
+    def __init__(
+        self,
+        n_filters: int = 32,
+        n_resnet: int = 5,
+        n_hierarchies: int = 1,
+        n_components: int = 1,
+        *,
+        dropout: float = 0.0,
+        weight_norm: bool = False,
+        conditional: bool = False,
+        n_levels: int = 256,
+        value_range: tuple[float, float] | str | None = None,
+        image_shape: tuple[int, int, int] | str | None = None,
+        mutation_rate: float = 0.0,
+        reg_weight: float = 0.0,
+        max_epochs: int = 50,
+        max_steps: int | None = 5000,
+        batch_size: int = 32,
+        learning_rate: float = 2e-3,
+        betas: tuple[float, float] = (0.95, 0.9995),
+        lr_schedule: str = "cosine",
+        lr_decay: float = 0.999995,
+        clip_norm: float | None = None,
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        precision: str = "auto",
+        compile: bool | str = "auto",
+        device: str | torch.device | None = None,
+        checkpoint_dir: Any = None,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.n_filters = n_filters
+        self.n_resnet = n_resnet
+        self.n_hierarchies = n_hierarchies
+        self.n_components = n_components
+        self.dropout = dropout
+        self.weight_norm = weight_norm
+        self.conditional = conditional
+        self.n_levels = n_levels
+        self.value_range = value_range
+        self.image_shape = image_shape
+        self.mutation_rate = mutation_rate
+        self.reg_weight = reg_weight
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.betas = betas
+        self.lr_schedule = lr_schedule
+        self.lr_decay = lr_decay
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.precision = precision
+        self.compile = compile
+        self.device = device
+        self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _open(self, X: Any, *, reset: bool) -> Source:
+        source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+        if not source.is_image:
+            if self.image_shape is None:
+                raise ValueError(
+                    f"X has rows of {source.item_shape[0]} values, but PixelCNN models images: "
+                    "give image_shape=(C, H, W) if the rows are flat images, or image_shape='row' "
+                    "if they are ordered sequences"
+                )
+            shape = (1, 1, source.item_shape[0])
+            source = source.reshape(
+                shape if isinstance(self.image_shape, str) else tuple(self.image_shape)
+            )
+        if reset:
+            self.value_range_ = resolve_value_range(source, self.value_range)
+            self.image_shape_ = source.item_shape
+            self.dtype_ = source.dtype
+        if not isinstance(self.value_range, str):
+            check_in_range(source, self.value_range_)
+        return source
+
+    def _condition(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
+        if not self.conditional:
+            return None
+        if y is None:
+            raise ValueError(
+                "PixelCNN(conditional=True) models p(x | y) and requires y to be passed to fit, "
+                "but the target y is None"
+            )
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if len(y) != n_items:
+            raise ValueError(f"y has {len(y)} labels for {n_items} images; expected one for each")
+        self.classes_, numbers_, counts = np.unique(y, return_inverse=True, return_counts=True)
+        self.class_log_prior_ = np.log(counts / n_items)
+        return numbers_
+
+    def _build(self, source: Source) -> nn.Module:
+        n_channels = source.item_shape[0]
+        network = _Network(
+            n_channels,
+            mixture.n_parameters(n_channels, self.n_components),
+            n_filters=self.n_filters,
+            n_resnet=self.n_resnet,
+            n_hierarchies=self.n_hierarchies,
+            n_classes=len(self.classes_) if self.conditional else 0,
+            dropout=self.dropout,
+            weight_norm=self.weight_norm,
+        )
+        return network.to(memory_format=torch.channels_last)
+
+    def _initialize(self, module: nn.Module, *batch: Tensor) -> None:
+        if not self.weight_norm:
+            return
+
+        def normalize(layer: _Conv, _: Any, output: Tensor) -> Tensor:
+            std, mean = torch.std_mean(output, (0, 2, 3))
+            # A channel that is constant over the batch cannot be scaled to variance 1.
+            std = torch.where(std > 1e-6, std, torch.ones_like(std))
+            layer.gain /= std[:, None, None, None]
+            layer.bias.copy_((layer.bias - mean) / std)
+            return (output - mean[:, None, None]) / std[:, None, None]
+
+        layers = [layer for layer in module.modules() if isinstance(layer, _Conv)]
+        hooks = [layer.register_forward_hook(normalize) for layer in layers]
+        with torch.no_grad():
+            self._log_prob(module, *batch)
+        for hook in hooks:
+            hook.remove()
+
+    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
+        """Levels 0 .. n_levels - 1, float32, shape (b, C, H, W)."""
+        low, high = self.value_range_
+        if items.dtype.kind not in "fu" or items.dtype.itemsize > 4:
+            items = items.astype(np.float32)
+        x = torch.from_numpy(np.ascontiguousarray(items)).to(device).float()
+        x = (x - low) * ((self.n_levels - 1) / (high - low))
+        x = x.round().clamp(0, self.n_levels - 1)
+        return x.contiguous(memory_format=torch.channels_last)
+
+    def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
+        move = torch.randint(self.n_levels, x.shape, generator=generator, device=x.device)
+        return torch.where(kept, x, (x + move) % self.n_levels)
+
+    def _raw(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+        """Mixture parameters as the network puts them out."""
+        if condition is not None:
+            condition = F.one_hot(condition, len(self.classes_)).to(x.dtype)[:, :, None, None]
+        return module(2 * x / (self.n_levels - 1) - 1, condition)
+
+    def _log_prob(
+        self, module: nn.Module, x: Tensor, condition: Tensor | None = None
+    ) -> Tensor:
+        """Log-probability of each pixel in nats, shape (b, H, W)."""
+        raw = self._raw(module, x, condition)
+        with torch.autocast(x.device.type, enabled=False):
+            parameters = mixture.split_parameters(
+                raw, x.shape[1], self.n_components, self.n_levels
+            )
+            return mixture.log_prob(x, *parameters, self.n_levels)
+
+    def _by_class(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Log-probabilities of pixels given each class, shape (b, n_classes, H, W), float64."""
+        classes = torch.arange(len(self.classes_), device=x.device)
+        return torch.stack(
+            [self._log_prob(module, x, k.expand(len(x))).double() for k in classes], 1
+        )
+
+    def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
+        if not self.conditional:
+            return self._log_prob(module, x)
+        # log p(x_<=i) = logsumexp_k [log prior_k + log p(x_<=i | k)]; a pixel is the difference
+        # of two neighbours in raster order.
+        prior = torch.as_tensor(self.class_log_prior_, device=x.device)[:, None]
+        joint = prior + self._by_class(module, x).flatten(2).cumsum(2)
+        total = F.pad(joint.logsumexp(1), (1, 0))
+        return total.diff(dim=1).view(len(x), *x.shape[2:])
+
+    def score_pixels(self, X: Any) -> npt.NDArray[np.float64]:
+        """Log-probability of each pixel given those before it in raster order.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, H, W), float64
+            In nats, all channels of a pixel together. They sum to `score_samples`.
+        """
+        return self._map(X, self._marginal)
+
+    @available_if(lambda self: self.conditional)
+    def class_log_prob(self, X: Any) -> npt.NDArray[np.float64]:
+        """Log-density of each image given each class, for a conditional model.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            log p(x | y) in nats, in the order of `classes_`.
+        """
+        return self._map(X, lambda module, x: self._by_class(module, x).sum((2, 3)))
+
+    def bits_per_dim(self, X: Any) -> npt.NDArray[np.float64]:
+        """Negative log-density in bits for each sub-pixel.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            -log2 p(x) / (C H W); log2(n_levels) is what a uniform model needs.
+        """
+        return -self.score_samples(X) / (math.log(2) * self.n_features_in_)
+
+    def sample(
+        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
+    ) -> npt.NDArray:
+        """Draw images from the model, pixel by pixel.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+
+        Returns
+        -------
+        ndarray of shape (n_samples, C, H, W) or (n_samples, d)
+            In the shape, range and dtype of the training data. A conditional model draws the
+            classes as they occur in training.
+        """
+        check_is_fitted(self)
+        device = resolve_device(self.device)
+        module = self.module_.to(device).eval()
+        generator = torch_rng(device, draw_seed(random_state))
+        n_channels, height, width = self.image_shape_
+        x = torch.zeros(n_samples, n_channels, height, width, device=device)
+        condition = None
+        if self.conditional:
+            prior = torch.as_tensor(np.exp(self.class_log_prior_), device=device)
+            condition = torch.multinomial(prior, n_samples, replacement=True, generator=generator)
+        positions = [(row, column) for row in range(height) for column in range(width)]
+        with torch.inference_mode():
+            for row, column in tqdm(positions, desc="sampling", disable=not self.verbose):
+                raw = self._raw(module, x[:, :, : row + 1], condition)[..., row, column]
+                parameters = mixture.split_parameters(
+                    raw[:, :, None, None], n_channels, self.n_components, self.n_levels
+                )
+                pixel = mixture.sample(*parameters, self.n_levels, generator)
+                x[:, :, row, column] = pixel[:, :, 0, 0]
+        low, high = self.value_range_
+        values = low + x.cpu().numpy() * ((high - low) / (self.n_levels - 1))
+        if self.dtype_.kind in "iu":
+            values = values.round()
+        return values.astype(self.dtype_).reshape(n_samples, *self.input_shape_)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.target_tags.required = self.conditional
+        return tags

@@ -1,0 +1,284 @@
+"""Likelihood ratios against a background model."""
+
+from __future__ import annotations
+
+import numbers
+from itertools import product
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.metaestimators import available_if
+
+from skood._data import Source, check_data
+from skood._parameters import HasMethods, Interval
+from skood._torch.seeding import numpy_rng
+from skood.base import BaseDetector, fit_model
+from skood.likelihood._base import default_density, log_density, log_density_of_pixels
+from skood.metrics import auroc
+
+__all__ = ["LikelihoodRatio"]
+
+
+class LikelihoodRatio(BaseDetector):
+    r"""Detector whose score is the ratio of the density to that of a background model.
+
+    .. math:: \mathrm{LLR}(x) = \log p_\theta(x) - \log p_{\theta_0}(x)
+
+    Both models see the same training data, the background model :math:`\theta_0` with random
+    mutations and a penalty on its weights: it learns what is common to many images (their
+    background, and how simple they are) and not what is particular to these. Ren et al. 2019,
+    eq. 3.
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        Any estimator with ``fit`` and ``score_samples``; one in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
+        :class:`~skood.density.PixelCNN` for images and
+        :class:`~skood.density.NeuralSplineFlow` for rows.
+    background : estimator or list of estimators, default=None
+        Background model, fitted as it stands to the same data. None takes `density` with
+        `mutation_rate` and `reg_weight`. From a list the best is chosen.
+    mutation_rate : float or list of float, default=0.3
+        Probability with which each sub-pixel (or entry of a row) of the background model's
+        training data is replaced, for ``background=None``. Our densities draw mutations
+        afresh for every batch; for others the data are mutated once, each entry replaced by
+        a draw from the values of its column.
+    reg_weight : float or list of float, default=10.0
+        Weight of the sum of squared kernel weights in the background model's loss, in nats
+        per item, for ``background=None`` and a density that has a parameter of this name.
+    validation_fraction : float, default=0.1
+        Part of the in-distribution data kept out of training when there are several
+        background models to choose from.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted models are cached by their parameters and data. With an integer
+        `random_state` a search over `mutation_rate` then trains `density` once.
+    random_state : int, RandomState instance or None, default=None
+        Seed for models whose own ``random_state`` is None, of mutations, and of the rows that
+        the threshold is read from where there are more than 5000.
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density.
+    background_ : estimator
+        The fitted background model, the chosen one if there were several.
+    selection_ : list of dict
+        For each candidate background model its "mutation_rate" and "reg_weight", where it has
+        them, and its "auroc", if there were several.
+    offset_ : float
+        Threshold on the score, in nats.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    LogLikelihood : The density alone.
+
+    Notes
+    -----
+    With several values of `mutation_rate` or `reg_weight`, or several background models, every
+    one is trained and that with the highest AUROC of the ratio is kept, measured on validation
+    data: the in-distribution part held out, against the rows that came with ``y == -1``. Where
+    there are none, outliers are made from the held-out part: images whose blocks are put in
+    random order, rows whose entries come from different rows.
+
+    The gain depends on the model. With autoregressive densities it is large; for Glow on
+    CIFAR-10 against SVHN an AUROC of only .064 is on record.
+
+    References
+    ----------
+    .. [1] J. Ren, P. J. Liu, E. Fertig, J. Snoek, R. Poplin, M. A. DePristo, J. V. Dillon,
+       B. Lakshminarayanan, "Likelihood Ratios for Out-of-Distribution Detection",
+       NeurIPS 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood import LikelihoodRatio
+    >>> from skood.density import PixelCNN
+    >>> digits = load_digits().images
+    >>> density = PixelCNN(n_filters=4, n_resnet=1, n_levels=17, value_range=(0, 16),
+    ...                    max_steps=20)
+    >>> detector = LikelihoodRatio(density, random_state=0).fit(digits)
+    >>> detector.score_samples(digits[:3]).shape
+    (3,)
+    >>> detector.score_pixels(digits[:3]).shape
+    (3, 8, 8)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "background": [HasMethods(["fit", "score_samples"]), list, tuple, None],
+        "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both"), "array-like"],
+        "reg_weight": [Interval(numbers.Real, 0, None, closed="left"), "array-like"],
+        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        background: Any = None,
+        *,
+        mutation_rate: Any = 0.3,
+        reg_weight: Any = 10.0,
+        validation_fraction: float = 0.1,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.background = background
+        self.mutation_rate = mutation_rate
+        self.reg_weight = reg_weight
+        self.validation_fraction = validation_fraction
+        self.contamination = contamination
+        self.memory = memory
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        rng = numpy_rng(seed)
+        density = default_density(inliers) if self.density is None else self.density
+        candidates = self._candidates(density)
+        if len(candidates) > 1:
+            inliers, y, held_out = self._hold_out(inliers, y, rng)
+            outliers = _scrambled(held_out, rng) if outliers is None else outliers
+
+        seeds = [None, None] if self.random_state is None else rng.integers(2**31 - 1, size=2)
+        self.density_ = fit_model(density, inliers, y, seed=seeds[0], memory=self.memory)
+        backgrounds = []
+        for model, setting in candidates:
+            data = inliers
+            if self.background is None and not _mutates(model):
+                data = _mutated(inliers, setting["mutation_rate"], numpy_rng(seed, 1))
+            backgrounds.append(fit_model(model, data, y, seed=seeds[1], memory=self.memory))
+
+        self.selection_ = [setting for _, setting in candidates]
+        best = 0
+        if len(candidates) > 1:
+            for background, setting in zip(backgrounds, self.selection_, strict=True):
+                setting["auroc"] = self._auroc(background, held_out, outliers)
+            best = int(np.argmax([setting["auroc"] for setting in self.selection_]))
+        self.background_ = backgrounds[best]
+
+    def _candidates(self, density: Any) -> list[tuple[Any, dict[str, float]]]:
+        """Unfitted background models and their settings."""
+        if self.background is not None:
+            listed = isinstance(self.background, (list, tuple))
+            models = list(self.background) if listed else [self.background]
+            if not models:
+                raise ValueError("background is an empty list; give at least one estimator")
+            return [(model, {}) for model in models]
+        if isinstance(density, FrozenEstimator):
+            density = clone(density.estimator)
+        rates, weights = np.atleast_1d(self.mutation_rate), np.atleast_1d(self.reg_weight)
+        if min(rates) < 0 or max(rates) > 1 or min(weights) < 0:
+            raise ValueError(
+                f"mutation_rate={self.mutation_rate!r} must lie in [0, 1] and "
+                f"reg_weight={self.reg_weight!r} must not be negative"
+            )
+        candidates = []
+        for rate, weight in product(map(float, rates), map(float, weights)):
+            setting = {"mutation_rate": rate, "reg_weight": weight}
+            known = set(setting) & set(density.get_params(deep=False))
+            model = clone(density).set_params(**{name: setting[name] for name in known})
+            candidates.append((model, setting))
+        return candidates
+
+    def _hold_out(
+        self, inliers: Source, y: npt.NDArray | None, rng: np.random.Generator
+    ) -> tuple[Source, npt.NDArray | None, Source]:
+        order = rng.permutation(len(inliers))
+        n_held_out = max(1, int(self.validation_fraction * len(order)))
+        if len(order) - n_held_out < 2:
+            raise ValueError(
+                f"{len(order)} in-distribution items are too few to hold out "
+                f"validation_fraction={self.validation_fraction} of them for the choice of a "
+                "background model; give more data, or one mutation_rate and one reg_weight"
+            )
+        kept = np.sort(order[n_held_out:])
+        held_out = inliers.subset(np.sort(order[:n_held_out]))
+        return inliers.subset(kept), None if y is None else y[kept], held_out
+
+    def _auroc(self, background: Any, inliers: Source, outliers: Source) -> float:
+        scores = [
+            _ratio(log_density(self.density_, source), log_density(background, source))
+            for source in (inliers, outliers)
+        ]
+        labels = np.repeat([1, -1], [len(inliers), len(outliers)])
+        return auroc(labels, np.concatenate(scores))
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        return _ratio(log_density(self.density_, source), log_density(self.background_, source))
+
+    @available_if(
+        lambda self: all(hasattr(m, "score_pixels") for m in (self.density_, self.background_))
+    )
+    def score_pixels(self, X: Any) -> npt.NDArray[np.float64]:
+        """Heat map of the ratio: what each pixel adds to the score.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, H, W), float64
+            In nats; their sum over an image is its score.
+        """
+        source = check_data(self, X, reset=False)
+        return log_density_of_pixels(self.density_, source) - log_density_of_pixels(
+            self.background_, source
+        )
+
+
+def _ratio(
+    foreground: npt.NDArray[np.float64], background: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Difference of two log-densities; impossible under the foreground is -inf in any case."""
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isneginf(foreground), -np.inf, foreground - background)
+
+
+def _mutates(model: Any) -> bool:
+    return "mutation_rate" in model.get_params(deep=False)
+
+
+def _mutated(source: Source, rate: float, rng: np.random.Generator) -> Source:
+    """Rows in which each entry is, with probability `rate`, another value of its column."""
+    rows = source.rows()
+    donors = rows[rng.integers(len(rows), size=rows.shape), np.arange(rows.shape[1])]
+    return Source.of(np.where(rng.random(rows.shape) < rate, donors, rows))
+
+
+def _scrambled(source: Source, rng: np.random.Generator) -> Source:
+    """Outliers made of inliers: the parts are right, their arrangement is not."""
+    items = source.take(np.arange(len(source)))
+    if not source.is_image:
+        return Source.of(rng.permuted(items, axis=0))
+    n, n_channels, height, width = items.shape
+    rows, columns = min(4, height), min(4, width)
+    tall, wide = height // rows, width // columns
+    blocks = items[:, :, : rows * tall, : columns * wide]
+    blocks = blocks.reshape(n, n_channels, rows, tall, columns, wide)
+    blocks = blocks.transpose(0, 2, 4, 1, 3, 5).reshape(n, rows * columns, -1)
+    order = rng.permuted(np.tile(np.arange(rows * columns), (n, 1)), axis=1)
+    blocks = np.take_along_axis(blocks, order[:, :, None], axis=1)
+    blocks = blocks.reshape(n, rows, columns, n_channels, tall, wide).transpose(0, 3, 1, 4, 2, 5)
+    scrambled = items.copy()
+    scrambled[:, :, : rows * tall, : columns * wide] = blocks.reshape(
+        n, n_channels, rows * tall, columns * wide
+    )
+    return Source.of(scrambled)
