@@ -17,12 +17,12 @@ __all__ = ["Source", "check_data", "check_in_range", "resolve_value_range"]
 
 
 class Source:
-    """Rows or images, in memory or streamed, behind one face.
+    r"""Rows or images, in memory or streamed, behind one face.
 
     Parameters
     ----------
     read : callable
-        Takes an integer array of length b, returns an array of shape (b, \\*item_shape).
+        Takes an integer array of length b, returns an array of shape (b, \*item_shape).
     n_items : int
     item_shape : tuple of int
         (d,) for rows, (C, H, W) for images.
@@ -60,7 +60,7 @@ class Source:
         return len(self.item_shape) == 3
 
     def take(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
-        """Read the items at `indices`, shape (len(indices), \\*item_shape)."""
+        r"""Read the items at `indices`, shape (len(indices), \*item_shape)."""
         return self._read(indices).reshape(len(indices), *self.item_shape)
 
     def subset(self, indices: npt.NDArray[np.integer]) -> Source:
@@ -182,9 +182,7 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) ->
         X = X.detach().cpu().numpy()
     ndim = np.ndim(X) if hasattr(X, "shape") else np.asarray(X, dtype=object).ndim
     if ndim <= 2:
-        return Source.of(
-            validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples)
-        )
+        return Source.of(validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples))
     if ndim > 4:
         raise ValueError(
             f"X has shape {np.shape(X)}; expected rows (n, d) or images (n, H, W), (n, C, H, W) "
@@ -199,7 +197,7 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) ->
 
 
 def _open_dataset(dataset: Dataset, min_samples: int) -> Source:
-    n_items = len(dataset)  # type: ignore[arg-type]
+    n_items = len(dataset)
     if n_items < min_samples:
         raise ValueError(
             f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required"

@@ -149,9 +149,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return tags
 
 
-def _split_outliers(
-    source: Source, y: Any
-) -> tuple[Source, npt.NDArray | None, Source | None]:
+def _split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, Source | None]:
     if y is None:
         return source, None, None
     y = column_or_1d(y, warn=True)
@@ -205,5 +203,5 @@ def _fit(model: Any, source: Source, y: npt.NDArray | None) -> Any:
 
 
 def as_input(model: Any, source: Source) -> Any:
-    """Data in the form `model` reads: a source for our models, an array of rows for others."""
+    """Return the data as `model` reads them: a source for ours, an array of rows for others."""
     return source if getattr(model, "_reads_sources", False) else source.rows()

@@ -302,7 +302,9 @@ def _maybe_compile(
 ) -> Callable[..., Tensor]:
     wanted = settings.compile
     if wanted == "auto":
-        has_compiler = torch.cuda.is_available() or any(map(shutil.which, ("c++", "g++", "clang++")))
+        has_compiler = torch.cuda.is_available() or any(
+            map(shutil.which, ("c++", "g++", "clang++"))
+        )
         wanted = has_compiler and n_steps >= _STEPS_THAT_PAY_FOR_COMPILING
     if not wanted:
         return function

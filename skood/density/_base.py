@@ -15,7 +15,6 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
 from sklearn.utils import Tags
-
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 

@@ -64,7 +64,7 @@ class NeuralSplineFlow(NeuralDensity):
     patience : int or None, default=20
         Epochs without a lower validation loss after which training stops.
     precision : {"auto", "bf16", "fp32"}, default="fp32"
-        Precision of training. Rows are scored in float64.
+        Precision of training. Rows are always scored in float32.
     compile : bool or "auto", default=False
         Compile the training step with ``torch.compile``.
     device : str, torch.device or None, default=None

@@ -81,9 +81,7 @@ def log_prob(
     -------
     Tensor of shape (N, H, W)
     """
-    shifted = torch.stack(
-        [_shift(loc, coefs, x, c, n_levels) for c in range(x.shape[1])], dim=2
-    )
+    shifted = torch.stack([_shift(loc, coefs, x, c, n_levels) for c in range(x.shape[1])], dim=2)
     value = x[:, None]
     log_below = -F.softplus(-(value + 0.5 - shifted) / scale)
     log_above = -F.softplus((value - 0.5 - shifted) / scale)

@@ -106,8 +106,7 @@ class LikelihoodRatio(BaseDetector):
     >>> from skood import LikelihoodRatio
     >>> from skood.density import PixelCNN
     >>> digits = load_digits().images
-    >>> density = PixelCNN(n_filters=4, n_resnet=1, n_levels=17, value_range=(0, 16),
-    ...                    max_steps=20)
+    >>> density = PixelCNN(n_filters=4, n_resnet=1, n_levels=17, value_range=(0, 16), max_steps=20)
     >>> detector = LikelihoodRatio(density, random_state=0).fit(digits)
     >>> detector.score_samples(digits[:3]).shape
     (3,)
@@ -152,9 +151,10 @@ class LikelihoodRatio(BaseDetector):
         rng = numpy_rng(seed)
         density = default_density(inliers) if self.density is None else self.density
         candidates = self._candidates(density)
+        validation = None
         if len(candidates) > 1:
             inliers, y, held_out = self._hold_out(inliers, y, rng)
-            outliers = _scrambled(held_out, rng) if outliers is None else outliers
+            validation = held_out, _scrambled(held_out, rng) if outliers is None else outliers
 
         seeds = [None, None] if self.random_state is None else rng.integers(2**31 - 1, size=2)
         self.density_ = fit_model(density, inliers, y, seed=seeds[0], memory=self.memory)
@@ -167,9 +167,9 @@ class LikelihoodRatio(BaseDetector):
 
         self.selection_ = [setting for _, setting in candidates]
         best = 0
-        if len(candidates) > 1:
+        if validation is not None:
             for background, setting in zip(backgrounds, self.selection_, strict=True):
-                setting["auroc"] = self._auroc(background, held_out, outliers)
+                setting["auroc"] = self._auroc(background, *validation)
             best = int(np.argmax([setting["auroc"] for setting in self.selection_]))
         self.background_ = backgrounds[best]
 
