@@ -1,0 +1,309 @@
+"""Likelihood ratios with PixelCNN++ (Ren et al. 2019): the published experiment.
+
+Trains a density on the in-distribution (ID) set and a grid of background models, chooses the
+background by AUROC on the validation set, and measures log p and the ratio on the OOD set:
+
+    python benchmarks/likelihood_ratio.py --preset quick --data DIR
+    python benchmarks/likelihood_ratio.py --preset paper --data DIR        # for a GPU
+    python benchmarks/likelihood_ratio.py --id cifar10 --ood svhn --validation cifar10_grey \
+        --preset paper --data DIR
+
+DIR is laid out as torchvision keeps its sets (DIR/FashionMNIST/raw, DIR/MNIST/raw, ...; notMNIST
+in the same format in DIR/notMNIST/raw). An interrupted run goes on where it stopped when it is
+started again with the same --work folder. Results, with the scores' histogram and heat maps, go
+to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import platform
+import struct
+import time
+from dataclasses import asdict, dataclass
+from datetime import date
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import sklearn
+import torch
+from sklearn.frozen import FrozenEstimator
+
+import skood
+from skood import LikelihoodRatio, PixelCNN
+from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
+
+IDX_FOLDERS = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "notmnist": "notMNIST"}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of one run; those of `paper` are the published ones."""
+
+    n_resnet: int
+    learning_rate: float
+    lr_schedule: str
+    foreground_steps: int
+    background_steps: int
+    mutation_rates: tuple[float, ...]
+    reg_weights: tuple[float, ...]
+    n_scored: int | None
+
+
+PRESETS = {
+    "quick": Preset(
+        n_resnet=2,
+        learning_rate=2e-3,
+        lr_schedule="cosine",
+        foreground_steps=3000,
+        background_steps=700,
+        mutation_rates=(0.1, 0.3),
+        reg_weights=(10.0, 100.0),
+        n_scored=2000,
+    ),
+    "paper": Preset(
+        n_resnet=5,
+        learning_rate=1e-4,
+        lr_schedule="exponential",
+        foreground_steps=50_000,
+        background_steps=50_000,
+        mutation_rates=(0.1, 0.2, 0.3),
+        reg_weights=(0.0, 10.0, 100.0),
+        n_scored=None,
+    ),
+}
+CIFAR_STEPS = 600_000
+
+
+def read_images(directory: Path, name: str, split: str) -> np.ndarray:
+    """Read a set as uint8 images, (n, 28, 28) or (n, 32, 32, 3)."""
+    if name in IDX_FOLDERS:
+        stem = "train" if split == "train" else "t10k"
+        path = directory / IDX_FOLDERS[name] / "raw" / f"{stem}-images-idx3-ubyte"
+        opener = open if path.exists() else gzip.open
+        with opener(path if path.exists() else f"{path}.gz", "rb") as file:
+            _, *shape = struct.unpack(">4I", file.read(16))
+            return np.frombuffer(file.read(), np.uint8).reshape(shape)
+    from torchvision import datasets
+
+    if name == "cifar10":
+        return datasets.CIFAR10(directory, train=split == "train").data
+    if name == "cifar10_grey":
+        grey = read_images(directory, "cifar10", split) @ np.array([0.299, 0.587, 0.114])
+        return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=3)
+    if name == "svhn":
+        return datasets.SVHN(directory, split=split).data.transpose(0, 2, 3, 1)
+    known = ", ".join([*IDX_FOLDERS, "cifar10", "cifar10_grey", "svhn"])
+    raise ValueError(f"unknown set {name!r}; known: {known}")
+
+
+class Experiment:
+    """One seed of the experiment."""
+
+    def __init__(self, args: argparse.Namespace, seed: int) -> None:
+        self.args = args
+        self.seed = seed
+        self.preset = PRESETS[args.preset]
+        self.work = Path(args.work) / f"{args.id}-{args.preset}-{seed}"
+        self.work.mkdir(parents=True, exist_ok=True)
+
+        rng = np.random.default_rng(seed)
+        everything = read_images(args.data, args.id, "train")
+        order = rng.permutation(len(everything))
+        n_training = int(0.8 * len(everything))
+        self.training = everything[order[:n_training]]
+        self.sets = {
+            "validation_id": everything[order[n_training:]],
+            "validation_ood": read_images(args.data, args.validation, "test"),
+            "test_id": read_images(args.data, args.id, "test"),
+            "test_ood": read_images(args.data, args.ood, "test"),
+        }
+        if self.preset.n_scored is not None:
+            for name, images in self.sets.items():
+                kept = rng.permutation(len(images))[: self.preset.n_scored]
+                self.sets[name] = images[np.sort(kept)]
+
+    def density(self, mutation_rate: float, reg_weight: float) -> PixelCNN:
+        """Train a density, or load the one that an earlier run trained."""
+        preset = self.preset
+        steps = preset.background_steps if mutation_rate else preset.foreground_steps
+        if self.args.preset == "paper" and self.args.id == "cifar10":
+            steps = CIFAR_STEPS
+        return PixelCNN(
+            n_resnet=preset.n_resnet,
+            mutation_rate=mutation_rate,
+            reg_weight=reg_weight,
+            learning_rate=preset.learning_rate,
+            lr_schedule=preset.lr_schedule,
+            max_epochs=10**6,
+            max_steps=steps,
+            checkpoint_dir=self.work,
+            verbose=self.args.verbose,
+            random_state=self.seed,
+        ).fit(self.training)
+
+    def scores(self, mutation_rate: float = 0.0, reg_weight: float = 0.0) -> dict[str, np.ndarray]:
+        """Log-densities of all sets under one model, and the seconds that training took."""
+        path = self.work / f"scores-mu{mutation_rate:g}-lambda{reg_weight:g}.npz"
+        if not path.exists():
+            start = time.perf_counter()
+            density = self.density(mutation_rate, reg_weight)
+            seconds = time.perf_counter() - start
+            scores = {name: density.score_samples(images) for name, images in self.sets.items()}
+            np.savez(path, seconds=seconds, **scores)
+        with np.load(path) as stored:
+            return dict(stored)
+
+    def run(self) -> dict:
+        start = time.perf_counter()
+        foreground = self.scores()
+        bits = -foreground["test_id"].mean() / np.log(2) / self.training[0].size
+        result = {
+            "seed": self.seed,
+            "bits_per_dim_test_id": bits,
+            "foreground_seconds": float(foreground["seconds"]),
+            "log_p": measure(foreground["test_id"], foreground["test_ood"]),
+            "grid": [],
+        }
+        print(f"log p: {bits:.3f} bits/dim, {line(result['log_p'])}", flush=True)
+        for rate, weight in product(self.preset.mutation_rates, self.preset.reg_weights):
+            background = self.scores(rate, weight)
+            ratio = {name: foreground[name] - background[name] for name in self.sets}
+            row = {
+                "mutation_rate": rate,
+                "reg_weight": weight,
+                "background_seconds": float(background["seconds"]),
+                "validation_auroc": measure(ratio["validation_id"], ratio["validation_ood"])[
+                    "auroc"
+                ],
+                **measure(ratio["test_id"], ratio["test_ood"]),
+            }
+            result["grid"].append(row)
+            print(
+                f"LLR mutation {rate:g} weight {weight:g}: "
+                f"validation {row['validation_auroc']:.4f}, {line(row)}",
+                flush=True,
+            )
+        result["chosen"] = max(result["grid"], key=lambda row: row["validation_auroc"])
+        unregularised = [row for row in result["grid"] if row["reg_weight"] == 0]
+        if unregularised:
+            result["chosen_mutation_only"] = max(
+                unregularised, key=lambda row: row["validation_auroc"]
+            )
+        result["seconds"] = time.perf_counter() - start
+        print(f"chosen on {self.args.validation}: {line(result['chosen'])}", flush=True)
+        return result
+
+    def plot(self, chosen: dict, path: Path) -> None:
+        """Draw histograms of both scores and heat maps of the ratio."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+
+        foreground = self.scores()
+        background = self.scores(chosen["mutation_rate"], chosen["reg_weight"])
+        detector = LikelihoodRatio(
+            FrozenEstimator(self.density(0.0, 0.0)),
+            FrozenEstimator(self.density(chosen["mutation_rate"], chosen["reg_weight"])),
+            random_state=self.seed,
+        ).fit(self.training[:1000])
+        figure = plt.figure(figsize=(11, 6), layout="constrained")
+        top, bottom = figure.subfigures(2, 1, height_ratios=(1.4, 1))
+        panels = {
+            "log p": foreground,
+            "log-likelihood ratio": {k: foreground[k] - background[k] for k in self.sets},
+        }
+        for axis, (title, scores) in zip(top.subplots(1, 2), panels.items(), strict=True):
+            for name, label in (("test_id", self.args.id), ("test_ood", self.args.ood)):
+                axis.hist(scores[name], bins=80, alpha=0.6, density=True, label=label)
+            axis.set(title=title, xlabel="nats", ylabel="density")
+            axis.legend()
+        images = np.concatenate([self.sets["test_id"][:5], self.sets["test_ood"][:5]])
+        maps = detector.score_pixels(images)
+        limit = np.percentile(np.abs(maps), 99)
+        axes = bottom.subplots(2, len(images))
+        for column, (image, heat) in enumerate(zip(images, maps, strict=True)):
+            axes[0, column].imshow(image, cmap="gray")
+            axes[1, column].imshow(heat, cmap="RdBu", vmin=-limit, vmax=limit)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        bottom.suptitle("images, and the ratio pixel by pixel (blue = in-distribution)", fontsize=9)
+        figure.savefig(path, dpi=110)
+
+
+def measure(inliers: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
+    labels = np.repeat([1, -1], [len(inliers), len(outliers)])
+    scores = np.concatenate([inliers, outliers])
+    return {
+        "auroc": auroc(labels, scores),
+        "aupr_in": aupr_in(labels, scores),
+        "aupr_out": aupr_out(labels, scores),
+        "fpr80": fpr_at_tpr(labels, scores, tpr=0.8),
+        "fpr95": fpr_at_tpr(labels, scores, tpr=0.95),
+    }
+
+
+def line(row: dict) -> str:
+    return ", ".join(f"{name} {row[name]:.4f}" for name in measure(np.ones(1), np.zeros(1)))
+
+
+def machine() -> dict[str, str | int]:
+    """Name what the figures were measured on."""
+    cpu = platform.processor()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo") as file:
+            cpu = next(row.split(":")[1].strip() for row in file if row.startswith("model name"))
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count() or 0,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "torch": torch.__version__,
+        "scikit-learn": sklearn.__version__,
+        "numpy": np.__version__,
+        "skood": skood.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--id", default="fashion_mnist")
+    parser.add_argument("--ood", default="mnist")
+    parser.add_argument("--validation", default="notmnist")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--work", default="checkpoints", help="models and scores, for resuming")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--verbose", type=int, default=1)
+    args = parser.parse_args()
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    stem = args.out / f"likelihood_ratio-{args.id}-{args.ood}-{args.preset}"
+    runs = []
+    for seed in args.seeds:
+        experiment = Experiment(args, seed)
+        runs.append(experiment.run())
+        report = {
+            "experiment": {"id": args.id, "ood": args.ood, "validation": args.validation},
+            "preset": {"name": args.preset, **asdict(PRESETS[args.preset])},
+            "machine": machine(),
+            "date": date.today().isoformat(),
+            "runs": runs,
+        }
+        stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    experiment.plot(runs[-1]["chosen"], stem.with_suffix(".png"))
+    if len(runs) > 1:
+        for name in ("log_p", "chosen"):
+            values = [run[name]["auroc"] for run in runs]
+            print(f"{name}: AUROC {np.mean(values):.4f} ({np.std(values, ddof=1):.4f})")
+
+
+if __name__ == "__main__":
+    main()
