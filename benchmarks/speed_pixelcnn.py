@@ -1,28 +1,26 @@
 """Speed and memory of PixelCNN and LikelihoodRatio, beside plain PyTorch in the same run.
 
 Training: the configuration of Ren et al. 2019 (28x28x1, 32 filters, 5 blocks, 1 hierarchy, 1
-    logistic, batches of 32, Adam). The peer is the float32 code below, with masked and with
-    shifted kernels; skood runs ``PixelCNN.fit`` itself. A step lasts from one request for a batch
-    to the next, so all that the training loop does is in it. The first steps, and with them
-    compilation, are not in the rate; "start" says how long they take.
-Convolutions: their share of a step (torch.profiler, in runs of their own), and the rate if all
-    else were free.
+    logistic, batches of 32, Adam). Peers are the float32 code below with masked and with shifted
+    kernels (900 and 514 million multiplications an image); skood runs ``PixelCNN.fit`` itself. A
+    step lasts from one request for a batch to the next, all that the training loop does included.
+    The first steps, and so compilation, are not in the rate but in `start_seconds`; a few later
+    ones are profiled, and `convolutions_alone` is the rate if all else were free.
 Scoring: ``LikelihoodRatio.score_samples`` against bare forward passes of its two networks.
 Memory: peak of fresh processes, imports and images included.
-
-Variants take turns within a round; median, minimum and maximum are those of the rounds. Images are
-uniform noise, on which the arithmetic takes as long as on any other.
+Variants take turns in every round. Images are noise, on which the arithmetic takes as long.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
-from datetime import datetime, timezone
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 
 import numpy as np
@@ -31,44 +29,35 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.flop_counter import FlopCounterMode
 
 import skood
-from skood import LikelihoodRatio
-from skood.density import PixelCNN
+from skood import LikelihoodRatio, PixelCNN
 
 RESULTS = Path(__file__).parent / "results" / "speed_pixelcnn.json"
 BATCH_SIZE = 32
-WARM_UP = 3
+N_WARM_UP, N_PROFILED = 3, 3
+CONVOLUTIONS = {"aten::_convolution", "aten::convolution_backward"}
 
 # Rows and columns that a kernel sees, relative to its pixel.
 ABOVE, ROW_ABOVE, UPPER = range(-2, 0), range(-1, 0), range(-1, 1)
 AROUND, COLUMN_LEFT, LEFT = range(-1, 2), range(-1, 0), range(-1, 1)
 
 
-class MaskedConv(nn.Conv2d):
-    """Centred kernel of which all but `rows` x `columns` is zeroed, as TensorFlow Probability does."""
-
-    def __init__(self, n_in: int, n_out: int, rows: range, columns: range) -> None:
-        reach = -rows[0], -columns[0]
-        super().__init__(n_in, n_out, (2 * reach[0] + 1, 2 * reach[1] + 1), padding=reach)
-        mask = torch.zeros_like(self.weight)
-        mask[:, :, : len(rows), : len(columns)] = 1
-        self.register_buffer("mask", mask)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight * self.mask, self.bias, padding=self.padding)
+def masked_conv(n_in: int, n_out: int, rows: range, columns: range) -> nn.Module:
+    """Centred kernel kept at zero outside `rows` x `columns`, as in TensorFlow Probability."""
+    reach = -rows[0], -columns[0]
+    conv = nn.Conv2d(n_in, n_out, (2 * reach[0] + 1, 2 * reach[1] + 1), padding=reach)
+    mask = torch.zeros_like(conv.weight)
+    mask[:, :, : len(rows), : len(columns)] = 1
+    conv.weight.data *= mask
+    conv.weight.register_hook(lambda gradient: gradient * mask)
+    return conv
 
 
-class ShiftedConv(nn.Conv2d):
-    """Kernel of `rows` x `columns` on a padded, or cropped, input."""
-
-    def __init__(self, n_in: int, n_out: int, rows: range, columns: range) -> None:
-        super().__init__(n_in, n_out, (len(rows), len(columns)))
-        self.pad = (-columns[0], columns[-1], -rows[0], rows[-1])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, self.pad))
+def shifted_conv(n_in: int, n_out: int, rows: range, columns: range) -> nn.Module:
+    """Kernel of `rows` x `columns` on an input padded, or cropped, to match."""
+    pad = nn.ZeroPad2d((-columns[0], columns[-1], -rows[0], rows[-1]))
+    return nn.Sequential(pad, nn.Conv2d(n_in, n_out, (len(rows), len(columns))))
 
 
 def concat_elu(x: Tensor) -> Tensor:
@@ -76,7 +65,7 @@ def concat_elu(x: Tensor) -> Tensor:
 
 
 class Block(nn.Module):
-    def __init__(self, conv: type[nn.Conv2d], columns: range, n_skip: int, n: int = 32) -> None:
+    def __init__(self, conv: Callable, columns: range, n_skip: int, n: int = 32) -> None:
         super().__init__()
         self.conv_in = conv(2 * n, n, UPPER, columns)
         self.conv_skip = nn.Conv2d(2 * n_skip * n, n, 1) if n_skip else None
@@ -93,7 +82,7 @@ class Block(nn.Module):
 class PlainPixelCNN(nn.Module):
     """The paper's network, as one would write it down."""
 
-    def __init__(self, conv: type[nn.Conv2d], n: int = 32, n_resnet: int = 5) -> None:
+    def __init__(self, conv: Callable, n: int = 32, n_resnet: int = 5) -> None:
         super().__init__()
         self.first_vertical = conv(1, n, ABOVE, AROUND)
         self.first_above = conv(1, n, ROW_ABOVE, AROUND)
@@ -129,24 +118,31 @@ def plain_log_prob(x: Tensor, raw: Tensor) -> Tensor:
 
 
 class Clock:
-    """Told of the start of each training step; times, or profiles, those after warming up."""
+    """Told of the start of each training step; times `n_timed` of them, then profiles a few."""
 
-    def __init__(self, n_steps: int, profiler: profile | None = None) -> None:
-        self.n_steps = WARM_UP + n_steps + 1
-        self.profiler = profiler
-        self.ticks = [perf_counter()]
+    def __init__(self, n_timed: int) -> None:
+        self.n_steps = N_WARM_UP + n_timed + N_PROFILED + 1
+        self.profiler = profile(activities=[ProfilerActivity.CPU])
+        self.ticks: list[float] = []
+        self.created = perf_counter()
 
     def __call__(self) -> None:
-        if self.profiler and len(self.ticks) == WARM_UP + 1:
-            self.profiler.start()
         self.ticks.append(perf_counter())
-        if self.profiler and len(self.ticks) == self.n_steps + 1:
+        if len(self.ticks) == self.n_steps - N_PROFILED:
+            self.profiler.start()
+        elif len(self.ticks) == self.n_steps:
             self.profiler.stop()
 
-    def seconds(self) -> tuple[float, float]:
-        """Until the first step that counts, and from there to the end of the last."""
-        start, first, end = (self.ticks[i] for i in (0, WARM_UP + 1, -1))
-        return first - start, end - first
+    def results(self) -> dict[str, float]:
+        step = float(np.diff(self.ticks)[N_WARM_UP:-N_PROFILED].mean())
+        events = [e for e in self.profiler.key_averages() if e.key in CONVOLUTIONS]
+        convolutions = sum(e.cpu_time_total for e in events) / 1e6 / N_PROFILED
+        return {
+            "images_per_second": BATCH_SIZE / step,
+            "start_seconds": self.ticks[N_WARM_UP] - self.created,
+            "convolution_share": convolutions / step,
+            "convolutions_alone": BATCH_SIZE / convolutions,
+        }
 
 
 class ClockedPixelCNN(PixelCNN):
@@ -158,13 +154,13 @@ class ClockedPixelCNN(PixelCNN):
 
 
 def train_skood(X: np.ndarray, clock: Clock, seed: int, **params) -> None:
-    torch._dynamo.reset()  # Every fit compiles anew, as it would in a process of its own.
+    torch.compiler.reset()  # Every fit compiles anew, as it would in a process of its own.
     model = ClockedPixelCNN(max_steps=clock.n_steps, device="cpu", random_state=seed, **params)
     model.clock = clock
     model.fit(X)
 
 
-def train_plain(X: np.ndarray, clock: Clock, seed: int, conv: type[nn.Conv2d]) -> None:
+def train_plain(X: np.ndarray, clock: Clock, seed: int, conv: Callable) -> None:
     torch.manual_seed(seed)
     module = PlainPixelCNN(conv)
     optimizer = torch.optim.Adam(module.parameters(), lr=2e-3, betas=(0.95, 0.9995))
@@ -179,8 +175,8 @@ def train_plain(X: np.ndarray, clock: Clock, seed: int, conv: type[nn.Conv2d]) -
 
 
 VARIANTS = {
-    "plain, masked": (train_plain, {"conv": MaskedConv}),
-    "plain, shifted": (train_plain, {"conv": ShiftedConv}),
+    "plain, masked": (train_plain, {"conv": masked_conv}),
+    "plain, shifted": (train_plain, {"conv": shifted_conv}),
     "skood, eager": (train_skood, {"compile": False}),
     "skood, compiled": (train_skood, {"compile": True}),
     "skood, eager, fp32": (train_skood, {"compile": False, "precision": "fp32"}),
@@ -188,170 +184,113 @@ VARIANTS = {
 }
 
 
-def check_same_function(X: np.ndarray, seed: int) -> dict[str, float]:
-    """Assert that the plain networks given skood's weights compute what skood's does.
-
-    Returns millions of multiplications in the convolutions of a forward pass of an image.
-    """
-    model = PixelCNN(max_steps=5, device="cpu", random_state=seed).fit(X[:512])
-    X = X[:BATCH_SIZE]
+def check_same_function(X: np.ndarray) -> None:
+    """Assert that the plain networks, given skood's weights, compute what skood's does."""
+    model = PixelCNN(max_steps=5, device="cpu", random_state=0).fit(X)
     x = torch.from_numpy(X)[:, None].float()
-    mega_macs = {}
-    for name, conv in {"masked": MaskedConv, "shifted": ShiftedConv}.items():
+    for conv in (masked_conv, shifted_conv):
         module = PlainPixelCNN(conv)
-        parameters = dict(module.named_parameters())
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            for key, value in model.module_.state_dict().items():
-                own = parameters.pop(key.replace("down.0.", "down.").replace("up.0.", "up."))
-                own.zero_()[tuple(map(slice, value.shape))] = value
-            assert not parameters, f"skood has no weights for {list(parameters)}"
-            raw = module(x / 127.5 - 1)
-        mega_macs[name] = counter.get_total_flops() / 2e6 / len(x)
         with torch.no_grad():
-            expected = model.module_(x / 127.5 - 1)
+            for own, learned in zip(module.parameters(), model.module_.parameters(), strict=True):
+                own.zero_()[tuple(map(slice, learned.shape))] = learned
+            raw, expected = module(x / 127.5 - 1), model.module_(x / 127.5 - 1)
         torch.testing.assert_close(raw, expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(plain_log_prob(x, raw), model.score_samples(X), rtol=1e-4)
-    return mega_macs
 
 
-def summary(values: list[float]) -> dict[str, float]:
-    return {"median": float(np.median(values)), "min": min(values), "max": max(values)}
+def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
+    columns = {key: [measured[key] for measured in rounds] for key in rounds[0]}
+    return {k: {"median": median(v), "min": min(v), "max": max(v)} for k, v in columns.items()}
 
 
 def measure_training(X: np.ndarray, n_rounds: int, n_steps: int, seed: int) -> dict:
-    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in VARIANTS}
+    rounds: dict[str, list[dict[str, float]]] = {name: [] for name in VARIANTS}
     for _ in range(n_rounds):
         for name, (train, params) in VARIANTS.items():
             train(X, clock := Clock(n_steps), seed, **params)
-            seconds[name].append(clock.seconds())
-    results = {}
-    n_images = BATCH_SIZE * n_steps
-    for name, (train, params) in VARIANTS.items():
-        profiler = profile(activities=[ProfilerActivity.CPU])
-        train(X, clock := Clock(n_steps, profiler), seed, **params)
-        names = {"aten::_convolution", "aten::convolution_backward"}
-        events = [event for event in profiler.key_averages() if event.key in names]
-        convolving = sum(event.cpu_time_total for event in events) / 1e6
-        results[name] = {
-            "images_per_second": summary([n_images / steps for _, steps in seconds[name]]),
-            "start_seconds": summary([start for start, _ in seconds[name]]),
-            "convolution_share": convolving / clock.seconds()[1],
-            "images_per_second_of_convolutions_alone": n_images / convolving,
-        }
-    return results
+            rounds[name].append(clock.results())
+    return {name: summary(measured) for name, measured in rounds.items()}
 
 
 def measure_scoring(X: np.ndarray, n_rounds: int, seed: int) -> dict:
     detector = LikelihoodRatio(PixelCNN(max_steps=1, device="cpu"), random_state=seed)
     detector.fit(X[:BATCH_SIZE])
-    batches = (torch.from_numpy(X)[:, None].float() / 127.5 - 1).split(BATCH_SIZE)
-    batches = [batch.contiguous(memory_format=torch.channels_last) for batch in batches]
-
-    def forward() -> None:
+    x = torch.from_numpy(X)[:, None].float() / 127.5 - 1
+    batches = x.contiguous(memory_format=torch.channels_last).split(BATCH_SIZE)
+    rounds = []
+    for _ in range(n_rounds):
+        start = perf_counter()
+        detector.score_samples(X)
+        ours = perf_counter() - start
         with torch.inference_mode():
             for model in (detector.density_, detector.background_):
                 for batch in batches:
                     model.module_(batch)
-
-    seconds = []
-    for _ in range(n_rounds):
-        ticks = [perf_counter()]
-        for run in (lambda: detector.score_samples(X), forward):
-            run()
-            ticks.append(perf_counter())
-        seconds.append(np.diff(ticks))
-    ours, bare = zip(*seconds, strict=True)
-    return {
-        "images_per_second": summary([len(X) / s for s in ours]),
-        "images_per_second_of_bare_passes": summary([len(X) / s for s in bare]),
-        "time_ratio": summary([a / b for a, b in seconds]),
-    }
+        bare = perf_counter() - start - ours
+        rounds.append({"images_per_second": len(X) / ours, "ratio_of_times": ours / bare})
+    return {"LikelihoodRatio": summary(rounds)}
 
 
-def measure_memory(n_steps: int, n_few: int, n_many: int, full: bool) -> dict[str, float]:
+def measure_memory(n_steps: int, n_images: int, n_for_tiny: int) -> dict[str, float]:
     """Peak resident memory, in GiB, of what a user would run."""
-    setup = (
-        "import numpy as np; from skood import LikelihoodRatio; from skood.density import PixelCNN\n"
-        "X = np.random.default_rng(0).integers(0, 256, ({}, 28, 28), np.uint8)\n"
-    )
-    fit = setup.format(48_000) + f"PixelCNN(max_steps={n_steps}, compile={{}}).fit(X)"
-    model = "LikelihoodRatio(PixelCNN({}batch_size=1, max_steps=1))"
-    score = f"{setup}{model}.fit(X[:8]).score_samples(X)"
+    setup = "import numpy as np\nfrom skood import LikelihoodRatio, PixelCNN\n"
+    setup += "noise = lambda n: np.random.randint(0, 256, (n, 28, 28), np.uint8)\n"
+    fit = f"{setup}PixelCNN(max_steps={n_steps}, compile={{}}).fit(noise(48_000))"
+    score = setup + "detector = LikelihoodRatio(PixelCNN({}max_steps=1, batch_size=1))\n"
+    score += "detector.fit(noise(8)).score_samples(noise({}))"
     programs = {
         "import torch": "import torch",
         f"fit {n_steps} steps, eager": fit.format(False),
         f"fit {n_steps} steps, compiled": fit.format(True),
-        f"score {n_few} images": score.format(n_few, ""),
-        f"score {n_many} images, tiny network": score.format(n_many, "n_filters=2, n_resnet=1, "),
+        f"score {n_images}": score.format("", n_images),
+        f"score {n_for_tiny}, tiny network": score.format("n_filters=2, n_resnet=1, ", n_for_tiny),
     }
-    if full:
-        programs[f"score {n_many} images"] = score.format(n_many, "")
     # Not ru_maxrss: on Linux it starts at the peak of the process that started this one.
-    peak = "\nprint(next(line for line in open('/proc/self/status') if 'VmHWM' in line))"
-    gib = {}
-    for name, program in programs.items():
-        output = subprocess.check_output([sys.executable, "-c", program + peak], text=True)
-        gib[name] = int(output.split()[-2]) / 2**20
-    return gib
+    peak = "\nprint(next(line for line in open('/proc/self/status') if 'VmHWM' in line).split()[1])"
+    run = [sys.executable, "-c"]
+    return {k: int(subprocess.check_output([*run, v + peak])) / 2**20 for k, v in programs.items()}
 
 
 def machine() -> dict:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    wanted = {"AMX": "amx_bf16", "AVX512-BF16": "avx512_bf16", "AVX512": "avx512f", "AVX2": "avx2"}
-    return {
-        "cpu": cpu.get("model name", platform.processor()),
-        "threads": torch.get_num_threads(),
-        "instructions": [name for name, flag in wanted.items() if flag in cpu["flags"].split()],
-    }
+    cpu = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
+    sets = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(cpu["flags"].split())
+    return {"cpu": cpu["model name"], "threads": torch.get_num_threads(), "sets": sorted(sets)}
 
 
-def show(report: dict) -> None:
-    def row(name: str, *values: dict | float | str) -> None:
-        cells = [
-            "{median:.2f} [{min:.2f}, {max:.2f}]".format(**v) if isinstance(v, dict) else v
-            for v in values
-        ]
-        cells = [cell if isinstance(cell, str) else f"{cell:.2f}" for cell in cells]
-        print(f"{name:36}" + "".join(f"{cell:>24}" for cell in cells))
-
-    for key in ("machine", "versions", "settings", "mega_macs"):
-        print(f"{key}: {report[key]}")
-    print("\nmedian [min, max]")
-    row("training", "images/s", "start, s", "convolutions, share", "these alone, images/s")
-    for name, values in report["training"].items():
-        row(name, *values.values())
-    row("\nscoring", "images/s", "bare passes, images/s", "time / bare time")
-    row("LikelihoodRatio", *report["scoring"].values())
-    row("\nmemory", "peak, GiB")
-    for name, value in report["memory_gib"].items():
-        row(name, value)
+def show(title: str, table: dict[str, dict]) -> None:
+    print(f"\n{title:32}" + "".join(f"{key:>26}" for key in next(iter(table.values()))))
+    for name, values in table.items():
+        cells = ("{median:.2f} [{min:.2f}, {max:.2f}]".format(**v) for v in values.values())
+        print(f"{name:32}" + "".join(f"{cell:>26}" for cell in cells))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=20, help="training steps in a round")
+    parser.add_argument("--steps", type=int, default=20, help="training steps timed in a round")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="try everything out; writes nothing")
-    parser.add_argument("--full", action="store_true", help="score 60 000 images for memory too")
+    parser.add_argument("--quick", action="store_true", help="try everything out, write nothing")
+    parser.add_argument("--full", action="store_true", help="memory of scoring 60 000, not 3 000")
     args = parser.parse_args()
-    rounds, steps = (1, 2) if args.quick else (args.rounds, args.steps)
-    sizes = (3, 64, 2000) if args.quick else (60, 3000, 60_000)
+    n_scored, sizes = 2000, (60, 60_000 if args.full else 3000, 60_000)
+    if args.quick:
+        args.rounds, args.steps, n_scored, sizes = 1, 2, 64, (3, 64, 2000)
     X = np.random.default_rng(args.seed).integers(0, 256, (48_000, 28, 28), np.uint8)
-    modules = (skood, torch, np, sklearn)
     report = {
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": date.today().isoformat(),
         "machine": machine(),
-        "versions": {"python": platform.python_version()}
-        | {module.__name__: str(module.__version__) for module in modules},
-        "settings": {**vars(args), "rounds": rounds, "steps": steps},
-        "mega_macs": check_same_function(X, args.seed),
-        "training": measure_training(X, rounds, steps, args.seed),
-        "scoring": measure_scoring(X[: 64 if args.quick else 2000], rounds, args.seed),
-        "memory_gib": measure_memory(*sizes, full=args.full),
+        "versions": {module.__name__: module.__version__ for module in (skood, torch, np, sklearn)},
+        "settings": vars(args),
     }
-    show(report)
+    print(json.dumps(report, indent=1))
+    check_same_function(X[:64])
+    report["training"] = measure_training(X, args.rounds, args.steps, args.seed)
+    show("training: median [min, max]", report["training"])
+    report["scoring"] = measure_scoring(X[:n_scored], args.rounds, args.seed)
+    show("scoring: median [min, max]", report["scoring"])
+    report["peak_gib"] = measure_memory(*sizes)
+    print("\npeak memory, GiB:", json.dumps(report["peak_gib"], indent=1))
     if not args.quick:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(report, indent=1) + "\n")

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 __all__ = ["Source", "check_data", "check_in_range", "resolve_value_range"]
 
@@ -110,6 +111,7 @@ class _Stream:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
+        self.first = self.item(0)
 
     def item(self, index: int) -> npt.NDArray:
         item = self.dataset[index]
@@ -117,7 +119,14 @@ class _Stream:
         return value if value.ndim < 2 else _channels_first(value[None])[0]
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
-        batch = np.stack([self.item(int(i)) for i in indices])
+        items = [self.item(int(i)) for i in indices]
+        for index, item in zip(indices, items, strict=True):
+            if item.shape != self.first.shape:
+                raise ValueError(
+                    f"item {index} of the Dataset X has shape {item.shape}, but item 0 has "
+                    f"{self.first.shape}; bring all items to one shape"
+                )
+        batch = np.stack(items)
         if batch.dtype.kind == "f" and not np.isfinite(batch).all():
             raise ValueError("the Dataset X contains NaN or infinity; remove or impute those items")
         return batch
@@ -179,7 +188,9 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) ->
     if isinstance(X, Dataset):
         return _open_dataset(X, min_samples)
     if isinstance(X, Tensor):
-        X = X.detach().cpu().numpy()
+        X = X.detach().cpu()
+        # numpy has no bfloat16.
+        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
     ndim = np.ndim(X) if hasattr(X, "shape") else np.asarray(X, dtype=object).ndim
     if ndim <= 2:
         return Source.of(validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples))
@@ -197,13 +208,18 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) ->
 
 
 def _open_dataset(dataset: Dataset, min_samples: int) -> Source:
+    if isinstance(dataset, IterableDataset):
+        raise ValueError(
+            f"X is a {type(dataset).__name__}, an IterableDataset, whose items can be read in one "
+            "order only; expected a Dataset with __getitem__ and __len__"
+        )
     n_items = len(dataset)
     if n_items < min_samples:
         raise ValueError(
             f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required"
         )
     stream = _Stream(dataset)
-    first = stream.item(0)
+    first = stream.first
     if first.ndim not in (1, 3):
         raise ValueError(
             f"the Dataset X has items of shape {first.shape}; expected rows (d,) or images "
@@ -228,13 +244,14 @@ def resolve_value_range(source: Source, value_range: Any) -> tuple[float, float]
     """
     if isinstance(value_range, str):
         batches = (source.take(batch) for batch in _chunks(len(source)))
-        low, high = np.array([(float(b.min()), float(b.max())) for b in batches]).T
-        return float(low.min()), max(float(high.max()), float(low.min()) + np.finfo(float).tiny)
+        extremes = np.array([(float(b.min()), float(b.max())) for b in batches])
+        low, high = float(extremes[:, 0].min()), float(extremes[:, 1].max())
+        # Constant data have no range of their own; any other keeps them one level.
+        return low, high if low < high else low + max(1.0, abs(low))
     if value_range is not None:
-        low, high = (float(value) for value in value_range)
-        if not low < high:
+        if len(value_range) != 2 or not value_range[0] < value_range[1]:
             raise ValueError(f"value_range={value_range!r} must be (low, high) with low < high")
-        return low, high
+        return float(value_range[0]), float(value_range[1])
     if source.dtype == np.uint8:
         return 0.0, 255.0
     if source.dtype.kind == "f":

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-__all__ = ["draw_seed", "isolated_rng", "numpy_rng", "torch_rng"]
+__all__ = ["draw_seed", "isolated_rng", "numpy_rng", "seed_global", "torch_rng"]
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
@@ -34,6 +34,17 @@ def torch_rng(device: torch.device, *seed: int) -> torch.Generator:
     return torch.Generator(device).manual_seed(int(entropy >> np.uint64(1)))
 
 
+def seed_global(device: torch.device, seed: int) -> None:
+    """Seed torch's global generators of the CPU and of `device`, and no other.
+
+    :func:`torch.manual_seed` seeds those of every CUDA device.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+
+
 @contextlib.contextmanager
 def isolated_rng(device: torch.device, *seed: int) -> Iterator[None]:
     """Seed torch's global generators inside the block and restore them after it.
@@ -42,5 +53,5 @@ def isolated_rng(device: torch.device, *seed: int) -> Iterator[None]:
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(torch_rng(torch.device("cpu"), *seed).initial_seed())
+        seed_global(device, torch_rng(torch.device("cpu"), *seed).initial_seed())
         yield

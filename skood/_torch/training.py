@@ -8,6 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from functools import cache, partial
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from skood._torch.device import training_autocast
-from skood._torch.seeding import isolated_rng, numpy_rng, torch_rng
+from skood._torch.seeding import isolated_rng, numpy_rng, seed_global, torch_rng
 
 __all__ = ["TrainingSettings", "train"]
 
@@ -103,7 +104,7 @@ def train(
     initialize : callable or None
         Takes the tensors of the first batch, before the first step.
     checkpoint : path or None
-        File to resume from and to save to, once a minute and at the end.
+        File to resume from, with its seed, and to save to, once a minute and at the end.
     description : str
         What the progress bar says.
 
@@ -123,6 +124,13 @@ def train(
     UserWarning
         After Ctrl-C, which ends training and keeps what was learned.
     """
+    optimizer = torch.optim.Adam(
+        module.parameters(), settings.learning_rate, betas=settings.betas, fused=True
+    )
+    run = _Run(module, optimizer, seed, Path(checkpoint) if checkpoint else None)
+    run.resume(device)
+    seed = run.seed
+
     order = numpy_rng(seed, _SPLIT).permutation(n_samples)
     n_validation = int(settings.validation_fraction * n_samples)
     validation, training = np.sort(order[:n_validation]), np.sort(order[n_validation:])
@@ -131,12 +139,6 @@ def train(
     n_steps = epoch_steps * settings.max_epochs
     if settings.max_steps is not None:
         n_steps = min(n_steps, settings.max_steps)
-
-    optimizer = torch.optim.Adam(
-        module.parameters(), settings.learning_rate, betas=settings.betas, fused=True
-    )
-    run = _Run(module, optimizer, Path(checkpoint) if checkpoint else None)
-    run.resume(device)
 
     def step_loss(*batch: Tensor) -> Tensor:
         with training_autocast(device, settings.precision):
@@ -164,7 +166,7 @@ def train(
                     rows = numpy_rng(seed, _ORDER, epoch).permutation(training)
                     module.train()
                 generator = torch_rng(device, seed, _STEP, run.step)
-                torch.manual_seed(generator.initial_seed())
+                seed_global(device, generator.initial_seed())
                 start = run.step % epoch_steps * batch_size
                 batch = fetch(rows[start : start + batch_size], generator)
                 if run.step == 0 and initialize is not None:
@@ -199,10 +201,11 @@ class _Run:
     """State of one training run: what a checkpoint must hold."""
 
     def __init__(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, path: Path | None
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, seed: int, path: Path | None
     ) -> None:
         self.module = module
         self.optimizer = optimizer
+        self.seed = seed
         self.path = path
         self.step = 0
         self.history: dict[str, list[float]] = {"loss": []}
@@ -258,6 +261,7 @@ class _Run:
         state = {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "seed": self.seed,
             "step": self.step,
             "history": self.history,
             "best": self.best,
@@ -274,7 +278,9 @@ class _Run:
         state = torch.load(self.path, map_location=device, weights_only=True)
         self.module.load_state_dict(state["module"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.history, self.best = state["step"], state["history"], state["best"]
+        # The seed, so that the validation part stays the same where random_state is None.
+        self.seed, self.step = state["seed"], state["step"]
+        self.history, self.best = state["history"], state["best"]
         self._sum, self._count = state["sum"], state["count"]
 
 
@@ -316,19 +322,22 @@ class _CompiledWithFallback:
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
-        self.compiled: Callable[..., Tensor] | None = torch.compile(function)
+        # On first use, since torch.compile itself raises on a Python that it does not know.
+        self.compile: Callable[[], Callable[..., Tensor]] | None = cache(
+            partial(torch.compile, function)
+        )
 
     def __call__(self, *batch: Tensor) -> Tensor:
-        if self.compiled is not None:
+        if self.compile is not None:
             try:
-                return self.compiled(*batch)
+                return self.compile()(*batch)
             except _compiler_errors() as error:
                 warnings.warn(
                     f"torch.compile failed ({type(error).__name__}); training goes on uncompiled. "
                     "Pass compile=False to silence this.",
                     stacklevel=2,
                 )
-                self.compiled = None
+                self.compile = None
         return self.function(*batch)
 
 

@@ -139,7 +139,7 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
             device=device,
             penalty=penalty if self.reg_weight > 0 else None,
             initialize=lambda *batch: self._initialize(module, *batch),
-            checkpoint=self._checkpoint(source, seed),
+            checkpoint=self._checkpoint(source, condition, seed),
             description=f"{type(self).__name__} (mutation {self.mutation_rate:g})"
             if self.mutation_rate
             else type(self).__name__,
@@ -185,13 +185,15 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
         """Log-probability of x, any classes summed out."""
         return self._log_prob(module, x, None)
 
-    def _checkpoint(self, source: Source, seed: int) -> Path | None:
+    def _checkpoint(
+        self, source: Source, condition: npt.NDArray[np.integer] | None, seed: int
+    ) -> Path | None:
         if self.checkpoint_dir is None:
             return None
         params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
         sample = source.take(np.linspace(0, len(source) - 1, 64).astype(int))
         own_seed = None if self.random_state is None else seed
-        key = joblib.hash((params, len(source), np.ascontiguousarray(sample), own_seed))
+        key = joblib.hash((params, len(source), np.ascontiguousarray(sample), condition, own_seed))
         return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class NeuralSplineFlow(NeuralDensity):
         Batches to train on at most.
     batch_size : int, default=128
         Rows in a training batch.
-    learning_rate : float, default=2e-3
+    learning_rate : float, default=0.002
         Of Adam, at its highest.
     betas : tuple of float, default=(0.9, 0.999)
         Decay rates of Adam's moments.
@@ -176,7 +176,9 @@ class NeuralSplineFlow(NeuralDensity):
         rows = source.rows().astype(np.float64)
         self.mean_ = rows.mean(0)
         scale = rows.std(0)
-        self.scale_ = np.where(scale > 0, scale, 1.0)
+        # The mean of equal values can be off by a rounding error, which is no scale.
+        varies = scale > 10 * np.finfo(np.float64).eps * np.abs(self.mean_)
+        self.scale_ = np.where(varies, scale, 1.0)
         return zuko.flows.NSF(
             rows.shape[1],
             bins=self.n_bins,

@@ -75,7 +75,7 @@ class PixelCNN(NeuralDensity):
         Batches to train on at most.
     batch_size : int, default=32
         Images in a training batch.
-    learning_rate : float, default=2e-3
+    learning_rate : float, default=0.002
         Of Adam, at its highest.
     betas : tuple of float, default=(0.95, 0.9995)
         Decay rates of Adam's moments.
@@ -242,14 +242,22 @@ class PixelCNN(NeuralDensity):
                     "give image_shape=(C, H, W) if the rows are flat images, or image_shape='row' "
                     "if they are ordered sequences"
                 )
-            shape = (1, 1, source.item_shape[0])
-            source = source.reshape(
-                shape if isinstance(self.image_shape, str) else tuple(self.image_shape)
-            )
+            shape: tuple[int, ...] = (1, 1, source.item_shape[0])
+            if not isinstance(self.image_shape, str):
+                shape = tuple(self.image_shape)
+            if len(shape) != 3:
+                raise ValueError(f"image_shape={self.image_shape!r} must be (C, H, W)")
+            source = source.reshape(shape)
         if reset:
             self.value_range_ = resolve_value_range(source, self.value_range)
             self.image_shape_ = source.item_shape
             self.dtype_ = source.dtype
+        elif self.value_range is None and resolve_value_range(source, None) != self.value_range_:
+            raise ValueError(
+                f"X has pixels of dtype {source.dtype}, but PixelCNN was fitted on {self.dtype_} "
+                "pixels of another range (uint8 is taken as 0..255, floats as 0..1); convert X, "
+                "or state one range for both with value_range=(low, high)"
+            )
         if not isinstance(self.value_range, str):
             check_in_range(source, self.value_range_)
         return source
@@ -306,7 +314,7 @@ class PixelCNN(NeuralDensity):
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Levels 0 .. n_levels - 1, float32, shape (b, C, H, W)."""
         low, high = self.value_range_
-        if items.dtype.kind not in "fu" or items.dtype.itemsize > 4:
+        if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:
             items = items.astype(np.float32)
         x = torch.from_numpy(np.ascontiguousarray(items)).to(device).float()
         x = (x - low) * ((self.n_levels - 1) / (high - low))

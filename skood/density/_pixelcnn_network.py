@@ -189,4 +189,4 @@ class PixelCNNNetwork(nn.Module):
                 v = vertical(v, v_down, condition)
                 h = horizontal(h, torch.cat([v, h_down], 1), condition)
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(F.elu(h.float()))[:, :, :height, :width]
+            return self.head(F.elu(h.to(self.head.weight.dtype)))[:, :, :height, :width]

@@ -149,6 +149,7 @@ class LikelihoodRatio(BaseDetector):
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> None:
         rng = numpy_rng(seed)
+        model_seed = None if self.random_state is None else seed
         density = default_density(inliers) if self.density is None else self.density
         candidates = self._candidates(density)
         validation = None
@@ -156,14 +157,13 @@ class LikelihoodRatio(BaseDetector):
             inliers, y, held_out = self._hold_out(inliers, y, rng)
             validation = held_out, _scrambled(held_out, rng) if outliers is None else outliers
 
-        seeds = [None, None] if self.random_state is None else rng.integers(2**31 - 1, size=2)
-        self.density_ = fit_model(density, inliers, y, seed=seeds[0], memory=self.memory)
+        self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
         backgrounds = []
         for model, setting in candidates:
             data = inliers
             if self.background is None and not _mutates(model):
                 data = _mutated(inliers, setting["mutation_rate"], numpy_rng(seed, 1))
-            backgrounds.append(fit_model(model, data, y, seed=seeds[1], memory=self.memory))
+            backgrounds.append(fit_model(model, data, y, seed=model_seed, memory=self.memory))
 
         self.selection_ = [setting for _, setting in candidates]
         best = 0

@@ -1,0 +1,63 @@
+"""Imports point one way, and importing the package is cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import skood
+
+ROOT = Path(skood.__file__).parent
+# What the modules of each part may import from the package.
+ALLOWED = {
+    "_parameters": set(),
+    "_data": set(),
+    "_torch": {"_torch", "_data"},
+    "density": {"density", "_torch", "_data", "_parameters"},
+    "base": {"_torch", "_data", "_parameters"},
+    "likelihood": {"likelihood", "base", "density", "metrics", "_torch", "_data", "_parameters"},
+    "metrics": {"metrics"},
+}
+
+
+def part_of(path):
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_imports_point_one_way(path):
+    imported = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            imported.add(node.module)
+        elif isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+    own = {name.split(".")[1] for name in imported if name.startswith("skood.")}
+    assert own <= ALLOWED[part_of(path)]
+    if part_of(path) == "metrics":
+        others = {name.split(".")[0] for name in imported} - {"skood", "__future__"}
+        assert others <= {"numpy", "sklearn"}
+    if path.name != "_parameters.py":
+        assert not {name for name in imported if "_param_validation" in name}
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, skood; assert 'torch' not in sys.modules; skood.PixelCNN; dir(skood)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="no attribute 'Pixelcnn'"):
+        skood.Pixelcnn  # noqa: B018
+
+
+def test_torchvision_imports_beside_this_torch():
+    import torchvision
+
+    assert torchvision.datasets.FashionMNIST.__name__ == "FashionMNIST"
