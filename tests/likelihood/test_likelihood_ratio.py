@@ -12,7 +12,7 @@ from sklearn.preprocessing import MinMaxScaler
 from skood import LikelihoodRatio, LogLikelihood, PixelCNN
 from skood._data import Source
 from skood.density import _base
-from skood.likelihood._likelihood_ratio import _mutated, _scrambled
+from skood.likelihood._likelihood_ratio import _mutated, _synthetic_outliers
 from skood.metrics import auroc
 
 
@@ -214,24 +214,29 @@ def test_mutated_rows():
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 13), (1, 1, 6), (1, 2, 2)])
-def test_scrambled_images_keep_their_parts(shape):
+def test_synthetic_outliers_of_images(shape):
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (20, *shape), dtype=np.uint8)
-    scrambled = _scrambled(Source.of(images), rng).take(np.arange(20))
-    assert scrambled.shape == images.shape
-    assert scrambled.dtype == np.uint8
-    assert np.mean((scrambled != images).any((1, 2, 3))) > 0.5
+    images = rng.integers(0, 256, (40, *shape), dtype=np.uint8)
+    outliers = _synthetic_outliers(Source.of(images), rng).take(np.arange(40))
+    assert outliers.shape == images.shape
+    assert outliers.dtype == np.uint8
+    shuffled, painted = outliers[::2], outliers[1::2]
+    assert np.mean((shuffled != images[::2]).any((1, 2, 3))) > 0.5
     np.testing.assert_array_equal(
-        np.sort(scrambled.reshape(20, shape[0], -1)), np.sort(images.reshape(20, shape[0], -1))
+        np.sort(shuffled.reshape(20, shape[0], -1)),
+        np.sort(images[::2].reshape(20, shape[0], -1)),
     )
+    is_corner = painted == images[1::2, :, :1, :1]
+    assert np.all(is_corner | (painted == images[1::2]))
+    assert np.all(is_corner.all(1).sum((1, 2)) >= shape[1] * shape[2] / 2)
 
 
-def test_scrambled_rows_keep_their_columns():
+def test_synthetic_outliers_of_rows_keep_the_columns():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(50, 3))
-    scrambled = _scrambled(Source.of(rows), rng).rows()
-    np.testing.assert_array_equal(np.sort(scrambled, 0), np.sort(rows, 0))
-    assert not np.isclose(np.corrcoef(scrambled[:, 0], rows[:, 0])[0, 1], 1)
+    outliers = _synthetic_outliers(Source.of(rows), rng).rows()
+    np.testing.assert_array_equal(np.sort(outliers, 0), np.sort(rows, 0))
+    assert not np.isclose(np.corrcoef(outliers[:, 0], rows[:, 0])[0, 1], 1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,208 @@
+"""The network of PixelCNN++: its size, what sees what, initialisation and gradients."""
+
+import numpy as np
+import pytest
+import torch
+
+from skood.density import PixelCNN
+from skood.density import _logistic_mixture as mixture
+from skood.density._pixelcnn_network import PixelCNNLayer, PixelCNNNetwork
+
+
+def make_network(n_channels=1, **kwargs):
+    settings = {
+        "n_filters": 3,
+        "n_resnet": 1,
+        "n_hierarchies": 1,
+        "n_classes": 0,
+        "dropout": 0.0,
+        "weight_norm": False,
+    }
+    torch.manual_seed(0)
+    return PixelCNNNetwork(
+        n_channels, mixture.n_parameters(n_channels, 1), **{**settings, **kwargs}
+    )
+
+
+@pytest.fixture(autouse=True)
+def keep_random_state():
+    with torch.random.fork_rng(devices=[]):
+        yield
+
+
+def dependence(network, n_channels, height, width):
+    """Whether the output at a pixel depends on channel c of another: (HW, C, HW), boolean."""
+    network = network.double()
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.zeros(height * width, n_channels, height * width, dtype=torch.bool)
+    x = torch.rand(1, n_channels, height, width, generator=generator, dtype=torch.float64)
+    x = (2 * x - 1).requires_grad_()
+    out = network(x)[0].flatten(1)
+    weights = torch.randn(out.shape, generator=generator, dtype=torch.float64)
+    for i in range(height * width):
+        (gradient,) = torch.autograd.grad((weights * out)[:, i].sum(), x, retain_graph=True)
+        seen[i] = gradient[0].flatten(1) != 0
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("shape", "n_parameters"), [((1, 28, 28), 658_307), ((3, 32, 32), 659_242)]
+)
+def test_number_of_parameters_of_the_published_model(shape, n_parameters):
+    density = PixelCNN(n_filters=32, n_resnet=5, max_steps=1, learning_rate=1e-12, batch_size=2)
+    density.fit(np.zeros((2, *shape), dtype=np.uint8))
+    assert sum(p.numel() for p in density.module_.parameters()) == n_parameters
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("n_hierarchies", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width"), [(6, 6), (5, 7), (7, 4), (1, 9)])
+def test_output_depends_on_the_past_alone(n_channels, n_hierarchies, height, width):
+    network = make_network(n_channels, n_hierarchies=n_hierarchies)
+    seen = dependence(network, n_channels, height, width)
+    pixels = np.arange(height * width)
+    past = torch.from_numpy(pixels[:, None] > pixels[None])
+    assert not (seen & ~past[:, None]).any()
+
+    row, column = np.divmod(pixels, width)
+    for up, across in [(0, -1), (-1, 0), (-1, 1), (-1, -1)]:
+        r, c = row + up, column + across
+        inside = (r >= 0) & (c >= 0) & (c < width)
+        assert inside.any() or height == 1
+        neighbours = (r * width + c)[inside]
+        assert seen[pixels[inside], :, neighbours].all(), (up, across)
+
+
+@pytest.mark.parametrize("n_hierarchies", [1, 2])
+def test_a_deep_network_sees_the_whole_past(n_hierarchies):
+    """There is no blind spot: every earlier pixel counts, above all those far to the right."""
+    seen = dependence(make_network(1, n_resnet=3, n_hierarchies=n_hierarchies), 1, 6, 7)
+    pixels = np.arange(6 * 7)
+    past = torch.from_numpy(pixels[:, None] > pixels[None])
+    assert torch.equal(seen[:, 0], past)
+
+
+@pytest.mark.parametrize("n_hierarchies", [1, 2, 3])
+def test_rows_below_need_not_be_there(n_hierarchies):
+    """Sampling runs on the rows that it has reached."""
+    network = make_network(2, n_hierarchies=n_hierarchies)
+    x = torch.randn(2, 2, 7, 5)
+    whole = network(x)
+    for rows in range(1, 8):
+        torch.testing.assert_close(network(x[:, :, :rows])[:, :, -1], whole[:, :, rows - 1])
+
+
+def test_more_hierarchies_see_further():
+    def reach(n_hierarchies):
+        seen = dependence(make_network(1, n_hierarchies=n_hierarchies), 1, 1, 24)
+        return int(seen[-1].sum())
+
+    assert reach(1) < reach(2) < reach(3)
+
+
+def test_class_moves_the_output_everywhere():
+    network = make_network(1, n_classes=3)
+    x = torch.randn(1, 1, 4, 4).expand(3, -1, -1, -1)
+    out = network(x, torch.eye(3)[:, :, None, None])
+    for a, b in [(0, 1), (0, 2), (1, 2)]:
+        assert (out[a] != out[b]).any(0).all()
+
+
+@pytest.mark.parametrize("n_hierarchies", [1, 3])
+def test_dropout_is_active_in_training_only(n_hierarchies):
+    network = make_network(1, dropout=0.5, n_hierarchies=n_hierarchies)
+    x = torch.randn(1, 1, 5, 5)
+    assert not torch.equal(network.train()(x), network(x))
+    assert torch.equal(network.eval()(x), network(x))
+
+
+@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("n_hierarchies", [1, 2])
+@pytest.mark.parametrize("conditional", [False, True])
+def test_weight_norm_starts_with_mean_zero_and_variance_one(n_channels, n_hierarchies, conditional):
+    rng = np.random.default_rng(0)
+    X = rng.integers(256, size=(40, n_channels, 6, 5), dtype=np.uint8)
+    y = np.arange(40) % 3 if conditional else None
+    density = PixelCNN(
+        n_filters=4,
+        n_resnet=1,
+        n_hierarchies=n_hierarchies,
+        weight_norm=True,
+        conditional=conditional,
+        max_steps=1,
+        batch_size=40,
+        learning_rate=1e-9,
+        precision="fp32",
+        random_state=0,
+    ).fit(X, y)
+
+    outputs = {}
+    hooks = [
+        layer.register_forward_hook(lambda *call, name=name: outputs.update({name: call[-1]}))
+        for name, layer in density.module_.named_modules()
+        if isinstance(layer, PixelCNNLayer)
+    ]
+    condition = None if y is None else torch.eye(3)[y][:, :, None, None]
+    x = torch.from_numpy(X).float()
+    with torch.no_grad():
+        density.module_(2 * x / 255 - 1, condition)
+    assert len(outputs) == len(hooks) > 10
+    for name, output in outputs.items():
+        std, mean = torch.std_mean(output, (0, 2, 3))
+        torch.testing.assert_close(mean, torch.zeros_like(mean), rtol=0, atol=1e-4, msg=name)
+        torch.testing.assert_close(std, torch.ones_like(std), rtol=0, atol=1e-3, msg=name)
+
+
+def test_weight_norm_survives_a_batch_without_variation():
+    X = np.full((8, 4, 4), 200, dtype=np.uint8)
+    density = PixelCNN(n_filters=4, n_resnet=1, weight_norm=True, max_steps=5, random_state=0)
+    assert np.isfinite(density.fit(X).score_samples(X)).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"n_components": 2, "n_hierarchies": 2},
+        {"weight_norm": True, "conditional": True},
+    ],
+    ids=lambda settings: "-".join(settings) or "plain",
+)
+@pytest.mark.parametrize("n_channels", [1, 3])
+def test_gradient_of_the_loss_equals_finite_differences(n_channels, settings):
+    rng = np.random.default_rng(0)
+    X = rng.integers(16, size=(3, n_channels, 3, 3))
+    y = np.arange(3) if settings.get("conditional") else None
+    density = PixelCNN(
+        n_filters=2,
+        n_resnet=1,
+        n_levels=16,
+        value_range=(0, 15),
+        max_steps=2,
+        precision="fp32",
+        random_state=0,
+        **settings,
+    ).fit(X, y)
+    module = density.module_.double().train()
+    x = torch.from_numpy(X).double()
+    condition = None if y is None else torch.from_numpy(y)
+
+    def loss():
+        return -density._log_prob(module, x, condition).sum((1, 2)).mean()
+
+    parameters = list(module.parameters())
+    gradients = torch.autograd.grad(loss(), parameters)
+    generator = torch.Generator().manual_seed(0)
+    for (name, parameter), gradient in zip(module.named_parameters(), gradients, strict=True):
+        direction = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+        step = 1e-6
+        with torch.no_grad():
+            parameter += step * direction
+            above = float(loss())
+            parameter -= 2 * step * direction
+            below = float(loss())
+            parameter += step * direction
+        expected = (above - below) / (2 * step)
+        assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-6), (
+            name
+        )
