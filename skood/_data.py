@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,11 @@ class Source:
         return Source(
             self._read, len(self), tuple(item_shape), self.dtype, in_memory=self.in_memory
         )
+
+    def chunks(self, size: int = 4096) -> Iterator[npt.NDArray]:
+        """All items in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.take(np.arange(start, min(start + size, len(self))))
 
     def rows(self) -> npt.NDArray:
         """Everything as one array of shape (n, number of values in an item)."""
@@ -243,8 +248,7 @@ def resolve_value_range(source: Source, value_range: Any) -> tuple[float, float]
         When the range cannot be told from the dtype, or is empty.
     """
     if isinstance(value_range, str):
-        batches = (source.take(batch) for batch in _chunks(len(source)))
-        extremes = np.array([(float(b.min()), float(b.max())) for b in batches])
+        extremes = np.array([(float(b.min()), float(b.max())) for b in source.chunks()])
         low, high = float(extremes[:, 0].min()), float(extremes[:, 1].max())
         # Constant data have no range of their own; any other keeps them one level.
         return low, high if low < high else low + max(1.0, abs(low))
@@ -262,21 +266,12 @@ def resolve_value_range(source: Source, value_range: Any) -> tuple[float, float]
     )
 
 
-def check_in_range(source: Source, value_range: tuple[float, float]) -> None:
-    """Raise a ValueError when pixels lie outside `value_range`.
-
-    Reads all of a source in memory, and only the first items of a streamed one.
-    """
+def check_in_range(pixels: npt.NDArray, value_range: tuple[float, float]) -> None:
+    """Raise a ValueError when `pixels` lie outside `value_range`."""
     low, high = value_range
-    for batch in _chunks(len(source) if source.in_memory else min(len(source), 256)):
-        pixels = source.take(batch)
-        if pixels.min() < low or pixels.max() > high:
-            raise ValueError(
-                f"X has values from {pixels.min():g} to {pixels.max():g}, but pixels from "
-                f"{low:g} to {high:g} are expected for {source.dtype} images; rescale X, or state "
-                "its range with value_range=(low, high)"
-            )
-
-
-def _chunks(n_items: int, size: int = 4096) -> list[npt.NDArray[np.integer]]:
-    return [np.arange(start, min(start + size, n_items)) for start in range(0, n_items, size)]
+    if pixels.min() < low or pixels.max() > high:
+        raise ValueError(
+            f"X has values from {pixels.min():g} to {pixels.max():g}, but pixels from {low:g} to "
+            f"{high:g} are expected for {pixels.dtype} images; rescale X, or state its range with "
+            "value_range=(low, high)"
+        )

@@ -252,15 +252,20 @@ class PixelCNN(NeuralDensity):
             self.value_range_ = resolve_value_range(source, self.value_range)
             self.image_shape_ = source.item_shape
             self.dtype_ = source.dtype
+            # What is in memory is checked before training starts, what is streamed on the way.
+            for items in source.chunks() if source.in_memory else ():
+                self._check_range(items)
         elif self.value_range is None and resolve_value_range(source, None) != self.value_range_:
             raise ValueError(
                 f"X has pixels of dtype {source.dtype}, but PixelCNN was fitted on {self.dtype_} "
                 "pixels of another range (uint8 is taken as 0..255, floats as 0..1); convert X, "
                 "or state one range for both with value_range=(low, high)"
             )
-        if not isinstance(self.value_range, str):
-            check_in_range(source, self.value_range_)
         return source
+
+    def _check_range(self, items: npt.NDArray) -> None:
+        if not isinstance(self.value_range, str):
+            check_in_range(items, self.value_range_)
 
     def _condition(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
         if not self.conditional:
@@ -313,6 +318,7 @@ class PixelCNN(NeuralDensity):
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Levels 0 .. n_levels - 1, float32, shape (b, C, H, W)."""
+        self._check_range(items)
         low, high = self.value_range_
         if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:
             items = items.astype(np.float32)

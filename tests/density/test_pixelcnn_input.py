@@ -157,11 +157,41 @@ def test_input_is_never_modified(tiny):
 def test_dataset_is_streamed(tiny, images):
     dataset = Images(images)
     density = tiny(max_steps=2, batch_size=4).fit(dataset)
-    # Two batches, the first item for its shape, and all of a small one for their range.
-    assert dataset.n_read <= 2 * 4 + 1 + len(images)
+    # Two batches, and the first item for its shape.
+    assert dataset.n_read == 2 * 4 + 1
     dataset.n_read = 0
     density.score_samples(dataset)
-    assert dataset.n_read <= 32 + 1 + len(images)
+    assert dataset.n_read <= 32 + 1
+
+
+def test_range_of_a_stream_is_checked_on_the_way(tiny):
+    X = np.full((60, 3, 3), 0.5)
+    density = tiny().fit(X)
+    X[50] = 2
+    message = "X has values from 0.5 to 2, but pixels from 0 to 1 are expected for float64 images"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        tiny(max_steps=None, max_epochs=1, batch_size=60).fit(Images(X))
+    for form in (X, Images(X)):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            density.score_samples(form)
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.from_numpy])
+def test_range_of_what_is_in_memory_is_checked_before_training(tiny, form, mutations_forbidden):
+    X = np.full((5000, 2, 2), 0.5)
+    X[4999, 1, 1] = -1
+    with pytest.raises(ValueError, match=r"X has values from -1 to 0\.5, but pixels from 0 to 1"):
+        tiny(mutation_rate=0.5).fit(form(X))
+
+
+@pytest.fixture
+def mutations_forbidden(monkeypatch):
+    """Fail where a batch is mutated, which is where training has started."""
+
+    def fail(*_):
+        raise AssertionError("training has started")
+
+    monkeypatch.setattr(PixelCNN, "_mutate", fail)
 
 
 @pytest.mark.parametrize(

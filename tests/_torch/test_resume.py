@@ -1,0 +1,259 @@
+"""Interruptions: a resumed run ends with the weights of one that was never interrupted."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skood._torch import training
+from skood._torch.training import TrainingSettings, train
+from skood.density import NeuralSplineFlow, PixelCNN
+
+SETTINGS = TrainingSettings(
+    max_epochs=4,
+    max_steps=None,
+    batch_size=5,
+    learning_rate=0.05,
+    betas=(0.9, 0.99),
+    lr_schedule="cosine",
+    lr_decay=1.0,
+    clip_norm=1.0,
+    validation_fraction=0.0,
+    patience=None,
+    precision="fp32",
+    compile=False,
+    verbose=0,
+)
+VALIDATING = replace(SETTINGS, validation_fraction=0.4, patience=2)
+DATA = torch.randn(26, 3, generator=torch.Generator().manual_seed(0))
+
+
+def run(settings, checkpoint, *, stop_training=None, stop_validation=None, seed=0):
+    """Train a network with dropout on noisy data, interrupted at the given fetches."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.3), nn.Linear(6, 1))
+    calls = {"training": 0, "validation": 0}
+
+    def fetch(rows, generator):
+        part = "validation" if generator is None else "training"
+        stop = stop_validation if generator is None else stop_training
+        calls[part] += 1
+        if calls[part] - 1 == stop:
+            raise KeyboardInterrupt
+        x = DATA[rows]
+        return (x,) if generator is None else (x + torch.randn(x.shape, generator=generator),)
+
+    def loss(x):
+        return (module(x)[:, 0] - x.square().sum(1)).square()
+
+    history = train(
+        module,
+        loss,
+        fetch,
+        len(DATA),
+        settings,
+        seed=seed,
+        device=torch.device("cpu"),
+        checkpoint=checkpoint,
+    )
+    assert not module.training
+    return module.state_dict(), history, calls
+
+
+def assert_same(result, expected):
+    for name, weights in expected[0].items():
+        assert torch.equal(result[0][name], weights), name
+    assert result[1] == expected[1]
+
+
+# Five steps an epoch without validation; with it three, and two batches of validation.
+@pytest.mark.parametrize(
+    ("settings", "stop"),
+    [
+        (SETTINGS, {"stop_training": 0}),
+        (SETTINGS, {"stop_training": 3}),
+        (SETTINGS, {"stop_training": 5}),
+        (SETTINGS, {"stop_training": 19}),
+        (VALIDATING, {"stop_training": 2}),
+        (VALIDATING, {"stop_training": 3}),
+        (VALIDATING, {"stop_validation": 0}),
+        (VALIDATING, {"stop_validation": 3}),
+        (VALIDATING, {"stop_validation": 5}),
+    ],
+)
+def test_resumed_run_equals_an_uninterrupted_one(tmp_path, settings, stop):
+    expected = run(settings, None)
+    checkpoint = tmp_path / "deep" / "run.pt"
+    with pytest.warns(UserWarning, match="training was interrupted after") as caught:
+        interrupted = run(settings, checkpoint, **stop)
+    assert len(caught) == 1
+    assert len(interrupted[1]["loss"]) < len(expected[1]["loss"])
+    resumed = run(settings, checkpoint)
+    assert_same(resumed, expected)
+    steps = interrupted[2]["training"] - ("stop_training" in stop) + resumed[2]["training"]
+    assert steps == expected[2]["training"]
+    assert [path.name for path in checkpoint.parent.iterdir()] == ["run.pt"]
+
+
+def test_warning_says_how_far_it_came(tmp_path):
+    message = "training was interrupted after 7 of 20 steps; the model keeps what it had learned"
+    with pytest.warns(UserWarning, match=message):
+        run(SETTINGS, tmp_path / "run.pt", stop_training=7)
+
+
+def test_many_interruptions(tmp_path):
+    expected = run(VALIDATING, None)
+    for _ in range(5):
+        with pytest.warns(UserWarning, match="was interrupted"):
+            run(VALIDATING, tmp_path / "run.pt", stop_training=1, stop_validation=None)
+    with pytest.warns(UserWarning, match="was interrupted"):
+        run(VALIDATING, tmp_path / "run.pt", stop_validation=0)
+    assert_same(run(VALIDATING, tmp_path / "run.pt"), expected)
+
+
+def test_killed_run_resumes_from_its_last_checkpoint(tmp_path, monkeypatch):
+    """Nothing is saved at the end of a process that is killed, only before."""
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    expected = run(SETTINGS, None)
+    saved = []
+    original = training._Run.save
+
+    def save_then_die(self):
+        original(self)
+        saved.append(self.step)
+        if self.step == 8:
+            raise SystemExit
+
+    monkeypatch.setattr(training._Run, "save", save_then_die)
+    with pytest.raises(SystemExit):
+        run(SETTINGS, tmp_path / "run.pt")
+    assert saved == list(range(1, 9))
+    monkeypatch.setattr(training._Run, "save", original)
+    assert_same(run(SETTINGS, tmp_path / "run.pt"), expected)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, VALIDATING])
+def test_finished_run_is_not_trained_again(tmp_path, settings):
+    first = run(settings, tmp_path / "run.pt")
+    again = run(settings, tmp_path / "run.pt")
+    assert_same(again, first)
+    assert again[2] == {"training": 0, "validation": 0}
+
+
+def test_interrupted_model_has_its_best_weights(tmp_path):
+    """The last validated epochs are not the best ones; Ctrl-C does not lose those."""
+    settings = replace(VALIDATING, max_epochs=30, patience=None, learning_rate=0.3)
+    with pytest.warns(UserWarning, match="was interrupted"):
+        weights, history, _ = run(settings, tmp_path / "run.pt", stop_training=80)
+    best = int(np.argmin(history["validation_loss"]))
+    assert best < len(history["validation_loss"]) - 1
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    for name, value in weights.items():
+        assert torch.equal(value, state["best"][name])
+        assert not torch.equal(value, state["module"][name])
+
+
+def test_resumed_run_keeps_its_seed(tmp_path):
+    """Where random_state is None the seed is new, but the validation part must stay the same."""
+    expected = run(VALIDATING, None)
+    with pytest.warns(UserWarning, match="was interrupted"):
+        run(VALIDATING, tmp_path / "run.pt", stop_training=4)
+    assert_same(run(VALIDATING, tmp_path / "run.pt", seed=1), expected)
+
+
+def interrupt_at(monkeypatch, cls, call):
+    """Make a density's mutation raise KeyboardInterrupt at its n-th call."""
+    original = cls._mutate
+    calls = iter(range(1000))
+
+    def mutate(self, *args):
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(cls, "_mutate", mutate)
+
+
+def make_pixelcnn(**kwargs):
+    settings = {"n_filters": 3, "n_resnet": 1, "weight_norm": True, "dropout": 0.2}
+    return PixelCNN(**settings, mutation_rate=0.3, max_epochs=3, batch_size=4, **kwargs)
+
+
+def make_flow(**kwargs):
+    return NeuralSplineFlow(
+        n_transforms=1,
+        hidden_features=(8,),
+        mutation_rate=0.3,
+        validation_fraction=0,
+        max_epochs=3,
+        batch_size=4,
+        **kwargs,
+    )
+
+
+CASES = {
+    "PixelCNN": (make_pixelcnn, np.random.default_rng(0).random((14, 4, 3))),
+    "NeuralSplineFlow": (make_flow, np.random.default_rng(0).normal(size=(14, 3))),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("step", [0, 1, 3, 5])
+def test_interrupted_density_is_usable_and_resumes(monkeypatch, tmp_path, case, step):
+    make, X = CASES[case]
+    expected = make(random_state=0).fit(X).score_samples(X)
+    density = make(random_state=0, checkpoint_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, type(density), step)
+        message = rf"{case} \(mutation 0.3\) was interrupted after {step} of 9 steps"
+        with pytest.warns(UserWarning, match=message):
+            density.fit(X)
+    scores = density.score_samples(X)
+    assert np.isfinite(scores).all()
+    assert (scores != expected).any()
+    assert density.sample(2).shape == (2, *density.input_shape_)
+    np.testing.assert_array_equal(density.fit(X).score_samples(X), expected)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_checkpoint_file_belongs_to_parameters_and_data(tmp_path, case):
+    make, X = CASES[case]
+
+    def n_files(X=X, **kwargs):
+        make(**{"random_state": 0, "checkpoint_dir": str(tmp_path), **kwargs}).fit(X)
+        assert {path.suffix for path in tmp_path.iterdir()} == {".pt"}
+        return len(list(tmp_path.iterdir()))
+
+    assert n_files() == 1
+    assert n_files() == 1
+    # Where and how loudly it is trained makes no difference.
+    assert n_files(device="cpu") == 1
+    changed = X.copy()
+    changed[5, 0] = 0.123
+    for n, other in enumerate(
+        [
+            {"reg_weight": 0.1},
+            {"max_steps": 5},
+            {"learning_rate": 1e-4},
+            {"random_state": 1},
+            {"random_state": None},
+            {"X": changed},
+            {"X": X[:-1]},
+        ]
+    ):
+        assert n_files(**other) == n + 2, other
+    assert n_files(random_state=None) == 8
+
+
+def test_checkpoint_belongs_to_the_labels(tmp_path):
+    make, X = CASES["PixelCNN"]
+    y = np.arange(14) % 2
+    density = make(conditional=True, random_state=0, checkpoint_dir=tmp_path)
+    first = density.fit(X, y).class_log_prob(X)
+    swapped = density.fit(X, np.roll(y, 1)).class_log_prob(X)
+    alone = make(conditional=True, random_state=0).fit(X, np.roll(y, 1)).class_log_prob(X)
+    np.testing.assert_array_equal(swapped, alone)
+    assert (swapped != first).any()

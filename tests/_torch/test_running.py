@@ -1,0 +1,173 @@
+"""Device, precision, batches and seeds."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from skood._data import Source
+from skood._torch import device as device_module
+from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.device import resolve_device, training_autocast
+from skood._torch.seeding import draw_seed, isolated_rng, numpy_rng, seed_global, torch_rng
+from skood.density import NeuralSplineFlow, PixelCNN
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("has_cuda", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_device_none_takes_what_is_there(monkeypatch, has_cuda, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
+    assert resolve_device(None) == torch.device(expected)
+
+
+def test_device_that_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("cpu") == CPU
+    assert resolve_device(CPU) == CPU
+    assert resolve_device("cuda:1") == torch.device("cuda", 1)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda")])
+def test_device_that_is_missing(monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = (
+        r"device=.*cuda.* was asked for, but this torch sees no CUDA device; "
+        "use device=None to take what is there, or device='cpu'"
+    )
+    with pytest.raises(ValueError, match=message):
+        resolve_device(device)
+    with pytest.raises(ValueError, match=message):
+        PixelCNN(device=device).fit(np.zeros((4, 3, 3)))
+    flow = NeuralSplineFlow(max_steps=1).fit(np.eye(4))
+    with pytest.raises(ValueError, match=message):
+        flow.set_params(device=device).score_samples(np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("precision", "has_fast_bf16", "expected"),
+    [
+        ("fp32", True, torch.float32),
+        ("bf16", False, torch.bfloat16),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+    ],
+)
+def test_precision(monkeypatch, precision, has_fast_bf16, expected):
+    monkeypatch.setattr(device_module, "_has_fast_bf16", lambda device: has_fast_bf16)
+    with training_autocast(CPU, precision):
+        product = torch.ones(2, 2) @ torch.ones(2, 2)
+    assert product.dtype == expected
+    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+@pytest.mark.parametrize("n", [1, 4, 5, 8, 11])
+def test_map_batches_always_passes_full_batches(n):
+    data = np.random.default_rng(0).normal(size=(n, 3))
+    seen = []
+
+    def function(items):
+        seen.append(items)
+        assert torch.is_inference_mode_enabled()
+        return torch.from_numpy(2 * items).float()[:, None]
+
+    result = map_batches(function, Source.of(data), 4)
+    assert result.shape == (n, 1, 3)
+    assert result.dtype == np.float32
+    np.testing.assert_allclose(result[:, 0], 2 * data, rtol=1e-6)
+    assert len(seen) == -(-n // 4)
+    assert all(items.shape == (4, 3) for items in seen)
+    # The last batch is filled up with its own last row.
+    rows = np.concatenate(seen)
+    np.testing.assert_array_equal(rows[:n], data)
+    np.testing.assert_array_equal(rows[n:], np.repeat(data[-1:], len(rows) - n, axis=0))
+
+
+def test_map_batches_keeps_the_type_of_the_result():
+    source = Source.of(np.arange(6.0)[:, None])
+    for dtype in (torch.float64, torch.int64):
+        result = map_batches(lambda x, dtype=dtype: torch.tensor(x[:, 0], dtype=dtype), source, 4)
+        assert result.tolist() == list(range(6))
+        assert torch.from_numpy(result).dtype == dtype
+
+
+def test_map_batches_shows_progress(capsys):
+    source = Source.of(np.zeros((9, 1)))
+    map_batches(torch.from_numpy, source, 4)
+    assert capsys.readouterr().err == ""
+    map_batches(torch.from_numpy, source, 4, verbose=1, description="counting")
+    shown = capsys.readouterr().err
+    assert "counting" in shown
+    assert "3/3" in shown
+
+
+def test_scoring_runs_in_batches_of_the_device_size(tiny_flow_calls):
+    sizes, flow = tiny_flow_calls
+    flow.score_samples(np.zeros((70, 2)))
+    assert sizes == [scoring_batch_size(CPU)] * 3
+    assert scoring_batch_size(torch.device("cuda")) > scoring_batch_size(CPU)
+
+
+@pytest.fixture
+def tiny_flow_calls(monkeypatch):
+    """Sizes of the batches that a fitted flow is called with, and the flow."""
+    flow = NeuralSplineFlow(max_steps=1, device="cpu").fit(np.eye(4, 2))
+    sizes = []
+    original = NeuralSplineFlow._log_prob
+
+    def record(self, module, x, condition):
+        sizes.append(len(x))
+        return original(self, module, x, condition)
+
+    monkeypatch.setattr(NeuralSplineFlow, "_log_prob", record)
+    return sizes, flow
+
+
+def test_draw_seed():
+    assert draw_seed(3) == draw_seed(3) != draw_seed(4)
+    state = np.random.RandomState(0)
+    assert draw_seed(state) != draw_seed(state)
+    np.random.seed(0)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    unseeded = {draw_seed(None) for _ in range(20)}
+    np.testing.assert_array_equal(np.random.get_state()[1], before)  # noqa: NPY002
+    assert len(unseeded) == 20
+    assert all(0 <= seed < 2**31 for seed in unseeded)
+
+
+def test_streams_of_randomness_are_independent():
+    # A trailing 0 is no part of a seed, since numpy pads with zeros.
+    seeds = [(0,), (1,), (0, 1), (1, 1), (0, 2), (0, 1, 1), (0, 2, 1), (0, 1, 2), (2**31 - 1, 1)]
+    assert len({numpy_rng(*seed).random() for seed in seeds}) == len(seeds)
+    drawn = {torch.rand((), generator=torch_rng(CPU, *seed)).item() for seed in seeds}
+    assert len(drawn) == len(seeds)
+    assert numpy_rng(3, 4).random() == numpy_rng(3, 4).random()
+
+
+def test_isolated_rng_is_decided_by_its_seed_and_leaves_no_trace():
+    def drawn(global_seed, seed):
+        torch.manual_seed(global_seed)
+        before = torch.get_rng_state(), random.getstate()
+        with isolated_rng(CPU, seed):
+            value = torch.rand(()).item()
+        assert torch.equal(torch.get_rng_state(), before[0])
+        assert random.getstate() == before[1]
+        return value
+
+    assert drawn(1, 0) == drawn(2, 0) != drawn(1, 5)
+
+
+def test_work_on_the_cpu_leaves_the_generators_of_cuda_alone(monkeypatch):
+    """torch.manual_seed would seed them, and nothing would restore them."""
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeded.append)
+    with torch.random.fork_rng(devices=[]):
+        seed_global(CPU, 5)
+        first = torch.rand(3)
+        seed_global(CPU, 5)
+        assert torch.equal(torch.rand(3), first)
+    flow = NeuralSplineFlow(max_steps=2, device="cpu", random_state=0).fit(np.eye(4))
+    flow.sample(2)
+    assert seeded == []

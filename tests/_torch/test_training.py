@@ -1,0 +1,355 @@
+"""The training loop: schedules, stopping, penalties, and what it does when things go wrong."""
+
+import math
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from skood._torch import training
+from skood._torch.training import TrainingSettings, train
+
+CPU = torch.device("cpu")
+PLAIN = TrainingSettings(
+    max_epochs=3,
+    max_steps=None,
+    batch_size=4,
+    learning_rate=0.1,
+    betas=(0.0, 0.0),
+    lr_schedule="constant",
+    lr_decay=1.0,
+    clip_norm=None,
+    validation_fraction=0.0,
+    patience=None,
+    precision="fp32",
+    compile=False,
+    verbose=0,
+)
+
+
+class Scalar(nn.Module):
+    """One parameter. With betas of 0, Adam moves it by the learning rate at every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(()))
+
+
+class Recorder:
+    """A fetch that keeps the rows it was asked for, and the parameter at that moment."""
+
+    def __init__(self, module):
+        self.module = module
+        self.training, self.validation, self.values = [], [], []
+
+    def __call__(self, rows, generator):
+        if generator is None:
+            assert not self.module.training
+            self.validation.append(rows)
+        else:
+            assert self.module.training
+            self.training.append(rows)
+            self.values.append(self.module.value.item())
+        return torch.from_numpy(np.asarray(rows)), torch.tensor(generator is None)
+
+
+def run(settings=PLAIN, n=20, loss=None, **kwargs):
+    """Train a Scalar whose loss falls by 1 for each unit that it grows."""
+    module = Scalar()
+    fetch = Recorder(module)
+
+    def falling(rows, is_validation):
+        return -module.value * torch.ones(len(rows))
+
+    history = train(
+        module,
+        falling if loss is None else lambda *batch: loss(module, *batch),
+        fetch,
+        n,
+        settings,
+        **{"seed": 0, "device": CPU, **kwargs},
+    )
+    assert not module.training
+    return module, fetch, history
+
+
+def test_every_epoch_reads_every_row_once_in_a_new_order():
+    _, fetch, history = run(PLAIN, n=20)
+    assert len(fetch.training) == 3 * 5
+    epochs = [np.concatenate(fetch.training[i : i + 5]) for i in (0, 5, 10)]
+    for rows in epochs:
+        assert sorted(rows) == list(range(20))
+    assert len({tuple(rows) for rows in epochs}) == 3
+    assert len(history["loss"]) == 3
+    assert "validation_loss" not in history
+
+
+def test_last_rows_that_fill_no_batch_wait_for_the_next_epoch():
+    _, fetch, _ = run(replace(PLAIN, max_epochs=20), n=11)
+    assert [len(rows) for rows in fetch.training] == [4] * 2 * 20
+    assert set(np.concatenate(fetch.training)) == set(range(11))
+
+
+def test_batch_is_never_larger_than_the_data():
+    _, fetch, _ = run(replace(PLAIN, batch_size=100), n=7)
+    assert [len(rows) for rows in fetch.training] == [7] * 3
+
+
+@pytest.mark.parametrize(
+    ("max_epochs", "max_steps", "n_steps", "n_epochs"),
+    [(3, None, 15, 3), (3, 7, 7, 2), (3, 5, 5, 1), (2, 100, 10, 2), (50, 1, 1, 1)],
+)
+def test_max_epochs_and_max_steps(max_epochs, max_steps, n_steps, n_epochs):
+    settings = replace(PLAIN, max_epochs=max_epochs, max_steps=max_steps)
+    module, fetch, history = run(settings)
+    assert len(fetch.training) == n_steps
+    assert len(history["loss"]) == n_epochs
+    assert module.value.item() == pytest.approx(0.1 * n_steps)
+
+
+def test_history_is_the_mean_over_the_steps_of_an_epoch():
+    _, _, history = run(replace(PLAIN, max_steps=7))
+    # The loss at step k is -0.1 k; the second epoch has two steps.
+    assert history["loss"] == pytest.approx([-0.2, -0.55])
+
+
+def test_penalty_is_added_once_a_step():
+    _, _, plain = run()
+    module = {}
+
+    def loss(scalar, rows, is_validation):
+        module["value"] = scalar.value
+        return -scalar.value * torch.ones(len(rows))
+
+    _, _, penalised = run(
+        replace(PLAIN, validation_fraction=0.2), loss=loss, penalty=lambda: 0 * module["value"] + 7
+    )
+    assert penalised["loss"][0] == pytest.approx(plain["loss"][0] + 7, abs=0.2)
+    assert max(penalised["validation_loss"]) < 0
+
+
+def test_initialize_sees_the_first_batch_before_the_first_step():
+    calls = []
+    _, fetch, _ = run(initialize=lambda *batch: calls.append(batch[0].tolist()))
+    assert calls == [fetch.training[0].tolist()]
+    assert fetch.values[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("schedule", "n_steps", "expected"),
+    [
+        ("constant", 1000, {0: 1, 999: 1}),
+        ("exponential", 1000, {0: 1, 1: 0.99, 2: 0.9801, 500: 0.99**500}),
+        # A twentieth of warm-up, then half a cosine down to a hundredth.
+        ("cosine", 1000, {0: 0.02, 24: 0.5, 49: 1, 50: 1, 525: 0.505, 1000: 0.01}),
+        ("cosine", 100_000, {0: 0.005, 199: 1, 200: 1, 50_100: 0.505, 100_000: 0.01}),
+        ("cosine", 10, {0: 1, 1: 1, 10: 0.01}),
+        ("cosine", 1, {0: 1}),
+    ],
+)
+def test_lr_factor_at_known_points(schedule, n_steps, expected):
+    settings = replace(PLAIN, lr_schedule=schedule, lr_decay=0.99)
+    for step, factor in expected.items():
+        assert settings.lr_factor(step, n_steps) == pytest.approx(factor, abs=1e-9)
+    assert all(0 < settings.lr_factor(step, n_steps) <= 1 for step in range(0, n_steps, 7))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "exponential", "cosine"])
+def test_schedule_sets_the_learning_rate(schedule):
+    settings = replace(PLAIN, lr_schedule=schedule, lr_decay=0.9, max_epochs=8)
+    module, fetch, _ = run(settings)
+    moves = np.diff([*fetch.values, module.value.item()])
+    expected = [0.1 * settings.lr_factor(step, 40) for step in range(40)]
+    np.testing.assert_allclose(moves, expected, rtol=1e-4)
+    assert (schedule == "constant") == (np.ptp(moves) < 1e-6)
+
+
+@pytest.mark.parametrize(("clip_norm", "expected"), [(None, 5.0), (2.0, 2.0), (9.0, 5.0)])
+def test_clip_norm(clip_norm, expected):
+    module = nn.Linear(2, 1, bias=False)
+    target = torch.tensor([[3.0, 4.0]])
+    train(
+        module,
+        lambda rows: (module.weight * target).sum().expand(len(rows)),
+        lambda rows, generator: (torch.from_numpy(rows),),
+        8,
+        replace(PLAIN, clip_norm=clip_norm),
+        seed=0,
+        device=CPU,
+    )
+    gradient = module.weight.grad
+    assert float(gradient.norm()) == pytest.approx(expected, rel=1e-5)
+    torch.testing.assert_close(gradient / gradient.norm(), target / 5)
+
+
+def hill(module, rows, is_validation):
+    """Validation loss lowest where the parameter is 1; the training loss always falls."""
+    if is_validation:
+        return (module.value - 1).square().expand(len(rows))
+    return -module.value * torch.ones(len(rows))
+
+
+VALIDATING = replace(PLAIN, validation_fraction=0.2, max_epochs=20, learning_rate=0.05)
+
+
+def test_validation_part_is_kept_out_of_training():
+    _, fetch, history = run(VALIDATING)
+    training_rows = set(np.concatenate(fetch.training))
+    validation_rows = np.concatenate(fetch.validation)
+    assert len(training_rows) == 16
+    assert set(validation_rows) | training_rows == set(range(20))
+    assert set(validation_rows).isdisjoint(training_rows)
+    assert len(validation_rows) == 20 * 4
+    assert len(history["validation_loss"]) == 20
+    _, other, _ = run(VALIDATING, seed=1)
+    assert set(np.concatenate(other.validation)) != set(validation_rows)
+
+
+def test_weights_of_the_best_epoch_are_restored():
+    # Four steps of 0.05 an epoch: the parameter is 1 after the fifth.
+    module, fetch, history = run(VALIDATING, loss=hill)
+    assert module.value.item() == pytest.approx(1, abs=1e-5)
+    assert len(fetch.training) == 20 * 4
+    assert np.argmin(history["validation_loss"]) == 4
+    expected = [(0.2 * epoch - 1) ** 2 for epoch in range(1, 21)]
+    assert history["validation_loss"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_stops_training_early(patience):
+    module, fetch, history = run(replace(VALIDATING, patience=patience), loss=hill)
+    assert len(history["validation_loss"]) == len(history["loss"]) == 5 + patience
+    assert len(fetch.training) == 4 * (5 + patience)
+    assert module.value.item() == pytest.approx(1, abs=1e-5)
+
+
+def test_patience_without_validation_changes_nothing():
+    _, fetch, _ = run(replace(PLAIN, patience=1))
+    assert len(fetch.training) == 15
+
+
+def test_validation_loss_weighs_every_row_alike():
+    def loss(module, rows, is_validation):
+        return rows.double() + 0 * module.value
+
+    _, fetch, history = run(replace(VALIDATING, validation_fraction=0.5, batch_size=4), loss=loss)
+    rows = np.concatenate(fetch.validation)[:10]
+    assert history["validation_loss"] == pytest.approx([rows.mean()] * 20)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_loss_that_is_not_finite_is_an_error(bad):
+    def loss(module, rows, is_validation):
+        return module.value + torch.full((len(rows),), bad if module.value < -0.45 else 0.0)
+
+    message = (
+        f"the training loss became {bad} before step 10; lower learning_rate or clip_norm, "
+        "or check X for extreme values"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        run(loss=loss)
+
+
+def test_nothing_bad_is_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+
+    def loss(module, rows, is_validation):
+        return module.value + torch.full((len(rows),), math.nan if module.value < -0.55 else 0.0)
+
+    with pytest.raises(FloatingPointError, match="before step 7"):
+        run(loss=loss, checkpoint=tmp_path / "run.pt")
+    state = torch.load(tmp_path / "run.pt", weights_only=True)
+    assert state["step"] == 6
+
+
+def test_global_random_state_is_neither_changed_nor_read():
+    def noise(seed):
+        drawn = []
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+
+        def loss(module, rows, is_validation):
+            drawn.append(torch.rand(()).item())
+            return module.value.expand(len(rows))
+
+        run(loss=loss)
+        assert torch.equal(torch.get_rng_state(), before)
+        return drawn
+
+    first = noise(1)
+    assert first == noise(2)
+    assert len(set(first)) == len(first)
+
+
+def test_global_random_state_is_restored_after_an_error():
+    before = torch.get_rng_state()
+
+    def loss(module, rows, is_validation):
+        raise ArithmeticError("on purpose")
+
+    with pytest.raises(ArithmeticError, match="on purpose"):
+        run(loss=loss)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_progress_bar(capsys):
+    run(replace(PLAIN, verbose=1), description="learning to grow")
+    shown = capsys.readouterr().err
+    assert "learning to grow" in shown
+    assert "15/15" in shown
+    run()
+    assert capsys.readouterr().err == ""
+
+
+class TestCompile:
+    @staticmethod
+    def fit(**settings):
+        module, _, history = run(replace(PLAIN, **settings))
+        return module.value.item(), history
+
+    @pytest.mark.parametrize("error", [RuntimeError, OSError])
+    @pytest.mark.parametrize("when", ["compiling", "running"])
+    def test_goes_on_uncompiled_where_the_compiler_fails(self, monkeypatch, error, when):
+        def fail(*_):
+            raise error("no compiler")
+
+        monkeypatch.setattr(torch, "compile", fail if when == "compiling" else lambda _: fail)
+        message = rf"torch.compile failed \({error.__name__}\); training goes on uncompiled"
+        with pytest.warns(UserWarning, match=message) as caught:
+            result = self.fit(compile=True)
+        assert len(caught) == 1
+        assert result == self.fit(compile=False)
+
+    def test_errors_of_the_loss_are_not_hidden(self, monkeypatch):
+        monkeypatch.setattr(torch, "compile", lambda function: function)
+
+        def loss(module, rows, is_validation):
+            raise ValueError("a mistake in the loss")
+
+        with pytest.raises(ValueError, match="a mistake in the loss"):
+            run(replace(PLAIN, compile=True), loss=loss)
+
+    @pytest.mark.parametrize(
+        ("wanted", "n_steps", "has_compiler", "compiles"),
+        [
+            (False, 3000, True, False),
+            (True, 1, False, True),
+            ("auto", 2000, True, True),
+            ("auto", 1999, True, False),
+            ("auto", 2000, False, False),
+        ],
+    )
+    def test_auto_compiles_where_it_pays(
+        self, monkeypatch, wanted, n_steps, has_compiler, compiles
+    ):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(
+            training.shutil, "which", lambda name: f"/bin/{name}" if has_compiler else None
+        )
+        settings = replace(PLAIN, compile=wanted)
+        assert (training._maybe_compile(abs, settings, n_steps) is not abs) == compiles
