@@ -34,8 +34,7 @@ import skood
 from skood import LikelihoodRatio, PixelCNN
 
 RESULTS = Path(__file__).parent / "results" / "speed_pixelcnn.json"
-BATCH_SIZE = 32
-N_WARM_UP, N_PROFILED = 3, 3
+BATCH_SIZE, N_WARM_UP, N_PROFILED = 32, 3, 3
 CONVOLUTIONS = {"aten::_convolution", "aten::convolution_backward"}
 
 # Rows and columns that a kernel sees, relative to its pixel.
@@ -146,7 +145,7 @@ class Clock:
 
 
 class ClockedPixelCNN(PixelCNN):
-    """skood's estimator, telling a clock whenever its training loop asks for a batch."""
+    """skood's, by default the paper's; tells a clock when its training loop asks for a batch."""
 
     def _tensor(self, items: np.ndarray, device: torch.device) -> Tensor:
         self.clock()

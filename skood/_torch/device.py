@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 
-__all__ = ["resolve_device", "training_autocast"]
+__all__ = ["resolve_device", "trains_in_bf16"]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -30,10 +28,8 @@ def _has_fast_bf16(device: torch.device) -> bool:
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
-def training_autocast(
-    device: torch.device, precision: str
-) -> contextlib.AbstractContextManager[None]:
-    """Autocast context of a training step.
+def trains_in_bf16(device: torch.device, precision: str) -> bool:
+    """Whether a training step runs under bfloat16 autocast.
 
     Parameters
     ----------
@@ -41,6 +37,4 @@ def training_autocast(
     precision : {"auto", "bf16", "fp32"}
         "auto" takes bfloat16 where the hardware multiplies it natively.
     """
-    if precision == "bf16" or (precision == "auto" and _has_fast_bf16(device)):
-        return torch.autocast(device.type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
+    return precision == "bf16" or (precision == "auto" and _has_fast_bf16(device))

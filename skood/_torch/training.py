@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from skood._torch.device import training_autocast
+from skood._torch.device import trains_in_bf16
 from skood._torch.seeding import isolated_rng, numpy_rng, seed_global, torch_rng
 
 __all__ = ["TrainingSettings", "train"]
@@ -75,7 +75,7 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    penalty: Callable[[], Tensor | float] | None = None,
+    penalty: Callable[[], Tensor] | None = None,
     initialize: Callable[..., None] | None = None,
     checkpoint: str | os.PathLike | None = None,
     description: str = "training",
@@ -140,8 +140,10 @@ def train(
     if settings.max_steps is not None:
         n_steps = min(n_steps, settings.max_steps)
 
+    bf16 = trains_in_bf16(device, settings.precision)
+
     def step_loss(*batch: Tensor) -> Tensor:
-        with training_autocast(device, settings.precision):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             mean = loss(*batch).mean()
         return mean if penalty is None else mean + penalty()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import numbers
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +126,10 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
         def loss(x: Tensor, condition: Tensor | None = None) -> Tensor:
             return -_sum(self._log_prob(module, x, condition))
 
-        def penalty() -> Tensor | float:
-            return self.reg_weight * sum(kernel.square().sum() for kernel in _kernels(module))
+        reg_weight = torch.tensor(float(self.reg_weight), device=device)
+
+        def penalty() -> Tensor:
+            return reg_weight * sum(kernel.square().sum() for kernel in _kernels(module))
 
         self.history_ = train(
             module,
@@ -214,11 +216,13 @@ def _sum(log_prob: Tensor) -> Tensor:
     return log_prob.reshape(len(log_prob), -1).sum(1)
 
 
-def _kernels(module: nn.Module) -> Iterator[Tensor]:
+def _kernels(module: nn.Module) -> list[Tensor]:
     """Kernels of a network's convolutions and linear layers, as its forward pass uses them."""
+    kernels = []
     for layer in module.modules():
         if hasattr(layer, "kernel"):
-            yield layer.kernel()
+            kernels.append(layer.kernel())
         elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             mask = getattr(layer, "mask", None)
-            yield layer.weight if mask is None else layer.weight * mask
+            kernels.append(layer.weight if mask is None else layer.weight * mask)
+    return kernels

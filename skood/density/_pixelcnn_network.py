@@ -12,7 +12,8 @@ __all__ = ["PixelCNNLayer", "PixelCNNNetwork"]
 
 
 def _concat_elu(x: Tensor) -> Tensor:
-    return F.elu(torch.cat([x, -x], 1))
+    # In place, the backward pass reads the output and computes no exponential again.
+    return F.elu(torch.cat([x, -x], 1), inplace=True)
 
 
 class PixelCNNLayer(nn.Module):

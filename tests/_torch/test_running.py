@@ -9,7 +9,7 @@ import torch
 from skood._data import Source
 from skood._torch import device as device_module
 from skood._torch.batching import map_batches, scoring_batch_size
-from skood._torch.device import resolve_device, training_autocast
+from skood._torch.device import resolve_device, trains_in_bf16
 from skood._torch.seeding import draw_seed, isolated_rng, numpy_rng, seed_global, torch_rng
 from skood.density import NeuralSplineFlow, PixelCNN
 
@@ -48,18 +48,35 @@ def test_device_that_is_missing(monkeypatch, device):
 @pytest.mark.parametrize(
     ("precision", "has_fast_bf16", "expected"),
     [
-        ("fp32", True, torch.float32),
-        ("bf16", False, torch.bfloat16),
-        ("auto", True, torch.bfloat16),
-        ("auto", False, torch.float32),
+        ("fp32", True, False),
+        ("bf16", False, True),
+        ("auto", True, True),
+        ("auto", False, False),
     ],
 )
 def test_precision(monkeypatch, precision, has_fast_bf16, expected):
     monkeypatch.setattr(device_module, "_has_fast_bf16", lambda device: has_fast_bf16)
-    with training_autocast(CPU, precision):
-        product = torch.ones(2, 2) @ torch.ones(2, 2)
-    assert product.dtype == expected
-    assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+    assert trains_in_bf16(CPU, precision) is expected
+
+
+def test_precision_reaches_the_network_and_spares_the_likelihood(monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (8, 5, 5), dtype=np.uint8)
+    dtypes = []
+    for precision in ("bf16", "fp32"):
+        density = PixelCNN(n_filters=2, n_resnet=1, max_steps=1, precision=precision)
+        log_prob = PixelCNN._log_prob
+
+        def spy(self, module, x, condition=None, log_prob=log_prob):
+            layer = module.down[0][0][0].conv_in
+            layer.register_forward_hook(lambda _, __, output: dtypes.append(output.dtype))
+            result = log_prob(self, module, x, condition)
+            dtypes.append(result.dtype)
+            return result
+
+        monkeypatch.setattr(PixelCNN, "_log_prob", spy)
+        density.fit(images)
+        monkeypatch.setattr(PixelCNN, "_log_prob", log_prob)
+    assert dtypes == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
 
 
 @pytest.mark.parametrize("n", [1, 4, 5, 8, 11])

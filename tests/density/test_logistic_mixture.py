@@ -97,7 +97,7 @@ def test_probabilities_sum_to_one(n_channels, n_levels, n_components):
 
 
 @pytest.mark.parametrize("n_levels", [17, 256])
-@pytest.mark.parametrize("n_channels", [1, 3])
+@pytest.mark.parametrize("n_channels", [1, 3, 4])
 def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_levels):
     """The formula of TensorFlow Probability's PixelCNN, written out with numpy."""
     n, n_components, height, width = 6, 3, 2, 5
@@ -112,12 +112,12 @@ def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_lev
     rescaled = 2 * x / (n_levels - 1) - 1
     logits, loc, scale, coefs = np.split(raw, np.cumsum([1, n_channels, n_channels]), axis=2)
     scale = np.log1p(np.exp(scale))
-    dependence = {(1, 0): 0, (2, 0): 1, (2, 1): 2}
+    pairs = [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
     log_channels = np.zeros((n, n_components, height, width))
     for c in range(n_channels):
         mean = loc[:, :, c]
         for earlier in range(c):
-            mean = mean + coefs[:, :, dependence[c, earlier]] * rescaled[:, None, earlier]
+            mean = mean + coefs[:, :, pairs.index((c, earlier))] * rescaled[:, None, earlier]
         half_bin = 1 / (n_levels - 1)
         value = rescaled[:, None, c]
         upper = np.where(value < 1, expit((value + half_bin - mean) / scale[:, :, c]), 1)

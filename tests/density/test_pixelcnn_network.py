@@ -1,5 +1,7 @@
 """The network of PixelCNN++: its size, what sees what, initialisation and gradients."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,40 @@ def test_more_hierarchies_see_further():
         return int(seen[-1].sum())
 
     assert reach(1) < reach(2) < reach(3)
+
+
+def inputs_seen(layer, n_features, position):
+    """Rows and columns of the inputs that the output at `position` of a layer depends on."""
+    x = torch.randn(1, n_features, 8, 8).requires_grad_()
+    (gradient,) = torch.autograd.grad(layer(x)[0][:, position[0], position[1]].sum(), x)
+    return set(map(tuple, torch.nonzero(gradient[0].abs().sum(0)).tolist()))
+
+
+def test_layers_see_what_the_paper_says():
+    network = make_network(1, n_hierarchies=2)
+    vertical, horizontal = network.down[0][0]
+    for layer, n_features, rows, columns in [
+        (network.first_vertical, 1, (1, 2), (3, 4, 5)),
+        (network.first_above, 1, (2,), (3, 4, 5)),
+        (network.first_left, 1, (2, 3), (3,)),
+        (vertical.conv_in, 6, (2, 3), (3, 4, 5)),
+        (vertical.conv_out, 6, (2, 3), (3, 4, 5)),
+        (horizontal.conv_in, 6, (2, 3), (3, 4)),
+        (horizontal.conv_skip, 6, (3,), (4,)),
+        (horizontal.conv_out, 6, (2, 3), (3, 4)),
+    ]:
+        assert inputs_seen(layer, n_features, (3, 4)) == set(product(rows, columns))
+
+
+def test_resolutions_are_aligned():
+    network = make_network(1, n_hierarchies=2)
+    vertical, horizontal = network.contract[0]
+    assert inputs_seen(vertical, 3, (2, 3)) == set(product((3, 4), (5, 6, 7)))
+    assert inputs_seen(horizontal, 3, (2, 3)) == set(product((3, 4), (5, 6)))
+    vertical, horizontal = network.expand[0]
+    assert inputs_seen(vertical, 3, (3, 4)) == {(1, 2)}
+    assert inputs_seen(vertical, 3, (3, 5)) == {(1, 2), (1, 3)}
+    assert inputs_seen(horizontal, 3, (3, 4)) == inputs_seen(horizontal, 3, (3, 5)) == {(1, 2)}
 
 
 def test_class_moves_the_output_everywhere():
