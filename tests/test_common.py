@@ -145,6 +145,12 @@ def test_pickle_and_clone(estimator, X):
     assert not hasattr(clone(fitted), "n_features_in_")
 
 
+@pytest.mark.parametrize("estimator", [tiny_flow(), tiny_pixelcnn()], ids=name_of)
+def test_sampling_nothing_is_an_error(estimator, X):
+    with pytest.raises(ValueError, match="n_samples=0; expected at least 1"):
+        clone(estimator).fit(X).sample(0)
+
+
 @each_estimator
 def test_input_is_not_modified(estimator, X):
     before = X.copy()

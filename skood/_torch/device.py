@@ -11,7 +11,12 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the device to use; None picks CUDA where there is one, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolved = torch.device(device)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(
+            f"device={device!r} is no torch device; expected None, 'cpu', 'cuda' or 'cuda:0'"
+        ) from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device={device!r} was asked for, but this torch sees no CUDA device; "

@@ -25,7 +25,8 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 def numpy_rng(*seed: int) -> np.random.Generator:
     """Return a numpy generator that depends on all the integers of `seed`."""
-    return np.random.default_rng(list(seed))
+    # The length tells (1,) from (1, 0), which numpy would pad to the same entropy.
+    return np.random.default_rng([len(seed), *seed])
 
 
 def torch_rng(device: torch.device, *seed: int) -> torch.Generator:

@@ -195,6 +195,11 @@ def train(
             )
         run.save()
     run.restore_best()
+    # The loss of a step is that before its update, so the last update is still to be looked at.
+    if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
+        raise FloatingPointError(
+            "training ended with weights that are not finite; lower learning_rate or clip_norm"
+        )
     module.eval()
     return run.history
 

@@ -171,10 +171,8 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
         self, X: Any, function: Callable[[nn.Module, Tensor], Tensor]
     ) -> npt.NDArray[np.float64]:
         """Apply a function of the network and its input to every item of X."""
-        check_is_fitted(self)
+        module, device = self._ready()
         source = self._open(X, reset=False)
-        device = resolve_device(self.device)
-        module = self.module_.to(device).eval()
         return map_batches(
             lambda items: function(module, self._tensor(items, device)).double(),
             source,
@@ -182,6 +180,14 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
             verbose=self.verbose,
             description=f"{type(self).__name__} scores",
         )
+
+    def _ready(self, n_samples: int = 1) -> tuple[nn.Module, torch.device]:
+        """Network in eval mode on its device, for scoring or for drawing `n_samples`."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
+        device = resolve_device(self.device)
+        return self.module_.to(device).eval(), device
 
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         """Log-probability of x, any classes summed out."""
@@ -193,9 +199,10 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
         if self.checkpoint_dir is None:
             return None
         params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
-        sample = source.take(np.linspace(0, len(source) - 1, 64).astype(int))
+        data = source if source.in_memory else source.subset(np.arange(min(len(source), 256)))
+        content = [joblib.hash(np.ascontiguousarray(items)) for items in data.chunks()]
         own_seed = None if self.random_state is None else seed
-        key = joblib.hash((params, len(source), np.ascontiguousarray(sample), condition, own_seed))
+        key = joblib.hash((params, len(source), content, condition, own_seed))
         return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
 
     def __getstate__(self) -> dict[str, Any]:

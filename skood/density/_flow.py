@@ -9,12 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import zuko
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._data import Source, check_data
 from skood._parameters import Interval
-from skood._torch.device import resolve_device
 from skood._torch.seeding import draw_seed, isolated_rng
 from skood.density._base import NeuralDensity
 
@@ -216,9 +214,7 @@ class NeuralSplineFlow(NeuralDensity):
         -------
         ndarray of shape (n_samples, n_features), float64
         """
-        check_is_fitted(self)
-        device = resolve_device(self.device)
-        module = self.module_.to(device)
+        module, device = self._ready(n_samples)
         with torch.inference_mode(), isolated_rng(device, draw_seed(random_state)):
             rows = module().sample((n_samples,)).double().cpu().numpy()
         return self.mean_ + self.scale_ * rows

@@ -13,13 +13,12 @@ import torch.nn.functional as F
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from skood._data import Source, check_data, check_in_range, resolve_value_range
 from skood._parameters import Interval, StrOptions
-from skood._torch.device import resolve_device
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
 from skood.density._base import NeuralDensity
@@ -235,14 +234,21 @@ class PixelCNN(NeuralDensity):
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if not source.is_image:
+        shape: tuple[int, ...] = source.item_shape
+        if source.is_image:
+            if self.image_shape is not None and shape != tuple(self.image_shape):
+                raise ValueError(
+                    f"X has images of shape {shape}, but image_shape={self.image_shape!r}; leave "
+                    "it at None for images that come with their axes"
+                )
+        else:
             if self.image_shape is None:
                 raise ValueError(
                     f"X has rows of {source.item_shape[0]} values, but PixelCNN models images: "
                     "give image_shape=(C, H, W) if the rows are flat images, or image_shape='row' "
                     "if they are ordered sequences"
                 )
-            shape: tuple[int, ...] = (1, 1, source.item_shape[0])
+            shape = (1, 1, *shape)
             if not isinstance(self.image_shape, str):
                 shape = tuple(self.image_shape)
             if len(shape) != 3:
@@ -309,12 +315,14 @@ class PixelCNN(NeuralDensity):
             layer.bias.copy_((layer.bias - mean) / std)
             return (output - mean[:, None, None]) / std[:, None, None]
 
+        module.eval()
         layers = [layer for layer in module.modules() if isinstance(layer, PixelCNNLayer)]
         hooks = [layer.register_forward_hook(normalize) for layer in layers]
         with torch.no_grad():
             self._log_prob(module, *batch)
         for hook in hooks:
             hook.remove()
+        module.train()
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Levels 0 .. n_levels - 1, float32, shape (b, C, H, W)."""
@@ -421,9 +429,7 @@ class PixelCNN(NeuralDensity):
             In the shape, range and dtype of the training data. A conditional model draws the
             classes as they occur in training.
         """
-        check_is_fitted(self)
-        device = resolve_device(self.device)
-        module = self.module_.to(device).eval()
+        module, device = self._ready(n_samples)
         generator = torch_rng(device, draw_seed(random_state))
         n_channels, height, width = self.image_shape_
         x = torch.zeros(n_samples, n_channels, height, width, device=device)

@@ -11,6 +11,7 @@ from torch import nn
 
 from skood._torch import training
 from skood._torch.training import TrainingSettings, train
+from skood.density import PixelCNN
 
 CPU = torch.device("cpu")
 PLAIN = TrainingSettings(
@@ -297,6 +298,21 @@ def test_global_random_state_is_restored_after_an_error():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
+)
+def test_precision_is_that_of_training_and_not_of_validation(precision, dtype):
+    seen = {True: set(), False: set()}
+
+    def loss(module, rows, is_validation):
+        seen[bool(is_validation)].add((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
+        return module.value.expand(len(rows))
+
+    module, _, _ = run(replace(VALIDATING, precision=precision), loss=loss)
+    assert seen == {False: {dtype}, True: {torch.float32}}
+    assert module.value.dtype == torch.float32
+
+
 def test_progress_bar(capsys):
     run(replace(PLAIN, verbose=1), description="learning to grow")
     shown = capsys.readouterr().err
@@ -353,3 +369,10 @@ class TestCompile:
         )
         settings = replace(PLAIN, compile=wanted)
         assert (training._maybe_compile(abs, settings, n_steps) is not abs) == compiles
+
+
+def test_a_model_ruined_by_its_last_step_is_an_error():
+    """The loss of the last step is still finite when that step ruins the weights."""
+    density = PixelCNN(n_filters=3, n_resnet=1, max_steps=1, learning_rate=1e39, random_state=0)
+    with pytest.raises(FloatingPointError, match="weights that are not finite; lower"):
+        density.fit(np.zeros((4, 3, 3)))
