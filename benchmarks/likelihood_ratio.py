@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import os
-import platform
 import struct
 import time
 from dataclasses import asdict, dataclass
@@ -29,11 +27,9 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-import sklearn
-import torch
+from _machine import machine
 from sklearn.frozen import FrozenEstimator
 
-import skood
 from skood import LikelihoodRatio, PixelCNN
 from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
 
@@ -147,25 +143,29 @@ class Experiment:
         ).fit(self.training)
 
     def scores(self, mutation_rate: float = 0.0, reg_weight: float = 0.0) -> dict[str, np.ndarray]:
-        """Log-densities of all sets under one model, and the seconds that training took."""
+        """Log-densities of all sets under one model, and the seconds that they took."""
         path = self.work / f"scores-mu{mutation_rate:g}-lambda{reg_weight:g}.npz"
         if not path.exists():
             start = time.perf_counter()
             density = self.density(mutation_rate, reg_weight)
-            seconds = time.perf_counter() - start
+            trained = time.perf_counter()
             scores = {name: density.score_samples(images) for name, images in self.sets.items()}
-            np.savez(path, seconds=seconds, **scores)
+            scored = time.perf_counter()
+            np.savez(path, seconds=trained - start, scoring_seconds=scored - trained, **scores)
         with np.load(path) as stored:
             return dict(stored)
 
     def run(self) -> dict:
-        start = time.perf_counter()
         foreground = self.scores()
         bits = -foreground["test_id"].mean() / np.log(2) / self.training[0].size
         result = {
             "seed": self.seed,
             "bits_per_dim_test_id": bits,
-            "foreground_seconds": float(foreground["seconds"]),
+            "seconds": {
+                "foreground_training": float(foreground["seconds"]),
+                "background_training": 0.0,
+                "scoring": float(foreground["scoring_seconds"]),
+            },
             "log_p": measure(foreground["test_id"], foreground["test_ood"]),
             "grid": [],
         }
@@ -176,13 +176,14 @@ class Experiment:
             row = {
                 "mutation_rate": rate,
                 "reg_weight": weight,
-                "background_seconds": float(background["seconds"]),
                 "validation_auroc": measure(ratio["validation_id"], ratio["validation_ood"])[
                     "auroc"
                 ],
                 **measure(ratio["test_id"], ratio["test_ood"]),
             }
             result["grid"].append(row)
+            result["seconds"]["background_training"] += float(background["seconds"])
+            result["seconds"]["scoring"] += float(background["scoring_seconds"])
             print(
                 f"LLR mutation {rate:g} weight {weight:g}: "
                 f"validation {row['validation_auroc']:.4f}, {line(row)}",
@@ -194,7 +195,6 @@ class Experiment:
             result["chosen_mutation_only"] = max(
                 unregularised, key=lambda row: row["validation_auroc"]
             )
-        result["seconds"] = time.perf_counter() - start
         print(f"chosen on {self.args.validation}: {line(result['chosen'])}", flush=True)
         return result
 
@@ -250,23 +250,6 @@ def measure(inliers: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
 
 def line(row: dict) -> str:
     return ", ".join(f"{name} {row[name]:.4f}" for name in measure(np.ones(1), np.zeros(1)))
-
-
-def machine() -> dict[str, str | int]:
-    """Name what the figures were measured on."""
-    cpu = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            cpu = next(row.split(":")[1].strip() for row in file if row.startswith("model name"))
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count() or 0,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
-        "torch": torch.__version__,
-        "scikit-learn": sklearn.__version__,
-        "numpy": np.__version__,
-        "skood": skood.__version__,
-    }
 
 
 def main() -> None:

@@ -24,13 +24,12 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
-import sklearn
 import torch
 import torch.nn.functional as F
+from _machine import machine
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
-import skood
 from skood import LikelihoodRatio, PixelCNN
 
 RESULTS = Path(__file__).parent / "results" / "speed_pixelcnn.json"
@@ -250,13 +249,6 @@ def measure_memory(n_steps: int, n_images: int, n_for_tiny: int) -> dict[str, fl
     return {k: int(subprocess.check_output([*run, v + peak])) / 2**20 for k, v in programs.items()}
 
 
-def machine() -> dict:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = dict(map(str.strip, line.split(":", 1)) for line in lines if ":" in line)
-    sets = {"amx_bf16", "avx512_bf16", "avx512f", "avx2"} & set(cpu["flags"].split())
-    return {"cpu": cpu["model name"], "threads": torch.get_num_threads(), "sets": sorted(sets)}
-
-
 def show(title: str, table: dict[str, dict]) -> None:
     print(f"\n{title:32}" + "".join(f"{key:>26}" for key in next(iter(table.values()))))
     for name, values in table.items():
@@ -279,7 +271,6 @@ def main() -> None:
     report = {
         "date": date.today().isoformat(),
         "machine": machine(),
-        "versions": {module.__name__: module.__version__ for module in (skood, torch, np, sklearn)},
         "settings": vars(args),
     }
     print(json.dumps(report, indent=1))
