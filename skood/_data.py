@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-__all__ = ["Source", "check_data", "check_in_range", "resolve_value_range"]
+__all__ = ["Source", "check_data", "check_in_range", "resolve_value_range", "share_passes"]
 
 
 class Source:
@@ -46,6 +47,9 @@ class Source:
         self.item_shape = item_shape
         self.dtype = np.dtype(dtype)
         self.in_memory = in_memory
+        # What networks made of these items, so that no pass is made twice over them.
+        self.passes: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        self.parent: tuple[Source, npt.NDArray[np.integer]] | None = None
 
     @classmethod
     def of(cls, data: npt.NDArray) -> Source:
@@ -55,6 +59,12 @@ class Source:
 
     def __len__(self) -> int:
         return self._n_items
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "passes": None, "parent": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, passes=WeakKeyDictionary())
 
     @property
     def is_image(self) -> bool:
@@ -66,8 +76,11 @@ class Source:
 
     def subset(self, indices: npt.NDArray[np.integer]) -> Source:
         """Source over the items at `indices`, read when they are asked for."""
-        read = _Subset(self._read, np.asarray(indices))
-        return Source(read, len(indices), self.item_shape, self.dtype, in_memory=self.in_memory)
+        indices = np.asarray(indices)
+        read = _Subset(self._read, indices)
+        part = Source(read, len(indices), self.item_shape, self.dtype, in_memory=self.in_memory)
+        part.parent = self, indices
+        return part
 
     def reshape(self, item_shape: tuple[int, ...]) -> Source:
         """Source over the same items in another shape of the same size."""
@@ -185,6 +198,35 @@ def check_data(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
             f"on items of shape {estimator.input_shape_} (images are counted as (C, H, W))"
         )
     return source
+
+
+def share_passes(X: Any) -> Source:
+    """Wrap data so that what a network makes of them is computed once.
+
+    Every detector that is fitted on the result, or scores it, reads the logits and features
+    which the first of them computed, as long as they share a network.
+
+    Parameters
+    ----------
+    X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        Not to be changed while it is shared.
+
+    Returns
+    -------
+    Source
+        Taken in place of X by every estimator of this package.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from skood import MLP, MSP, Energy, share_passes
+    >>> X, y = load_iris(return_X_y=True)
+    >>> network = FrozenEstimator(MLP(max_epochs=2, random_state=0).fit(X, y))
+    >>> shared = share_passes(X)
+    >>> scores = [method(network).fit(shared).score_samples(shared) for method in (MSP, Energy)]
+    """
+    return _open(BaseEstimator(), X, reset=True, min_samples=1)
 
 
 def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) -> Source:

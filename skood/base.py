@@ -157,7 +157,8 @@ def _split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None,
         raise ValueError(
             f"y has {len(y)} labels, but X has {len(source)} items; expected one label for each"
         )
-    is_outlier = y == -1
+    # Labels that are strings turn a -1 among them into one.
+    is_outlier = y == ("-1" if y.dtype.kind in "US" else -1)
     if not np.any(is_outlier):
         return source, y, None
     inliers = np.flatnonzero(~is_outlier)

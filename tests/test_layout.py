@@ -14,10 +14,12 @@ ROOT = Path(skood.__file__).parent
 ALLOWED = {
     "_parameters": set(),
     "_data": set(),
-    "_torch": {"_torch", "_data"},
+    "_torch": {"_torch", "_data", "_parameters"},
     "density": {"density", "_torch", "_data", "_parameters"},
+    "classifiers": {"classifiers", "_torch", "_data", "_parameters"},
     "base": {"_torch", "_data", "_parameters"},
     "likelihood": {"likelihood", "base", "density", "metrics", "_torch", "_data", "_parameters"},
+    "posthoc": {"posthoc", "base", "classifiers", "_torch", "_data", "_parameters"},
     "metrics": {"metrics"},
 }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 from tqdm import tqdm
 
 from skood._data import Source
 
-__all__ = ["map_batches", "scoring_batch_size"]
+__all__ = ["evaluating", "map_batches", "scoring_batch_size"]
 
 
 def scoring_batch_size(device: torch.device) -> int:
@@ -25,20 +28,20 @@ def scoring_batch_size(device: torch.device) -> int:
 
 
 def map_batches(
-    function: Callable[[npt.NDArray], torch.Tensor],
+    function: Callable[[npt.NDArray], torch.Tensor | tuple[torch.Tensor, ...]],
     source: Source,
     batch_size: int,
     *,
     verbose: int = 0,
     description: str = "scoring",
-) -> npt.NDArray:
+) -> Any:
     """Apply `function` to every row of `source`, always on exactly `batch_size` rows.
 
     Parameters
     ----------
     function : callable
-        Takes an array of shape (batch_size, ...), returns a tensor with a row for each row.
-        It runs without gradients.
+        Takes an array of shape (batch_size, ...), returns a tensor, or several, with a row for
+        each row. It runs without gradients.
     source : Source
     batch_size : int
         The last batch is filled up by repeating its last row.
@@ -49,19 +52,32 @@ def map_batches(
 
     Returns
     -------
-    ndarray of shape (len(source), ...)
+    ndarray of shape (len(source), ...), or a tuple of them
         In the dtype that `function` returned.
     """
     n = len(source)
-    result: npt.NDArray | None = None
+    results: list[npt.NDArray] = []
     starts = range(0, n, batch_size)
     for start in tqdm(starts, desc=description, unit="batch", disable=not verbose):
         size = min(batch_size, n - start)
         indices = np.minimum(np.arange(start, start + batch_size), n - 1)
         with torch.inference_mode():
-            values = function(source.take(indices)).cpu().numpy()[:size]
-        if result is None:
-            result = np.empty((n, *values.shape[1:]), values.dtype)
-        result[start : start + size] = values
-    assert result is not None, "a source is never empty"
-    return result
+            values = function(source.take(indices))
+            several = isinstance(values, tuple)
+            parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]
+        results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
+        for result, part in zip(results, parts, strict=True):
+            result[start : start + size] = part
+    return tuple(results) if several else results[0]
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Put `module` into eval mode inside the block, and give it back in the mode it came in."""
+    training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True

@@ -38,20 +38,42 @@ class TrainingSettings:
     max_steps: int | None
     batch_size: int
     learning_rate: float
-    betas: tuple[float, float]
     lr_schedule: str
-    lr_decay: float
     clip_norm: float | None
     validation_fraction: float
     patience: int | None
     precision: str
     compile: bool | str
     verbose: int
+    betas: tuple[float, float] = (0.9, 0.999)
+    lr_decay: float = 1.0
+    momentum: float | None = None
+    weight_decay: float = 0.0
 
     @classmethod
     def of(cls, estimator: Any) -> TrainingSettings:
-        """Read the settings from an estimator's parameters."""
-        return cls(**{field.name: getattr(estimator, field.name) for field in fields(cls)})
+        """Read the settings from those of an estimator's parameters that have their names."""
+        names = {field.name for field in fields(cls)} & set(estimator.get_params(deep=False))
+        return cls(**{name: getattr(estimator, name) for name in names})
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Adam, or, where there is a momentum, SGD with Nesterov's."""
+        parameters = module.parameters()
+        if self.momentum is None:
+            return torch.optim.Adam(
+                parameters,
+                self.learning_rate,
+                betas=self.betas,
+                weight_decay=self.weight_decay,
+                fused=True,
+            )
+        return torch.optim.SGD(
+            parameters,
+            self.learning_rate,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            nesterov=self.momentum > 0,
+        )
 
     def lr_factor(self, step: int, n_steps: int) -> float:
         """Return the learning rate at `step` as a fraction of `learning_rate`."""
@@ -59,6 +81,8 @@ class TrainingSettings:
             return 1.0
         if self.lr_schedule == "exponential":
             return self.lr_decay**step
+        if self.lr_schedule == "step":
+            return 0.1 ** ((2 * step >= n_steps) + (4 * step >= 3 * n_steps))
         warmup = max(1, min(200, n_steps // 20))
         if step < warmup:
             return (step + 1) / warmup
@@ -77,6 +101,7 @@ def train(
     device: torch.device,
     penalty: Callable[[], Tensor] | None = None,
     initialize: Callable[..., None] | None = None,
+    held_out: int = 0,
     checkpoint: str | os.PathLike | None = None,
     description: str = "training",
 ) -> dict[str, list[float]]:
@@ -103,6 +128,8 @@ def train(
         Added once a step to the mean loss of the batch.
     initialize : callable or None
         Takes the tensors of the first batch, before the first step.
+    held_out : int
+        The last rows that are for validation, and no part of the random validation fraction.
     checkpoint : path or None
         File to resume from, with its seed, and to save to, once a minute and at the end.
     description : str
@@ -124,16 +151,15 @@ def train(
     UserWarning
         After Ctrl-C, which ends training and keeps what was learned.
     """
-    optimizer = torch.optim.Adam(
-        module.parameters(), settings.learning_rate, betas=settings.betas, fused=True
-    )
+    optimizer = settings.optimizer(module)
     run = _Run(module, optimizer, seed, Path(checkpoint) if checkpoint else None)
     run.resume(device)
     seed = run.seed
 
-    order = numpy_rng(seed, _SPLIT).permutation(n_samples)
-    n_validation = int(settings.validation_fraction * n_samples)
+    order = numpy_rng(seed, _SPLIT).permutation(n_samples - held_out)
+    n_validation = int(settings.validation_fraction * len(order))
     validation, training = np.sort(order[:n_validation]), np.sort(order[n_validation:])
+    validation = np.append(validation, np.arange(n_samples - held_out, n_samples))
     batch_size = min(settings.batch_size, len(training))
     epoch_steps = len(training) // batch_size
     n_steps = epoch_steps * settings.max_epochs
@@ -193,13 +219,13 @@ def train(
                 "the model keeps what it had learned",
                 stacklevel=2,
             )
+        # The loss of a step is that before its update, so the last update is still to be looked at.
+        if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
+            raise FloatingPointError(
+                "training ended with weights that are not finite; lower learning_rate or clip_norm"
+            )
         run.save()
     run.restore_best()
-    # The loss of a step is that before its update, so the last update is still to be looked at.
-    if not all(torch.isfinite(parameter).all() for parameter in module.parameters()):
-        raise FloatingPointError(
-            "training ended with weights that are not finite; lower learning_rate or clip_norm"
-        )
     module.eval()
     return run.history
 

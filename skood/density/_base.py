@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import numbers
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, DensityMixin
+from sklearn.base import DensityMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -22,16 +19,14 @@ from skood._data import Source
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
+from skood._torch.estimator import NeuralEstimator
 from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.training import TrainingSettings, train
 
 __all__ = ["NeuralDensity"]
 
-# Parameters that change where and how loudly a model is trained, but not what it learns.
-_IMMATERIAL = {"device", "verbose", "checkpoint_dir", "random_state"}
 
-
-class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
+class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
     """Base of the densities that are torch networks.
 
     A subclass names its parameters in ``__init__`` (the training parameters among them) and
@@ -39,28 +34,13 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
     items as the network's input), ``_log_prob`` and ``_mutate``.
     """
 
-    # Detectors hand such a model their checked source instead of an array.
-    _reads_sources = True
-
     _parameter_constraints: dict = {
+        **NeuralEstimator._parameter_constraints,
         "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both")],
         "reg_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "max_epochs": [Interval(numbers.Integral, 1, None, closed="left")],
-        "max_steps": [Interval(numbers.Integral, 1, None, closed="left"), None],
-        "batch_size": [Interval(numbers.Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(numbers.Real, 0, None, closed="neither")],
         "betas": [tuple],
         "lr_schedule": [StrOptions({"cosine", "exponential", "constant"})],
         "lr_decay": [Interval(numbers.Real, 0, 1, closed="right")],
-        "clip_norm": [Interval(numbers.Real, 0, None, closed="neither"), None],
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
-        "patience": [Interval(numbers.Integral, 1, None, closed="left"), None],
-        "precision": [StrOptions({"auto", "bf16", "fp32"})],
-        "compile": ["boolean", StrOptions({"auto"})],
-        "device": [str, torch.device, None],
-        "checkpoint_dir": [str, Path, None],
-        "verbose": ["verbose"],
-        "random_state": ["random_state"],
     }
 
     @abstractmethod
@@ -192,25 +172,6 @@ class NeuralDensity(DensityMixin, BaseEstimator, metaclass=ABCMeta):
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         """Log-probability of x, any classes summed out."""
         return self._log_prob(module, x, None)
-
-    def _checkpoint(
-        self, source: Source, condition: npt.NDArray[np.integer] | None, seed: int
-    ) -> Path | None:
-        if self.checkpoint_dir is None:
-            return None
-        params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
-        data = source if source.in_memory else source.subset(np.arange(min(len(source), 256)))
-        content = [joblib.hash(np.ascontiguousarray(items)) for items in data.chunks()]
-        own_seed = None if self.random_state is None else seed
-        key = joblib.hash((params, len(source), content, condition, own_seed))
-        return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        module = state.get("module_")
-        if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
-            state["module_"] = copy.deepcopy(module).cpu()
-        return state
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

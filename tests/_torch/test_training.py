@@ -149,6 +149,9 @@ def test_initialize_sees_the_first_batch_before_the_first_step():
         ("cosine", 100_000, {0: 0.005, 199: 1, 200: 1, 50_100: 0.505, 100_000: 0.01}),
         ("cosine", 10, {0: 1, 1: 1, 10: 0.01}),
         ("cosine", 1, {0: 1}),
+        # A tenth at half, a hundredth at three quarters, whole steps or not.
+        ("step", 100, {0: 1, 49: 1, 50: 0.1, 74: 0.1, 75: 0.01, 99: 0.01}),
+        ("step", 5, {2: 1, 3: 0.1, 4: 0.01}),
     ],
 )
 def test_lr_factor_at_known_points(schedule, n_steps, expected):
@@ -158,7 +161,7 @@ def test_lr_factor_at_known_points(schedule, n_steps, expected):
     assert all(0 < settings.lr_factor(step, n_steps) <= 1 for step in range(0, n_steps, 7))
 
 
-@pytest.mark.parametrize("schedule", ["constant", "exponential", "cosine"])
+@pytest.mark.parametrize("schedule", ["constant", "exponential", "cosine", "step"])
 def test_schedule_sets_the_learning_rate(schedule):
     settings = replace(PLAIN, lr_schedule=schedule, lr_decay=0.9, max_epochs=8)
     module, fetch, _ = run(settings)
@@ -207,6 +210,18 @@ def test_validation_part_is_kept_out_of_training():
     assert len(history["validation_loss"]) == 20
     _, other, _ = run(VALIDATING, seed=1)
     assert set(np.concatenate(other.validation)) != set(validation_rows)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25])
+def test_last_rows_can_be_held_out(fraction):
+    _, fetch, history = run(replace(VALIDATING, validation_fraction=fraction), held_out=4)
+    held_out = {16, 17, 18, 19}
+    training_rows = set(np.concatenate(fetch.training))
+    validation_rows = set(np.concatenate(fetch.validation))
+    assert held_out <= validation_rows
+    assert len(validation_rows) == 4 + fraction * 16
+    assert training_rows == set(range(20)) - validation_rows
+    assert len(history["validation_loss"]) == 20
 
 
 def test_weights_of_the_best_epoch_are_restored():

@@ -1,0 +1,65 @@
+"""What estimators that train a network have in common."""
+
+from __future__ import annotations
+
+import copy
+import numbers
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+
+from skood._data import Source
+from skood._parameters import Interval, StrOptions
+
+__all__ = ["NeuralEstimator"]
+
+# Parameters that change where and how loudly a model is trained, but not what it learns.
+_IMMATERIAL = {"device", "verbose", "checkpoint_dir", "random_state"}
+
+
+class NeuralEstimator(BaseEstimator):
+    """Base of the estimators that train a network, ``module_``."""
+
+    # Detectors hand such a model their checked source instead of an array.
+    _reads_sources = True
+
+    _parameter_constraints: dict = {
+        "max_epochs": [Interval(numbers.Integral, 1, None, closed="left")],
+        "max_steps": [Interval(numbers.Integral, 1, None, closed="left"), None],
+        "batch_size": [Interval(numbers.Integral, 1, None, closed="left")],
+        "learning_rate": [Interval(numbers.Real, 0, None, closed="neither")],
+        "clip_norm": [Interval(numbers.Real, 0, None, closed="neither"), None],
+        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
+        "patience": [Interval(numbers.Integral, 1, None, closed="left"), None],
+        "precision": [StrOptions({"auto", "bf16", "fp32"})],
+        "compile": ["boolean", StrOptions({"auto"})],
+        "device": [str, torch.device, None],
+        "checkpoint_dir": [str, Path, None],
+        "verbose": ["verbose"],
+        "random_state": ["random_state"],
+    }
+
+    def _checkpoint(
+        self, source: Source, labels: npt.NDArray[np.integer] | None, seed: int
+    ) -> Path | None:
+        """File that a training run resumes from, named by parameters and data."""
+        if self.checkpoint_dir is None:
+            return None
+        params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
+        data = source if source.in_memory else source.subset(np.arange(min(len(source), 256)))
+        content = [joblib.hash(np.ascontiguousarray(items)) for items in data.chunks()]
+        own_seed = None if self.random_state is None else seed
+        key = joblib.hash((params, len(source), content, labels, own_seed))
+        return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        module = state.get("module_")
+        if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
+            state["module_"] = copy.deepcopy(module).cpu()
+        return state

@@ -1,0 +1,21 @@
+"""Classifiers: the networks of the literature as scikit-learn estimators."""
+
+from skood.classifiers._base import NeuralClassifier
+from skood.classifiers._convnet import ConvNet
+from skood.classifiers._densenet import DenseNet
+from skood.classifiers._mlp import MLP
+from skood.classifiers._pretrained import PretrainedClassifier
+from skood.classifiers._resnet import ResNet
+from skood.classifiers._vgg import VGG
+from skood.classifiers._wide_resnet import WideResNet
+
+__all__ = [
+    "MLP",
+    "VGG",
+    "ConvNet",
+    "DenseNet",
+    "NeuralClassifier",
+    "PretrainedClassifier",
+    "ResNet",
+    "WideResNet",
+]

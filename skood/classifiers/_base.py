@@ -1,0 +1,521 @@
+"""What every neural classifier does: check, normalise, augment, train, predict."""
+
+from __future__ import annotations
+
+import inspect
+import numbers
+from abc import ABCMeta, abstractmethod
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch import Tensor, nn
+
+from skood._data import Source, check_data, check_in_range, resolve_value_range
+from skood._parameters import Interval, StrOptions, fit_context
+from skood._torch.device import resolve_device
+from skood._torch.estimator import NeuralEstimator
+from skood._torch.seeding import draw_seed, isolated_rng
+from skood._torch.training import TrainingSettings, train
+from skood.classifiers._network import Network, Outputs
+
+__all__ = [
+    "NetworkClassifier",
+    "NeuralClassifier",
+    "image_shape_of",
+    "initialize_convolutions",
+    "last_linear",
+]
+
+
+def last_linear(module: nn.Module) -> nn.Linear:
+    """Return the last linear layer of `module`.
+
+    Raises
+    ------
+    ValueError
+        When it has none.
+    """
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise ValueError(
+            f"the network {type(module).__name__} has no nn.Linear layer to read logits and "
+            "penultimate features from; add one as its head"
+        )
+    return layers[-1]
+
+
+def image_shape_of(item_shape: tuple[int, ...], estimator: BaseEstimator) -> tuple[int, int, int]:
+    """Return (C, H, W), or explain that a convolutional network takes no rows."""
+    if len(item_shape) != 3:
+        raise ValueError(
+            f"X has rows of {item_shape[0]} values, but {type(estimator).__name__} takes images; "
+            "give image_shape=(C, H, W) if the rows are flat images, or use MLP"
+        )
+    n_channels, height, width = item_shape
+    return n_channels, height, width
+
+
+def initialize_convolutions(module: nn.Module) -> None:
+    """Draw the weights of all convolutions anew, as in He et al. (2015), arXiv:1502.01852."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
+    """Base of the classifiers that are torch networks: prediction from features and logits."""
+
+    @abstractmethod
+    def _network(self) -> Network:
+        """Return the trained network."""
+
+    def _outputs(self, X: Any) -> Outputs:
+        check_is_fitted(self)
+        return self._network().outputs(check_data(self, X, reset=False))
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+        """Logits.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            For two classes, as everywhere in scikit-learn, the logit of the second less that
+            of the first, shape (n_samples,).
+        """
+        logits = self._outputs(X).logits.astype(np.float64)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Probability of each class, the softmax of the logits.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            In the order of `classes_`.
+        """
+        return np.exp(self._outputs(X).log_proba)
+
+    def predict(self, X: Any) -> npt.NDArray:
+        """Return the most probable class.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            In the dtype of `classes_`.
+        """
+        most_probable = self._outputs(X).logits.argmax(1)
+        return self.classes_[most_probable]
+
+    def transform(self, X: Any) -> npt.NDArray:
+        """Penultimate features, the input of the last linear layer.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_features)
+            In the dtype of the network, float32 as a rule.
+        """
+        return self._outputs(X).features
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        # Features come in the dtype of the network.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class NeuralClassifier(NetworkClassifier, NeuralEstimator):
+    """Base of the architectures: a network trained by SGD on cross-entropy.
+
+    A subclass names the parameters of its architecture in ``__init__``, takes those below as
+    ``**training``, and writes ``_build``. Pixels are brought to [0, 1], and every channel (of
+    rows: every feature) to the mean 0 and standard deviation 1 that it has over the training
+    data; the same numbers normalise everything that is scored later.
+
+    Parameters
+    ----------
+    max_epochs : int, default=100
+        Passes over the data.
+    max_steps : int, default=None
+        Ends training earlier.
+    batch_size : int, default=128
+        Rows in a training step.
+    learning_rate : float, default=0.1
+        At the start.
+    momentum : float, default=0.9
+        Nesterov's.
+    weight_decay : float, default=0.0005
+        Times half the squared norm of all parameters is added to the loss.
+    lr_schedule : {"cosine", "step", "constant"}, default="cosine"
+        "cosine" falls to 1 % after a short warm-up; "step" divides by 10 at half and at three
+        quarters of the training.
+    label_smoothing : float, default=0.0
+        Part of the target that is spread evenly over all classes.
+    augmentation : {"auto", "crop", "flip", "crop_flip"} or None, default="auto"
+        Random shifts by up to an eighth of the image, black coming in, and horizontal flips.
+        "auto" does both with colour images, and neither with grey ones, where a mirrored digit
+        is none.
+    clip_norm : float, default=None
+        Bound on the norm of the gradient.
+    validation_fraction : float, default=0.0
+        Part of the training data held out when `fit` is not given `X_val`.
+    patience : int, default=None
+        Epochs without a lower validation loss after which training ends.
+    image_shape : tuple of int, default=None
+        (C, H, W) of images that come as flat rows, in a Pipeline for instance.
+    value_range : (float, float) or "minmax", default=None
+        Values of black and white. None: 0..255 for uint8, 0..1 for floats. Rows have none.
+    precision : {"auto", "bf16", "fp32"}, default="auto"
+        Of training; "auto" takes bfloat16 where the hardware multiplies it natively.
+    compile : bool or "auto", default="auto"
+        Whether the training step is compiled; "auto" compiles long runs.
+    device : str or torch.device, default=None
+        None takes CUDA where there is one.
+    checkpoint_dir : str or Path, default=None
+        Folder that an interrupted training resumes from.
+    verbose : int, default=0
+        1 shows a progress bar.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the weights, the order of the data and their augmentation.
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralEstimator._parameter_constraints,
+        "momentum": [Interval(numbers.Real, 0, 1, closed="left")],
+        "weight_decay": [Interval(numbers.Real, 0, None, closed="left")],
+        "lr_schedule": [StrOptions({"cosine", "step", "constant"})],
+        "label_smoothing": [Interval(numbers.Real, 0, 1, closed="left")],
+        "augmentation": [StrOptions({"auto", "crop", "flip", "crop_flip"}), None],
+        "image_shape": [tuple, list, None],
+        "value_range": [tuple, list, StrOptions({"minmax"}), None],
+    }
+
+    def __init__(
+        self,
+        *,
+        max_epochs: int = 100,
+        max_steps: int | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 5e-4,
+        lr_schedule: str = "cosine",
+        label_smoothing: float = 0.0,
+        augmentation: str | None = "auto",
+        clip_norm: float | None = None,
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
+        image_shape: tuple[int, int, int] | None = None,
+        value_range: Any = None,
+        precision: str = "auto",
+        compile: bool | str = "auto",
+        device: str | torch.device | None = None,
+        checkpoint_dir: Any = None,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.lr_schedule = lr_schedule
+        self.label_smoothing = label_smoothing
+        self.augmentation = augmentation
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.image_shape = image_shape
+        self.value_range = value_range
+        self.precision = precision
+        self.compile = compile
+        self.device = device
+        self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
+        self.random_state = random_state
+
+    classes_: npt.NDArray
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Spell out ``**training`` in the signature, where scikit-learn looks for parameters."""
+        super().__init_subclass__(**kwargs)
+        own = inspect.signature(cls.__init__).parameters
+        parameters = {k: p for k, p in own.items() if p.kind != p.VAR_KEYWORD}
+        if len(parameters) < len(own):
+            inherited = inspect.signature(super(cls, cls).__init__).parameters
+            parameters |= {
+                k: p.replace(kind=p.KEYWORD_ONLY)
+                for k, p in inherited.items()
+                if k not in parameters
+            }
+            signature = inspect.Signature(list(parameters.values()))
+            setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
+
+    @abstractmethod
+    def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        """Make the untrained network, which ends in a linear layer.
+
+        Parameters
+        ----------
+        item_shape : tuple of int
+            (C, H, W) of images or (d,) of rows.
+        n_classes : int
+        """
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> NeuralClassifier:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
+        y : array-like of shape (n_samples,)
+            Class labels of any type.
+        X_val : array-like, Tensor or Dataset of shape (n_val, ...), default=None
+            Validation data, whose loss is noted in `history_` after every epoch. The weights
+            of the epoch with the lowest are kept.
+        y_val : array-like of shape (n_val,), default=None
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            When y is missing, has a single class, or marks out-of-distribution rows by -1.
+        """
+        source = self._open(X, reset=True)
+        targets = self._targets(y, len(source), reset=True)
+        held_out = self._validation(X_val, y_val)
+        device = resolve_device(self.device)
+        seed = draw_seed(self.random_state)
+        self._learn_normalization(source)
+        with isolated_rng(device, seed):
+            module = self._build(source.item_shape, len(self.classes_)).to(device)
+            if source.is_image:
+                module = module.to(memory_format=torch.channels_last)
+        n_training = len(source)
+        settings = TrainingSettings.of(self)
+        if held_out is not None:
+            targets = np.concatenate([targets, held_out[1]])
+            settings = replace(settings, validation_fraction=0.0)
+
+        def fetch(
+            rows: npt.NDArray[np.integer], generator: torch.Generator | None
+        ) -> tuple[Tensor, Tensor]:
+            if held_out is None or rows.max() < n_training:
+                items = source.take(rows)
+            else:
+                inside = rows < n_training
+                items = np.concatenate(
+                    [source.take(rows[inside]), held_out[0].take(rows[~inside] - n_training)]
+                )
+            x = self._tensor(items, device)
+            if generator is not None and source.is_image:
+                x = _augment(x, self._augmentation(x.shape[1]), generator)
+            return self._normalized(x), torch.as_tensor(targets[rows], device=device)
+
+        def loss(x: Tensor, target: Tensor) -> Tensor:
+            logits = module(x).float()
+            smoothing = self.label_smoothing if module.training else 0.0
+            return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+
+        self.history_ = train(
+            module,
+            loss,
+            fetch,
+            len(targets),
+            settings,
+            seed=seed,
+            device=device,
+            held_out=len(targets) - n_training,
+            checkpoint=self._checkpoint(source, targets, seed),
+            description=type(self).__name__,
+        )
+        self.module_ = module
+        return self
+
+    def _open(self, X: Any, *, reset: bool) -> Source:
+        source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+        if self.image_shape is not None and not source.is_image:
+            source = source.reshape(tuple(self.image_shape))
+        if reset:
+            self.value_range_ = (
+                resolve_value_range(source, self.value_range) if source.is_image else None
+            )
+        elif (
+            self.value_range is None
+            and self.value_range_ is not None
+            and resolve_value_range(source, None) != self.value_range_
+        ):
+            low, high = self.value_range_
+            raise ValueError(
+                f"X has pixels of dtype {source.dtype}, but {type(self).__name__} was fitted on "
+                f"pixels from {low:g} to {high:g} (uint8 is taken as 0..255, floats as 0..1); "
+                "convert X, or state one range for both with value_range=(low, high)"
+            )
+        return source
+
+    def _targets(self, y: Any, n_items: int, *, reset: bool) -> npt.NDArray[np.int64]:
+        """Positions of the labels in ``classes_``."""
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None; give "
+                "the class labels of X"
+            )
+        y = column_or_1d(y, warn=True)
+        check_classification_targets(y)
+        if len(y) != n_items:
+            raise ValueError(
+                f"y has {len(y)} labels, but X has {n_items} items; expected one label for each"
+            )
+        if not reset:
+            unknown = np.setdiff1d(y, self.classes_)
+            if len(unknown):
+                raise ValueError(
+                    f"y_val has the labels {unknown[:5]}, which y does not have; validation data "
+                    "are of the classes trained on"
+                )
+            return np.searchsorted(self.classes_, y).astype(np.int64)
+        self.classes_, targets = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                f"y has one class, {self.classes_[0]!r}; a classifier needs at least 2 classes"
+            )
+        if self.classes_.dtype.kind in "if" and self.classes_[0] == -1 and len(self.classes_) > 2:
+            raise ValueError(
+                "y has labels -1, which mark out-of-distribution rows; a classifier is trained on "
+                "in-distribution rows alone: leave those out, or fit a detector, which does"
+            )
+        return targets
+
+    def _validation(self, X: Any, y: Any) -> tuple[Source, npt.NDArray[np.int64]] | None:
+        if (X is None) != (y is None):
+            raise ValueError("X_val and y_val go together, but one of them is None")
+        if X is None:
+            return None
+        source = self._open(X, reset=False)
+        # What is in memory is checked before training starts, what is streamed on the way.
+        for items in source.chunks() if source.in_memory else ():
+            self._scaled(items)
+        return source, self._targets(y, len(source), reset=False)
+
+    def _learn_normalization(self, source: Source) -> None:
+        """Mean and standard deviation of each channel of images or feature of rows."""
+        axes = (0, 2, 3) if source.is_image else (0,)
+        # The squares of what is left of it keep their digits where a feature is far from 0.
+        origin = self._scaled(source.take(np.arange(1)).astype(np.float64)).mean(
+            axes, keepdims=True
+        )
+        count, total, square = 0, np.zeros_like(origin), np.zeros_like(origin)
+        for items in source.chunks():
+            values = self._scaled(items.astype(np.float64)) - origin
+            count += values.size // values.shape[1]
+            total += values.sum(axes, keepdims=True)
+            square += np.square(values).sum(axes, keepdims=True)
+        mean = total / count
+        std = np.sqrt(np.maximum(square / count - np.square(mean), 0.0))[0]
+        mean = (mean + origin)[0]
+        # A constant has no scale, and its rounding errors are none.
+        varies = std > 10 * np.finfo(np.float64).eps * np.abs(mean)
+        self.mean_, self.std_ = mean, np.where(varies, std, 1.0)
+
+    def _check_range(self, items: npt.NDArray, value_range: tuple[float, float]) -> None:
+        if not isinstance(self.value_range, str):
+            check_in_range(items, value_range)
+
+    def _scaled(self, items: npt.NDArray) -> npt.NDArray:
+        """Pixels in [0, 1]; rows as they are."""
+        if self.value_range_ is None:
+            return items
+        self._check_range(items, self.value_range_)
+        low, high = self.value_range_
+        return (items - low) / (high - low)
+
+    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
+        """Pixels in [0, 1], or standardised rows, float32."""
+        if self.value_range_ is None:
+            rows = (items.astype(np.float64) - self.mean_) / self.std_
+            return torch.as_tensor(rows, dtype=torch.float32, device=device)
+        self._check_range(items, self.value_range_)
+        low, high = self.value_range_
+        if items.dtype != np.uint8:
+            items = items.astype(np.float32)
+        x = torch.from_numpy(np.ascontiguousarray(items)).to(device).float()
+        return (x - low) / (high - low)
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        """Network's input from what `_tensor` makes."""
+        if self.value_range_ is None:
+            return x
+        mean, std = (
+            torch.as_tensor(value, dtype=x.dtype, device=x.device)
+            for value in (self.mean_, self.std_)
+        )
+        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+
+    def _augmentation(self, n_channels: int) -> str:
+        if self.augmentation == "auto":
+            return "crop_flip" if n_channels == 3 else ""
+        return self.augmentation or ""
+
+    def _network(self) -> Network:
+        device = resolve_device(self.device)
+        self.module_.to(device)
+        return Network(
+            self.module_,
+            last_linear(self.module_),
+            lambda source: self._open(source, reset=False),
+            lambda items: self._normalized(self._tensor(items, device)),
+            step=1.0
+            if self.value_range_ is None
+            else torch.as_tensor(1 / self.std_, device=device),
+            settings=(self.value_range_, tuple(self.mean_.flat), tuple(self.std_.flat)),
+            verbose=self.verbose,
+        )
+
+
+def _augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """Shift and flip each image of a batch by itself."""
+    n, _, height, width = x.shape
+    rows = torch.arange(height, device=x.device).expand(n, height)
+    columns = torch.arange(width, device=x.device).expand(n, width)
+    if "flip" in kind:
+        flipped = torch.rand((n, 1), generator=generator, device=x.device) < 0.5
+        columns = torch.where(flipped, columns.flip(1), columns)
+    if "crop" in kind:
+        margin = max(1, height // 8)
+        x = F.pad(x, (margin, margin, margin, margin))
+        offset = torch.randint(0, 2 * margin + 1, (2, n, 1), generator=generator, device=x.device)
+        rows, columns = rows + offset[0], columns + offset[1]
+    if not kind:
+        return x
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return x[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -1,0 +1,128 @@
+"""Densely connected network."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from torch import nn
+
+from skood._parameters import Interval
+from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
+
+__all__ = ["DenseNet"]
+
+
+class DenseNet(NeuralClassifier):
+    """Densely connected network for images of 32 x 32, the DenseNet-BC of [1]_.
+
+    A convolution of 3 x 3 and three dense blocks. Each layer of a block reads the outputs of
+    all before it, through a bottleneck of four times the growth rate, and adds as many
+    channels as the growth rate says. Between the blocks channels, height and width are halved.
+
+    Parameters
+    ----------
+    depth : int, default=100
+        Layers with weights: 4 and a multiple of 6.
+    growth_rate : int, default=12
+        Channels that a layer adds. Depth 100 and growth rate 12 give 342 penultimate features.
+    dropout : float, default=0.0
+        Rate of dropout of what a layer adds, in training.
+    max_epochs : int, default=300
+        Passes over the data.
+    batch_size : int, default=64
+        Rows in a training step.
+    weight_decay : float, default=0.0001
+        Times half the squared norm of all parameters is added to the loss.
+    lr_schedule : {"cosine", "step", "constant"}, default="step"
+        "step" divides by 10 at half and at three quarters of the training, as in [1]_.
+    **training
+        As in :class:`~skood.classifiers.NeuralClassifier`.
+
+    Attributes
+    ----------
+    module_ : Module
+        The network.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    history_ : dict of str to list of float
+        Loss, and validation loss where there are such data, of each epoch.
+    mean_, std_ : ndarray of shape (C, 1, 1)
+        What the pixels, in [0, 1], are normalised by.
+    n_features_in_ : int
+        Values in an item.
+
+    References
+    ----------
+    .. [1] G. Huang, Z. Liu, L. van der Maaten, K. Q. Weinberger, "Densely connected
+       convolutional networks", CVPR 2017. arXiv:1608.06993
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood import DenseNet
+    >>> digits = load_digits()
+    >>> network = DenseNet(depth=10, max_steps=5, value_range=(0, 16), random_state=0)
+    >>> network.fit(digits.images, digits.target).transform(digits.images[:2]).shape
+    (2, 27)
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralClassifier._parameter_constraints,
+        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
+        "growth_rate": [Interval(numbers.Integral, 1, None, closed="left")],
+        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        depth: int = 100,
+        growth_rate: int = 12,
+        *,
+        dropout: float = 0.0,
+        max_epochs: int = 300,
+        batch_size: int = 64,
+        weight_decay: float = 1e-4,
+        lr_schedule: str = "step",
+        **training: Any,
+    ) -> None:
+        super().__init__(
+            max_epochs=max_epochs,
+            batch_size=batch_size,
+            weight_decay=weight_decay,
+            lr_schedule=lr_schedule,
+            **training,
+        )
+        self.depth = depth
+        self.growth_rate = growth_rate
+        self.dropout = dropout
+
+    def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        from torchvision.models import densenet
+
+        n_channels, height, width = image_shape_of(item_shape, self)
+        n_layers, rest = divmod(self.depth - 4, 6)
+        if n_layers < 1 or rest:
+            raise ValueError(
+                f"depth={self.depth}; expected 4 and a multiple of 6 for DenseNet, such as 22, 40 "
+                "or 100: three blocks of bottleneck layers with two convolutions each"
+            )
+        if min(height, width) < 4:
+            raise ValueError(
+                f"images of {height} x {width} pixels are too small for DenseNet, which halves "
+                "them twice; expected at least 4 x 4"
+            )
+        n_stem = 2 * self.growth_rate
+        network = densenet.DenseNet(
+            self.growth_rate,
+            (n_layers,) * 3,
+            n_stem,
+            drop_rate=self.dropout,
+            num_classes=n_classes,
+        )
+        features = network.features
+        features.conv0 = nn.Conv2d(n_channels, n_stem, 3, padding=1, bias=False)
+        # What torchvision's, for photographs, has after its first convolution.
+        del features.norm0, features.relu0, features.pool0
+        initialize_convolutions(network)
+        return network

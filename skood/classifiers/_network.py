@@ -1,0 +1,261 @@
+"""A classifier's network as the detectors see it: one pass gives features and logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.utils.validation import check_memory
+from torch import Tensor, nn
+
+from skood._data import Source
+from skood._torch.batching import evaluating, map_batches, scoring_batch_size
+
+__all__ = ["Network", "Outputs", "arrays_of", "tensors_of"]
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a classifier makes of a data set.
+
+    Attributes
+    ----------
+    logits : ndarray of shape (n, n_classes)
+    log_proba : ndarray of shape (n, n_classes), nats
+    features : ndarray of shape (n, d)
+        Penultimate features, the input of the last linear layer; d is 0 for a classifier that
+        is no network.
+    """
+
+    logits: npt.NDArray
+    log_proba: npt.NDArray
+    features: npt.NDArray
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def __getitem__(self, rows: slice | npt.NDArray[np.integer]) -> Outputs:
+        return Outputs(self.logits[rows], self.log_proba[rows], self.features[rows])
+
+    def astype(self, dtype: npt.DTypeLike) -> Outputs:
+        """Return the same numbers in another precision."""
+        arrays = self.logits, self.log_proba, self.features
+        return Outputs(*(array.astype(dtype, copy=False) for array in arrays))
+
+
+class Network:
+    """A trained module, with the way data get into it.
+
+    Parameters
+    ----------
+    module : Module
+    last_layer : nn.Linear
+        Its input are the features, its output the logits.
+    open : callable
+        Checks a source and brings it into the module's shape.
+    tensor : callable
+        Turns an array of items into the module's input, on its device.
+    step : Tensor or float
+        What a perturbation of size 1 changes in the module's input: 1 for pixels in [0, 1],
+        the standard deviation of each feature for rows.
+    settings : tuple
+        Whatever else the outputs depend on, for the cache.
+    verbose : int
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        last_layer: nn.Linear,
+        open: Callable[[Source], Source],
+        tensor: Callable[[npt.NDArray], Tensor],
+        *,
+        step: Tensor | float = 1.0,
+        settings: tuple = (),
+        verbose: int = 0,
+    ) -> None:
+        self.module = module
+        self.last_layer = last_layer
+        self.open = open
+        self.tensor = tensor
+        self.step = step
+        self.settings = settings
+        self.verbose = verbose
+
+    @property
+    def device(self) -> torch.device:
+        return self.last_layer.weight.device
+
+    @property
+    def head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Weight (n_classes, d) and bias (n_classes,) of the last layer."""
+        weight = self.last_layer.weight.detach().double().cpu().numpy()
+        if self.last_layer.bias is None:
+            return weight, np.zeros(len(weight))
+        return weight, self.last_layer.bias.detach().double().cpu().numpy()
+
+    def forward(
+        self, x: Tensor, layers: Sequence[nn.Module] = ()
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Run the module once.
+
+        Parameters
+        ----------
+        x : Tensor
+            As `tensor` makes it.
+        layers : sequence of Module
+            Whose outputs are wanted as well.
+
+        Returns
+        -------
+        features : Tensor of shape (b, d)
+        logits : Tensor of shape (b, n_classes)
+        activations : list of Tensor
+            Output of each of `layers`.
+        """
+        seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+
+        def note(layer: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            seen[layer] = args[0], output
+
+        hooks = [layer.register_forward_hook(note) for layer in {self.last_layer, *layers}]
+        try:
+            self.module(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        missing = [layer for layer in (self.last_layer, *layers) if layer not in seen]
+        if missing:
+            raise ValueError(
+                f"the layer {missing[0]} is part of the network but does not run in its forward "
+                "pass; name another one"
+            )
+        features, logits = seen[self.last_layer]
+        if logits.ndim != 2 or logits.shape[1] < 2:
+            raise ValueError(
+                f"the last linear layer puts out shape {tuple(logits.shape)}; expected logits of "
+                "shape (batch, n_classes) with at least 2 classes. Give last_layer= where the "
+                "network has another one, and two outputs to a network with one"
+            )
+        return features, logits, [seen[layer][1] for layer in layers]
+
+    def gradient(
+        self, x: Tensor, loss: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gradient in x of a loss of the logits, with the features and logits it came from.
+
+        The parameters get none.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().requires_grad_()
+            features, logits, _ = self.forward(x)
+            (gradient,) = torch.autograd.grad(loss(logits), x)
+        return gradient, features.detach(), logits.detach()
+
+    def perturbed(self, x: Tensor, direction: Tensor, size: float) -> Tensor:
+        """Step of `size`, in [0, 1] pixel units, from x along `direction`."""
+        step = self.step
+        if isinstance(step, Tensor):
+            step = step.to(x.dtype)
+            if x.ndim == 4 and step.ndim == 1:
+                step = step.reshape(-1, 1, 1)
+        return x + size * step * direction
+
+    def map(
+        self,
+        function: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
+        source: Source,
+        description: str,
+    ) -> npt.NDArray | tuple[npt.NDArray, ...]:
+        """Apply a function of the network's input to every item, in batches of one size."""
+
+        def read(items: npt.NDArray) -> Tensor | tuple[Tensor, ...]:
+            values = function(self.tensor(items))
+            return tuple(map(_readable, values)) if isinstance(values, tuple) else _readable(values)
+
+        with evaluating(self.module):
+            return map_batches(
+                read,
+                self.open(source),
+                scoring_batch_size(self.device),
+                verbose=self.verbose,
+                description=description,
+            )
+
+    def outputs(self, source: Source, memory: str | joblib.Memory | None = None) -> Outputs:
+        """Features and logits of every item, from the cache, from an earlier pass or a new one.
+
+        Parameters
+        ----------
+        source : Source
+        memory : str, joblib.Memory or None
+            Where they are kept on disk, by the content of the network and of the data.
+        """
+        known = self._recall(source)
+        if known is None:
+            if memory is None:
+                known = _compute(self, source, "")
+            else:
+                cached = check_memory(memory).cache(_compute, ignore=["network", "source"])
+                known = cached(self, source, joblib.hash((self._content(), _content_of(source))))
+            source.passes[self.module] = self._version(), known
+        return known
+
+    def _recall(self, source: Source) -> Outputs | None:
+        version, known = source.passes.get(self.module, (None, None))
+        if known is not None and version == self._version():
+            return known
+        if source.parent is None:
+            return None
+        parent, rows = source.parent
+        known = self._recall(parent)
+        return None if known is None else known[rows]
+
+    def _version(self) -> tuple:
+        """Tell apart all states of the weights, changed in place or replaced."""
+        tensors = tensors_of(self.module).values()
+        return [(id(t), t._version) for t in tensors], id(self.last_layer), self.settings
+
+    def _content(self) -> str:
+        """Hash of the architecture and the weights, the same in every process."""
+        layers = [(name, repr(layer)) for name, layer in self.module.named_modules()]
+        last = next(name for name, m in self.module.named_modules() if m is self.last_layer)
+        return joblib.hash((layers, last, arrays_of(self.module), self.settings))
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, those with several names under each of them."""
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def arrays_of(module: nn.Module) -> dict[str, npt.NDArray]:
+    """Parameters and buffers as arrays; bfloat16, which numpy lacks, as float32."""
+    return {
+        name: np.ascontiguousarray(_readable(tensor.detach()).cpu().numpy())
+        for name, tensor in tensors_of(module).items()
+    }
+
+
+def _readable(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
+
+
+def _compute(network: Network, source: Source, content: str) -> Outputs:
+    def features_and_logits(x: Tensor) -> tuple[Tensor, Tensor]:
+        features, logits, _ = network.forward(x)
+        return features, logits
+
+    features, logits = network.map(features_and_logits, source, "forward pass")
+    log_proba = torch.log_softmax(torch.from_numpy(logits).double(), 1).numpy()
+    return Outputs(logits, log_proba, features)
+
+
+def _content_of(source: Source) -> list[str]:
+    return [joblib.hash(np.ascontiguousarray(items)) for items in source.chunks()]

@@ -1,0 +1,227 @@
+"""Networks that come trained."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from skood._data import Source, check_data
+from skood.classifiers._base import NetworkClassifier, last_linear
+from skood.classifiers._network import Network, arrays_of, tensors_of
+
+__all__ = ["PretrainedClassifier"]
+
+
+class PretrainedClassifier(NetworkClassifier):
+    """Any trained torch module, as a classifier that is not trained again.
+
+    Detectors take a bare module as well, and put it into this class with its defaults. The
+    module is held, not copied, by ``clone``; it pickles, and its hash depends on its content
+    alone.
+
+    Parameters
+    ----------
+    module : Module
+        Takes a batch of images (b, C, H, W) or rows (b, d). It stays on its device.
+    last_layer : str, default=None
+        Name of the linear layer whose input are the features and whose output the logits, as
+        ``module.named_modules()`` has it. None takes the last one.
+    mean, std : sequence of float, default=None
+        What the module's input is normalised by, for each channel of images that are in
+        [0, 1]. None when the module, or whoever made X, does so.
+    classes : array-like of shape (n_classes,), default=None
+        Labels in the order of the logits. None: 0, 1, 2, ...
+    image_shape : tuple of int, default=None
+        (C, H, W) of images that come as flat rows.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels in the order of the logits.
+
+    Notes
+    -----
+    Pixels of uint8 are divided by 255; anything else goes into the module as it is.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skood import MSP, PretrainedClassifier
+    >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> PretrainedClassifier(network).transform(torch.zeros(2, 4)).shape
+    (2, 8)
+    >>> MSP(network).fit(torch.randn(20, 4)).predict(torch.zeros(2, 4)).shape
+    (2,)
+    """
+
+    # Detectors hand such a model their checked source instead of an array.
+    _reads_sources = True
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        last_layer: str | None = None,
+        mean: Any = None,
+        std: Any = None,
+        classes: Any = None,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        self.module = module
+        self.last_layer = last_layer
+        self.mean = mean
+        self.std = std
+        self.classes = classes
+        self.image_shape = image_shape
+
+    @classmethod
+    def from_torchvision(cls, name: str, weights: Any = "DEFAULT") -> PretrainedClassifier:
+        """Classifier of torchvision with its published weights and normalisation.
+
+        Parameters
+        ----------
+        name : str
+            As in :func:`torchvision.models.list_models`, "resnet50" for instance.
+        weights : str, WeightsEnum or None, default="DEFAULT"
+            None leaves the network untrained. Anything else is downloaded on first use.
+
+        Returns
+        -------
+        PretrainedClassifier
+            Its images are to be of the size that the weights were trained on: apply the
+            resizing of ``weights.transforms()`` to them, but not its normalisation, which is
+            done here.
+        """
+        from torchvision.models import get_model, get_model_weights
+
+        if weights is None:
+            return cls(get_model(name).eval())
+        if isinstance(weights, str):
+            weights = get_model_weights(name)[weights]
+        transforms = weights.transforms()
+        return cls(
+            get_model(name, weights=weights).eval(),
+            mean=transforms.mean,
+            std=transforms.std,
+            classes=weights.meta["categories"],
+        )
+
+    def fit(self, X: Any, y: Any = None) -> PretrainedClassifier:
+        """Return self; the network is trained already.
+
+        Parameters
+        ----------
+        X : ignored
+        y : ignored
+
+        Returns
+        -------
+        self
+        """
+        return self
+
+    @property
+    def classes_(self) -> npt.NDArray:
+        n_classes = self._last_layer().out_features
+        if self.classes is None:
+            return np.arange(n_classes)
+        if len(self.classes) != n_classes:
+            raise ValueError(
+                f"classes has {len(self.classes)} labels, but the network has {n_classes} outputs; "
+                "give one label for each"
+            )
+        return np.asarray(self.classes)
+
+    def _last_layer(self) -> nn.Linear:
+        if self.last_layer is None:
+            return last_linear(self.module)
+        layers = dict(self.module.named_modules())
+        if self.last_layer not in layers:
+            linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
+            raise ValueError(
+                f"last_layer={self.last_layer!r} is no layer of the network; its linear layers "
+                f"are {linear}"
+            )
+        layer = layers[self.last_layer]
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(
+                f"last_layer={self.last_layer!r} is a {type(layer).__name__}; expected nn.Linear"
+            )
+        return layer
+
+    def _open(self, source: Source) -> Source:
+        if self.image_shape is not None and not source.is_image:
+            return source.reshape(tuple(self.image_shape))
+        return source
+
+    def _network(self) -> Network:
+        last_layer = self._last_layer()
+        device, dtype = last_layer.weight.device, last_layer.weight.dtype
+        mean, std = (
+            None if value is None else torch.as_tensor(value, dtype=dtype, device=device)
+            for value in (self.mean, self.std)
+        )
+
+        def per_channel(value: Tensor, x: Tensor) -> Tensor:
+            return value.reshape(-1, 1, 1) if x.ndim == 4 else value
+
+        def tensor(items: npt.NDArray) -> Tensor:
+            x = torch.from_numpy(np.ascontiguousarray(items)).to(device)
+            x = x.to(dtype) / 255 if items.dtype == np.uint8 else x.to(dtype)
+            x = x if mean is None else x - per_channel(mean, x)
+            return x if std is None else x / per_channel(std, x)
+
+        return Network(
+            self.module,
+            last_layer,
+            self._open,
+            tensor,
+            step=1.0 if std is None else 1 / std,
+            settings=tuple(
+                None if v is None else tuple(np.ravel(v)) for v in (self.mean, self.std)
+            ),
+        )
+
+    def _outputs(self, X: Any) -> Any:
+        # Nothing was fitted that X could be compared with.
+        return self._network().outputs(check_data(BaseEstimator(), X, reset=True))
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_clone__(self) -> PretrainedClassifier:
+        return type(self)(**self.get_params(deep=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Arrays, not torch's storages, whose pickles differ from one process to the next.
+        state = dict(super().__getstate__())
+        hollow = {
+            id(tensor): _like(tensor, torch.empty_like(tensor, device="meta"))
+            for tensor in tensors_of(self.module).values()
+        }
+        state["module"] = copy.deepcopy(self.module, hollow), arrays_of(self.module)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        skeleton, arrays = state["module"]
+        tensors = tensors_of(skeleton)
+        filled = {
+            id(tensor): _like(
+                tensor, torch.empty_like(tensor, device="cpu").copy_(torch.tensor(arrays[name]))
+            )
+            for name, tensor in tensors.items()
+        }
+        super().__setstate__({**state, "module": copy.deepcopy(skeleton, filled)})
+
+
+def _like(tensor: Tensor, values: Tensor) -> Tensor:
+    """`values`, as a parameter where `tensor` is one."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(values, requires_grad=tensor.requires_grad)
+    return values

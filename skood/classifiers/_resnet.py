@@ -1,0 +1,89 @@
+"""Residual network."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from torch import nn
+
+from skood._parameters import Interval, StrOptions
+from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
+
+__all__ = ["ResNet"]
+
+# Blocks of each stage.
+_BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3]}
+_SMALLER_THAN = 64
+
+
+class ResNet(NeuralClassifier):
+    """Residual network, of [1]_.
+
+    Torchvision's, whose depth 50 has its strides in the 3 x 3 convolutions.
+
+    Parameters
+    ----------
+    depth : {18, 34, 50}, default=18
+        Layers with weights. 18 and 34 give 512 penultimate features, 50 gives 2048.
+    stem : {"auto", "small", "large"}, default="auto"
+        The first layers. "large", for photographs, is a convolution of 7 x 7 and max pooling,
+        which bring height and width down to a quarter. "small" is a convolution of 3 x 3 that
+        keeps them, as is usual for CIFAR. "auto" takes it below 64 pixels.
+    **training
+        As in :class:`~skood.classifiers.NeuralClassifier`.
+
+    Attributes
+    ----------
+    module_ : Module
+        The network.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    history_ : dict of str to list of float
+        Loss, and validation loss where there are such data, of each epoch.
+    mean_, std_ : ndarray of shape (C, 1, 1)
+        What the pixels, in [0, 1], are normalised by.
+    n_features_in_ : int
+        Values in an item.
+
+    References
+    ----------
+    .. [1] K. He, X. Zhang, S. Ren, J. Sun, "Deep residual learning for image recognition",
+       CVPR 2016. arXiv:1512.03385
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood import ResNet
+    >>> digits = load_digits()
+    >>> network = ResNet(batch_size=16, max_steps=2, value_range=(0, 16), random_state=0)
+    >>> network.fit(digits.images, digits.target).transform(digits.images[:2]).shape
+    (2, 512)
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralClassifier._parameter_constraints,
+        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
+        "stem": [StrOptions({"auto", "small", "large"})],
+    }
+
+    def __init__(self, depth: int = 18, *, stem: str = "auto", **training: Any) -> None:
+        super().__init__(**training)
+        self.depth = depth
+        self.stem = stem
+
+    def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        from torchvision.models import resnet
+
+        n_channels, height, width = image_shape_of(item_shape, self)
+        if self.depth not in _BLOCKS:
+            raise ValueError(f"depth={self.depth}; expected one of {list(_BLOCKS)} for ResNet")
+        block = resnet.BasicBlock if self.depth < 50 else resnet.Bottleneck
+        network = resnet.ResNet(block, _BLOCKS[self.depth], num_classes=n_classes)
+        if self.stem == "small" or (self.stem == "auto" and min(height, width) < _SMALLER_THAN):
+            network.conv1 = nn.Conv2d(n_channels, 64, 3, padding=1, bias=False)
+            network.maxpool = nn.Identity()
+        else:
+            network.conv1 = nn.Conv2d(n_channels, 64, 7, stride=2, padding=3, bias=False)
+        initialize_convolutions(network.conv1)
+        return network

@@ -1,0 +1,97 @@
+"""VGG network."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from torch import nn
+
+from skood._parameters import Interval
+from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
+
+__all__ = ["VGG"]
+
+# Convolutions of each stage.
+_CONVOLUTIONS = {
+    11: (1, 1, 2, 2, 2),
+    13: (2, 2, 2, 2, 2),
+    16: (2, 2, 3, 3, 3),
+    19: (2, 2, 4, 4, 4),
+}
+_CHANNELS = (64, 128, 256, 512, 512)
+_SMALLEST = 16
+
+
+class VGG(NeuralClassifier):
+    """The convolutions of VGG [1]_ with batch normalisation, for images of 32 x 32.
+
+    Five stages of 3 x 3 convolutions, each followed by max pooling. As is usual for CIFAR, what
+    is left of height and width is averaged out, and one linear layer takes the place of three.
+    The poolings round up, so that 28 x 28 pixels last for all five.
+
+    Parameters
+    ----------
+    depth : {11, 13, 16, 19}, default=16
+        The published network's layers with weights. All give 512 penultimate features.
+    **training
+        As in :class:`~skood.classifiers.NeuralClassifier`.
+
+    Attributes
+    ----------
+    module_ : Module
+        The network.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    history_ : dict of str to list of float
+        Loss, and validation loss where there are such data, of each epoch.
+    mean_, std_ : ndarray of shape (C, 1, 1)
+        What the pixels, in [0, 1], are normalised by.
+    n_features_in_ : int
+        Values in an item.
+
+    References
+    ----------
+    .. [1] K. Simonyan, A. Zisserman, "Very deep convolutional networks for large-scale image
+       recognition", ICLR 2015. arXiv:1409.1556
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skood import VGG
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.random((20, 16, 16)), rng.integers(3, size=20)
+    >>> VGG(depth=11, max_steps=2, random_state=0).fit(X, y).transform(X).shape
+    (20, 512)
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralClassifier._parameter_constraints,
+        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
+    }
+
+    def __init__(self, depth: int = 16, **training: Any) -> None:
+        super().__init__(**training)
+        self.depth = depth
+
+    def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        n_in, height, width = image_shape_of(item_shape, self)
+        if self.depth not in _CONVOLUTIONS:
+            raise ValueError(f"depth={self.depth}; expected one of {list(_CONVOLUTIONS)} for VGG")
+        if min(height, width) < _SMALLEST:
+            raise ValueError(
+                f"images of {height} x {width} pixels are too small for VGG, which halves them "
+                f"five times; expected at least {_SMALLEST} x {_SMALLEST}, or use ConvNet"
+            )
+        layers: list[nn.Module] = []
+        for n_convolutions, n_out in zip(_CONVOLUTIONS[self.depth], _CHANNELS, strict=True):
+            for _ in range(n_convolutions):
+                # Batch normalisation takes away what a bias adds.
+                layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)]
+                layers += [nn.BatchNorm2d(n_out), nn.ReLU()]
+                n_in = n_out
+            layers += [nn.MaxPool2d(2, ceil_mode=True)]
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        network = nn.Sequential(*layers, nn.Linear(n_in, n_classes))
+        initialize_convolutions(network)
+        return network

@@ -1,0 +1,127 @@
+"""Wide residual network."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from torch import Tensor, nn
+
+from skood._parameters import Interval
+from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
+
+__all__ = ["WideResNet"]
+
+
+class WideResNet(NeuralClassifier):
+    """Wide residual network for images of 32 x 32, of [1]_.
+
+    A convolution of 3 x 3 and three stages of residual blocks, whose batch normalisation and
+    ReLU come before their convolutions; the second and the third stage halve height and width.
+
+    Parameters
+    ----------
+    depth : int, default=28
+        Layers with weights: 4 and a multiple of 6.
+    widen_factor : int, default=10
+        Multiplies the 16, 32 and 64 channels of the stages; 10 gives 640 penultimate features.
+    dropout : float, default=0.0
+        Rate of dropout between the two convolutions of a block, in training.
+    max_epochs : int, default=200
+        Passes over the data.
+    lr_schedule : {"cosine", "step", "constant"}, default="step"
+        "step" divides by 10 at half and at three quarters of the training; [1]_ divides by 5
+        at 30, 60 and 80 %.
+    **training
+        As in :class:`~skood.classifiers.NeuralClassifier`.
+
+    Attributes
+    ----------
+    module_ : Module
+        The network.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    history_ : dict of str to list of float
+        Loss, and validation loss where there are such data, of each epoch.
+    mean_, std_ : ndarray of shape (C, 1, 1)
+        What the pixels, in [0, 1], are normalised by.
+    n_features_in_ : int
+        Values in an item.
+
+    References
+    ----------
+    .. [1] S. Zagoruyko, N. Komodakis, "Wide residual networks", BMVC 2016. arXiv:1605.07146
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood import WideResNet
+    >>> digits = load_digits()
+    >>> network = WideResNet(10, 1, max_steps=5, value_range=(0, 16), random_state=0)
+    >>> network.fit(digits.images, digits.target).transform(digits.images[:2]).shape
+    (2, 64)
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralClassifier._parameter_constraints,
+        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
+        "widen_factor": [Interval(numbers.Integral, 1, None, closed="left")],
+        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
+    }
+
+    def __init__(
+        self,
+        depth: int = 28,
+        widen_factor: int = 10,
+        *,
+        dropout: float = 0.0,
+        max_epochs: int = 200,
+        lr_schedule: str = "step",
+        **training: Any,
+    ) -> None:
+        super().__init__(max_epochs=max_epochs, lr_schedule=lr_schedule, **training)
+        self.depth = depth
+        self.widen_factor = widen_factor
+        self.dropout = dropout
+
+    def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        n_channels, _, _ = image_shape_of(item_shape, self)
+        n_blocks, rest = divmod(self.depth - 4, 6)
+        if n_blocks < 1 or rest:
+            raise ValueError(
+                f"depth={self.depth}; expected 4 and a multiple of 6 for WideResNet, such as 16, "
+                "28 or 40: three stages of blocks with two convolutions each"
+            )
+        n_in = 16
+        layers: list[nn.Module] = [nn.Conv2d(n_channels, n_in, 3, padding=1, bias=False)]
+        for stage in range(3):
+            n_out = 16 * 2**stage * self.widen_factor
+            for block in range(n_blocks):
+                stride = 2 if stage and not block else 1
+                layers.append(_Block(n_in, n_out, stride, self.dropout))
+                n_in = n_out
+        layers += [nn.BatchNorm2d(n_in), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        network = nn.Sequential(*layers, nn.Linear(n_in, n_classes))
+        initialize_convolutions(network)
+        return network
+
+
+class _Block(nn.Module):
+    """Two convolutions beside a shortcut, which is a convolution where the shape changes."""
+
+    def __init__(self, n_in: int, n_out: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.activation = nn.Sequential(nn.BatchNorm2d(n_in), nn.ReLU())
+        self.residual = nn.Sequential(
+            nn.Conv2d(n_in, n_out, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(n_out),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(n_out, n_out, 3, padding=1, bias=False),
+        )
+        changes = n_in != n_out or stride > 1
+        self.shortcut = nn.Conv2d(n_in, n_out, 1, stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = self.activation(x)
+        return self.residual(active) + (x if self.shortcut is None else self.shortcut(active))

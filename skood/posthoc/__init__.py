@@ -1,0 +1,50 @@
+"""Detectors on a trained classifier: post-hoc methods, grouped by what they read."""
+
+from skood.posthoc._activations import ASH, DICE, LTS, SCALE, VRA, ReAct
+from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
+from skood.posthoc._geometry import FDBD, NCI, PNML, SHE, GradNorm, NNGuide
+from skood.posthoc._gradients import IODIN, ODIN, AdaSCALE
+from skood.posthoc._logits import (
+    GEN,
+    MSP,
+    Energy,
+    Entropy,
+    KLMatching,
+    MaxLogit,
+    TemperatureScaling,
+)
+from skood.posthoc._openmax import OpenMax
+from skood.posthoc._subspace import NECO, Residual, ViM
+
+__all__ = [
+    "ASH",
+    "DICE",
+    "FDBD",
+    "GEN",
+    "GMM",
+    "IODIN",
+    "KNN",
+    "LTS",
+    "MSP",
+    "NCI",
+    "NECO",
+    "ODIN",
+    "PNML",
+    "SCALE",
+    "SHE",
+    "VRA",
+    "AdaSCALE",
+    "Energy",
+    "Entropy",
+    "GradNorm",
+    "KLMatching",
+    "Mahalanobis",
+    "MaxLogit",
+    "NNGuide",
+    "OpenMax",
+    "ReAct",
+    "RelativeMahalanobis",
+    "Residual",
+    "TemperatureScaling",
+    "ViM",
+]

@@ -1,0 +1,308 @@
+"""What post-hoc detectors share: the classifier or the features, and one pass over the data."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_softmax
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Tags
+from torch import nn
+
+from skood._data import Source
+from skood._parameters import HasMethods
+from skood.base import BaseDetector, as_input, fit_model
+from skood.classifiers import MLP, ConvNet, NeuralClassifier, PretrainedClassifier
+from skood.classifiers._base import NetworkClassifier
+from skood.classifiers._network import Network, Outputs
+
+__all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsDetector"]
+
+# Rows that a score is computed for at once, in float64.
+_CHUNK = 4096
+
+
+class _HoldsModules(BaseDetector):
+    """Puts a bare module that is given as a parameter into a handle."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A module among the parameters would be copied by clone, and hashed by its storage.
+        if isinstance(value, nn.Module):
+            value = PretrainedClassifier(value)
+        super().__setattr__(name, value)
+
+
+class ClassifierDetector(_HoldsModules):
+    """Base of the detectors on a classifier, which they train unless it comes trained.
+
+    A subclass writes ``_score_samples``, and ``_learn`` where something is learned from the
+    training data.
+
+    Attributes
+    ----------
+    _reads_features : bool
+        Whether the subclass reads penultimate features or the last layer, which a classifier
+        that is no network lacks.
+    _learns_from : {"nothing", "data", "labels"}
+        What ``_learn`` needs.
+    """
+
+    _reads_features = False
+    _learns_from = "nothing"
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "classifier": [HasMethods(["fit", "predict"]), None],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.contamination = contamination
+        self.memory = memory
+        self.random_state = random_state
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        """Learn from the training data.
+
+        Parameters
+        ----------
+        outputs : Outputs
+        labels : ndarray of shape (n,)
+            Positions in the logits; empty unless ``_learns_from`` is "labels".
+        source : Source
+        """
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        self.classifier_ = fitted_model(
+            self.classifier,
+            inliers,
+            y,
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+            name=type(self).__name__,
+        )
+        if self._reads_features and not isinstance(self.classifier_, NetworkClassifier):
+            raise TypeError(
+                f"{type(self).__name__} reads penultimate features and the last layer of a "
+                f"network, which {type(self.classifier_).__name__} does not have; expected a "
+                "classifier of skood.classifiers or a trained torch module. MSP, MaxLogit, "
+                "Energy, Entropy, GEN, KLMatching and OpenMax take any classifier"
+            )
+        if self._learns_from != "nothing":
+            labels = np.empty(0, dtype=np.int64)
+            if self._learns_from == "labels":
+                labels = class_positions(y, self.classifier_, type(self).__name__)
+            self._learn(self._outputs(inliers), labels, inliers)
+
+    def _outputs(self, source: Source) -> Outputs:
+        return classifier_outputs(self.classifier_, source, self.memory)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        trained = isinstance(self.classifier, (FrozenEstimator, PretrainedClassifier))
+        tags.target_tags.required = not trained or self._learns_from == "labels"
+        return tags
+
+
+class OutputsDetector(ClassifierDetector):
+    """Base of the detectors that are a function of features, logits and the last layer.
+
+    A subclass writes ``_score``.
+    """
+
+    @abstractmethod
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        """Score a few thousand rows, which come in float64."""
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        return in_chunks(self._score, self._outputs(source))
+
+    @property
+    def _head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return self.classifier_._network().head
+
+
+class NetworkDetector(ClassifierDetector):
+    """Base of the detectors that run the network themselves: gradients, inner layers."""
+
+    _reads_features = True
+
+    @property
+    def _network(self) -> Network:
+        return self.classifier_._network()
+
+
+class FeatureDetector(_HoldsModules):
+    """Base of the detectors that need features only.
+
+    A subclass writes ``_learn`` and ``_score``.
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "features": [HasMethods(["fit", "transform"]), None],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        features: Any = None,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.features = features
+        self.contamination = contamination
+        self.memory = memory
+        self.random_state = random_state
+
+    @abstractmethod
+    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
+        """Learn from the training features; `labels` are 0, 1, ... or None."""
+
+    @abstractmethod
+    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Score a few thousand rows, which come in float64."""
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        self.features_ = None
+        if self.features is not None:
+            self.features_ = fitted_model(
+                self.features,
+                inliers,
+                y,
+                seed=None if self.random_state is None else seed,
+                memory=self.memory,
+                name=type(self).__name__,
+                needs_labels=isinstance(self.features, NetworkClassifier),
+            )
+        labels = None if y is None else np.unique(y, return_inverse=True)[1]
+        self._learn(self._transform(inliers), labels)
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        return in_chunks(self._score, self._transform(source))
+
+    def _transform(self, source: Source) -> npt.NDArray:
+        if self.features_ is None:
+            return source.rows()
+        if isinstance(self.features_, NetworkClassifier):
+            return self.features_._network().outputs(source, self.memory).features
+        features = self.features_.transform(as_input(self.features_, source))
+        return np.asarray(features).reshape(len(features), -1)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = isinstance(self.features, NeuralClassifier)
+        return tags
+
+
+def fitted_model(
+    model: Any,
+    source: Source,
+    y: npt.NDArray | None,
+    *,
+    seed: int | None,
+    memory: str | joblib.Memory | None,
+    name: str,
+    needs_labels: bool = True,
+) -> Any:
+    """Train `model`, or return it as it is when it comes trained.
+
+    Parameters
+    ----------
+    model : estimator or None
+        None takes a convolutional network for images and an MLP for rows.
+    source, y, seed, memory
+        As in :func:`skood.base.fit_model`.
+    name : str
+        Of the detector, for errors.
+    needs_labels : bool
+    """
+    if isinstance(model, PretrainedClassifier):
+        return model
+    if isinstance(model, FrozenEstimator):
+        inner = model.estimator
+        return PretrainedClassifier(inner) if isinstance(inner, nn.Module) else inner
+    if model is None:
+        model = ConvNet() if source.is_image else MLP()
+    if y is None and needs_labels:
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None: its classifier, "
+            f"{type(model).__name__}, is yet to be trained. Give class labels, or a trained "
+            "classifier in sklearn.frozen.FrozenEstimator"
+        )
+    return fit_model(model, source, y, seed=seed, memory=memory)
+
+
+def classifier_outputs(
+    classifier: Any, source: Source, memory: str | joblib.Memory | None
+) -> Outputs:
+    """Logits and probabilities of any classifier, and the features of a network."""
+    if isinstance(classifier, NetworkClassifier):
+        return classifier._network().outputs(source, memory)
+    rows = as_input(classifier, source)
+    no_features = np.empty((len(source), 0))
+    logits = log_proba = np.empty(0)
+    if hasattr(classifier, "predict_proba"):
+        proba = np.asarray(classifier.predict_proba(rows), dtype=np.float64)
+        logits = log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
+    if hasattr(classifier, "decision_function"):
+        logits = np.asarray(classifier.decision_function(rows), dtype=np.float64)
+        if logits.ndim == 1:
+            logits = np.stack([np.zeros_like(logits), logits], 1)
+    if not logits.size:
+        raise TypeError(
+            f"{type(classifier).__name__} has neither predict_proba nor decision_function; a "
+            "detector needs one of them to read how sure the classifier is"
+        )
+    if not log_proba.size:
+        log_proba = log_softmax(logits, axis=1)
+    return Outputs(logits, log_proba, no_features)
+
+
+def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.NDArray[np.int64]:
+    """Positions of labels in the logits of `classifier`."""
+    if y is None:
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None: it learns from the "
+            "class labels of X"
+        )
+    positions = {label: k for k, label in enumerate(np.asarray(classifier.classes_).tolist())}
+    labels = y.tolist()
+    unknown = sorted(set(map(str, (label for label in labels if label not in positions))))
+    if unknown:
+        raise ValueError(
+            f"y has the labels {unknown[:5]}, but the classifier knows {list(positions)[:10]}; "
+            "give the labels it was trained on, or PretrainedClassifier(module, classes=...)"
+        )
+    return np.array([positions[label] for label in labels])
+
+
+def in_chunks(
+    score: Callable[[Any], npt.NDArray[np.float64]], values: Outputs | npt.NDArray
+) -> npt.NDArray[np.float64]:
+    """Apply `score` to a few thousand rows at a time, in float64."""
+    return np.concatenate([score(chunk) for chunk in _chunks(values)])
+
+
+def _chunks(values: Any) -> Iterator[Any]:
+    for start in range(0, len(values), _CHUNK):
+        yield values[start : start + _CHUNK].astype(np.float64)

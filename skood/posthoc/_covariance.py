@@ -1,0 +1,77 @@
+"""Means and covariances of features, and the inverse of one that may lack rank."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["as_float64", "class_means", "scatter", "unit", "whitening"]
+
+# Rows that are brought to float64 at once.
+_CHUNK = 4096
+
+
+def whitening(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    r"""Return the factor W of the pseudo-inverse, :math:`\Sigma^+ = W W^\top`.
+
+    The squared Mahalanobis distance of z to m is then ``np.square((z - m) @ W).sum(-1)``.
+
+    Parameters
+    ----------
+    covariance : ndarray of shape (d, d), float64
+        Symmetric and positive semi-definite.
+
+    Returns
+    -------
+    ndarray of shape (d, rank), float64
+        Directions with an eigenvalue below 1.4e-14 d times the largest are left out: they hold
+        rounding errors, and would otherwise outweigh all others.
+    """
+    values, vectors = np.linalg.eigh(covariance)
+    # What float32 features leave of a variance that is zero.
+    cutoff = np.finfo(np.float32).eps ** 2 * len(values) * max(values[-1], 0.0)
+    support = values > cutoff
+    return vectors[:, support] / np.sqrt(values[support])
+
+
+def class_means(
+    features: npt.NDArray,
+    labels: npt.NDArray[np.int64],
+    prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],
+) -> npt.NDArray[np.float64]:
+    """Mean of the prepared features of each class 0, 1, ..., shape (n_classes, d)."""
+    counts = np.bincount(labels)
+    sums = np.zeros((len(counts), features.shape[1]))
+    for start in range(0, len(features), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        member = np.eye(len(counts))[labels[rows]]
+        sums += member.T @ prepare(features[rows])
+    return sums / counts[:, None]
+
+
+def scatter(
+    features: npt.NDArray,
+    centres: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],
+) -> npt.NDArray[np.float64]:
+    """Sum the outer products of prepared features less their class's centre, shape (d, d)."""
+    total = np.zeros((features.shape[1],) * 2)
+    for start in range(0, len(features), _CHUNK):
+        rows = slice(start, start + _CHUNK)
+        centred = prepare(features[rows]) - centres[labels[rows]]
+        total += centred.T @ centred
+    return total
+
+
+def as_float64(features: npt.NDArray) -> npt.NDArray[np.float64]:
+    """Return the same features in double precision."""
+    return features.astype(np.float64, copy=False)
+
+
+def unit(features: npt.NDArray) -> npt.NDArray:
+    """Rows of length 1; a row of zeros stays."""
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.where(length > 0, length, 1.0).astype(features.dtype)

@@ -1,0 +1,360 @@
+"""Detectors that need features only: distances to what training looked like."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+from sklearn.neighbors import NearestNeighbors
+
+from skood._parameters import Interval
+from skood.posthoc._base import FeatureDetector
+from skood.posthoc._covariance import as_float64, class_means, scatter, unit, whitening
+
+__all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
+
+
+class Mahalanobis(FeatureDetector):
+    r"""Distance to the nearest class mean, :math:`-\min_k (z - \mu_k)^\top S^{-1} (z - \mu_k)`.
+
+    S is the covariance that all classes share, divided by the number of rows. Without labels
+    there is one class.
+
+    Parameters
+    ----------
+    features : transformer or Module, default=None
+        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        trained torch module, which give their penultimate features. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
+        the features.
+    normalize : bool, default=False
+        Bring every feature vector to length 1 first: Mahalanobis++.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    means_ : ndarray of shape (n_classes, n_features)
+        Of each class.
+    features_ : transformer or None
+        What makes the features.
+    offset_ : float
+        Threshold on the score.
+
+    Notes
+    -----
+    No ridge is added to S. Directions in which it is zero up to rounding are left out, so
+    constant or collinear features do no harm.
+
+    References
+    ----------
+    .. [1] K. Lee, K. Lee, H. Lee, J. Shin, "A Simple Unified Framework for Detecting
+       Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018, equation 2.
+    .. [2] M. Mueller, M. Hein, "Mahalanobis++: Improving OOD Detection via Feature
+       Normalization", ICML 2025.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import Mahalanobis
+    >>> X, y = load_iris(return_X_y=True)
+    >>> Mahalanobis().fit(X, y).predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints: dict = {
+        **FeatureDetector._parameter_constraints,
+        "normalize": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        features: Any = None,
+        *,
+        normalize: bool = False,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            features, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.normalize = normalize
+
+    def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
+        features = features.astype(np.float64, copy=False)
+        return unit(features) if self.normalize else features
+
+    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
+        labels = one_class(features) if labels is None else labels
+        self.means_ = class_means(features, labels, self._prepare)
+        within = scatter(features, self.means_, labels, self._prepare)
+        self._whitening = whitening(within / len(features))
+        self._white_means = self.means_ @ self._whitening
+
+    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        white = self._prepare(features) @ self._whitening
+        return -squared_distances(white, self._white_means).min(1)
+
+
+class RelativeMahalanobis(Mahalanobis):
+    r"""Mahalanobis distance to the nearest class less that to all the data.
+
+    :math:`-\min_k [d_k^2(z) - d_0^2(z)]`, where :math:`d_0` has the mean and the covariance
+    (divided by the number of rows) of all training features.
+
+    Parameters
+    ----------
+    features : transformer or Module, default=None
+        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        trained torch module, which give their penultimate features. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
+        the features.
+    normalize : bool, default=False
+        Bring every feature vector to length 1 first.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    means_ : ndarray of shape (n_classes, n_features)
+        Of each class.
+    mean_ : ndarray of shape (n_features,)
+        Of all the data.
+    features_ : transformer or None
+        What makes the features.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] J. Ren, S. Fort, J. Liu, A. G. Roy, S. Padhy, B. Lakshminarayanan, "A Simple Fix to
+       Mahalanobis Distance for Improving Near-OOD Detection", 2021, arXiv:2106.09022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import RelativeMahalanobis
+    >>> X, y = load_iris(return_X_y=True)
+    >>> RelativeMahalanobis().fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
+        super()._learn(features, labels)
+        everything = one_class(features)
+        means = class_means(features, everything, self._prepare)
+        self.mean_ = means[0]
+        total = scatter(features, means, everything, self._prepare)
+        self._background = whitening(total / len(features))
+
+    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        white = (self._prepare(features) - self.mean_) @ self._background
+        return super()._score(features) + np.square(white).sum(1)
+
+
+class KNN(FeatureDetector):
+    r"""Distance to the k-th nearest training row, :math:`-\|z - z_{(k)}\|`.
+
+    Parameters
+    ----------
+    features : transformer or Module, default=None
+        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        trained torch module, which give their penultimate features. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
+        the features.
+    k : int, default=50
+        Which neighbour, counted from 1.
+    normalize : bool, default=True
+        Bring every feature vector to length 1 first.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    features_ : transformer or None
+        What makes the features.
+    offset_ : float
+        Threshold on the score.
+
+    Notes
+    -----
+    The search is exact. A training row is its own nearest neighbour, so the threshold, which
+    is read from training rows, is a little strict: by about one in k.
+
+    References
+    ----------
+    .. [1] Y. Sun, Y. Ming, X. Zhu, Y. Li, "Out-of-Distribution Detection with Deep Nearest
+       Neighbors", ICML 2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import KNN
+    >>> X = load_iris().data
+    >>> KNN(k=5, normalize=False).fit(X).predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints: dict = {
+        **FeatureDetector._parameter_constraints,
+        "k": [Interval(numbers.Integral, 1, None, closed="left")],
+        "normalize": ["boolean"],
+    }
+
+    def __init__(
+        self,
+        features: Any = None,
+        k: int = 50,
+        *,
+        normalize: bool = True,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            features, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.k = k
+        self.normalize = normalize
+
+    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
+        if self.k > len(features):
+            raise ValueError(
+                f"k={self.k}, but there are {len(features)} training rows; give a k of at most that"
+            )
+        self._dtype = features.dtype if features.dtype.kind == "f" else np.dtype(np.float64)
+        bank = features.astype(self._dtype, copy=False)
+        self._bank = NearestNeighbors(n_neighbors=self.k, algorithm="brute")
+        self._bank.fit(unit(bank) if self.normalize else bank)
+
+    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        queries = unit(features) if self.normalize else features
+        distances, _ = self._bank.kneighbors(queries.astype(self._dtype))
+        return -distances[:, -1].astype(np.float64)
+
+
+class GMM(FeatureDetector):
+    r"""Density of a Gaussian for each class, :math:`\log\sum_k \pi_k N(z; \mu_k, S_k + r I)`.
+
+    :math:`\pi_k` is the frequency of a class and :math:`S_k` its covariance, divided by the
+    number of its rows. Without labels there is one class.
+
+    Parameters
+    ----------
+    features : transformer or Module, default=None
+        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        trained torch module, which give their penultimate features. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
+        the features.
+    reg_covar : float, default=0.001
+        r, in the squared unit of the features.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    means_ : ndarray of shape (n_classes, n_features)
+        Of each class.
+    weights_ : ndarray of shape (n_classes,)
+        Frequency of each class.
+    features_ : transformer or None
+        What makes the features.
+    offset_ : float
+        Threshold on the score.
+
+    See Also
+    --------
+    LogLikelihood : With ``sklearn.mixture.GaussianMixture``, for mixtures fitted without labels.
+
+    References
+    ----------
+    .. [1] J. Mukhoti, A. Kirsch, J. van Amersfoort, P. H. S. Torr, Y. Gal, "Deep Deterministic
+       Uncertainty: A New Simple Baseline", CVPR 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import GMM
+    >>> X, y = load_iris(return_X_y=True)
+    >>> GMM().fit(X, y).predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints: dict = {
+        **FeatureDetector._parameter_constraints,
+        "reg_covar": [Interval(numbers.Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        features: Any = None,
+        reg_covar: float = 1e-3,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            features, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.reg_covar = reg_covar
+
+    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
+        labels = one_class(features) if labels is None else labels
+        counts = np.bincount(labels)
+        self.means_ = class_means(features, labels, as_float64)
+        self.weights_ = counts / len(features)
+        self._factors = []
+        for k, mean in enumerate(self.means_):
+            rows = features[labels == k]
+            covariance = scatter(rows, mean[None], one_class(rows), as_float64) / len(rows)
+            covariance.flat[:: len(covariance) + 1] += self.reg_covar
+            self._factors.append(np.linalg.inv(np.linalg.cholesky(covariance)).T)
+
+    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        densities = [
+            np.log(weight)
+            + np.log(np.diag(factor)).sum()
+            - 0.5 * np.square((features - mean) @ factor).sum(1)
+            for weight, mean, factor in zip(self.weights_, self.means_, self._factors, strict=True)
+        ]
+        constant = -0.5 * features.shape[1] * np.log(2 * np.pi)
+        return logsumexp(densities, axis=0) + constant
+
+
+def one_class(features: npt.NDArray) -> npt.NDArray[np.int64]:
+    """Labels of rows that have none."""
+    return np.zeros(len(features), dtype=np.int64)
+
+
+def squared_distances(
+    rows: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Squared Euclidean distance of every row to every centre, shape (n, n_centres)."""
+    # About the mean of the centres, so that little cancels.
+    origin = centres.mean(0)
+    rows, centres = rows - origin, centres - origin
+    products = rows @ centres.T
+    norms = np.square(rows).sum(1)[:, None] + np.square(centres).sum(1)
+    return np.maximum(norms - 2 * products, 0.0)

@@ -1,0 +1,488 @@
+"""Detectors that set a feature against the last layer, or against those of training."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import logsumexp, softmax
+
+from skood._data import Source
+from skood._parameters import Interval, StrOptions
+from skood._torch.seeding import numpy_rng
+from skood.classifiers._network import Outputs
+from skood.posthoc._base import OutputsDetector
+from skood.posthoc._covariance import as_float64, scatter, unit, whitening
+
+__all__ = ["FDBD", "NCI", "PNML", "SHE", "GradNorm", "NNGuide"]
+
+# Rows that are compared with the whole bank at once.
+_ROWS_AGAINST_BANK = 512
+
+
+class SHE(OutputsDetector):
+    r"""Simplified Hopfield energy, :math:`\langle z, m_c \rangle`, c the predicted class.
+
+    :math:`m_c` is the mean feature of the training rows of class c that are predicted as c,
+    and of all rows of the class where none is.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    patterns_ : ndarray of shape (n_classes, n_features)
+        The :math:`m_c`.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] J. Zhang, Q. Fu, X. Chen, L. Du, Z. Li, G. Wang, X. Liu, S. Han, D. Zhang,
+       "Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with
+       Modern Hopfield Energy", ICLR 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, SHE
+    >>> X, y = load_iris(return_X_y=True)
+    >>> SHE(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _reads_features = True
+    _learns_from = "labels"
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        predicted = outputs.logits.argmax(1)
+        patterns = []
+        for k in range(outputs.logits.shape[1]):
+            of_class = labels == k
+            correct = of_class & (predicted == k)
+            if not of_class.any():
+                raise ValueError(
+                    f"no training row is of class {self.classifier_.classes_[k]!r}, which the "
+                    "classifier knows; SHE needs rows of every class"
+                )
+            rows = outputs.features[correct if correct.any() else of_class]
+            patterns.append(rows.mean(0, dtype=np.float64))
+        self.patterns_ = np.array(patterns)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return (outputs.features * self.patterns_[outputs.logits.argmax(1)]).sum(1)
+
+
+class NNGuide(OutputsDetector):
+    r"""Energy, guided by the nearest training features.
+
+    .. math::
+
+        E(z) \; \frac{1}{k} \sum_{i \in top\text{-}k}
+        \left\langle \frac{z}{\|z\|}, E(z_i) \frac{z_i}{\|z_i\|} \right\rangle,
+        \qquad E = \log\sum_j \exp f_j
+
+    The k largest products count, after they are multiplied by the energy of the training row.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    k : int, default=10
+        Number of neighbours.
+    bank_fraction : float, default=1.0
+        Part of the training rows, drawn at random, that is searched.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    bank_ : ndarray of shape (n_bank, n_features)
+        Normalised training features times their energy.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] J. Park, Y. G. Jung, A. B. J. Teoh, "Nearest Neighbor Guidance for
+       Out-of-Distribution Detection", ICCV 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, NNGuide
+    >>> X, y = load_iris(return_X_y=True)
+    >>> NNGuide(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "k": [Interval(numbers.Integral, 1, None, closed="left")],
+        "bank_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
+    }
+    _reads_features = True
+    _learns_from = "data"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        k: int = 10,
+        bank_fraction: float = 1.0,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.k = k
+        self.bank_fraction = bank_fraction
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        n_bank = max(1, int(self.bank_fraction * len(outputs)))
+        if self.k > n_bank:
+            raise ValueError(
+                f"k={self.k}, but the bank holds {n_bank} of the {len(outputs)} training rows; "
+                "give a k of at most that, or a larger bank_fraction"
+            )
+        if n_bank < len(outputs):
+            rng = numpy_rng(self._seed)
+            outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
+        energy = logsumexp(outputs.logits, axis=1, keepdims=True)
+        # In the precision of the network: float32 for all but the unusual.
+        self.bank_ = unit(outputs.features) * energy.astype(outputs.features.dtype)
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        self._seed = seed
+        super()._fit(inliers, y, outliers, seed)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        features = unit(outputs.features).astype(self.bank_.dtype)
+        bank = torch.from_numpy(self.bank_)
+        guidance = np.empty(len(features))
+        for start in range(0, len(features), _ROWS_AGAINST_BANK):
+            # Always as many rows, so that a product does not depend on the rows beside it.
+            rows = np.arange(start, start + _ROWS_AGAINST_BANK)
+            part = torch.from_numpy(features[np.minimum(rows, len(features) - 1)])
+            nearest = torch.topk(part @ bank.T, self.k, dim=1, sorted=False).values
+            mean = nearest.double().mean(1).numpy()
+            guidance[start : start + _ROWS_AGAINST_BANK] = mean[: len(features) - start]
+        return logsumexp(outputs.logits, axis=1) * guidance
+
+
+class FDBD(OutputsDetector):
+    r"""Mean distance to the decision boundaries, over that to the mean feature.
+
+    .. math::
+
+        \frac{1}{K - 1} \sum_{k \ne c} \frac{f_c - f_k}{\|w_c - w_k\|}
+        \; / \; \|z - \mu\|, \qquad c = \arg\max f
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (n_features,)
+        Of the training features.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    Notes
+    -----
+    Classes whose weights are equal have no boundary between them and are left out of the mean.
+
+    References
+    ----------
+    .. [1] L. Liu, Y. Qin, "Fast Decision Boundary based Out-of-Distribution Detector",
+       ICML 2024.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import FDBD, MLP
+    >>> X, y = load_iris(return_X_y=True)
+    >>> FDBD(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _reads_features = True
+    _learns_from = "data"
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        self.mean_ = outputs.features.mean(0, dtype=np.float64)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        weight, _ = self._head
+        apart = np.linalg.norm(weight[:, None] - weight, axis=2)
+        best = outputs.logits.argmax(1)
+        gap = outputs.logits.max(1, keepdims=True) - outputs.logits
+        boundary = apart[best]
+        distance = np.divide(gap, boundary, out=np.zeros_like(gap), where=boundary > 0)
+        n_boundaries = np.maximum((boundary > 0).sum(1), 1)
+        spread = np.linalg.norm(outputs.features - self.mean_, axis=1)
+        return distance.sum(1) / n_boundaries / np.maximum(spread, np.finfo(np.float64).tiny)
+
+
+class NCI(OutputsDetector):
+    r"""Nearness to the weight of the predicted class, as neural collapse would have it.
+
+    .. math::
+
+        \frac{\langle w_c, z - \mu \rangle}{\|z - \mu\|} + \alpha \|z\|_1,
+        \qquad c = \arg\max f
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    alpha : float, default=0.001
+        Weight of the feature's length.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    mean_ : ndarray of shape (n_features,)
+        Of the training features.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] L. Liu, Y. Qin, "Detecting Out-of-Distribution Through the Lens of Neural Collapse",
+       CVPR 2025.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, NCI
+    >>> X, y = load_iris(return_X_y=True)
+    >>> NCI(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "alpha": [Interval(numbers.Real, 0, None, closed="left")],
+    }
+    _reads_features = True
+    _learns_from = "data"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        alpha: float = 0.001,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.alpha = alpha
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        self.mean_ = outputs.features.mean(0, dtype=np.float64)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        weight, _ = self._head
+        centred = outputs.features - self.mean_
+        towards = (weight[outputs.logits.argmax(1)] * centred).sum(1)
+        length = np.linalg.norm(centred, axis=1)
+        cosine = np.divide(towards, length, out=np.zeros_like(length), where=length > 0)
+        return cosine + self.alpha * np.abs(outputs.features).sum(1)
+
+
+class GradNorm(OutputsDetector):
+    r"""Length of a gradient in the last layer, :math:`\|p - 1/K\|_1 \, \|z\|_1`.
+
+    This is the L1 norm of the gradient, in the weights of the last layer, of the cross-entropy
+    between the uniform distribution and the softmax; it needs no backward pass.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    Notes
+    -----
+    The mean over classes of the paper's equation; the authors' code sums, K times larger.
+
+    References
+    ----------
+    .. [1] R. Huang, A. Geng, Y. Li, "On the Importance of Gradients for Detecting
+       Distributional Shifts in the Wild", NeurIPS 2021, equation 8.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, GradNorm
+    >>> X, y = load_iris(return_X_y=True)
+    >>> GradNorm(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _reads_features = True
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        proba = np.exp(outputs.log_proba)
+        from_uniform = np.abs(proba - 1 / proba.shape[1]).sum(1)
+        return from_uniform * np.abs(outputs.features).sum(1)
+
+
+class PNML(OutputsDetector):
+    r"""Negative regret of the predictive normalised maximum likelihood, in units of log K.
+
+    .. math::
+
+        -\log \sum_k \frac{p_k}{p_k + (1 - p_k) p_k^t} \; / \; \log K,
+        \qquad t = \frac{g}{1 + g}, \quad g = u^\top (U^\top U)^{-1} u
+
+    u is the feature brought to length 1, U the matrix of those of the training data, and p the
+    softmax of the last layer on u.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    probabilities : {"normalized", "raw"}, default="normalized"
+        Whether p comes from u, as in the authors' code, or from the feature itself.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    Notes
+    -----
+    Directions in which the training features are zero up to rounding are left out of the
+    inverse.
+
+    References
+    ----------
+    .. [1] K. Bibas, M. Feder, T. Hassner, "Single Layer Predictive Normalized Maximum
+       Likelihood for Out-of-Distribution Detection", NeurIPS 2021.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, PNML
+    >>> X, y = load_iris(return_X_y=True)
+    >>> PNML(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "probabilities": [StrOptions({"normalized", "raw"})],
+    }
+    _reads_features = True
+    _learns_from = "data"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        probabilities: str = "normalized",
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.probabilities = probabilities
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        features = outputs.features
+        one = np.zeros(len(features), dtype=np.int64)
+        origin = np.zeros((1, features.shape[1]))
+        self._whitening = whitening(scatter(features, origin, one, lambda z: unit(as_float64(z))))
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        weight, bias = self._head
+        normalized = unit(outputs.features)
+        logits = outputs.logits
+        if self.probabilities == "normalized":
+            logits = normalized @ weight.T + bias
+        tiny = 1e-12
+        p = np.clip(softmax(logits, axis=1), tiny, 1 - tiny)
+        g = np.square(normalized @ self._whitening).sum(1)
+        t = (g / (1 + g))[:, None]
+        regret = np.log((p / (p + (1 - p) * p**t)).sum(1))
+        return -regret / np.log(p.shape[1])

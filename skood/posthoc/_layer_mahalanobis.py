@@ -1,0 +1,187 @@
+"""Mahalanobis distance in several layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from scipy.spatial.distance import cdist
+from torch import Tensor
+
+from skood._data import Source
+from skood.posthoc._base import NetworkDetector
+from skood.posthoc._covariance import whitening
+from skood.posthoc._layers import (
+    as_maps,
+    forward,
+    in_row_chunks,
+    layers_of,
+    modules_named,
+    one_per_layer,
+)
+
+__all__ = ["LayerMahalanobis"]
+
+
+class LayerMahalanobis(NetworkDetector):
+    r"""Distance to the nearest class mean, summed over layers.
+
+    With :math:`z_l` the mean over space of what layer l puts out, :math:`\mu_{lk}` its mean in
+    class k and :math:`S_l` the covariance that all classes share, divided by the number of rows,
+
+    .. math::
+
+        \sum_l \alpha_l \max_k \; -(z_l - \mu_{lk})^\top S_l^{-1} (z_l - \mu_{lk})
+
+    Without labels there is one class.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    layers : tuple of str, default=None
+        Names of the modules that are read, as ``module.named_modules()`` has them. None takes
+        the last one at each resolution of the maps, and every nonlinearity that puts out rows.
+    weights : sequence of float, default=None
+        The :math:`\alpha_l`. None: 1 for each.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    layers_ : tuple of str
+        Names of the modules that are read.
+    weights_ : tuple of float
+        The :math:`\alpha_l`.
+    means_ : list of ndarray of shape (n_classes, n_channels)
+        Of each class, in each layer.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    See Also
+    --------
+    Mahalanobis : The same in the penultimate features.
+
+    Notes
+    -----
+    The authors perturb the input like :class:`ODIN` and learn the weights by a logistic
+    regression on out-of-distribution data; neither is done here. Directions in which
+    :math:`S_l` is zero up to rounding are left out, so channels that are constant or
+    depend on each other do no harm. The distance is not halved, which their code does.
+
+    References
+    ----------
+    .. [1] K. Lee, K. Lee, H. Lee, J. Shin, "A Simple Unified Framework for Detecting
+       Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018, equation 2 and
+       algorithm 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, LayerMahalanobis
+    >>> X, y = load_iris(return_X_y=True)
+    >>> detector = LayerMahalanobis(MLP((16, 8), max_epochs=2)).fit(X, y)
+    >>> detector.layers_, [mean.shape for mean in detector.means_]
+    (('2', '5'), [(3, 16), (3, 8)])
+    """
+
+    _parameter_constraints: dict = {
+        **NetworkDetector._parameter_constraints,
+        "layers": [tuple, list, str, None],
+        "weights": ["array-like", None],
+    }
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        layers: Sequence[str] | str | None = None,
+        weights: Sequence[float] | None = None,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.layers = layers
+        self.weights = weights
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        super()._fit(inliers, y, outliers, seed)
+        labels = np.unique(np.zeros(len(inliers)) if y is None else y, return_inverse=True)[1]
+        network = self._network
+        self.layers_ = layers_of(network, inliers, self.layers)
+        weights = 1.0 if self.weights is None else self.weights
+        self.weights_ = one_per_layer(weights, self.layers_, "weights")
+        moments: list[_Moments] = []
+        for rows, features in self._features(inliers):
+            moments = moments or [_Moments(labels.max() + 1, z.shape[1]) for z in features]
+            for of_layer, z in zip(moments, features, strict=True):
+                of_layer.add(z, labels[rows])
+        self.means_ = [of_layer.means for of_layer in moments]
+        self._whitening = [whitening(of_layer.scatter / len(inliers)) for of_layer in moments]
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        scores = np.zeros(len(source))
+        for rows, features in self._features(source):
+            for weight, means, white, z in zip(
+                self.weights_, self.means_, self._whitening, features, strict=True
+            ):
+                scores[rows] -= weight * _nearest(z @ white, means @ white)
+        return scores
+
+    def _features(self, source: Source) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
+        """Means over space of all layers, for a thousand items at a time."""
+        network = self._network
+        layers = modules_named(network, self.layers_)
+
+        def means_over_space(x: Tensor) -> tuple[Tensor, ...]:
+            return tuple(as_maps(maps).mean(2) for maps in forward(network, x, layers)[2])
+
+        return in_row_chunks(network, means_over_space, source, type(self).__name__)
+
+
+class _Moments:
+    """Class means and the scatter around them, over data that come in parts.
+
+    Parts are merged by the update of Chan, Golub and LeVeque, which subtracts no large sums from
+    each other.
+    """
+
+    def __init__(self, n_classes: int, n_channels: int) -> None:
+        self.counts = np.zeros(n_classes)
+        self.means = np.zeros((n_classes, n_channels))
+        self.scatter = np.zeros((n_channels, n_channels))
+
+    def add(self, features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:
+        present, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        means = np.eye(len(present))[position].T @ features / counts[:, None]
+        before = self.counts[present]
+        total = before + counts
+        shift = means - self.means[present]
+        centred = features - means[position]
+        self.scatter += centred.T @ centred
+        self.scatter += (shift * (before * counts / total)[:, None]).T @ shift
+        self.means[present] += shift * (counts / total)[:, None]
+        self.counts[present] = total
+
+
+def _nearest(
+    rows: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Squared distance of each row to the nearest centre."""
+    return cdist(rows, centres, "sqeuclidean").min(1)

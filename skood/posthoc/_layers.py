@@ -1,0 +1,220 @@
+"""Inner layers of any network: which ones it has, and what they put out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from skood._data import Source
+from skood.classifiers._network import Network
+
+__all__ = [
+    "as_maps",
+    "forward",
+    "in_row_chunks",
+    "last_map",
+    "layers_of",
+    "modules_named",
+    "named_layers",
+    "one_per_layer",
+    "output_shapes",
+]
+
+# Rows whose activations are held at once.
+_CHUNK = 1024
+
+# Names that an error lists at most.
+_LISTED = 40
+
+
+def output_shapes(network: Network, source: Source) -> dict[str, tuple[int, ...]]:
+    """Shapes of what the modules put out for one item, in the order in which they finish.
+
+    Parameters
+    ----------
+    network : Network
+    source : Source
+        Whose first item is run through the network.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        (C, H, W) of maps and (d,) of rows, by the module's name. Left out are modules that put
+        out anything else, those that run more than once in a pass, where a name would not tell
+        which output is meant, and whatever finishes after the last layer.
+    """
+    names = {module: name for name, module in network.module.named_modules()}
+    finished: list[tuple[str, tuple[int, ...]]] = []
+
+    def run(x: Tensor) -> Tensor:
+        def note(module: nn.Module, args: Any, output: Any) -> None:
+            is_batch = isinstance(output, Tensor) and output.ndim > 1 and len(output) == len(x)
+            finished.append((names[module], tuple(output.shape[1:]) if is_batch else ()))
+
+        hooks = [module.register_forward_hook(note) for module in names]
+        try:
+            return network.forward(x)[1]
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    network.map(run, source.subset(np.arange(1)), "finding layers")
+    runs = Counter(name for name, _ in finished)
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, shape in finished:
+        if name == names[network.last_layer]:
+            break
+        if runs[name] == 1 and len(shape) in (1, 3):
+            shapes[name] = shape
+    return shapes
+
+
+def layers_of(
+    network: Network, source: Source, layers: Sequence[str] | str | None
+) -> tuple[str, ...]:
+    """Names of the layers that a detector reads.
+
+    Parameters
+    ----------
+    network : Network
+    source : Source
+    layers : str, sequence of str or None
+        None takes the last module at each resolution of the maps, and every nonlinearity that
+        puts out rows; of a network that has neither, every hidden linear layer. A module may be
+        a block: in a residual network no leaf puts out the sum that ends a stage.
+
+    Raises
+    ------
+    ValueError
+        When a name is unknown, or the network has no layer to take.
+    """
+    shapes = output_shapes(network, source)
+    chosen = _stages(network, shapes) if layers is None else layers
+    if not chosen and layers is None:
+        raise ValueError(
+            f"the network {type(network.module).__name__} has no inner layer that is a map, a "
+            "nonlinearity or a linear layer before its last one; name modules in layers=, or give "
+            "a deeper network"
+        )
+    return named_layers(chosen, shapes, "layers")
+
+
+def _stages(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    modules = dict(network.module.named_modules())
+    last_at = {shapes[name][1:]: name for name in _maps(shapes)}
+    rows = [name for name, shape in shapes.items() if len(shape) == 1]
+    hidden = [name for name in rows if type(modules[name]).__module__ == nn.ReLU.__module__]
+    if not last_at and not hidden:
+        hidden = [name for name in rows if isinstance(modules[name], nn.Linear)]
+    chosen = {*last_at.values(), *hidden}
+    return tuple(name for name in shapes if name in chosen)
+
+
+def last_map(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    """Name of the module that puts out the last map before the pooling, or nothing."""
+    return tuple(_maps(shapes)[-1:])
+
+
+def _maps(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Names of maps: those of one pixel, which pooling makes, count if there are no others."""
+    maps = [name for name, shape in shapes.items() if len(shape) == 3]
+    return [name for name in maps if shapes[name][1:] != (1, 1)] or maps
+
+
+def named_layers(
+    layers: Sequence[str] | str, shapes: Mapping[str, tuple[int, ...]], parameter: str
+) -> tuple[str, ...]:
+    """Check names of layers.
+
+    Parameters
+    ----------
+    layers : str or sequence of str
+    shapes : dict of str to tuple of int
+        Of the layers to choose from.
+    parameter : str
+        That the names were given as.
+
+    Raises
+    ------
+    ValueError
+        When there are none, or one that `shapes` does not have.
+    """
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    unknown = [name for name in names if name not in shapes]
+    if unknown or not names:
+        known = [f"{name} {shape}" for name, shape in shapes.items()]
+        listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
+        raise ValueError(
+            f"{parameter}={layers!r} names {unknown or 'nothing'}; expected modules that run once, "
+            f"before the last layer, and put out maps (C, H, W) or rows (d,): {listed or 'none'}"
+        )
+    return names
+
+
+def modules_named(network: Network, names: Sequence[str]) -> list[nn.Module]:
+    """Return the modules with these names."""
+    modules = dict(network.module.named_modules())
+    return [modules[name] for name in names]
+
+
+def one_per_layer(value: Any, layers: Sequence[str], parameter: str) -> tuple[Any, ...]:
+    """Repeat one value for all layers, or check that there is one for each."""
+    values = (value,) * len(layers) if np.ndim(value) == 0 else tuple(value)
+    if len(values) != len(layers):
+        raise ValueError(
+            f"{parameter} has {len(values)} values, but there are {len(layers)} layers, "
+            f"{tuple(layers)}; give one value for each"
+        )
+    return values
+
+
+def forward(
+    network: Network, x: Tensor, layers: Sequence[nn.Module]
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Return features, logits and what `layers` put out, before anything changes it in place."""
+    seen: dict[nn.Module, Tensor] = {}
+
+    def keep(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
+        seen[layer] = output
+        # The rest of the network gets a copy, which an operation in place may overwrite.
+        return output.clone()
+
+    hooks = [layer.register_forward_hook(keep) for layer in {*layers}]
+    try:
+        features, logits, _ = network.forward(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return features, logits, [seen[layer] for layer in layers]
+
+
+def as_maps(activation: Tensor) -> Tensor:
+    """Bring maps (b, C, H, W), and rows (b, C) as maps of one pixel, to (b, C, n_pixels)."""
+    return activation.reshape(*activation.shape[:2], -1).double()
+
+
+def in_row_chunks(
+    network: Network,
+    function: Callable[[Tensor], tuple[Tensor, ...]],
+    source: Source,
+    description: str,
+) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
+    """Apply `function` to a thousand items at a time, as activations of all would fill memory.
+
+    Yields
+    ------
+    rows : slice
+    values : tuple of ndarray
+        What `function` returns for these rows.
+    """
+    for start in range(0, len(source), _CHUNK):
+        rows = slice(start, min(start + _CHUNK, len(source)))
+        part = source.subset(np.arange(rows.start, rows.stop))
+        values = network.map(function, part, description)
+        assert isinstance(values, tuple), "several tensors in, several arrays out"
+        yield rows, values

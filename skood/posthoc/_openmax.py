@@ -1,0 +1,161 @@
+"""OpenMax: how far logits lie in the tail of a class, by extreme value theory."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import brentq
+from scipy.special import softmax
+
+from skood._data import Source
+from skood._parameters import Interval, StrOptions
+from skood.classifiers._network import Outputs
+from skood.posthoc._base import OutputsDetector
+
+__all__ = ["OpenMax"]
+
+# The Weibull distribution starts at 0; distances are moved well away from it, as libmr does.
+_SHIFT = 10_000.0
+
+
+class OpenMax(OutputsDetector):
+    r"""Negative probability of the unknown class, from recalibrated logits.
+
+    For each class, a Weibull distribution is fitted by maximum likelihood to the `n_tail`
+    largest distances between the mean logits of the class and its training rows. With
+    :math:`\omega_k` its distribution function at the distance of a row, the `alpha` largest
+    logits, of rank r = 0, 1, ..., become :math:`f_k (1 - \omega_k (\alpha - r) / \alpha)`; what
+    they lose is the logit of the unknown class.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
+        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
+        takes a convolutional network for images and an MLP for rows.
+    n_tail : int, default=20
+        Distances that the tail is fitted to.
+    alpha : int, default=3
+        Logits that are recalibrated.
+    rows : {"correct", "all"}, default="correct"
+        Training rows of a class: those that are also predicted as it, as in the paper, or all.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    centres_ : ndarray of shape (n_classes, n_classes)
+        Mean logits of each class.
+    weibull_ : ndarray of shape (n_classes, 3)
+        Shape, scale and smallest tail distance of each class.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] A. Bendale, T. E. Boult, "Towards Open Set Deep Networks", CVPR 2016, algorithms 1
+       and 2.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, OpenMax
+    >>> X, y = load_iris(return_X_y=True)
+    >>> OpenMax(MLP(max_epochs=20, random_state=0)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "n_tail": [Interval(numbers.Integral, 2, None, closed="left")],
+        "alpha": [Interval(numbers.Integral, 1, None, closed="left")],
+        "rows": [StrOptions({"correct", "all"})],
+    }
+    _learns_from = "labels"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        n_tail: int = 20,
+        alpha: int = 3,
+        *,
+        rows: str = "correct",
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.n_tail = n_tail
+        self.alpha = alpha
+        self.rows = rows
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        logits = outputs.logits.astype(np.float64)
+        predicted = logits.argmax(1)
+        centres, weibull = [], []
+        for k in range(logits.shape[1]):
+            used = labels == k
+            if self.rows == "correct":
+                used = used & (predicted == k)
+            tail = np.empty(0)
+            if used.any():
+                centre = logits[used].mean(0)
+                tail = np.sort(np.linalg.norm(logits[used] - centre, axis=1))[-self.n_tail :]
+            if len(tail) < 2 or tail[-1] - tail[0] <= 1e-9 * tail[-1]:
+                correct = "correctly classified " if self.rows == "correct" else ""
+                raise ValueError(
+                    f"class {self.classifier_.classes_[k]!r} has {used.sum()} {correct}training "
+                    "rows; OpenMax fits a tail to at least 2 different distances in each class. "
+                    "Train the classifier better, give more rows, or rows='all'"
+                )
+            centres.append(centre)
+            weibull.append((*fit_weibull(tail - tail[0] + _SHIFT), tail[0]))
+        self.centres_, self.weibull_ = np.array(centres), np.array(weibull)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        logits = outputs.logits
+        n_classes = logits.shape[1]
+        shape, scale, smallest = self.weibull_.T
+        distance = np.stack(
+            [np.linalg.norm(logits - centre, axis=1) for centre in self.centres_], 1
+        )
+        moved = np.maximum(distance - smallest + _SHIFT, 0.0)
+        cumulative = -np.expm1(-((moved / scale) ** shape))
+        rank = np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
+        alpha = min(self.alpha, n_classes)
+        known = logits * (1 - cumulative * np.maximum(alpha - rank, 0) / alpha)
+        unknown = (logits - known).sum(1, keepdims=True)
+        return -softmax(np.concatenate([unknown, known], 1), axis=1)[:, 0]
+
+
+def fit_weibull(x: npt.NDArray[np.float64]) -> tuple[float, float]:
+    r"""Shape and scale of the Weibull distribution that makes x most likely.
+
+    The shape c is the root of :math:`\sum x^c \log x / \sum x^c - 1/c - \overline{\log x}`,
+    the scale :math:`(\overline{x^c})^{1/c}`.
+    """
+    largest = x.max()
+    log_x = np.log1p((x - largest) / largest)
+
+    def slope(shape: float) -> float:
+        weight = np.exp(shape * log_x)
+        return float((weight * log_x).sum() / weight.sum() - 1 / shape - log_x.mean())
+
+    # The slope rises from minus infinity to max(log x) - mean(log x).
+    high = 2.0
+    while slope(high) < 0:
+        high *= 2
+    shape = brentq(slope, 1e-6, high, xtol=1e-12, rtol=1e-14)
+    return shape, largest * float(np.exp(shape * log_x).mean() ** (1 / shape))

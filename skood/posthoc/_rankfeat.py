@@ -1,0 +1,160 @@
+"""Energy after the dominant direction of a feature map is removed."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skood._data import Source
+from skood._parameters import Interval
+from skood.classifiers._network import Network
+from skood.posthoc._activations import energy
+from skood.posthoc._base import NetworkDetector, in_chunks
+from skood.posthoc._layers import last_map, modules_named, named_layers, output_shapes
+
+__all__ = ["RankFeat"]
+
+
+class RankFeat(NetworkDetector):
+    r"""Energy after the rank-1 part of a feature map is removed.
+
+    With X the map of shape (channels, pixels), and :math:`s_1, u_1, v_1` its largest singular
+    value and the vectors that belong to it, the rest of the network runs on
+
+    .. math::
+
+        X' = X - s_1 u_1 v_1^\top, \qquad T \log \sum_k \exp(f_k(X') / T)
+
+    Out-of-distribution images tend to have one direction that outweighs all others, and decides
+    their logits.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module, whose network has
+        maps. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a
+        convolutional network.
+    layer : str or tuple of str, default=None
+        Name of the module whose output is X, as ``module.named_modules()`` has it. The logits
+        for several are averaged. None takes the last one before the pooling, whose output has
+        more than one pixel.
+    temperature : float, default=1.0
+        T.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    layers_ : tuple of str
+        Names of the modules whose output is X.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    See Also
+    --------
+    Energy : The same without removing anything.
+
+    Notes
+    -----
+    The authors average the logits of the last two stages of a residual network,
+    ``layer=("layer3", "layer4")``. Their code can replace the singular vectors by twenty steps of
+    a power iteration from a random start; here they are exact.
+
+    References
+    ----------
+    .. [1] Y. Song, N. Sebe, W. Wang, "RankFeat: Rank-1 Feature Removal for Out-of-distribution
+       Detection", NeurIPS 2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood import ConvNet, RankFeat
+    >>> digits = load_digits()
+    >>> network = ConvNet((8, 16), max_steps=10, value_range=(0, 16), random_state=0)
+    >>> detector = RankFeat(network).fit(digits.images, digits.target)
+    >>> detector.score_samples(digits.images[:3]).shape
+    (3,)
+    """
+
+    _parameter_constraints: dict = {
+        **NetworkDetector._parameter_constraints,
+        "layer": [str, tuple, list, None],
+        "temperature": [Interval(numbers.Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        layer: str | Sequence[str] | None = None,
+        temperature: float = 1.0,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.layer = layer
+        self.temperature = temperature
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        super()._fit(inliers, y, outliers, seed)
+        shapes = output_shapes(self._network, inliers)
+        maps = {name: shape for name, shape in shapes.items() if len(shape) == 3}
+        if not maps:
+            raise ValueError(
+                "RankFeat removes a direction from a map (C, H, W), but no module before the last "
+                "layer puts one out; give a convolutional network"
+            )
+        layer = last_map(maps) if self.layer is None else self.layer
+        self.layers_ = named_layers(layer, maps, "layer")
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        network = self._network
+        layers = modules_named(network, self.layers_)
+
+        def mean_logits(x: Tensor) -> Tensor:
+            return torch.stack([_logits_without(network, x, layer) for layer in layers]).mean(0)
+
+        logits = network.map(mean_logits, source, type(self).__name__)
+        return in_chunks(
+            lambda rows: self.temperature * energy(rows / self.temperature), np.asarray(logits)
+        )
+
+
+def _logits_without(network: Network, x: Tensor, layer: nn.Module) -> Tensor:
+    """Logits of a pass in which the output of `layer` lacks its rank-1 part."""
+    hook = layer.register_forward_hook(lambda layer, args, output: _without_rank_one(output))
+    try:
+        return network.forward(x)[1]
+    finally:
+        hook.remove()
+
+
+def _without_rank_one(maps: Tensor) -> Tensor:
+    values = maps.flatten(2).double()
+    n_channels, n_pixels = values.shape[1:]
+    # The smaller of the two products, whose last eigenvector is u_1 or v_1.
+    if n_channels < n_pixels:
+        first = torch.linalg.eigh(values @ values.mT).eigenvectors[..., -1:]
+        values = values - first @ (first.mT @ values)
+    else:
+        first = torch.linalg.eigh(values.mT @ values).eigenvectors[..., -1:]
+        values = values - (values @ first) @ first.mT
+    return values.reshape(maps.shape).to(maps.dtype)

@@ -1,0 +1,82 @@
+"""Which optimizer the settings make, and what their parameters do."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from skood._torch.training import TrainingSettings, train
+from skood.classifiers import MLP
+from skood.density import NeuralSplineFlow
+
+ADAM = TrainingSettings(
+    max_epochs=1,
+    max_steps=3,
+    batch_size=4,
+    learning_rate=0.1,
+    lr_schedule="constant",
+    clip_norm=None,
+    validation_fraction=0.0,
+    patience=None,
+    precision="fp32",
+    compile=False,
+    verbose=0,
+)
+SGD = replace(ADAM, momentum=0.9)
+
+
+def trained(settings, gradient):
+    """Value of a parameter that starts at 1 and whose loss has the slope `gradient`."""
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(module.weight)
+    train(
+        module,
+        lambda rows: gradient * module.weight[0, 0].expand(len(rows)),
+        lambda rows, generator: (torch.from_numpy(rows),),
+        12,
+        settings,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    return module.weight.item()
+
+
+def by_hand(*, momentum=0.0, weight_decay=0.0, gradient=1.0, learning_rate=0.1, n_steps=3):
+    """SGD with Nesterov's momentum (Sutskever et al., 2013), as torch writes it."""
+    value, velocity = 1.0, 0.0
+    for _ in range(n_steps):
+        slope = gradient + weight_decay * value
+        velocity = momentum * velocity + slope
+        value -= learning_rate * (slope + momentum * velocity)
+    return value
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+def test_sgd(momentum, weight_decay):
+    settings = replace(SGD, momentum=momentum, weight_decay=weight_decay)
+    expected = by_hand(momentum=momentum, weight_decay=weight_decay)
+    assert trained(settings, 1.0) == pytest.approx(expected, rel=1e-6)
+
+
+def test_weight_decay_shrinks_what_has_no_gradient():
+    assert trained(SGD, 0.0) == 1
+    settings = replace(SGD, momentum=0.0, weight_decay=0.2)
+    assert trained(settings, 0.0) == pytest.approx((1 - 0.1 * 0.2) ** 3, rel=1e-6)
+
+
+def test_adam_moves_by_the_learning_rate_whatever_the_gradient():
+    for gradient in (1e-3, 1.0, 1e3):
+        assert trained(ADAM, gradient) == pytest.approx(1 - 3 * 0.1, rel=1e-3)
+    assert trained(replace(ADAM, weight_decay=0.2), 0.0) == pytest.approx(0.7, rel=1e-3)
+
+
+def test_estimators_choose_by_having_a_momentum():
+    module = nn.Linear(1, 1)
+    settings = TrainingSettings.of(MLP(momentum=0.8, weight_decay=0.1, learning_rate=0.3))
+    group = settings.optimizer(module).param_groups[0]
+    assert (group["momentum"], group["weight_decay"], group["lr"]) == (0.8, 0.1, 0.3)
+    assert group["nesterov"]
+    assert not TrainingSettings.of(MLP(momentum=0)).optimizer(module).param_groups[0]["nesterov"]
+    assert isinstance(TrainingSettings.of(NeuralSplineFlow()).optimizer(module), torch.optim.Adam)
