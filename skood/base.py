@@ -76,10 +76,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         inliers, y, outliers = _split_outliers(source, y)
         seed = draw_seed(self.random_state)
         self._fit(inliers, y, outliers, seed)
-        rows = np.arange(len(inliers))
-        if len(rows) > _THRESHOLD_ROWS:
-            rows = np.sort(numpy_rng(seed).choice(rows, _THRESHOLD_ROWS, replace=False))
-        scores = self._score_samples(inliers.subset(rows))
+        scored = inliers
+        if len(inliers) > _THRESHOLD_ROWS:
+            rows = numpy_rng(seed).choice(len(inliers), _THRESHOLD_ROWS, replace=False)
+            scored = inliers.subset(np.sort(rows))
+        scores = self._score_samples(scored)
         self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         return self
 

@@ -330,13 +330,11 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         def fetch(
             rows: npt.NDArray[np.integer], generator: torch.Generator | None
         ) -> tuple[Tensor, Tensor]:
-            if held_out is None or rows.max() < n_training:
+            # A batch is of training or of validation data, never of both.
+            if held_out is None or rows[0] < n_training:
                 items = source.take(rows)
             else:
-                inside = rows < n_training
-                items = np.concatenate(
-                    [source.take(rows[inside]), held_out[0].take(rows[~inside] - n_training)]
-                )
+                items = held_out[0].take(rows - n_training)
             x = self._tensor(items, device)
             if generator is not None and source.is_image:
                 x = _augment(x, self._augmentation(x.shape[1]), generator)
@@ -407,9 +405,11 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.classes_, targets = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
-                f"y has one class, {self.classes_[0]!r}; a classifier needs at least 2 classes"
+                f"y has one class, {self.classes_[0]}; a classifier needs at least 2 classes"
             )
-        if self.classes_.dtype.kind in "if" and self.classes_[0] == -1 and len(self.classes_) > 2:
+        # Labels that are strings turn a -1 among them into one.
+        outlier = "-1" if self.classes_.dtype.kind in "US" else -1
+        if len(self.classes_) > 2 and np.any(self.classes_ == outlier):
             raise ValueError(
                 "y has labels -1, which mark out-of-distribution rows; a classifier is trained on "
                 "in-distribution rows alone: leave those out, or fit a detector, which does"

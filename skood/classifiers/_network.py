@@ -238,7 +238,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 def arrays_of(module: nn.Module) -> dict[str, npt.NDArray]:
     """Parameters and buffers as arrays; bfloat16, which numpy lacks, as float32."""
     return {
-        name: np.ascontiguousarray(_readable(tensor.detach()).cpu().numpy())
+        name: _readable(tensor.detach()).cpu().contiguous().numpy()
         for name, tensor in tensors_of(module).items()
     }
 

@@ -4,6 +4,8 @@ from skood.posthoc._activations import ASH, DICE, LTS, SCALE, VRA, ReAct
 from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, SHE, GradNorm, NNGuide
 from skood.posthoc._gradients import IODIN, ODIN, AdaSCALE
+from skood.posthoc._gram import Gram
+from skood.posthoc._layer_mahalanobis import LayerMahalanobis
 from skood.posthoc._logits import (
     GEN,
     MSP,
@@ -13,7 +15,9 @@ from skood.posthoc._logits import (
     MaxLogit,
     TemperatureScaling,
 )
+from skood.posthoc._nac import NAC
 from skood.posthoc._openmax import OpenMax
+from skood.posthoc._rankfeat import RankFeat
 from skood.posthoc._subspace import NECO, Residual, ViM
 
 __all__ = [
@@ -26,6 +30,7 @@ __all__ = [
     "KNN",
     "LTS",
     "MSP",
+    "NAC",
     "NCI",
     "NECO",
     "ODIN",
@@ -37,11 +42,14 @@ __all__ = [
     "Energy",
     "Entropy",
     "GradNorm",
+    "Gram",
     "KLMatching",
+    "LayerMahalanobis",
     "Mahalanobis",
     "MaxLogit",
     "NNGuide",
     "OpenMax",
+    "RankFeat",
     "ReAct",
     "RelativeMahalanobis",
     "Residual",

@@ -32,9 +32,10 @@ class _HoldsModules(BaseDetector):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A module among the parameters would be copied by clone, and hashed by its storage.
-        if isinstance(value, nn.Module):
-            value = PretrainedClassifier(value)
-        super().__setattr__(name, value)
+        module = value.estimator if isinstance(value, FrozenEstimator) else value
+        super().__setattr__(
+            name, PretrainedClassifier(module) if isinstance(module, nn.Module) else value
+        )
 
 
 class ClassifierDetector(_HoldsModules):
@@ -100,8 +101,8 @@ class ClassifierDetector(_HoldsModules):
             raise TypeError(
                 f"{type(self).__name__} reads penultimate features and the last layer of a "
                 f"network, which {type(self.classifier_).__name__} does not have; expected a "
-                "classifier of skood.classifiers or a trained torch module. MSP, MaxLogit, "
-                "Energy, Entropy, GEN, KLMatching and OpenMax take any classifier"
+                "classifier of skood.classifiers or a trained torch module (module_ of a skorch "
+                "net). MSP, MaxLogit, Energy, Entropy, GEN, KLMatching and OpenMax take any"
             )
         if self._learns_from != "nothing":
             labels = np.empty(0, dtype=np.int64)
@@ -239,8 +240,7 @@ def fitted_model(
     if isinstance(model, PretrainedClassifier):
         return model
     if isinstance(model, FrozenEstimator):
-        inner = model.estimator
-        return PretrainedClassifier(inner) if isinstance(inner, nn.Module) else inner
+        return model.estimator
     if model is None:
         model = ConvNet() if source.is_image else MLP()
     if y is None and needs_labels:

@@ -8,14 +8,18 @@ from typing import Any
 import joblib
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import logsumexp
-from sklearn.neighbors import NearestNeighbors
 
 from skood._parameters import Interval
 from skood.posthoc._base import FeatureDetector
 from skood.posthoc._covariance import as_float64, class_means, scatter, unit, whitening
+from skood.posthoc._neighbours import largest_products
 
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
+
+# Neighbours beyond the k-th that are looked at in double precision.
+_MORE_NEIGHBOURS = 8
 
 
 class Mahalanobis(FeatureDetector):
@@ -188,6 +192,8 @@ class KNN(FeatureDetector):
 
     Attributes
     ----------
+    bank_ : ndarray of shape (n_training, n_features)
+        Training features.
     features_ : transformer or None
         What makes the features.
     offset_ : float
@@ -239,15 +245,27 @@ class KNN(FeatureDetector):
             raise ValueError(
                 f"k={self.k}, but there are {len(features)} training rows; give a k of at most that"
             )
-        self._dtype = features.dtype if features.dtype.kind == "f" else np.dtype(np.float64)
-        bank = features.astype(self._dtype, copy=False)
-        self._bank = NearestNeighbors(n_neighbors=self.k, algorithm="brute")
-        self._bank.fit(unit(bank) if self.normalize else bank)
+        # In the precision that the features come in: float32 from all but unusual networks.
+        bank = features if features.dtype.kind == "f" else features.astype(np.float64)
+        self.bank_ = unit(bank) if self.normalize else bank
+        self._half_square = np.square(self.bank_).sum(1) / 2
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         queries = unit(features) if self.normalize else features
-        distances, _ = self._bank.kneighbors(queries.astype(self._dtype))
-        return -distances[:, -1].astype(np.float64)
+        # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. A few more than k of them, for
+        # the order among almost equals is decided below, in double precision.
+        _, rows = largest_products(
+            queries.astype(self.bank_.dtype),
+            torch.from_numpy(self.bank_),
+            min(self.k + _MORE_NEIGHBOURS, len(self.bank_)),
+            torch.from_numpy(-self._half_square),
+        )
+        distances = np.empty(len(queries))
+        for i, query in enumerate(queries):
+            candidates = self.bank_[rows[i]].astype(np.float64)
+            squared = np.square(candidates - query).sum(1)
+            distances[i] = np.sqrt(np.partition(squared, self.k - 1)[self.k - 1])
+        return -distances
 
 
 class GMM(FeatureDetector):

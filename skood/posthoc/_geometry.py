@@ -17,11 +17,9 @@ from skood._torch.seeding import numpy_rng
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._covariance import as_float64, scatter, unit, whitening
+from skood.posthoc._neighbours import largest_products
 
 __all__ = ["FDBD", "NCI", "PNML", "SHE", "GradNorm", "NNGuide"]
-
-# Rows that are compared with the whole bank at once.
-_ROWS_AGAINST_BANK = 512
 
 
 class SHE(OutputsDetector):
@@ -78,7 +76,7 @@ class SHE(OutputsDetector):
             correct = of_class & (predicted == k)
             if not of_class.any():
                 raise ValueError(
-                    f"no training row is of class {self.classifier_.classes_[k]!r}, which the "
+                    f"no training row is of class {self.classifier_.classes_[k]}, which the "
                     "classifier knows; SHE needs rows of every class"
                 )
             rows = outputs.features[correct if correct.any() else of_class]
@@ -186,15 +184,8 @@ class NNGuide(OutputsDetector):
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         features = unit(outputs.features).astype(self.bank_.dtype)
-        bank = torch.from_numpy(self.bank_)
-        guidance = np.empty(len(features))
-        for start in range(0, len(features), _ROWS_AGAINST_BANK):
-            # Always as many rows, so that a product does not depend on the rows beside it.
-            rows = np.arange(start, start + _ROWS_AGAINST_BANK)
-            part = torch.from_numpy(features[np.minimum(rows, len(features) - 1)])
-            nearest = torch.topk(part @ bank.T, self.k, dim=1, sorted=False).values
-            mean = nearest.double().mean(1).numpy()
-            guidance[start : start + _ROWS_AGAINST_BANK] = mean[: len(features) - start]
+        products, _ = largest_products(features, torch.from_numpy(self.bank_), self.k)
+        guidance = products.mean(1, dtype=np.float64)
         return logsumexp(outputs.logits, axis=1) * guidance
 
 

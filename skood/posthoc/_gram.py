@@ -146,7 +146,7 @@ class Gram(NetworkDetector):
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
         return np.concatenate(
-            [-(deviations / self.expected_).sum(1) for _, deviations in self._deviations(source)]
+            [0 - (deviations / self.expected_).sum(1) for _, deviations in self._deviations(source)]
         )
 
     def _learn_bounds(self, source: Source) -> None:
@@ -168,7 +168,7 @@ class Gram(NetworkDetector):
     def _deviations(self, source: Source) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
         """Yield the delta of each layer, shape (b, n_layers), for a thousand items at a time."""
         # A row that touches a bound may cross it by a rounding error, in another batch.
-        rounding = 100 * torch.finfo(self._network.last_layer.weight.dtype).eps
+        rounding = min(100 * torch.finfo(self._network.last_layer.weight.dtype).eps, 1e-5)
         for rows, (predicted, confidence, *grams) in self._grams(source):
             deviations = np.empty((len(predicted), len(grams)))
             for layer, g in enumerate(grams):

@@ -134,14 +134,17 @@ class LayerMahalanobis(NetworkDetector):
                 of_layer.add(z, labels[rows])
         self.means_ = [of_layer.means for of_layer in moments]
         self._whitening = [whitening(of_layer.scatter / len(inliers)) for of_layer in moments]
+        self._white_means = [
+            means @ white for means, white in zip(self.means_, self._whitening, strict=True)
+        ]
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
         scores = np.zeros(len(source))
         for rows, features in self._features(source):
             for weight, means, white, z in zip(
-                self.weights_, self.means_, self._whitening, features, strict=True
+                self.weights_, self._white_means, self._whitening, features, strict=True
             ):
-                scores[rows] -= weight * _nearest(z @ white, means @ white)
+                scores[rows] -= weight * cdist(z @ white, means, "sqeuclidean").min(1)
         return scores
 
     def _features(self, source: Source) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
@@ -178,10 +181,3 @@ class _Moments:
         self.scatter += (shift * (before * counts / total)[:, None]).T @ shift
         self.means[present] += shift * (counts / total)[:, None]
         self.counts[present] = total
-
-
-def _nearest(
-    rows: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Squared distance of each row to the nearest centre."""
-    return cdist(rows, centres, "sqeuclidean").min(1)

@@ -197,7 +197,7 @@ class NAC(NetworkDetector):
         total: Any = 0.0
         for _, influences in self._influences(source):
             total = total + np.array([np.abs(values).mean(1).sum() for values in influences])
-        return tuple(len(source) / size if size > 0 else 1.0 for size in total)
+        return tuple(len(source) / float(size) if size > 0 else 1.0 for size in total)
 
     def _bins(
         self, source: Source, n_bins: Sequence[int]

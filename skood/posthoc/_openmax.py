@@ -116,7 +116,7 @@ class OpenMax(OutputsDetector):
             if len(tail) < 2 or tail[-1] - tail[0] <= 1e-9 * tail[-1]:
                 correct = "correctly classified " if self.rows == "correct" else ""
                 raise ValueError(
-                    f"class {self.classifier_.classes_[k]!r} has {used.sum()} {correct}training "
+                    f"class {self.classifier_.classes_[k]} has {used.sum()} {correct}training "
                     "rows; OpenMax fits a tail to at least 2 different distances in each class. "
                     "Train the classifier better, give more rows, or rows='all'"
                 )

@@ -130,7 +130,8 @@ class RankFeat(NetworkDetector):
         layers = modules_named(network, self.layers_)
 
         def mean_logits(x: Tensor) -> Tensor:
-            return torch.stack([_logits_without(network, x, layer) for layer in layers]).mean(0)
+            logits = [_logits_without(network, x, layer).double() for layer in layers]
+            return torch.stack(logits).mean(0)
 
         logits = network.map(mean_logits, source, type(self).__name__)
         return in_chunks(

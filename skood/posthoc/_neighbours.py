@@ -1,0 +1,70 @@
+"""Exact search for the training rows with the largest inner products."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["largest_products"]
+
+# Queries that are compared with the whole bank at once; always as many, so that a product does
+# not depend on the rows beside it.
+_QUERIES = 512
+# Bank rows of which only the largest product is looked at first.
+_BLOCK = 64
+
+
+def largest_products(
+    queries: npt.NDArray, bank: Tensor, k: int, offset: Tensor | None = None
+) -> tuple[npt.NDArray, npt.NDArray[np.int64]]:
+    """Return the `k` largest of ``queries @ bank.T + offset`` in each row, in no order.
+
+    Parameters
+    ----------
+    queries : ndarray of shape (n, d)
+        In the precision of `bank`.
+    bank : Tensor of shape (m, d)
+    k : int
+        At most m.
+    offset : Tensor of shape (m,), default=None
+
+    Returns
+    -------
+    values : ndarray of shape (n, k)
+    rows : ndarray of shape (n, k)
+        Which rows of the bank they belong to.
+    """
+    values = np.empty((len(queries), k), queries.dtype)
+    rows = np.empty((len(queries), k), np.int64)
+    for start in range(0, len(queries), _QUERIES):
+        picked = np.minimum(np.arange(start, start + _QUERIES), len(queries) - 1)
+        part = torch.from_numpy(queries[picked])
+        if offset is None:
+            products = part @ bank.T
+        else:
+            products = torch.addmm(offset, part, bank.T)
+        found = _top(products, k)
+        stop = min(start + _QUERIES, len(queries))
+        values[start:stop], rows[start:stop] = (x.numpy()[: stop - start] for x in found)
+    return values, rows
+
+
+def _top(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """`k` largest entries of each row, and their columns.
+
+    They all lie in the k blocks of columns with the largest maxima, and a maximum is much
+    cheaper than a selection.
+    """
+    n, m = products.shape
+    n_blocks = m // _BLOCK
+    if n_blocks < 4 * k:
+        return products.topk(k, dim=1, sorted=False)
+    body = products[:, : n_blocks * _BLOCK].unflatten(1, (n_blocks, _BLOCK))
+    blocks = body.amax(2).topk(k, dim=1, sorted=False).indices
+    columns = (blocks[:, :, None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
+    rest = torch.arange(n_blocks * _BLOCK, m).expand(n, -1)
+    columns = torch.cat([columns, rest], 1)
+    values, picked = products.gather(1, columns).topk(k, dim=1, sorted=False)
+    return values, columns.gather(1, picked)

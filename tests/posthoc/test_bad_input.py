@@ -1,0 +1,160 @@
+"""Data that are not as a method would have them: the right number, or an error that helps."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+from torch import nn
+
+import skood
+
+
+def every(*names, **params):
+    return [getattr(skood, name)(**params) for name in names]
+
+
+FROM_FEATURES = every("GMM", "Mahalanobis", "RelativeMahalanobis", "NECO") + [skood.KNN(k=2)]
+FROM_NETWORK = every(
+    "ASH", "AdaSCALE", "DICE", "Energy", "FDBD", "GEN", "GradNorm", "IODIN", "KLMatching", "LTS"
+) + every("MSP", "NCI", "ODIN", "PNML", "ReAct", "Residual", "SCALE", "SHE", "VRA", "ViM")
+
+
+def name(detector):
+    return type(detector).__name__
+
+
+@pytest.mark.parametrize("detector", FROM_FEATURES, ids=name)
+def test_constant_and_collinear_features(detector, trained):
+    """Both leave the covariance without full rank; the order of the rows must survive."""
+    _, X, y = trained
+    plain = detector.fit(X, y).score_samples(X)
+    more = np.column_stack([X, np.full(len(X), 1e3), X[:, 0] - 2 * X[:, 1]])
+    for dtype in (np.float64, np.float32):
+        scores = detector.fit(more.astype(dtype), y).score_samples(more.astype(dtype))
+        assert np.isfinite(scores).all()
+        if isinstance(detector, (skood.Mahalanobis, skood.RelativeMahalanobis)):
+            np.testing.assert_allclose(scores, plain, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("detector", FROM_FEATURES, ids=name)
+def test_a_class_with_one_sample_and_a_single_class(detector, trained):
+    _, X, y = trained
+    y = y.copy()
+    y[0] = 9
+    assert np.isfinite(detector.fit(X, y).score_samples(X)).all()
+    one = detector.fit(X, np.zeros(len(X), dtype=int)).score_samples(X)
+    np.testing.assert_array_equal(one, detector.fit(X).score_samples(X))
+
+
+@pytest.mark.parametrize("detector", FROM_NETWORK, ids=name)
+def test_features_that_are_all_zero(detector, trained):
+    """A dead network: no error of 0 / 0, and no NaN."""
+    network, X, y = trained
+    module = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
+    with torch.no_grad():
+        module[0].weight.zero_()
+        module[0].bias.fill_(-1)
+    scores = detector.set_params(classifier=module).fit(X, y).score_samples(X)
+    assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize("detector", FROM_NETWORK, ids=name)
+def test_string_labels_and_known_outliers(detector, trained):
+    _, X, y = trained
+    names = np.array(["ant", "bee", "cow"])[y]
+    detector.set_params(classifier=skood.MLP((8,), max_epochs=3, random_state=0), random_state=0)
+    scores = detector.fit(X, names).score_samples(X)
+    np.testing.assert_array_equal(detector.fit(X, y).score_samples(X), scores)
+    with_outliers = [*names, -1, -1]
+    mixed = np.concatenate([X, X[:2] + 50])
+    np.testing.assert_array_equal(detector.fit(mixed, with_outliers).score_samples(X), scores)
+
+
+@pytest.mark.parametrize("detector", FROM_NETWORK, ids=name)
+def test_labels_of_a_single_class(detector, trained):
+    _, X, _ = trained
+    detector.set_params(classifier=skood.MLP((8,), max_epochs=1))
+    with pytest.raises(ValueError, match="y has one class"):
+        detector.fit(X, np.zeros(len(X)))
+
+
+def test_k_larger_than_the_data(trained):
+    network, X, y = trained
+    with pytest.raises(ValueError, match=r"k=500, but there are 180 training rows"):
+        skood.KNN(k=500).fit(X)
+    with pytest.raises(ValueError, match=r"k=10, but the bank holds 9 of the 180"):
+        skood.NNGuide(FrozenEstimator(network), bank_fraction=0.05).fit(X)
+
+
+def test_too_many_components(trained):
+    network, X, _ = trained
+    with pytest.raises(ValueError, match="n_components=16 leaves no residual of 16 features"):
+        skood.ViM(FrozenEstimator(network), n_components=16).fit(X)
+    with pytest.raises(ValueError, match=r"n_components=5, but there are 5 feature\(s\)"):
+        skood.NECO(n_components=5).fit(X)
+
+
+def test_labels_the_classifier_does_not_know(trained):
+    network, X, y = trained
+    frozen = FrozenEstimator(network)
+    with pytest.raises(ValueError, match=r"y has the labels \['7'\], but the classifier knows"):
+        skood.SHE(frozen).fit(X, np.where(y == 2, 7, y))
+    with pytest.raises(ValueError, match="no training row is of class 2"):
+        skood.SHE(frozen).fit(X[y < 2], y[y < 2])
+    with pytest.raises(ValueError, match="SHE requires y to be passed"):
+        skood.SHE(frozen).fit(X)
+
+
+def test_openmax_needs_a_tail(trained):
+    network, X, y = trained
+    with pytest.raises(ValueError, match="class 2 has 1 correctly classified training rows"):
+        skood.OpenMax(FrozenEstimator(network)).fit(X[:121], y[:121])
+
+
+def test_temperature_without_an_optimum(trained):
+    network, X, y = trained
+    right = network.predict(X) == y
+    with pytest.warns(UserWarning, match="is all right on the .* held-out rows"):
+        detector = skood.TemperatureScaling(FrozenEstimator(network)).fit(X[right], y[right])
+    assert detector.temperature_ == 1.0
+
+
+def test_a_network_with_one_output(trained):
+    _, X, _ = trained
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        skood.MSP(nn.Linear(5, 1)).fit(X)
+
+
+def test_a_network_without_a_linear_layer(trained):
+    _, X, _ = trained
+    with pytest.raises(ValueError, match=r"no nn\.Linear layer"):
+        skood.MSP(nn.ReLU()).fit(X)
+
+
+def test_images_of_another_size(images, y):
+    network = skood.ConvNet((4,), max_epochs=1).fit(images, y)
+    detector = skood.ODIN(FrozenEstimator(network)).fit(images)
+    for bad in (np.zeros((2, 1, 7, 7)), np.zeros((2, 3, 6, 6))):
+        with pytest.raises(ValueError, match="was fitted on items of shape"):
+            detector.score_samples(bad)
+
+
+def test_max_logit_needs_a_network(trained):
+    _, X, _ = trained
+    with pytest.raises(TypeError, match="max_logit=True needs logits"):
+        skood.NECO(max_logit=True, n_components=2).fit(X)
+
+
+def test_thresholds_in_the_wrong_order(trained):
+    network, X, _ = trained
+    with pytest.raises(ValueError, match=r"low=95 is above high=60"):
+        skood.VRA(FrozenEstimator(network), 95, 60).fit(X)
+
+
+def test_saturated_probabilities_stay_finite(trained):
+    from sklearn.tree import DecisionTreeClassifier
+
+    _, X, y = trained
+    tree = FrozenEstimator(DecisionTreeClassifier().fit(X, y))
+    for detector in every("MSP", "MaxLogit", "Energy", "Entropy", "GEN", "KLMatching"):
+        assert np.isfinite(detector.set_params(classifier=tree).fit(X, y).score_samples(X)).all()
