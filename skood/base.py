@@ -39,7 +39,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     @abstractmethod
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
-    ) -> None:
+    ) -> npt.NDArray[np.integer] | None:
         """Learn the model.
 
         Parameters
@@ -51,6 +51,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             Rows that came with y == -1.
         seed : int
             Of this fit.
+
+        Returns
+        -------
+        ndarray or None
+            Rows that were held out from learning, where the threshold is to be read from these.
         """
 
     @abstractmethod
@@ -75,11 +80,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         source = check_data(self, X, reset=True, min_samples=2)
         inliers, y, outliers = _split_outliers(source, y)
         seed = draw_seed(self.random_state)
-        self._fit(inliers, y, outliers, seed)
-        scored = inliers
-        if len(inliers) > _THRESHOLD_ROWS:
-            rows = numpy_rng(seed).choice(len(inliers), _THRESHOLD_ROWS, replace=False)
-            scored = inliers.subset(np.sort(rows))
+        rows = self._fit(inliers, y, outliers, seed)
+        rows = np.arange(len(inliers)) if rows is None else rows
+        if len(rows) > _THRESHOLD_ROWS:
+            rows = numpy_rng(seed).choice(rows, _THRESHOLD_ROWS, replace=False)
+        scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
         scores = self._score_samples(scored)
         self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         return self

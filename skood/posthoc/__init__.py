@@ -1,8 +1,7 @@
 """Detectors on a trained classifier: post-hoc methods, grouped by what they read."""
 
-from skood.posthoc._activations import ASH, DICE, LTS, SCALE, VRA, ReAct
 from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
-from skood.posthoc._geometry import FDBD, NCI, PNML, SHE, GradNorm, NNGuide
+from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm
 from skood.posthoc._gradients import IODIN, ODIN, AdaSCALE
 from skood.posthoc._gram import Gram
 from skood.posthoc._layer_mahalanobis import LayerMahalanobis
@@ -13,12 +12,15 @@ from skood.posthoc._logits import (
     Entropy,
     KLMatching,
     MaxLogit,
-    TemperatureScaling,
 )
 from skood.posthoc._nac import NAC
 from skood.posthoc._openmax import OpenMax
+from skood.posthoc._patterns import SHE, NNGuide
 from skood.posthoc._rankfeat import RankFeat
+from skood.posthoc._rectification import DICE, VRA, ReAct
+from skood.posthoc._scaling import ASH, LTS, SCALE
 from skood.posthoc._subspace import NECO, Residual, ViM
+from skood.posthoc._temperature import TemperatureScaling
 
 __all__ = [
     "ASH",

@@ -88,7 +88,13 @@ class ClassifierDetector(_HoldsModules):
 
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
-    ) -> None:
+    ) -> npt.NDArray[np.integer] | None:
+        self._train(inliers, y, seed)
+        self._learn_from(inliers, y)
+        return None
+
+    def _train(self, inliers: Source, y: npt.NDArray | None, seed: int) -> None:
+        """Set ``classifier_``."""
         self.classifier_ = fitted_model(
             self.classifier,
             inliers,
@@ -104,6 +110,9 @@ class ClassifierDetector(_HoldsModules):
                 "classifier of skood.classifiers or a trained torch module (module_ of a skorch "
                 "net). MSP, MaxLogit, Energy, Entropy, GEN, KLMatching and OpenMax take any"
             )
+
+    def _learn_from(self, inliers: Source, y: npt.NDArray | None) -> None:
+        """Pass the data through the classifier, where something is learned from them."""
         if self._learns_from != "nothing":
             labels = np.empty(0, dtype=np.int64)
             if self._learns_from == "labels":

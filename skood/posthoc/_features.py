@@ -193,7 +193,7 @@ class KNN(FeatureDetector):
     Attributes
     ----------
     bank_ : ndarray of shape (n_training, n_features)
-        Training features.
+        Training features, less their mean.
     features_ : transformer or None
         What makes the features.
     offset_ : float
@@ -245,13 +245,17 @@ class KNN(FeatureDetector):
             raise ValueError(
                 f"k={self.k}, but there are {len(features)} training rows; give a k of at most that"
             )
-        # In the precision that the features come in: float32 from all but unusual networks.
+        # In the precision that the features come in: float32 from all but unusual networks. About
+        # their mean, so that little cancels.
         bank = features if features.dtype.kind == "f" else features.astype(np.float64)
-        self.bank_ = unit(bank) if self.normalize else bank
+        bank = unit(bank) if self.normalize else bank
+        origin = bank.mean(0, dtype=np.float64).astype(bank.dtype)
+        self.bank_ = bank - origin
+        self._origin = origin.astype(np.float64)
         self._half_square = np.square(self.bank_).sum(1) / 2
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        queries = unit(features) if self.normalize else features
+        queries = (unit(features) if self.normalize else features) - self._origin
         # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. A few more than k of them, for
         # the order among almost equals is decided below, in double precision.
         _, rows = largest_products(

@@ -17,8 +17,8 @@ from skood._data import Source
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import numpy_rng
 from skood.classifiers._network import Outputs
-from skood.posthoc._activations import energy, number_kept, ratio
 from skood.posthoc._base import NetworkDetector, in_chunks
+from skood.posthoc._scaling import energy, number_kept, ratio
 
 __all__ = ["IODIN", "ODIN", "AdaSCALE"]
 

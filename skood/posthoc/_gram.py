@@ -86,9 +86,8 @@ class Gram(NetworkDetector):
     every convolution and normalisation, and hold out test data for the expectation. A class that
     no training row is assigned to gets the bounds of all rows.
 
-    Training rows inside the bounds, which are all but the held-out ones, have the score 0. The
-    threshold is therefore too strict for new data unless `contamination` is well below
-    `validation_fraction`; scores themselves do not depend on it.
+    Training rows lie inside the bounds, so their score is 0; the threshold is read from those
+    that were held out.
 
     References
     ----------
@@ -132,17 +131,18 @@ class Gram(NetworkDetector):
 
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
-    ) -> None:
+    ) -> npt.NDArray[np.integer]:
         if not self.powers or any(p != int(p) or p < 1 for p in self.powers):
             raise ValueError(f"powers={self.powers!r}; expected whole numbers from 1 on")
         super()._fit(inliers, y, outliers, seed)
         self.layers_ = layers_of(self._network, inliers, self.layers)
         order = numpy_rng(seed, 1).permutation(len(inliers))
         n_held_out = max(1, int(self.validation_fraction * len(order)))
-        self._learn_bounds(inliers.subset(np.sort(order[n_held_out:])))
-        held_out = inliers.subset(np.sort(order[:n_held_out]))
-        deviations = np.concatenate([part for _, part in self._deviations(held_out)])
-        self.expected_ = deviations.mean(0) + _EXPECTED_OFFSET
+        learned, held_out = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+        self._learn_bounds(inliers.subset(learned))
+        deviations = [part for _, part in self._deviations(inliers.subset(held_out))]
+        self.expected_ = np.concatenate(deviations).mean(0) + _EXPECTED_OFFSET
+        return held_out
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
         return np.concatenate(

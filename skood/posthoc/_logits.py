@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import numbers
-import warnings
 from typing import Any
 
 import joblib
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import brentq
-from scipy.special import logsumexp, rel_entr, softmax
-from sklearn.frozen import FrozenEstimator
+from scipy.special import logsumexp, rel_entr
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood._torch.seeding import numpy_rng
-from skood.classifiers import PretrainedClassifier
 from skood.classifiers._network import Outputs
-from skood.posthoc._base import OutputsDetector, class_positions
+from skood.posthoc._base import OutputsDetector
 
-__all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit", "TemperatureScaling"]
+__all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 
 
 class MSP(OutputsDetector):
@@ -344,119 +339,3 @@ class KLMatching(OutputsDetector):
         proba = np.exp(outputs.log_proba)
         divergence = [rel_entr(proba, template).sum(1) for template in self.templates_]
         return -np.min(divergence, axis=0)
-
-
-class TemperatureScaling(OutputsDetector):
-    r"""Maximum softmax probability of calibrated logits, :math:`\max_k softmax(f(x) / T)_k`.
-
-    T minimises the negative log-likelihood of held-out labels. With a classifier that comes
-    trained, the data given to `fit` are taken as held out; otherwise a part of them is kept
-    from its training.
-
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
-    validation_fraction : float, default=0.1
-        Part of the data that T is fitted on, where the classifier is trained on the rest.
-    contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
-    memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    temperature_ : float
-        T; 1, with a warning, where the likelihood has no optimum.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
-
-    Notes
-    -----
-    The likelihood is convex in 1 / T, so its optimum is found exactly, as the root of its
-    derivative. Implementations that run a few steps of a descent stop short of it.
-
-    References
-    ----------
-    .. [1] C. Guo, G. Pleiss, Y. Sun, K. Q. Weinberger, "On Calibration of Modern Neural
-       Networks", ICML 2017, section 4.2.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from sklearn.linear_model import LogisticRegression
-    >>> from skood import TemperatureScaling
-    >>> X, y = load_iris(return_X_y=True)
-    >>> detector = TemperatureScaling(LogisticRegression(max_iter=1000), random_state=0)
-    >>> detector.fit(X, y).score_samples(X[:2]).shape
-    (2,)
-    """
-
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-    }
-    _learns_from = "labels"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        validation_fraction: float = 0.1,
-        *,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
-        )
-        self.validation_fraction = validation_fraction
-
-    def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
-    ) -> None:
-        held_out = np.arange(len(inliers))
-        training = held_out
-        if y is not None and not isinstance(
-            self.classifier, (FrozenEstimator, PretrainedClassifier)
-        ):
-            order = numpy_rng(seed).permutation(len(inliers))
-            n_held_out = max(1, int(self.validation_fraction * len(order)))
-            # The first row of every class is for training, so that no class is lost to it.
-            _, first = np.unique(y[order], return_index=True)
-            order = np.concatenate([order[first], np.delete(order, first)])
-            training, held_out = np.sort(order[:-n_held_out]), np.sort(order[-n_held_out:])
-        super()._fit(inliers.subset(training), None if y is None else y[training], outliers, seed)
-        if y is not None and len(training) < len(inliers):
-            labels = class_positions(y[held_out], self.classifier_, type(self).__name__)
-            self._learn(self._outputs(inliers.subset(held_out)), labels, inliers)
-
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
-        logits = outputs.logits.astype(np.float64)
-        target = np.take_along_axis(logits, labels[:, None], 1).mean()
-
-        def slope(log_inverse: float) -> float:
-            """Differentiate the mean negative log-likelihood in 1 / T."""
-            proba = softmax(np.exp(log_inverse) * logits, axis=1)
-            return float((proba * logits).sum(1).mean() - target)
-
-        low, high = np.log(1e-3), np.log(1e3)
-        if slope(low) < 0 < slope(high):
-            self.temperature_ = float(np.exp(-brentq(slope, low, high, xtol=1e-14)))
-            return
-        self.temperature_ = 1.0
-        what = "all right" if slope(high) <= 0 else "no better than chance"
-        warnings.warn(
-            f"the classifier is {what} on the {len(labels)} held-out rows, which no temperature "
-            "fits best; T = 1 is kept. Give more held-out rows",
-            stacklevel=2,
-        )
-
-    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return softmax(outputs.logits / self.temperature_, axis=1).max(1)

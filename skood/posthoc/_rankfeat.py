@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from skood._data import Source
 from skood._parameters import Interval
 from skood.classifiers._network import Network
-from skood.posthoc._activations import energy
 from skood.posthoc._base import NetworkDetector, in_chunks
 from skood.posthoc._layers import last_map, modules_named, named_layers, output_shapes
+from skood.posthoc._scaling import energy
 
 __all__ = ["RankFeat"]
 

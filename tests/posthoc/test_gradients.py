@@ -44,11 +44,15 @@ def test_iodin_moves_the_entries_with_the_largest_gradient(module, images):
     for n_entries in (1, 3):
         detector = skood.IODIN(module, 10.0, 0.05, n_entries).fit(images)
         for image, score in zip(images[:5], detector.score_samples(images[:5]), strict=True):
-            _, gradient = input_gradient(module, image, lambda f: -torch.log_softmax(f / 10, 0).max())
+            _, gradient = input_gradient(
+                module, image, lambda f: -torch.log_softmax(f / 10, 0).max()
+            )
             moved = np.argsort(-np.abs(gradient).ravel())[:n_entries]
             step = np.zeros(gradient.size)
             step[moved] = np.where(gradient.ravel()[moved] >= 0, 1.0, -1.0)
-            _, logits = forward(module, torch.tensor(image - 0.05 * step.reshape(image.shape))[None])
+            _, logits = forward(
+                module, torch.tensor(image - 0.05 * step.reshape(image.shape))[None]
+            )
             expected = torch.softmax(logits / 10, 1).max()
             np.testing.assert_allclose(score, expected.detach(), rtol=1e-12)
 

@@ -112,9 +112,7 @@ def test_memory_serves_detectors_fitted_one_after_another(network, images, y, tm
     assert len(network.batches) == 6
 
 
-def test_a_grid_over_hyperparameters_runs_the_network_once_for_a_fold(
-    network, images, y, tmp_path
-):
+def test_a_grid_over_hyperparameters_runs_the_network_once_for_a_fold(network, images, y, tmp_path):
     search = GridSearchCV(
         skood.KNN(skood.PretrainedClassifier(network), memory=str(tmp_path)),
         {"k": [1, 2, 3, 4]},

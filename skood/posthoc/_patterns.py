@@ -1,0 +1,189 @@
+"""Detectors that compare features with those of training, guided by the logits."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import logsumexp
+
+from skood._data import Source
+from skood._parameters import Interval
+from skood._torch.seeding import numpy_rng
+from skood.classifiers._network import Outputs
+from skood.posthoc._base import OutputsDetector
+from skood.posthoc._covariance import unit
+from skood.posthoc._neighbours import largest_products
+
+__all__ = ["SHE", "NNGuide"]
+
+
+class SHE(OutputsDetector):
+    r"""Simplified Hopfield energy, :math:`\langle z, m_c \rangle`, c the predicted class.
+
+    :math:`m_c` is the mean feature of the training rows of class c that are predicted as c,
+    and of all rows of the class where none is.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    patterns_ : ndarray of shape (n_classes, n_features)
+        The :math:`m_c`.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] J. Zhang, Q. Fu, X. Chen, L. Du, Z. Li, G. Wang, X. Liu, S. Han, D. Zhang,
+       "Out-of-Distribution Detection based on In-Distribution Data Patterns Memorization with
+       Modern Hopfield Energy", ICLR 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, SHE
+    >>> X, y = load_iris(return_X_y=True)
+    >>> SHE(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _reads_features = True
+    _learns_from = "labels"
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        predicted = outputs.logits.argmax(1)
+        patterns = []
+        for k in range(outputs.logits.shape[1]):
+            of_class = labels == k
+            correct = of_class & (predicted == k)
+            if not of_class.any():
+                raise ValueError(
+                    f"no training row is of class {self.classifier_.classes_[k]}, which the "
+                    "classifier knows; SHE needs rows of every class"
+                )
+            rows = outputs.features[correct if correct.any() else of_class]
+            patterns.append(rows.mean(0, dtype=np.float64))
+        self.patterns_ = np.array(patterns)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return (outputs.features * self.patterns_[outputs.logits.argmax(1)]).sum(1)
+
+
+class NNGuide(OutputsDetector):
+    r"""Energy, guided by the nearest training features.
+
+    .. math::
+
+        E(z) \; \frac{1}{k} \sum_{i \in top\text{-}k}
+        \left\langle \frac{z}{\|z\|}, E(z_i) \frac{z_i}{\|z_i\|} \right\rangle,
+        \qquad E = \log\sum_j \exp f_j
+
+    The k largest products count, after they are multiplied by the energy of the training row.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    k : int, default=10
+        Number of neighbours.
+    bank_fraction : float, default=1.0
+        Part of the training rows, drawn at random, that is searched.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    bank_ : ndarray of shape (n_bank, n_features)
+        Normalised training features times their energy.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] J. Park, Y. G. Jung, A. B. J. Teoh, "Nearest Neighbor Guidance for
+       Out-of-Distribution Detection", ICCV 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, NNGuide
+    >>> X, y = load_iris(return_X_y=True)
+    >>> NNGuide(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "k": [Interval(numbers.Integral, 1, None, closed="left")],
+        "bank_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
+    }
+    _reads_features = True
+    _learns_from = "data"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        k: int = 10,
+        bank_fraction: float = 1.0,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.k = k
+        self.bank_fraction = bank_fraction
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        n_bank = max(1, int(self.bank_fraction * len(outputs)))
+        if self.k > n_bank:
+            raise ValueError(
+                f"k={self.k}, but the bank holds {n_bank} of the {len(outputs)} training rows; "
+                "give a k of at most that, or a larger bank_fraction"
+            )
+        if n_bank < len(outputs):
+            rng = numpy_rng(self._seed)
+            outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
+        energy = logsumexp(outputs.logits, axis=1, keepdims=True)
+        # In the precision of the network: float32 for all but the unusual.
+        self.bank_ = unit(outputs.features) * energy.astype(outputs.features.dtype)
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        self._seed = seed
+        super()._fit(inliers, y, outliers, seed)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        features = unit(outputs.features).astype(self.bank_.dtype)
+        products, _ = largest_products(features, torch.from_numpy(self.bank_), self.k)
+        guidance = products.mean(1, dtype=np.float64)
+        return logsumexp(outputs.logits, axis=1) * guidance

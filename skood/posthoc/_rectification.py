@@ -1,0 +1,262 @@
+"""Detectors that clip the penultimate features, or thin out the last layer, and take the energy."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+from skood._data import Source
+from skood._parameters import Interval, StrOptions
+from skood.classifiers._network import Outputs
+from skood.posthoc._base import OutputsDetector
+from skood.posthoc._scaling import energy
+
+__all__ = ["DICE", "VRA", "ReAct"]
+
+
+class ReAct(OutputsDetector):
+    r"""Energy after clipping large activations, :math:`\log\sum_k \exp(W \min(z, c) + b)_k`.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    percentile : float, default=90.0
+        Of all the activations of the training data, which is c.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    threshold_ : float
+        c.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] Y. Sun, C. Guo, Y. Li, "ReAct: Out-of-distribution Detection With Rectified
+       Activations", NeurIPS 2021.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, ReAct
+    >>> X, y = load_iris(return_X_y=True)
+    >>> ReAct(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
+    }
+    _reads_features = True
+    _learns_from = "data"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        percentile: float = 90.0,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.percentile = percentile
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        self.threshold_ = float(np.percentile(outputs.features, self.percentile))
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        weight, bias = self._head
+        return energy(np.minimum(outputs.features, self.threshold_) @ weight.T + bias)
+
+
+class VRA(OutputsDetector):
+    r"""Energy after variational rectification, :math:`\log\sum_k \exp(W g(z) + b)_k`.
+
+    .. math::
+
+        g(z) = 0 \text{ if } z < \alpha, \quad z \text{ if } \alpha \le z \le \beta, \quad
+        \beta \text{ if } z > \beta
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    low : float, default=60.0
+        Percentile of the training activations, which is alpha.
+    high : float, default=95.0
+        Percentile of the training activations, which is beta.
+    suppress : {"zero", "clip"}, default="zero"
+        What becomes of activations below alpha: "zero" as in the paper; "clip" raises them to
+        alpha, as public implementations do.
+    per_feature : bool, default=False
+        Whether every feature has thresholds of its own.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    thresholds_ : ndarray of shape (2,) or (2, n_features)
+        alpha and beta.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] M. Xu, Z. Lian, B. Liu, J. Tao, "VRA: Variational Rectified Activation for
+       Out-of-distribution Detection", NeurIPS 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, VRA
+    >>> X, y = load_iris(return_X_y=True)
+    >>> VRA(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "low": [Interval(numbers.Real, 0, 100, closed="both")],
+        "high": [Interval(numbers.Real, 0, 100, closed="both")],
+        "suppress": [StrOptions({"zero", "clip"})],
+        "per_feature": ["boolean"],
+    }
+    _reads_features = True
+    _learns_from = "data"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        low: float = 60.0,
+        high: float = 95.0,
+        *,
+        suppress: str = "zero",
+        per_feature: bool = False,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.low = low
+        self.high = high
+        self.suppress = suppress
+        self.per_feature = per_feature
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        if self.low > self.high:
+            raise ValueError(f"low={self.low} is above high={self.high}; give low <= high")
+        axis = 0 if self.per_feature else None
+        features = outputs.features.astype(np.float64) if self.per_feature else outputs.features
+        self.thresholds_ = np.percentile(features, [self.low, self.high], axis=axis)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        low, high = self.thresholds_
+        weight, bias = self._head
+        shaped = np.clip(outputs.features, low, high)
+        if self.suppress == "zero":
+            shaped[outputs.features < low] = 0.0
+        return energy(shaped @ weight.T + bias)
+
+
+class DICE(OutputsDetector):
+    r"""Energy of a sparse last layer, :math:`\log\sum_k \exp((W \odot M) z + b)_k`.
+
+    M keeps the weights whose mean contribution over the training data,
+    :math:`V = E[z] \odot W`, lies above a percentile of all contributions.
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows.
+    percentile : float, default=90.0
+        Part of the weights, in percent, that is set to zero.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models, and what they make of the data, are cached by content.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    weight_ : ndarray of shape (n_classes, n_features)
+        The sparse weights.
+    classifier_ : classifier
+        The trained classifier.
+    offset_ : float
+        Threshold on the score.
+
+    References
+    ----------
+    .. [1] Y. Sun, Y. Li, "DICE: Leveraging Sparsification for Out-of-Distribution Detection",
+       ECCV 2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import DICE, MLP
+    >>> X, y = load_iris(return_X_y=True)
+    >>> DICE(MLP(max_epochs=2)).fit(X, y).score_samples(X).shape
+    (150,)
+    """
+
+    _parameter_constraints: dict = {
+        **OutputsDetector._parameter_constraints,
+        "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
+    }
+    _reads_features = True
+    _learns_from = "data"
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        percentile: float = 90.0,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier, contamination=contamination, memory=memory, random_state=random_state
+        )
+        self.percentile = percentile
+
+    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+        weight, _ = self._head
+        contribution = outputs.features.mean(0, dtype=np.float64) * weight
+        kept = contribution > np.percentile(contribution, self.percentile)
+        self.weight_ = weight * kept
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return energy(outputs.features @ self.weight_.T + self._head[1])
