@@ -31,7 +31,7 @@ from skood import ConvNet, DenseNet, share_passes
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
 PRESETS = {
-    "quick": ConvNet((64, 128, 256), max_epochs=10),
+    "quick": ConvNet((64, 128, 256), max_epochs=10, augmentation="crop_flip"),
     "densenet": DenseNet(),
 }
 OOD_SETS = {

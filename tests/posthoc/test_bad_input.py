@@ -13,7 +13,7 @@ def every(*names, **params):
     return [getattr(skood, name)(**params) for name in names]
 
 
-FROM_FEATURES = every("GMM", "Mahalanobis", "RelativeMahalanobis", "NECO") + [skood.KNN(k=2)]
+FROM_FEATURES = [*every("GMM", "Mahalanobis", "RelativeMahalanobis", "NECO"), skood.KNN(k=2)]
 FROM_NETWORK = every(
     "ASH", "AdaSCALE", "DICE", "Energy", "FDBD", "GEN", "GradNorm", "IODIN", "KLMatching", "LTS"
 ) + every("MSP", "NCI", "ODIN", "PNML", "ReAct", "Residual", "SCALE", "SHE", "VRA", "ViM")
@@ -49,7 +49,7 @@ def test_a_class_with_one_sample_and_a_single_class(detector, trained):
 @pytest.mark.parametrize("detector", FROM_NETWORK, ids=name)
 def test_features_that_are_all_zero(detector, trained):
     """A dead network: no error of 0 / 0, and no NaN."""
-    network, X, y = trained
+    _, X, y = trained
     module = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
     with torch.no_grad():
         module[0].weight.zero_()
@@ -79,7 +79,7 @@ def test_labels_of_a_single_class(detector, trained):
 
 
 def test_k_larger_than_the_data(trained):
-    network, X, y = trained
+    network, X, _ = trained
     with pytest.raises(ValueError, match=r"k=500, but there are 180 training rows"):
         skood.KNN(k=500).fit(X)
     with pytest.raises(ValueError, match=r"k=10, but the bank holds 9 of the 180"):

@@ -40,6 +40,10 @@ def input_gradient(module, image, loss):
     return features.detach()[0].numpy(), gradient[0].numpy()
 
 
+def cross_entropy_at_10(logits):
+    return -torch.log_softmax(logits / 10, 0).max()
+
+
 def test_iodin_moves_the_entries_with_the_largest_gradient(module, images):
     for n_entries in (1, 3):
         detector = skood.IODIN(module, 10.0, 0.05, n_entries).fit(images)
@@ -112,7 +116,6 @@ def test_adascale_learns_from_few_rows(module, images):
 
 def test_the_step_raises_the_confidence(trained):
     network, X, _ = trained
-    before = skood.ODIN(network, epsilon=0.0).set_params(classifier=network)
     frozen = skood.PretrainedClassifier(network.module_)
     before = skood.ODIN(frozen, temperature=1.0, epsilon=0.0).fit(X.astype(np.float32))
     after = skood.ODIN(frozen, temperature=1.0, epsilon=0.01).fit(X.astype(np.float32))

@@ -1,0 +1,117 @@
+"""
+====================================
+One classifier, two dozen detectors
+====================================
+
+A post-hoc detector reads what a trained classifier computes anyway: its logits, its penultimate
+features, its last layer. All of them can therefore share one forward pass over the data.
+
+Here a small :class:`~skood.ConvNet` learns scikit-learn's handwritten digits 0 to 7. Two sets are
+out-of-distribution:
+
+- the digits 8 and 9, never seen in training: near, since they are digits as well;
+- patches of scikit-learn's photograph of a flower: far.
+
+Everything is at hand without a download, and the script takes about a quarter of a minute on two
+cores.
+"""
+
+# %%
+# The classifier
+# --------------
+# The accuracy stands beside every figure below: a network that has not learned its classes
+# detects nothing.
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_sample_image
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import train_test_split
+
+import skood
+from skood import ConvNet, share_passes
+from skood.metrics import auroc, fpr_at_tpr
+
+digits = load_digits()
+known = digits.target <= 7
+X_train, X_test, y_train, y_test = train_test_split(
+    digits.images[known], digits.target[known], test_size=0.4, random_state=0
+)
+unseen = digits.images[~known]
+
+photograph = load_sample_image("flower.jpg").mean(axis=2)
+rng = np.random.default_rng(0)
+corners = rng.integers(0, np.array(photograph.shape) - 8, size=(400, 2))
+patches = np.array([photograph[i : i + 8, j : j + 8] for i, j in corners]) / 16
+
+network = ConvNet((16, 32), max_epochs=30, value_range=(0, 16), random_state=0)
+network.fit(X_train, y_train)
+print(f"accuracy on test digits 0 to 7: {network.score(X_test, y_test):.3f}")
+
+# %%
+# The detectors
+# -------------
+# The network is frozen: no detector trains it again. :func:`~skood.share_passes` wraps each set,
+# so that the network runs over it once, and all detectors read what it computed. Some need labels
+# and all are handed them.
+detectors = {
+    "MSP": skood.MSP(),
+    "MaxLogit": skood.MaxLogit(),
+    "Energy": skood.Energy(),
+    "GEN": skood.GEN(),
+    "KLMatching": skood.KLMatching(),
+    "ODIN": skood.ODIN(),
+    "ReAct": skood.ReAct(),
+    "DICE": skood.DICE(),
+    "ASH": skood.ASH(),
+    "SCALE": skood.SCALE(),
+    "GradNorm": skood.GradNorm(),
+    "SHE": skood.SHE(),
+    "FDBD": skood.FDBD(),
+    "NCI": skood.NCI(),
+    "NNGuide": skood.NNGuide(),
+    "ViM": skood.ViM(),
+    "Mahalanobis": skood.Mahalanobis(),
+    "RelativeMahalanobis": skood.RelativeMahalanobis(),
+    "KNN": skood.KNN(k=10),
+    "NECO": skood.NECO(),
+}
+frozen = FrozenEstimator(network)
+training = share_passes(X_train)
+sets = {"digits 8 and 9": share_passes(unseen), "flower patches": share_passes(patches)}
+inliers = share_passes(X_test)
+
+areas = {}
+print(f"\n{'':20}" + "".join(f"{name:>30}" for name in sets) + f"{'accepted':>12}")
+print(f"{'':20}" + f"{'AUROC':>22}{'FPR95':>8}" * len(sets) + f"{'test digits':>12}")
+for name, detector in detectors.items():
+    model = "features" if hasattr(detector, "features") else "classifier"
+    detector = clone(detector).set_params(**{model: frozen}).fit(training, y_train)
+    inside = detector.score_samples(inliers)
+    areas[name], cells = [], []
+    for outliers in sets.values():
+        outside = detector.score_samples(outliers)
+        y = np.repeat([1, -1], [len(inside), len(outside)])
+        scores = np.concatenate([inside, outside])
+        areas[name].append(auroc(y, scores))
+        cells.append(f"{areas[name][-1]:22.3f}{fpr_at_tpr(y, scores):8.3f}")
+    accepted = (detector.predict(inliers) == 1).mean()
+    print(f"{name:20}" + "".join(cells) + f"{accepted:12.3f}")
+
+# %%
+# No detector is the best for both sets: what reads the logits tells unseen digits best, what
+# measures distances between features tells the patches. The thresholds accept 95 % of the training
+# digits, and fewer test digits, because the network is surer of what it was trained on; fit a
+# detector on held-out digits to set them.
+figure, axis = plt.subplots(figsize=(7, 6), layout="constrained")
+positions = np.arange(len(areas))
+for offset, (label, values) in enumerate(zip(sets, np.array(list(areas.values())).T, strict=True)):
+    axis.barh(positions + 0.4 * offset, values, height=0.4, label=label)
+axis.set(yticks=positions + 0.2, yticklabels=areas, xlabel="AUROC", xlim=(0.4, 1))
+axis.invert_yaxis()
+axis.legend(loc="lower left")
+Path("results").mkdir(exist_ok=True)
+figure.savefig("results/posthoc.png", dpi=110)
+plt.show()
