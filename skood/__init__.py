@@ -53,6 +53,7 @@ _HOMES = {
     "VRA": "skood.posthoc",
     "ViM": "skood.posthoc",
     "WideResNet": "skood.classifiers",
+    "evaluate": "skood._evaluate",
     "share_passes": "skood._data",
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -97,6 +98,10 @@ class Source:
         """All items in order, `size` at a time."""
         for start in range(0, len(self), size):
             yield self.take(np.arange(start, min(start + size, len(self))))
+
+    def content(self) -> str:
+        """Hash of all the items, the same in every process."""
+        return joblib.hash([joblib.hash(np.ascontiguousarray(items)) for items in self.chunks()])
 
     def rows(self) -> npt.NDArray:
         """Everything as one array of shape (n, number of values in an item)."""

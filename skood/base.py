@@ -31,6 +31,9 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     which scores; it has the parameters `contamination` and `random_state`.
     """
 
+    # Taken as data by detectors on detectors, and by `evaluate`.
+    _reads_sources = True
+
     _parameter_constraints: dict = {
         "contamination": [Interval(numbers.Real, 0, 0.5, closed="right")],
         "random_state": ["random_state"],

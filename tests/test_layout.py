@@ -21,6 +21,10 @@ ALLOWED = {
     "likelihood": {"likelihood", "base", "density", "metrics", "_torch", "_data", "_parameters"},
     "posthoc": {"posthoc", "base", "classifiers", "_torch", "_data", "_parameters"},
     "metrics": {"metrics"},
+    "model_selection": {"model_selection", "metrics", "_data", "_parameters"},
+    "datasets": {"datasets", "_data", "_parameters"},
+    "calibration": {"calibration", "base", "metrics", "_torch", "_data", "_parameters"},
+    "_evaluate": {"base", "metrics", "_data"},
 }
 
 

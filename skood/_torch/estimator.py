@@ -9,7 +9,6 @@ from typing import Any
 
 import joblib
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 
@@ -44,17 +43,23 @@ class NeuralEstimator(BaseEstimator):
         "random_state": ["random_state"],
     }
 
-    def _checkpoint(
-        self, source: Source, labels: npt.NDArray[np.integer] | None, seed: int
-    ) -> Path | None:
-        """File that a training run resumes from, named by parameters and data."""
+    def _checkpoint(self, source: Source, others: Any, seed: int) -> Path | None:
+        """File that a training run resumes from, named by parameters and data.
+
+        Parameters
+        ----------
+        source : Source
+            Training data; of those that are streamed the first few are looked at.
+        others : object
+            Whatever else training depends on, labels for instance.
+        seed : int
+        """
         if self.checkpoint_dir is None:
             return None
         params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
         data = source if source.in_memory else source.subset(np.arange(min(len(source), 256)))
-        content = [joblib.hash(np.ascontiguousarray(items)) for items in data.chunks()]
         own_seed = None if self.random_state is None else seed
-        key = joblib.hash((params, len(source), content, labels, own_seed))
+        key = joblib.hash((params, len(source), data.content(), others, own_seed))
         return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
 
     def __getstate__(self) -> dict[str, Any]:

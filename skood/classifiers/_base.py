@@ -323,7 +323,10 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
                 module = module.to(memory_format=torch.channels_last)
         n_training = len(source)
         settings = TrainingSettings.of(self)
+        validation_content = None
         if held_out is not None:
+            if self.checkpoint_dir is not None:
+                validation_content = held_out[0].content()
             targets = np.concatenate([targets, held_out[1]])
             settings = replace(settings, validation_fraction=0.0)
 
@@ -354,7 +357,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             seed=seed,
             device=device,
             held_out=len(targets) - n_training,
-            checkpoint=self._checkpoint(source, targets, seed),
+            checkpoint=self._checkpoint(source, (targets, validation_content), seed),
             description=type(self).__name__,
         )
         self.module_ = module

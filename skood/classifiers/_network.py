@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,9 @@ from skood._data import Source
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 
 __all__ = ["Network", "Outputs", "arrays_of", "tensors_of"]
+
+# A network has one mode and one set of hooks, and uses all cores: threads take turns.
+_one_at_a_time = threading.RLock()
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,8 @@ class Network:
     step : Tensor or float
         What a perturbation of size 1 changes in the module's input: 1 for pixels in [0, 1],
         the standard deviation of each feature for rows.
+    is_final : bool
+        Whether the last layer must make what the module puts out; not where a user names it.
     settings : tuple
         Whatever else the outputs depend on, for the cache.
     verbose : int
@@ -75,6 +81,7 @@ class Network:
         tensor: Callable[[npt.NDArray], Tensor],
         *,
         step: Tensor | float = 1.0,
+        is_final: bool = True,
         settings: tuple = (),
         verbose: int = 0,
     ) -> None:
@@ -83,6 +90,7 @@ class Network:
         self.open = open
         self.tensor = tensor
         self.step = step
+        self.is_final = is_final
         self.settings = settings
         self.verbose = verbose
 
@@ -124,7 +132,7 @@ class Network:
 
         hooks = [layer.register_forward_hook(note) for layer in {self.last_layer, *layers}]
         try:
-            self.module(x)
+            output = self.module(x)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -140,6 +148,11 @@ class Network:
                 f"the last linear layer puts out shape {tuple(logits.shape)}; expected logits of "
                 "shape (batch, n_classes) with at least 2 classes. Give last_layer= where the "
                 "network has another one, and two outputs to a network with one"
+            )
+        if self.is_final and isinstance(output, Tensor) and output.shape != logits.shape:
+            raise ValueError(
+                f"the network puts out shape {tuple(output.shape)}, but its last linear layer "
+                f"{tuple(logits.shape)}; give last_layer= that makes the logits"
             )
         return features, logits, [seen[layer][1] for layer in layers]
 
@@ -177,7 +190,7 @@ class Network:
             values = function(self.tensor(items))
             return tuple(map(_readable, values)) if isinstance(values, tuple) else _readable(values)
 
-        with evaluating(self.module):
+        with _one_at_a_time, evaluating(self.module):
             return map_batches(
                 read,
                 self.open(source),
@@ -195,14 +208,16 @@ class Network:
         memory : str, joblib.Memory or None
             Where they are kept on disk, by the content of the network and of the data.
         """
-        known = self._recall(source)
-        if known is None:
-            if memory is None:
-                known = _compute(self, source, "")
-            else:
-                cached = check_memory(memory).cache(_compute, ignore=["network", "source"])
-                known = cached(self, source, joblib.hash((self._content(), _content_of(source))))
-            source.passes[self.module] = self._version(), known
+        with _one_at_a_time:
+            known = self._recall(source)
+            if known is None:
+                if memory is None:
+                    known = _compute(self, source, "")
+                else:
+                    cached = check_memory(memory).cache(_compute, ignore=["network", "source"])
+                    content = joblib.hash((self._content(), source.content()))
+                    known = cached(self, source, content)
+                source.passes[self.module] = self._version(), known
         return known
 
     def _recall(self, source: Source) -> Outputs | None:
@@ -255,7 +270,3 @@ def _compute(network: Network, source: Source, content: str) -> Outputs:
     features, logits = network.map(features_and_logits, source, "forward pass")
     log_proba = torch.log_softmax(torch.from_numpy(logits).double(), 1).numpy()
     return Outputs(logits, log_proba, features)
-
-
-def _content_of(source: Source) -> list[str]:
-    return [joblib.hash(np.ascontiguousarray(items)) for items in source.chunks()]

@@ -29,9 +29,9 @@ class PretrainedClassifier(NetworkClassifier):
     ----------
     module : Module
         Takes a batch of images (b, C, H, W) or rows (b, d). It stays on its device.
-    last_layer : str, default=None
-        Name of the linear layer whose input are the features and whose output the logits, as
-        ``module.named_modules()`` has it. None takes the last one.
+    last_layer : str or nn.Linear, default=None
+        The linear layer whose input are the features and whose output the logits: a part of
+        `module`, or its name as ``module.named_modules()`` has it. None takes the last one.
     mean, std : sequence of float, default=None
         What the module's input is normalised by, for each channel of images that are in
         [0, 1]. None when the module, or whoever made X, does so.
@@ -67,7 +67,7 @@ class PretrainedClassifier(NetworkClassifier):
         self,
         module: nn.Module,
         *,
-        last_layer: str | None = None,
+        last_layer: str | nn.Linear | None = None,
         mean: Any = None,
         std: Any = None,
         classes: Any = None,
@@ -142,6 +142,8 @@ class PretrainedClassifier(NetworkClassifier):
         if self.last_layer is None:
             return last_linear(self.module)
         layers = dict(self.module.named_modules())
+        if isinstance(self.last_layer, nn.Linear) and self.last_layer in layers.values():
+            return self.last_layer
         if self.last_layer not in layers:
             linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
             raise ValueError(
@@ -183,6 +185,7 @@ class PretrainedClassifier(NetworkClassifier):
             self._open,
             tensor,
             step=1.0 if std is None else 1 / std,
+            is_final=self.last_layer is None,
             settings=tuple(
                 None if v is None else tuple(np.ravel(v)) for v in (self.mean, self.std)
             ),
@@ -206,6 +209,9 @@ class PretrainedClassifier(NetworkClassifier):
             for tensor in tensors_of(self.module).values()
         }
         state["module"] = copy.deepcopy(self.module, hollow), arrays_of(self.module)
+        if isinstance(self.last_layer, nn.Module):
+            names = {layer: name for name, layer in self.module.named_modules()}
+            state["last_layer"] = names[self.last_layer]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

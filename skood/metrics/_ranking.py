@@ -4,95 +4,57 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-__all__ = ["aupr_in", "aupr_out", "auroc", "detection_error", "fpr_at_tpr"]
+from skood.metrics._counts import RankCounts, count_rows
+
+__all__ = [
+    "area_above",
+    "aupr_in",
+    "aupr_out",
+    "auroc",
+    "average_precision",
+    "detection_error",
+    "fpr_at",
+    "fpr_at_tpr",
+    "smallest_error",
+]
 
 
-def _id_mask_and_ranks(
-    y_true: ArrayLike, y_score: ArrayLike
-) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Validate the pair and reduce it to what a ranking measure depends on.
+def area_above(positive: NDArray[np.intp], ood: NDArray[np.intp]) -> float:
+    """Sum P(s > s_ood) + P(s = s_ood) / 2 over rows, counted at each score from the largest down.
 
-    Parameters
-    ----------
-    y_true : array-like of int, shape (n,)
-        Labels >= 0 for ID rows, -1 for OOD rows.
-    y_score : array-like of float, shape (n,)
-        Higher is more in-distribution; -inf and +inf are allowed.
-
-    Returns
-    -------
-    is_id : ndarray of bool, shape (n,)
-        True for ID rows.
-    ranks : ndarray of int, shape (n,)
-        Dense ranks of the scores from 0 up; equal scores share a rank.
-
-    Raises
-    ------
-    ValueError
-        If the arrays are not a pair of non-empty vectors of one length, the labels are not
-        integers >= -1 with both ID and OOD rows, or the scores are not numbers or hold NaN.
+    In integers up to the last division, so that it does not depend on the order of the sums.
     """
-    labels, scores = np.asarray(y_true), np.asarray(y_score)
-    if labels.ndim != 1:
+    n_ood = int(ood.sum())
+    # Twice the OOD rows below each score plus those at it.
+    twice_outscored = 2 * (n_ood - np.cumsum(ood)) + ood
+    return int(positive @ twice_outscored) / (2 * n_ood)
+
+
+def average_precision(positive: NDArray[np.intp], negative: NDArray[np.intp]) -> float:
+    """Sum precision over the steps of recall, for counts in the order in which rows enter."""
+    precision = np.cumsum(positive) / np.cumsum(positive + negative)
+    return float(positive @ precision / positive.sum())
+
+
+def fpr_at(counts: RankCounts, tpr: float) -> float:
+    """Evaluate :func:`fpr_at_tpr` on counts."""
+    if not 0 < tpr <= 1:
         raise ValueError(
-            f"y_true has shape {labels.shape}, expected (n,): one label a row. "
-            "Pass y_true.ravel() if it is a single column or row."
+            f"tpr is {tpr!r}, expected a rate in (0, 1]. Pass a fraction: 0.95 means 95 %."
         )
-    if scores.ndim != 1:
-        raise ValueError(
-            f"y_score has shape {scores.shape}, expected (n,): one score a row, higher = more "
-            "in-distribution. Pass detector.score_samples(X), or reduce class scores to one "
-            "number a row first."
-        )
-    if len(labels) != len(scores):
-        raise ValueError(
-            f"y_true has {len(labels)} rows and y_score has {len(scores)}, expected the same "
-            "number. Score the very rows that the labels describe."
-        )
-    if len(labels) == 0:
-        raise ValueError(
-            "y_true and y_score are empty, expected at least one ID and one OOD row. "
-            "Concatenate the two sets before calling a metric."
-        )
-    if labels.dtype.kind not in "iu":
-        raise ValueError(
-            f"y_true has dtype {labels.dtype}, expected integers: -1 for OOD, a class label >= 0 "
-            "or +1 for ID. Build it with np.where(is_ood, -1, 1), or cast labels with astype(int)."
-        )
-    if labels.min() < -1:
-        raise ValueError(
-            f"y_true holds the label {labels.min()}, expected -1 for OOD and labels >= 0 for ID. "
-            "Relabel every OOD row as -1."
-        )
-    is_id = labels >= 0
-    if is_id.all():
-        raise ValueError(
-            f"y_true has no OOD row: its labels run from {labels.min()} to {labels.max()}, and 0 "
-            "is an ID label too. Expected at least one -1; mark OOD rows with "
-            "np.where(is_ood, -1, y_true)."
-        )
-    if not is_id.any():
-        raise ValueError(
-            f"y_true has no ID row: all {len(labels)} labels are -1. Expected at least one label "
-            ">= 0; append scores and labels of in-distribution test rows."
-        )
-    if scores.dtype.kind not in "biuf":
-        raise ValueError(
-            f"y_score has dtype {scores.dtype}, expected real numbers. "
-            "Convert it with np.asarray(y_score, dtype=float)."
-        )
-    is_nan = np.isnan(scores)
-    if is_nan.any():
-        raise ValueError(
-            f"y_score is NaN in {is_nan.sum()} of {len(scores)} rows (first at row "
-            f"{is_nan.argmax()}), expected numbers, -inf or +inf. Find out where the NaN comes "
-            "from; a row that is impossible under the model scores -inf."
-        )
-    # scikit-learn rejects infinite scores; ranks keep the order and the ties, which is all that
-    # its curves use.
-    return is_id, np.unique(scores, return_inverse=True)[1]
+    # A level such as 1 - 0.7 is 4e-17 above 3/10 and must still be met by 3 of 10 rows; the
+    # slack is far below the 1 / n between two attainable rates.
+    needed = tpr * counts.id.sum() * (1 - 1e-12)
+    threshold = np.searchsorted(np.cumsum(counts.id), needed)
+    return float(counts.ood[: threshold + 1].sum() / counts.ood.sum())
+
+
+def smallest_error(counts: RankCounts) -> float:
+    """Evaluate :func:`detection_error` on counts."""
+    n_id, n_ood = int(counts.id.sum()), int(counts.ood.sum())
+    errors = n_ood * (n_id - np.cumsum(counts.id)) + n_id * np.cumsum(counts.ood)
+    return min(0.5, int(errors.min()) / (2 * n_id * n_ood))
 
 
 def auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
@@ -100,9 +62,9 @@ def auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_true : array-like of int, shape (n,)
-        Class labels >= 0 (0 included), or +1, for in-distribution rows; -1 for
-        out-of-distribution rows.
+    y_true : array-like of int or str, shape (n,)
+        Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
+        strings "-1") for out-of-distribution rows.
     y_score : array-like of float, shape (n,)
         Scores, higher = more in-distribution. -inf and +inf are legitimate.
 
@@ -115,8 +77,8 @@ def auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 with both ID and
-        OOD rows, or ``y_score`` holds NaN.
+        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 or strings with
+        both ID and OOD rows, or ``y_score`` holds NaN.
 
     See Also
     --------
@@ -144,8 +106,8 @@ def auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> auroc([0, 2, -1, -1], [0.9, 0.4, 0.4, float("-inf")])
     0.875
     """
-    is_id, ranks = _id_mask_and_ranks(y_true, y_score)
-    return float(roc_auc_score(is_id, ranks))
+    counts = count_rows(y_true, y_score)
+    return area_above(counts.id, counts.ood) / int(counts.id.sum())
 
 
 def aupr_in(y_true: ArrayLike, y_score: ArrayLike) -> float:
@@ -153,9 +115,9 @@ def aupr_in(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_true : array-like of int, shape (n,)
-        Class labels >= 0 (0 included), or +1, for in-distribution rows; -1 for
-        out-of-distribution rows.
+    y_true : array-like of int or str, shape (n,)
+        Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
+        strings "-1") for out-of-distribution rows.
     y_score : array-like of float, shape (n,)
         Scores, higher = more in-distribution. -inf and +inf are legitimate.
 
@@ -168,8 +130,8 @@ def aupr_in(y_true: ArrayLike, y_score: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 with both ID and
-        OOD rows, or ``y_score`` holds NaN.
+        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 or strings with
+        both ID and OOD rows, or ``y_score`` holds NaN.
 
     See Also
     --------
@@ -199,8 +161,8 @@ def aupr_in(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> aupr_in([1, 1, -1, -1], [4.0, 2.0, 3.0, 2.0])
     0.75
     """
-    is_id, ranks = _id_mask_and_ranks(y_true, y_score)
-    return float(average_precision_score(is_id, ranks))
+    counts = count_rows(y_true, y_score)
+    return average_precision(counts.id, counts.ood)
 
 
 def aupr_out(y_true: ArrayLike, y_score: ArrayLike) -> float:
@@ -208,9 +170,9 @@ def aupr_out(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_true : array-like of int, shape (n,)
-        Class labels >= 0 (0 included), or +1, for in-distribution rows; -1 for
-        out-of-distribution rows.
+    y_true : array-like of int or str, shape (n,)
+        Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
+        strings "-1") for out-of-distribution rows.
     y_score : array-like of float, shape (n,)
         Scores, higher = more in-distribution, as for every metric here: the sign is turned
         inside. -inf and +inf are legitimate.
@@ -224,8 +186,8 @@ def aupr_out(y_true: ArrayLike, y_score: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 with both ID and
-        OOD rows, or ``y_score`` holds NaN.
+        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 or strings with
+        both ID and OOD rows, or ``y_score`` holds NaN.
 
     See Also
     --------
@@ -254,8 +216,8 @@ def aupr_out(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> aupr_out([1, 1, -1, -1], [4.0, 2.0, 1.0, 3.0])
     0.8333333333333333
     """
-    is_id, ranks = _id_mask_and_ranks(y_true, y_score)
-    return float(average_precision_score(~is_id, -ranks))
+    counts = count_rows(y_true, y_score)
+    return average_precision(counts.ood[::-1], counts.id[::-1])
 
 
 def fpr_at_tpr(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.95) -> float:
@@ -263,9 +225,9 @@ def fpr_at_tpr(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.95) -> f
 
     Parameters
     ----------
-    y_true : array-like of int, shape (n,)
-        Class labels >= 0 (0 included), or +1, for in-distribution rows; -1 for
-        out-of-distribution rows.
+    y_true : array-like of int or str, shape (n,)
+        Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
+        strings "-1") for out-of-distribution rows.
     y_score : array-like of float, shape (n,)
         Scores, higher = more in-distribution. -inf and +inf are legitimate.
     tpr : float, default=0.95
@@ -279,8 +241,8 @@ def fpr_at_tpr(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.95) -> f
     Raises
     ------
     ValueError
-        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 with both ID and
-        OOD rows, ``y_score`` holds NaN, or ``tpr`` lies outside (0, 1].
+        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 or strings with
+        both ID and OOD rows, ``y_score`` holds NaN, or ``tpr`` lies outside (0, 1].
 
     See Also
     --------
@@ -312,15 +274,7 @@ def fpr_at_tpr(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.95) -> f
     >>> fpr_at_tpr(y_true, y_score, tpr=0.75)
     0.0
     """
-    if not 0 < tpr <= 1:
-        raise ValueError(
-            f"tpr is {tpr!r}, expected a rate in (0, 1]. Pass a fraction: 0.95 means 95 %."
-        )
-    is_id, ranks = _id_mask_and_ranks(y_true, y_score)
-    fpr_curve, tpr_curve, _ = roc_curve(is_id, ranks, drop_intermediate=False)
-    # A level such as 1 - 0.7 is 4e-17 above 3/10 and must still be met by 3 of 10 rows; the
-    # slack is far below the 1 / n between two attainable rates.
-    return float(fpr_curve[np.argmax(tpr_curve >= tpr * (1 - 1e-12))])
+    return fpr_at(count_rows(y_true, y_score), tpr)
 
 
 def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
@@ -328,9 +282,9 @@ def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     Parameters
     ----------
-    y_true : array-like of int, shape (n,)
-        Class labels >= 0 (0 included), or +1, for in-distribution rows; -1 for
-        out-of-distribution rows.
+    y_true : array-like of int or str, shape (n,)
+        Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
+        strings "-1") for out-of-distribution rows.
     y_score : array-like of float, shape (n,)
         Scores, higher = more in-distribution. -inf and +inf are legitimate.
 
@@ -343,8 +297,8 @@ def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
     Raises
     ------
     ValueError
-        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 with both ID and
-        OOD rows, or ``y_score`` holds NaN.
+        If the shapes or lengths do not fit, ``y_true`` is not of integers >= -1 or strings with
+        both ID and OOD rows, or ``y_score`` holds NaN.
 
     See Also
     --------
@@ -375,6 +329,4 @@ def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
     >>> detection_error([1, 1, 1, 1, -1, -1], [5.0, 4.0, 3.0, 1.0, 2.0, 0.0])
     0.125
     """
-    is_id, ranks = _id_mask_and_ranks(y_true, y_score)
-    fpr_curve, tpr_curve, _ = roc_curve(is_id, ranks, drop_intermediate=False)
-    return float(0.5 * np.min(1 - tpr_curve + fpr_curve))
+    return smallest_error(count_rows(y_true, y_score))

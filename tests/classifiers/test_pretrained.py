@@ -168,6 +168,23 @@ class TestLastLayer:
         assert classifier.classes_.tolist() == list(range(6))
         assert classifier.decision_function(rows).shape == (5, 6)
 
+    def test_can_be_given(self, layers):
+        rows = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+        classifier = PretrainedClassifier(layers, last_layer=layers[0])
+        np.testing.assert_array_equal(classifier.transform(rows), rows)
+        assert clone(classifier).last_layer is layers[0]
+        restored = pickle.loads(pickle.dumps(classifier))
+        assert restored.last_layer == "0"
+        np.testing.assert_array_equal(restored.transform(rows), rows)
+        with pytest.raises(ValueError, match="is no layer of the network"):
+            PretrainedClassifier(layers, last_layer=nn.Linear(4, 6)).predict(rows)
+
+    def test_found_one_must_make_the_output(self, layers):
+        """A head in an unusual place: the last linear layer is not the one at the end."""
+        layers.forward = lambda x: layers[0](x) + 0 * layers[2](layers[1](layers[0](x))).sum()
+        with pytest.raises(ValueError, match=r"puts out shape \(32, 6\), but its last linear"):
+            PretrainedClassifier(layers).predict(np.zeros((2, 4)))
+
     @pytest.mark.parametrize(
         ("name", "message"),
         [

@@ -1,0 +1,224 @@
+"""What the metrics read: labels and scores, checked, and the rows that share each score."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "RankCounts",
+    "count_ranks",
+    "count_rows",
+    "id_mask",
+    "is_ood",
+    "rank_rows",
+    "read_labels",
+    "read_predictions",
+]
+
+
+class RankCounts(NamedTuple):
+    """Rows at each distinct score, from the largest score down: all that a measure depends on.
+
+    Attributes
+    ----------
+    id : ndarray of int, shape (n_scores,)
+        In-distribution rows.
+    ood : ndarray of int, shape (n_scores,)
+        Out-of-distribution rows. At every score, `id` or `ood` is positive.
+    correct : ndarray of int, shape (n_scores,)
+        ID rows whose class is predicted correctly; all of them where there are no predictions.
+    """
+
+    id: NDArray[np.intp]
+    ood: NDArray[np.intp]
+    correct: NDArray[np.intp]
+
+
+def count_ranks(
+    id_ranks: NDArray[np.intp], ood_ranks: NDArray[np.intp], correct_ranks: NDArray[np.intp]
+) -> RankCounts:
+    """Count the rows of each kind at each rank that an ID or an OOD row has."""
+    n_ranks = 1 + max(id_ranks.max(), ood_ranks.max())
+    counts = np.stack(
+        [np.bincount(ranks, minlength=n_ranks) for ranks in (id_ranks, ood_ranks, correct_ranks)]
+    )
+    observed = counts[:2].any(axis=0)
+    return RankCounts(*counts[:, observed][:, ::-1])
+
+
+def count_rows(
+    y_true: ArrayLike, y_score: ArrayLike, y_pred: ArrayLike | None = None
+) -> RankCounts:
+    """Check the arrays as :func:`rank_rows` does, and count."""
+    is_id, is_correct, ranks = rank_rows(y_true, y_score, y_pred)
+    return count_ranks(ranks[is_id], ranks[~is_id], ranks[is_correct])
+
+
+def rank_rows(
+    y_true: ArrayLike, y_score: ArrayLike, y_pred: ArrayLike | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.intp]]:
+    """Check the arrays and reduce each row to its kind and rank.
+
+    Parameters
+    ----------
+    y_true : array-like of int or str, shape (n,)
+        Class labels for ID rows, -1 or "-1" for OOD rows.
+    y_score : array-like of float, shape (n,)
+        Higher is more in-distribution; -inf and +inf are allowed.
+    y_pred : array-like of int or str, shape (n,), default=None
+        Predicted classes.
+
+    Returns
+    -------
+    is_id : ndarray of bool, shape (n,)
+        True for ID rows.
+    is_correct : ndarray of bool, shape (n,)
+        True for ID rows whose class is predicted correctly; `is_id` without predictions.
+    ranks : ndarray of int, shape (n,)
+        Dense ranks of the scores from 0 up; equal scores share a rank.
+
+    Raises
+    ------
+    ValueError
+        If the arrays are not non-empty vectors of one length, the labels are not integers >= -1
+        or strings with both ID and OOD rows, the scores are not numbers or hold NaN, or the
+        predictions are not classes.
+    """
+    labels = read_labels(y_true)
+    is_id = id_mask(labels)
+    ranks = _rank(y_score, len(labels))
+    if y_pred is None:
+        return is_id, is_id, ranks
+    predicted = read_predictions(y_pred, labels)
+    n_rejected = int(is_ood(predicted).sum())
+    if n_rejected:
+        raise ValueError(
+            f"y_pred is -1 in {n_rejected} of {len(predicted)} rows, expected a class in each: "
+            "y_score decides here what is rejected. Pass classifier.predict(X); open_set_f1 "
+            "takes predictions that reject."
+        )
+    return is_id, is_id & (predicted == labels), ranks
+
+
+def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
+    """Return labels as a non-empty vector of integers >= -1 or of strings.
+
+    Raises
+    ------
+    ValueError
+        If they are anything else.
+    """
+    labels = np.asarray(y)
+    if labels.ndim != 1:
+        raise ValueError(
+            f"{name} has shape {labels.shape}, expected (n,): one label a row. "
+            f"Pass {name}.ravel() if it is a single column or row."
+        )
+    if len(labels) == 0:
+        raise ValueError(
+            f"{name} is empty, expected at least one ID and one OOD row. "
+            "Concatenate the two sets before calling a metric."
+        )
+    # Columns of pandas hold strings as objects, and a -1 among them may be a number.
+    if labels.dtype.kind in "OT" and all(isinstance(y, str | int | np.integer) for y in labels):
+        labels = np.array(labels.tolist())
+    if labels.dtype.kind not in "iuU":
+        raise ValueError(
+            f"{name} has dtype {labels.dtype}, expected integers: -1 for OOD, a class label >= 0 "
+            "or +1 for ID; or strings, '-1' for OOD. Build it with np.where(is_ood, -1, 1), or "
+            "cast labels with astype(int)."
+        )
+    if labels.dtype.kind in "iu" and labels.min() < -1:
+        raise ValueError(
+            f"{name} holds the label {labels.min()}, expected -1 for OOD and labels >= 0 for ID. "
+            "Relabel every OOD row as -1."
+        )
+    return labels
+
+
+def is_ood(labels: NDArray) -> NDArray[np.bool_]:
+    """Return where labels that :func:`read_labels` gave say OOD."""
+    # Labels that are strings turn a -1 among them into one.
+    return labels == ("-1" if labels.dtype.kind == "U" else -1)
+
+
+def id_mask(labels: NDArray) -> NDArray[np.bool_]:
+    """Return where labels that :func:`read_labels` gave say ID.
+
+    Raises
+    ------
+    ValueError
+        If there is no ID row or no OOD row.
+    """
+    is_id = ~is_ood(labels)
+    if is_id.all():
+        found = (
+            f"none of its {len(labels)} labels is '-1'. "
+            if labels.dtype.kind == "U"
+            else f"its labels run from {labels.min()} to {labels.max()}, and 0 is an ID label too. "
+        )
+        raise ValueError(
+            f"y_true has no OOD row: {found}Expected at least one -1; mark OOD rows with "
+            "np.where(is_ood, -1, y_true)."
+        )
+    if not is_id.any():
+        raise ValueError(
+            f"y_true has no ID row: all {len(labels)} labels are -1. Expected at least one label "
+            ">= 0; append scores and labels of in-distribution test rows."
+        )
+    return is_id
+
+
+def read_predictions(y_pred: ArrayLike, labels: NDArray) -> NDArray:
+    """Return predicted labels that can be compared with the true ones.
+
+    Raises
+    ------
+    ValueError
+        If they are no labels, or of another number or type than the true ones.
+    """
+    predicted = read_labels(y_pred, "y_pred")
+    if len(predicted) != len(labels):
+        raise ValueError(
+            f"y_true has {len(labels)} rows and y_pred has {len(predicted)}, expected the same "
+            "number. Predict for the very rows that the labels describe, OOD rows too."
+        )
+    if (predicted.dtype.kind == "U") != (labels.dtype.kind == "U"):
+        raise ValueError(
+            f"y_true has dtype {labels.dtype} and y_pred {predicted.dtype}, expected both to be "
+            "integers or both to be strings. Give both in the labels that the classifier was "
+            "fitted on."
+        )
+    return predicted
+
+
+def _rank(y_score: ArrayLike, n_labels: int) -> NDArray[np.intp]:
+    """Check scores and return their dense ranks: order and ties are all that a metric uses."""
+    scores = np.asarray(y_score)
+    if scores.ndim != 1:
+        raise ValueError(
+            f"y_score has shape {scores.shape}, expected (n,): one score a row, higher = more "
+            "in-distribution. Pass detector.score_samples(X), or reduce class scores to one "
+            "number a row first."
+        )
+    if len(scores) != n_labels:
+        raise ValueError(
+            f"y_true has {n_labels} rows and y_score has {len(scores)}, expected the same "
+            "number. Score the very rows that the labels describe."
+        )
+    if scores.dtype.kind not in "biuf":
+        raise ValueError(
+            f"y_score has dtype {scores.dtype}, expected real numbers. "
+            "Convert it with np.asarray(y_score, dtype=float)."
+        )
+    is_nan = np.isnan(scores)
+    if is_nan.any():
+        raise ValueError(
+            f"y_score is NaN in {is_nan.sum()} of {len(scores)} rows (first at row "
+            f"{is_nan.argmax()}), expected numbers, -inf or +inf. Find out where the NaN comes "
+            "from; a row that is impossible under the model scores -inf."
+        )
+    return np.unique(scores, return_inverse=True)[1]
