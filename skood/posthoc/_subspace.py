@@ -105,9 +105,11 @@ class Residual(OutputsDetector):
         second_moment = scatter(outputs.features, self.origin_[None], one, as_float64)
         _, vectors = np.linalg.eigh(second_moment)
         self.residual_space_ = vectors[:, : n_features - n_components]
+        self._shift = self.origin_ @ self.residual_space_
 
     def _residual(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.linalg.norm((features - self.origin_) @ self.residual_space_, axis=1)
+        outside = features @ self.residual_space_ - self._shift
+        return np.sqrt(np.einsum("ij,ij->i", outside, outside))
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return -self._residual(outputs.features)
