@@ -21,10 +21,12 @@ _HOMES = {
     "GradNorm": "skood.posthoc",
     "Gram": "skood.posthoc",
     "IODIN": "skood.posthoc",
+    "InlierFit": "skood.model_selection",
     "KLMatching": "skood.posthoc",
     "KNN": "skood.posthoc",
     "LTS": "skood.posthoc",
     "LayerMahalanobis": "skood.posthoc",
+    "LeaveClassesOut": "skood.model_selection",
     "LikelihoodRatio": "skood.likelihood",
     "LogLikelihood": "skood.likelihood",
     "MLP": "skood.classifiers",
@@ -37,6 +39,7 @@ _HOMES = {
     "NNGuide": "skood.posthoc",
     "NeuralSplineFlow": "skood.density",
     "ODIN": "skood.posthoc",
+    "OODSplit": "skood.model_selection",
     "OpenMax": "skood.posthoc",
     "PNML": "skood.posthoc",
     "PixelCNN": "skood.density",
@@ -54,7 +57,9 @@ _HOMES = {
     "ViM": "skood.posthoc",
     "WideResNet": "skood.classifiers",
     "evaluate": "skood._evaluate",
+    "get_ood_scorer": "skood.model_selection",
     "share_passes": "skood._data",
+    "synthetic_outliers": "skood.datasets",
 }
 
 __all__ = ["__version__", *_HOMES]

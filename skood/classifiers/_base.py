@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import numbers
-from abc import ABCMeta, abstractmethod
+from abc import abstractmethod
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
-from sklearn.utils import Tags
+from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 
 from skood._data import Source, check_data, check_in_range, resolve_value_range
@@ -24,32 +23,10 @@ from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.training import TrainingSettings, train
-from skood.classifiers._network import Network, Outputs
+from skood.classifiers._network import Network
+from skood.classifiers._network_classifier import NetworkClassifier, last_linear
 
-__all__ = [
-    "NetworkClassifier",
-    "NeuralClassifier",
-    "image_shape_of",
-    "initialize_convolutions",
-    "last_linear",
-]
-
-
-def last_linear(module: nn.Module) -> nn.Linear:
-    """Return the last linear layer of `module`.
-
-    Raises
-    ------
-    ValueError
-        When it has none.
-    """
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-    if not layers:
-        raise ValueError(
-            f"the network {type(module).__name__} has no nn.Linear layer to read logits and "
-            "penultimate features from; add one as its head"
-        )
-    return layers[-1]
+__all__ = ["NeuralClassifier", "image_shape_of", "initialize_convolutions"]
 
 
 def image_shape_of(item_shape: tuple[int, ...], estimator: BaseEstimator) -> tuple[int, int, int]:
@@ -68,84 +45,6 @@ def initialize_convolutions(module: nn.Module) -> None:
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-
-
-class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
-    """Base of the classifiers that are torch networks: prediction from features and logits."""
-
-    @abstractmethod
-    def _network(self) -> Network:
-        """Return the trained network."""
-
-    def _outputs(self, X: Any) -> Outputs:
-        check_is_fitted(self)
-        return self._network().outputs(check_data(self, X, reset=False))
-
-    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
-        """Logits.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float64
-            For two classes, as everywhere in scikit-learn, the logit of the second less that
-            of the first, shape (n_samples,).
-        """
-        logits = self._outputs(X).logits.astype(np.float64)
-        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
-
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Probability of each class, the softmax of the logits.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float64
-            In the order of `classes_`.
-        """
-        return np.exp(self._outputs(X).log_proba)
-
-    def predict(self, X: Any) -> npt.NDArray:
-        """Return the most probable class.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            In the dtype of `classes_`.
-        """
-        most_probable = self._outputs(X).logits.argmax(1)
-        return self.classes_[most_probable]
-
-    def transform(self, X: Any) -> npt.NDArray:
-        """Penultimate features, the input of the last linear layer.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features)
-            In the dtype of the network, float32 as a rule.
-        """
-        return self._outputs(X).features
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        # Features come in the dtype of the network.
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
 
 class NeuralClassifier(NetworkClassifier, NeuralEstimator):

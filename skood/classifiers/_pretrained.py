@@ -12,8 +12,8 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from skood._data import Source, check_data
-from skood.classifiers._base import NetworkClassifier, last_linear
 from skood.classifiers._network import Network, arrays_of, tensors_of
+from skood.classifiers._network_classifier import NetworkClassifier, last_linear
 
 __all__ = ["PretrainedClassifier"]
 

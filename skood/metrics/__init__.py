@@ -1,10 +1,26 @@
 """Measures of how well scores separate in-distribution from out-of-distribution rows.
 
-Every function takes ``(y_true, y_score)`` in scikit-learn's order: ``y_true`` holds class labels
-(>= 0, in-distribution) and -1 (out-of-distribution), ``y_score`` is higher for rows that are more
+Functions of a score take ``(y_true, y_score)`` in scikit-learn's order, and those of a classifier
+that rejects ``(y_true, y_pred, y_score)``: ``y_true`` holds class labels (>= 0 or strings,
+in-distribution) and -1 (out-of-distribution), ``y_score`` is higher for rows that are more
 in-distribution. Only numpy and scikit-learn are needed here.
 """
 
+from skood.metrics._bootstrap import bootstrap_interval
+from skood.metrics._open_set import cauroc, ccr_at_fpr, open_set_f1, oscr
 from skood.metrics._ranking import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
+from skood.metrics._report import ood_report
 
-__all__ = ["aupr_in", "aupr_out", "auroc", "detection_error", "fpr_at_tpr"]
+__all__ = [
+    "aupr_in",
+    "aupr_out",
+    "auroc",
+    "bootstrap_interval",
+    "cauroc",
+    "ccr_at_fpr",
+    "detection_error",
+    "fpr_at_tpr",
+    "ood_report",
+    "open_set_f1",
+    "oscr",
+]

@@ -119,11 +119,11 @@ def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
         )
     if len(labels) == 0:
         raise ValueError(
-            f"{name} is empty, expected at least one ID and one OOD row. "
-            "Concatenate the two sets before calling a metric."
+            f"{name} is empty, expected a label for each row, ID and OOD. Concatenate the two "
+            "sets before calling a metric."
         )
     # Columns of pandas hold strings as objects, and a -1 among them may be a number.
-    if labels.dtype.kind in "OT" and all(isinstance(y, str | int | np.integer) for y in labels):
+    if labels.dtype.kind in "OT" and all(isinstance(c, str | int | np.integer) for c in labels):
         labels = np.array(labels.tolist())
     if labels.dtype.kind not in "iuU":
         raise ValueError(

@@ -18,8 +18,8 @@ from skood._data import Source
 from skood._parameters import HasMethods
 from skood.base import BaseDetector, as_input, fit_model
 from skood.classifiers import MLP, ConvNet, NeuralClassifier, PretrainedClassifier
-from skood.classifiers._base import NetworkClassifier
 from skood.classifiers._network import Network, Outputs
+from skood.classifiers._network_classifier import NetworkClassifier
 
 __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsDetector"]
 

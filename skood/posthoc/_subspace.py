@@ -12,8 +12,8 @@ from scipy.special import logsumexp
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood.classifiers._base import NetworkClassifier
 from skood.classifiers._network import Outputs
+from skood.classifiers._network_classifier import NetworkClassifier
 from skood.posthoc._base import FeatureDetector, OutputsDetector, in_chunks
 from skood.posthoc._covariance import as_float64, class_means, scatter
 

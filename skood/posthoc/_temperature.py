@@ -66,13 +66,12 @@ class TemperatureScaling(OutputsDetector):
 
     Examples
     --------
-    >>> from sklearn.datasets import load_iris
-    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.naive_bayes import GaussianNB
     >>> from skood import TemperatureScaling
-    >>> X, y = load_iris(return_X_y=True)
-    >>> detector = TemperatureScaling(LogisticRegression(max_iter=1000), random_state=0)
-    >>> detector.fit(X, y).score_samples(X[:2]).shape
-    (2,)
+    >>> X, y = load_digits(return_X_y=True)
+    >>> TemperatureScaling(GaussianNB(), random_state=0).fit(X, y).temperature_ > 10
+    True
     """
 
     _parameter_constraints: dict = {

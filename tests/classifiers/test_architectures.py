@@ -10,7 +10,7 @@ from sklearn.base import clone
 from torch import nn
 
 from skood.classifiers import MLP, VGG, ConvNet, DenseNet, ResNet, WideResNet
-from skood.classifiers._base import last_linear
+from skood.classifiers._network_classifier import last_linear
 
 TINY = {
     "MLP": (MLP, {"hidden_features": (6, 5)}, (7,), 5),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from skood import metrics
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
@@ -81,8 +82,9 @@ def brute_detection_error(id_scores, ood_scores):
 
 def test_public_names():
     names = {"aupr_in", "aupr_out", "auroc", "detection_error", "fpr_at_tpr"}
-    assert names <= set(metrics.__all__)
-    assert all(callable(getattr(metrics, name)) for name in metrics.__all__)
+    names |= {"bootstrap_interval", "cauroc", "ccr_at_fpr", "ood_report", "open_set_f1", "oscr"}
+    assert names == set(metrics.__all__)
+    assert all(callable(getattr(metrics, name)) for name in names)
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -107,6 +109,23 @@ def test_areas_and_error_equal_brute_force(id_scores, ood_scores):
         (detection_error(y_true, y_score), brute_detection_error(id_scores, ood_scores)),
     ]:
         assert value == pytest.approx(float(exact), rel=0, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(("n_id", "n_ood"), [(4000, 4000), (7, 20_000), (20_000, 7)])
+@pytest.mark.parametrize("decimals", [1, 16])
+def test_agrees_with_scikit_learn(n_id, n_ood, decimals):
+    rng = np.random.default_rng(0)
+    y_true, y_score = pair(rng.normal(1, 1, n_id), rng.normal(0, 1, n_ood))
+    y_score = y_score.round(decimals)
+    fpr, tpr, _ = roc_curve(y_true == 1, y_score, drop_intermediate=False)
+    for value, expected in [
+        (auroc(y_true, y_score), roc_auc_score(y_true == 1, y_score)),
+        (aupr_in(y_true, y_score), average_precision_score(y_true == 1, y_score)),
+        (aupr_out(y_true, y_score), average_precision_score(y_true == -1, -y_score)),
+        (fpr_at_tpr(y_true, y_score), fpr[np.argmax(tpr >= 0.95)]),
+        (detection_error(y_true, y_score), np.min(1 - tpr + fpr) / 2),
+    ]:
+        assert value == pytest.approx(expected, rel=0, abs=TOLERANCE)
 
 
 @fast
@@ -226,6 +245,37 @@ def test_class_zero_alone_is_in_distribution(metric):
     assert metric([0, 0, -1, -1], y_score) == metric([1, 1, -1, -1], y_score)
 
 
+STRINGS = ["cat", "dog", "-1", "-1"]
+
+
+@every_metric
+@pytest.mark.parametrize(
+    "labels",
+    [
+        STRINGS,
+        np.array(STRINGS),
+        np.array(STRINGS, dtype=object),
+        np.array(["cat", "dog", -1, np.int64(-1)], dtype=object),
+        ["cat", "dog", -1, -1],
+        np.array([3, 4, -1, -1], dtype=object),
+    ],
+    ids=lambda labels: f"{type(labels).__name__}-{getattr(labels, 'dtype', '')}",
+)
+def test_labels_that_are_strings(metric, labels):
+    y_score = [0.9, 0.4, 0.4, 0.1]
+    assert metric(labels, y_score) == metric([1, 1, -1, -1], y_score)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [(STRINGS, None), (["cat", "dog", -1, -1], None), (STRINGS, "string"), (STRINGS, "category")],
+)
+def test_labels_in_a_column_of_pandas(values, dtype):
+    pandas = pytest.importorskip("pandas")
+    scores = pandas.Series([0.9, 0.4, 0.4, 0.1], index=list("dcba"))
+    assert auroc(pandas.Series(values, dtype=dtype), scores) == 0.875
+
+
 @every_metric
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_infinities_rank_beyond_every_number(metric, dtype):
@@ -275,15 +325,36 @@ ERRORS = {
         [0.0, 1.0],
         "y_true has 3 rows and y_score has 2, expected the same number. Score the very rows",
     ),
-    "empty": ([], [], "y_true and y_score are empty, expected at least one ID and one OOD row"),
+    "empty": ([], [], "y_true is empty, expected a label for each row, ID and OOD. Concatenate"),
     "booleans": (
         [True, False],
         [0.0, 1.0],
-        "y_true has dtype bool, expected integers: -1 for OOD, a class label >= 0 or +1 for ID. "
-        "Build it with np.where(is_ood, -1, 1)",
+        "y_true has dtype bool, expected integers: -1 for OOD, a class label >= 0 or +1 for ID; "
+        "or strings, '-1' for OOD. Build it with np.where(is_ood, -1, 1)",
     ),
     "float labels": ([1.0, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
-    "string labels": (["id", "ood"], [0.0, 1.0], "y_true has dtype <U3, expected integers"),
+    "booleans as objects": (
+        np.array([True, False], dtype=object),
+        [0.0, 1.0],
+        "y_true has dtype bool, expected integers",
+    ),
+    "missing string": (
+        np.array(["cat", None], dtype=object),
+        [0.0, 1.0],
+        "y_true has dtype object, expected integers",
+    ),
+    "NaN among strings": (
+        np.array(["cat", "-1", np.nan], dtype=object),
+        [0.0, 1.0, 2.0],
+        "y_true has dtype object, expected integers",
+    ),
+    "bytes": ([b"cat", b"-1"], [0.0, 1.0], "y_true has dtype |S3, expected integers"),
+    "no OOD rows, strings": (
+        ["id", "ood"],
+        [0.0, 1.0],
+        "y_true has no OOD row: none of its 2 labels is '-1'. Expected at least one -1; mark",
+    ),
+    "no ID rows, strings": (["-1"], [0.0], "y_true has no ID row: all 1 labels are -1."),
     "label below -1": (
         [3, -1, -2],
         [0.0, 1.0, 2.0],

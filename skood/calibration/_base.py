@@ -1,0 +1,178 @@
+"""What calibrated detectors share: a detector fitted on one part of the data, scores of another."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import get_tags
+
+from skood._data import Source, check_data
+from skood._parameters import HasMethods, fit_context
+from skood._torch.seeding import draw_seed, numpy_rng
+from skood.base import BaseDetector, _split_outliers, as_input, fit_model
+
+__all__ = ["CalibratedDetector", "fit_detector", "hold_out", "needs_labels", "scores_of"]
+
+# Beyond these, the difference of two scores could overflow.
+_LARGEST = np.finfo(np.float64).max / 2
+
+
+class CalibratedDetector(BaseDetector):
+    """Base of the detectors around detectors, whose threshold comes from rows held out from them.
+
+    A subclass writes ``_fit``, which sets ``offset_`` too, and ``_score_samples``; it has the
+    parameters `memory` and `random_state`.
+    """
+
+    _parameter_constraints: dict = {
+        "memory": [str, HasMethods(["cache"]), None],
+        "random_state": BaseDetector._parameter_constraints["random_state"],
+    }
+
+    @abstractmethod
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        """Fit the detectors and set ``offset_``.
+
+        Parameters
+        ----------
+        inliers : Source
+        y : ndarray or None
+            Labels of the inliers.
+        outliers : Source or None
+            Rows that came with y == -1.
+        seed : int
+            Of this fit.
+        """
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None) -> CalibratedDetector:
+        """Fit the detector on one part of the data, and learn the threshold from another.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
+        y : array-like of shape (n_samples,), default=None
+            Labels, for detectors that need them. Rows with y == -1 are known outliers.
+
+        Returns
+        -------
+        self
+        """
+        source = check_data(self, X, reset=True, min_samples=2)
+        self._fit(*_split_outliers(source, y), draw_seed(self.random_state))
+        return self
+
+
+def fit_detector(
+    detector: Any,
+    inliers: Source,
+    y: npt.NDArray | None,
+    outliers: Source | None,
+    *,
+    seed: int,
+    memory: str | joblib.Memory | None,
+) -> Any:
+    """Fit a clone of `detector`; one in ``FrozenEstimator`` is taken out as it is.
+
+    Known outliers are given to detectors of this package only, which expect them.
+
+    Parameters
+    ----------
+    detector : estimator
+    inliers : Source
+    y : ndarray or None
+        Labels of the inliers.
+    outliers : Source or None
+        Subset of the same data as `inliers`.
+    seed : int
+        For every ``random_state`` inside that is None: estimators other than ours would draw from
+        numpy's global generator.
+    memory : str, joblib.Memory or None
+    """
+    if isinstance(detector, FrozenEstimator):
+        return detector.estimator
+    if outliers is not None and y is not None and isinstance(detector, BaseDetector):
+        y = np.concatenate([y, np.full(len(outliers), -1)])
+        (source, rows), (_, outlying) = _rows_in_root(inliers), _rows_in_root(outliers)
+        inliers = source.subset(np.concatenate([rows, outlying]))
+    unseeded = [
+        name
+        for name, value in detector.get_params().items()
+        if value is None and name.split("__")[-1] == "random_state"
+    ]
+    seeded = clone(detector).set_params(**dict.fromkeys(unseeded, seed))
+    return fit_model(seeded, inliers, y, memory=memory)
+
+
+def _rows_in_root(source: Source) -> tuple[Source, npt.NDArray[np.integer]]:
+    """Return what `source` was taken from in the end, and at which rows."""
+    rows: npt.NDArray[np.integer] = np.arange(len(source))
+    while source.parent is not None:
+        source, indices = source.parent
+        rows = indices[rows]
+    return source, rows
+
+
+def hold_out(
+    models: Sequence[Any], n_items: int, fraction: float, seed: int, name: str
+) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+    """Split rows at random: those to fit `models` on, and those to calibrate with.
+
+    Not stratified by class: the rows held out must be as any other rows of the distribution.
+
+    Parameters
+    ----------
+    models : sequence of estimators
+        Where all are in ``FrozenEstimator``, every row is held out.
+    n_items : int
+    fraction : float
+        Part that is held out.
+    seed : int
+    name : str
+        Of the parameter that holds `fraction`, for the error.
+    """
+    if all(isinstance(model, FrozenEstimator) for model in models):
+        return np.arange(0), np.arange(n_items)
+    order = numpy_rng(seed).permutation(n_items)
+    n_held_out = max(1, round(fraction * n_items))
+    if n_items - n_held_out < 2:
+        raise ValueError(
+            f"{name}={fraction} of {n_items} in-distribution items leaves "
+            f"{n_items - n_held_out} to fit on, at least 2 are needed; give more data, or a "
+            "fitted detector in sklearn.frozen.FrozenEstimator, which takes none"
+        )
+    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+
+
+def scores_of(detector: Any, source: Source) -> npt.NDArray[np.float64]:
+    """Score checked data with any fitted detector; infinite scores become the largest floats.
+
+    Raises
+    ------
+    ValueError
+        When a score is NaN, which can be neither above nor below a threshold.
+    """
+    scores = np.asarray(detector.score_samples(as_input(detector, source)), dtype=np.float64)
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"{type(detector).__name__} gave NaN as the score of {np.isnan(scores).sum()} of "
+            f"{len(scores)} items; a calibrated detector needs numbers"
+        )
+    return np.clip(scores, -_LARGEST, _LARGEST)
+
+
+def needs_labels(model: Any) -> bool:
+    """Whether fitting `model` takes labels."""
+    if isinstance(model, FrozenEstimator) or not hasattr(model, "__sklearn_tags__"):
+        return False
+    return get_tags(model).target_tags.required

@@ -1,0 +1,346 @@
+"""Conformal p-values: a bound on the false-alarm rate of any detector."""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Tags
+
+from skood._data import Source
+from skood._parameters import HasMethods, Interval, StrOptions
+from skood._torch.seeding import numpy_rng
+from skood.base import as_input
+from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
+from skood.calibration._p_values import (
+    PValueDetector,
+    conformal_p_values,
+    count_up_to,
+    n_rejected_ranks,
+    squashed,
+    threshold_at,
+    warn_if_too_few,
+)
+
+__all__ = ["ConformalDetector"]
+
+
+class ConformalDetector(PValueDetector):
+    r"""Detector that rejects at most a share `alpha` of in-distribution data, whatever it wraps.
+
+    A part of the in-distribution data is held out from the wrapped detector. The scores
+    :math:`s_1, \dots, s_n` of these calibration rows give the p-value of x,
+
+    .. math:: p(x) = \frac{1 + \#\{i : s_i \le s(x)\}}{n + 1},
+
+    and x is out-of-distribution if :math:`p(x) \le \alpha`. If x is exchangeable with the
+    calibration rows, :math:`P(p(x) \le \alpha) \le \alpha` for every n, detector and
+    distribution (Vovk et al. 2005; Laxhammar 2014 for anomalies).
+
+    Parameters
+    ----------
+    detector : estimator
+        Anything with ``fit`` and ``score_samples``, higher = more in-distribution: a detector of
+        this package, ``IsolationForest``, ``OneClassSVM``, ``LocalOutlierFactor(novelty=True)``,
+        ``GaussianMixture`` or a ``Pipeline`` that ends in one. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not fitted again; then all in-distribution
+        rows given to `fit` are calibration rows, and it must not have seen them before.
+    alpha : float, default=0.05
+        Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
+    method : {"split", "cross"}, default="split"
+        "split" holds out `calibration_fraction` of the rows. "cross" holds out each of
+        `n_splits` folds from a detector of its own, so that every row serves both for learning
+        and calibration, at `n_splits` times the cost and a weaker guarantee; see Notes.
+    calibration_fraction : float, default=0.3
+        Part of the in-distribution rows held out, for ``method="split"``.
+    n_splits : int, default=5
+        Number of folds, for ``method="cross"``.
+    class_conditional : bool, default=False
+        Compare a row with the calibration rows of its predicted class only, so that the bound on
+        false alarms holds within each predicted class; for ``method="split"``.
+    classifier : classifier, default=None
+        Predicts the classes, for ``class_conditional=True``. It is fitted to the rows that the
+        detector is fitted to, unless it is in :class:`sklearn.frozen.FrozenEstimator`. None
+        takes the ``classifier_`` of the fitted detector.
+    memory : str or joblib.Memory, default=None
+        Where fitted detectors and classifiers are cached by their parameters and data. With an
+        integer `random_state` a search over `alpha` then fits them once.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the split, and for a detector or classifier whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    detectors_ : list of estimators
+        The fitted detector, or one for each fold.
+    calibration_scores_ : list of ndarray
+        For each of them, the scores of the rows held out from it, ascending.
+    n_calibration_ : int
+        Number of calibration rows, n.
+    offset_ : float
+        Threshold on the score; -inf where n is too small to reject anything.
+    classifier_ : classifier
+        What predicts the classes; only with ``class_conditional=True``, as the next three.
+    classes_ : ndarray of shape (n_classes,)
+        Predicted classes with enough calibration rows for `alpha`.
+    class_scores_ : list of ndarray
+        Scores of the calibration rows of each, ascending.
+    thresholds_ : ndarray of shape (n_classes,)
+        Threshold on the detector's score in each.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    EnsembleDetector : The p-values of several detectors in one.
+    TunedThreshold : A threshold for other objectives, without a guarantee.
+
+    Notes
+    -----
+    **What the guarantee says.** It holds on average over calibration sets. Given one set, and
+    scores without ties, the rate of false alarms is a draw from a Beta distribution with
+    parameters k and n + 1 - k, where :math:`k = \lfloor \alpha (n + 1) \rfloor`: its standard
+    deviation is about :math:`\sqrt{\alpha (1 - \alpha) / n}`. No p-value is below 1 / (n + 1), so
+    fewer than :math:`1 / \alpha - 1` calibration rows reject nothing, which warns.
+
+    **Several rows at once.** The p-values of rows of one X share the calibration rows. They are
+    positively dependent in the way (PRDS) that the procedure of Benjamini and Hochberg allows,
+    so `select` bounds the false discovery rate (Bates et al. 2023). This is proved for
+    ``method="split"``; it holds for class-conditional p-values as well, which are independent
+    between classes, but nothing is proved for "cross".
+
+    **The score.** ``score_samples`` are the scores of the wrapped detector and ``offset_`` is the
+    smallest one with a p-value above `alpha`, so that nothing of the ranking is lost. With
+    ``class_conditional=True`` the threshold of the predicted class is subtracted, and ``offset_``
+    is 0. With ``method="cross"`` the score is the number of calibration rows that x outscores or
+    equals, in the detectors that did not learn from them, divided by n + 1; less than one row
+    is added that grows with the scores and tells apart what has the same number. Infinite scores
+    become the largest floats.
+
+    **Cross-conformal.** With :math:`s^{-k}` from the detector that did not see fold k,
+
+    .. math:: p(x) = \frac{1 + \sum_k \#\{i \in \text{fold } k :
+        s^{-k}(x_i) \le s^{-k}(x)\}}{n + 1}
+
+    (Vovk 2015), which is, but for the ones added, an average over folds. What is proved for K
+    folds is :math:`P(p \le \alpha) \le 2 \alpha + 2 (1 - \alpha) (K - 1) / (n + K)`, because
+    twice an average of p-values is one (Gasparin and Ramdas 2025; Barber et al. 2021 for CV+ and,
+    with K = n, the jackknife+). The rate is near `alpha` where the detectors of the folds rank
+    alike, which they do unless they are unstable.
+
+    **Class-conditional.** Calibration rows are grouped by their *predicted* class, as new rows
+    have no other (Mondrian conformal prediction, Vovk et al. 2005, chapter 4). Rows of a
+    predicted class with fewer than :math:`1 / \alpha - 1` calibration rows are compared with
+    all of them, which warns: the bound does not hold within such classes, and the overall rate
+    of false alarms is at most `alpha` plus the smaller of `alpha` and their share.
+
+    **Known outliers.** Rows with ``y == -1`` are no calibration rows. A detector of this package
+    is given them, and uses or drops them; others never see them.
+
+    The package nonconform calibrates detectors of PyOD and scikit-learn in the same way, with
+    strategies that are objects (bootstrap and weights for covariate shift among them), and
+    `compute_p_values` and `select` of its own. Here the result is again a scikit-learn detector.
+
+    References
+    ----------
+    .. [1] V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", Springer
+       2005.
+    .. [2] R. Laxhammar, "Conformal Anomaly Detection", PhD thesis, University of Skövde 2014.
+    .. [3] S. Bates, E. Candès, L. Lei, Y. Romano, M. Sesia, "Testing for Outliers with Conformal
+       p-values", Annals of Statistics 51, 2023.
+    .. [4] Y. Benjamini, Y. Hochberg, "Controlling the False Discovery Rate", Journal of the Royal
+       Statistical Society B 57, 1995.
+    .. [5] V. Vovk, "Cross-Conformal Predictors", Annals of Mathematics and Artificial
+       Intelligence 74, 2015.
+    .. [6] R. F. Barber, E. J. Candès, A. Ramdas, R. J. Tibshirani, "Predictive Inference with
+       the Jackknife+", Annals of Statistics 49, 2021, theorem 4.
+    .. [7] M. Gasparin, A. Ramdas, "Improving the Statistical Efficiency of Cross-Conformal
+       Prediction", arXiv:2503.01495, 2025.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import KNN
+    >>> from skood.calibration import ConformalDetector
+    >>> X = load_iris().data
+    >>> detector = ConformalDetector(KNN(k=3), alpha=0.1, random_state=0).fit(X)
+    >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    >>> detector.p_values([[9.0, 9.0, 9.0, 9.0]]) == 1 / (detector.n_calibration_ + 1)
+    array([ True])
+    >>> detector.select([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]], fdr=0.2)
+    array([False,  True])
+    """
+
+    _parameter_constraints: dict = {
+        **PValueDetector._parameter_constraints,
+        "detector": [HasMethods(["fit", "score_samples"])],
+        "method": [StrOptions({"split", "cross"})],
+        "n_splits": [Interval(numbers.Integral, 2, None, closed="left")],
+        "class_conditional": ["boolean"],
+        "classifier": [HasMethods(["fit", "predict"]), None],
+    }
+
+    def __init__(
+        self,
+        detector: Any,
+        alpha: float = 0.05,
+        *,
+        method: str = "split",
+        calibration_fraction: float = 0.3,
+        n_splits: int = 5,
+        class_conditional: bool = False,
+        classifier: Any = None,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.detector = detector
+        self.alpha = alpha
+        self.method = method
+        self.calibration_fraction = calibration_fraction
+        self.n_splits = n_splits
+        self.class_conditional = class_conditional
+        self.classifier = classifier
+        self.memory = memory
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        if self.class_conditional and self.method == "cross":
+            raise ValueError(
+                'class_conditional=True takes method="split", got "cross": each fold would have '
+                "classes of its own"
+            )
+        self.detectors_: list[Any] = []
+        self.calibration_scores_: list[npt.NDArray[np.float64]] = []
+        settings: dict[str, Any] = {"seed": seed, "memory": self.memory}
+        for kept, held_out in self._parts(len(inliers), seed):
+            training, calibration = inliers.subset(kept), inliers.subset(held_out)
+            labels = None if y is None else y[kept]
+            detector = fit_detector(self.detector, training, labels, outliers, **settings)
+            scores = scores_of(detector, calibration)
+            self.detectors_.append(detector)
+            self.calibration_scores_.append(np.sort(scores))
+        self.n_calibration_ = sum(map(len, self.calibration_scores_))
+        warn_if_too_few(self.n_calibration_, self.alpha)
+        if len(self.detectors_) > 1:
+            n_rejected = n_rejected_ranks(self.n_calibration_, self.alpha)
+            self.offset_ = n_rejected / (self.n_calibration_ + 1)
+            return
+        self.offset_ = threshold_at(self.calibration_scores_[0], self.alpha)
+        if self.class_conditional:
+            self._fit_classifier(training, labels, **settings)
+            self._group(scores, self._predicted(calibration))
+
+    def _parts(
+        self, n_items: int, seed: int
+    ) -> list[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
+        """Rows to fit on and rows to calibrate with, a pair for each detector."""
+        models = [self.detector]
+        if self.class_conditional and self.classifier is not None:
+            models.append(self.classifier)
+        if self.method == "split" or isinstance(self.detector, FrozenEstimator):
+            fraction = self.calibration_fraction
+            return [hold_out(models, n_items, fraction, seed, "calibration_fraction")]
+        if n_items < max(3, self.n_splits):
+            raise ValueError(
+                f"{n_items} in-distribution items are too few for n_splits={self.n_splits} folds "
+                "with at least 2 to fit on; give more data or fewer folds"
+            )
+        folds = np.array_split(numpy_rng(seed).permutation(n_items), self.n_splits)
+        return [(np.setdiff1d(np.arange(n_items), fold), np.sort(fold)) for fold in folds]
+
+    def _fit_classifier(
+        self, training: Source, labels: npt.NDArray | None, **settings: Any
+    ) -> None:
+        detector = self.detectors_[0]
+        if self.classifier is None:
+            if not hasattr(detector, "classifier_"):
+                raise ValueError(
+                    f"class_conditional=True needs to know the class of a row, but "
+                    f"{type(detector).__name__} has no classifier_; give one as classifier="
+                )
+            self.classifier_ = detector.classifier_
+            return
+        if labels is None and needs_labels(self.classifier):
+            raise ValueError(
+                "ConformalDetector requires y to be passed, but the target y is None: its "
+                f"classifier, {type(self.classifier).__name__}, is yet to be trained. Give class "
+                "labels, or a trained classifier in sklearn.frozen.FrozenEstimator"
+            )
+        self.classifier_ = fit_detector(self.classifier, training, labels, None, **settings)
+
+    def _predicted(self, source: Source) -> npt.NDArray:
+        return np.asarray(self.classifier_.predict(as_input(self.classifier_, source)))
+
+    def _group(self, scores: npt.NDArray[np.float64], predicted: npt.NDArray) -> None:
+        """Set what is known of each class."""
+        labels, n_rows = np.unique(predicted, return_counts=True)
+        enough = np.array([n_rejected_ranks(n, self.alpha) > 0 for n in n_rows])
+        self.classes_ = labels[enough]
+        self.class_scores_ = [np.sort(scores[predicted == label]) for label in self.classes_]
+        self.thresholds_ = np.array([threshold_at(s, self.alpha) for s in self.class_scores_])
+        self._other_threshold = self.offset_
+        if np.isneginf(self.offset_):
+            # Nothing can be rejected, and there is no threshold to subtract.
+            self._other_threshold = 0.0
+            return
+        self.offset_ = 0.0
+        if not enough.all():
+            few = dict(zip(labels[~enough].tolist(), n_rows[~enough].tolist(), strict=True))
+            warnings.warn(
+                f"predicted classes with too few calibration rows for alpha={self.alpha} (class: "
+                f"rows) {few}; their rows are compared with all {self.n_calibration_} calibration "
+                "rows, and the bound does not hold within these classes. Give more data, hold out "
+                "more of them, or take a larger alpha",
+                stacklevel=2,
+            )
+
+    def _p_values(self, source: Source) -> npt.NDArray[np.float64]:
+        if len(self.detectors_) > 1:
+            return (1 + self._outscored(source)[0]) / (self.n_calibration_ + 1)
+        scores = scores_of(self.detectors_[0], source)
+        p_values = conformal_p_values(self.calibration_scores_[0], scores)
+        if self.class_conditional:
+            predicted = self._predicted(source)
+            for label, calibration in zip(self.classes_, self.class_scores_, strict=True):
+                rows = predicted == label
+                p_values[rows] = conformal_p_values(calibration, scores[rows])
+        return p_values
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        if len(self.detectors_) > 1:
+            n_outscored, between = self._outscored(source)
+            # Less than one row, so that only equal numbers are told apart.
+            return (n_outscored + between / 2) / (self.n_calibration_ + 1)
+        scores = scores_of(self.detectors_[0], source)
+        if self.class_conditional:
+            predicted = self._predicted(source)
+            thresholds = np.full(len(scores), self._other_threshold)
+            for label, threshold in zip(self.classes_, self.thresholds_, strict=True):
+                thresholds[predicted == label] = threshold
+            scores -= thresholds
+        return scores
+
+    def _outscored(self, source: Source) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Calibration rows of all folds up to each score, and in [0, 1] what ranks equal ones."""
+        n_outscored = np.zeros(len(source), dtype=np.int64)
+        between = np.zeros(len(source))
+        for detector, calibration in zip(self.detectors_, self.calibration_scores_, strict=True):
+            scores = scores_of(detector, source)
+            n_outscored += count_up_to(calibration, scores)
+            between += squashed(calibration, scores) / len(self.detectors_)
+        return n_outscored, between
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        models = [self.detector, self.classifier] if self.class_conditional else [self.detector]
+        tags.target_tags.required = any(needs_labels(model) for model in models)
+        return tags

@@ -1,0 +1,271 @@
+"""Conformal p-values of several detectors, combined into one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import Bunch, Tags
+from sklearn.utils.metaestimators import _BaseComposition
+
+from skood._data import Source
+from skood._parameters import StrOptions
+from skood._torch.seeding import numpy_rng
+from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
+from skood.calibration._p_values import (
+    PValueDetector,
+    conformal_p_values,
+    count_up_to,
+    squashed,
+    threshold_at,
+    warn_if_too_few,
+)
+
+__all__ = ["EnsembleDetector"]
+
+
+def _fisher(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return 2 * np.log(p).sum(1)
+
+
+def _harmonic(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return p.shape[1] / (1 / p).sum(1)
+
+
+def _bonferroni(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return p.shape[1] * p.min(1)
+
+
+def _mean_rank(p: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return p.mean(1)
+
+
+# Higher = more in-distribution.
+_COMBINATIONS: dict[str, Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]] = {
+    "fisher": _fisher,
+    "harmonic": _harmonic,
+    "bonferroni": _bonferroni,
+    "mean_rank": _mean_rank,
+}
+
+
+def _is_named_detector(item: Any) -> bool:
+    return (
+        isinstance(item, tuple)
+        and len(item) == 2
+        and isinstance(item[0], str)
+        and all(hasattr(item[1], method) for method in ("fit", "score_samples"))
+    )
+
+
+class EnsembleDetector(PValueDetector, _BaseComposition):
+    r"""Detector that combines the p-values of several detectors into one.
+
+    Scores of different detectors have no common scale; their p-values :math:`p_1, \dots, p_m`
+    have. The score is one of
+
+    .. math::
+
+        \text{fisher: } 2 \sum_j \log p_j, \quad
+        \text{harmonic: } m \Big/ \sum_j \frac{1}{p_j}, \quad
+        \text{bonferroni: } m \min_j p_j, \quad
+        \text{mean rank: } \frac{1}{m} \sum_j p_j,
+
+    and is calibrated in its turn, because the p-values of one row depend on each other: its own
+    p-value, on which `predict` decides, has :math:`P(p \le \alpha) \le \alpha` for rows
+    exchangeable with the calibration rows, however the detectors depend on each other.
+
+    Parameters
+    ----------
+    detectors : list of (str, estimator) tuples
+        Each with ``fit`` and ``score_samples``, higher = more in-distribution. Those in
+        :class:`sklearn.frozen.FrozenEstimator` are not fitted again; if all are, all
+        in-distribution rows given to `fit` are calibration rows.
+    combination : {"fisher", "harmonic", "bonferroni", "mean_rank"}, default="fisher"
+        "fisher" and "mean_rank" gather weak evidence from all detectors, "mean_rank" with no
+        weight on a single extreme one; "bonferroni" heeds the strongest alone, and "harmonic" is
+        between.
+    alpha : float, default=0.05
+        Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
+    calibration_fraction : float, default=0.3
+        Part of the in-distribution rows held out from the detectors.
+    memory : str or joblib.Memory, default=None
+        Where fitted detectors are cached by their parameters and data. With an integer
+        `random_state` a search over `combination` then fits them once.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the split, and for detectors whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    detectors_ : list of estimators
+        The fitted detectors.
+    named_detectors_ : Bunch
+        The same by name.
+    reference_scores_ : list of ndarray
+        For each detector, its scores of the first half of the rows held out, ascending.
+    calibration_scores_ : ndarray
+        Combined scores of the second half, ascending.
+    n_calibration_ : int
+        Size of the second half.
+    offset_ : float
+        Threshold on the score; -inf where n_calibration_ is too small to reject anything.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    ConformalDetector : The p-values of one detector, and what their guarantee says.
+
+    Notes
+    -----
+    The rows held out are halved at random. Ranks among the scores of the first half make the
+    :math:`p_j`. The score is thereby a fixed function of the row, and its values on the second
+    half and on new rows are exchangeable: the p-value is that of
+    :class:`ConformalDetector`, and `select` bounds the false discovery rate. No distribution of
+    the combination under independence, such as Fisher's chi-squared, is used; with detectors that
+    agree it would raise several times the false alarms it promises.
+
+    Rows that have the same rank among the first half are told apart by a fraction of a rank, which
+    grows with the score and, among outliers, falls off as the inverse of the distance: the
+    :math:`p_j` are those of conformal prediction up to 1 / (n + 1), and nothing of the ranking is
+    lost. For the same reason Bonferroni's bound is not cut off at 1.
+
+    Rows with ``y == -1`` are no calibration rows. Detectors of this package are given them, and
+    use or drop them; others never see them.
+
+    References
+    ----------
+    .. [1] R. A. Fisher, "Statistical Methods for Research Workers", Oliver and Boyd 1925.
+    .. [2] D. J. Wilson, "The Harmonic Mean p-Value for Combining Dependent Tests", PNAS 116, 2019.
+    .. [3] V. Vovk, R. Wang, "Combining p-Values via Averaging", Biometrika 107, 2020.
+    .. [4] S. Bates, E. Candès, L. Lei, Y. Romano, M. Sesia, "Testing for Outliers with Conformal
+       p-values", Annals of Statistics 51, 2023.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from skood import KNN, Mahalanobis
+    >>> from skood.calibration import EnsembleDetector
+    >>> X = load_iris().data
+    >>> detectors = [("knn", KNN(k=3)), ("distance", Mahalanobis()), ("forest", IsolationForest())]
+    >>> ensemble = EnsembleDetector(detectors, alpha=0.1, random_state=0).fit(X)
+    >>> ensemble.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    >>> ensemble.set_params(knn__k=5).get_params()["knn__k"]
+    5
+    """
+
+    _parameter_constraints: dict = {
+        **PValueDetector._parameter_constraints,
+        "detectors": [list],
+        "combination": [StrOptions(set(_COMBINATIONS))],
+    }
+
+    def __init__(
+        self,
+        detectors: list[tuple[str, Any]],
+        combination: str = "fisher",
+        alpha: float = 0.05,
+        *,
+        calibration_fraction: float = 0.3,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.detectors = detectors
+        self.combination = combination
+        self.alpha = alpha
+        self.calibration_fraction = calibration_fraction
+        self.memory = memory
+        self.random_state = random_state
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters, those of the detectors as ``name__parameter``.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the detectors, by name, and their parameters.
+
+        Returns
+        -------
+        dict
+        """
+        return self._get_params("detectors", deep=deep)
+
+    def set_params(self, **params: Any) -> EnsembleDetector:
+        """Set parameters; a detector by its name, its parameters as ``name__parameter``.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self
+        """
+        self._set_params("detectors", **params)
+        return self
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        self._check_detectors()
+        names, detectors = zip(*self.detectors, strict=True)
+        kept, held_out = hold_out(
+            detectors, len(inliers), self.calibration_fraction, seed, "calibration_fraction"
+        )
+        if len(held_out) < 2:
+            raise ValueError(
+                f"calibration_fraction={self.calibration_fraction} of {len(inliers)} "
+                "in-distribution items holds out 1, at least 2 are needed: one half for the "
+                "p-values of the detectors, one for their combination. Give more data, or a "
+                "larger fraction"
+            )
+        halves = numpy_rng(seed, 1).permutation(held_out)
+        reference = inliers.subset(np.sort(halves[: len(halves) // 2]))
+        calibration = inliers.subset(np.sort(halves[len(halves) // 2 :]))
+        training, labels = inliers.subset(kept), None if y is None else y[kept]
+        self.detectors_ = [
+            fit_detector(detector, training, labels, outliers, seed=seed, memory=self.memory)
+            for detector in detectors
+        ]
+        self.named_detectors_ = Bunch(**dict(zip(names, self.detectors_, strict=True)))
+        self.reference_scores_ = [np.sort(scores_of(d, reference)) for d in self.detectors_]
+        self.calibration_scores_ = np.sort(self._score_samples(calibration))
+        self.n_calibration_ = len(calibration)
+        warn_if_too_few(self.n_calibration_, self.alpha)
+        self.offset_ = threshold_at(self.calibration_scores_, self.alpha)
+
+    def _check_detectors(self) -> None:
+        if not self.detectors or not all(map(_is_named_detector, self.detectors)):
+            raise ValueError(
+                f"detectors={self.detectors!r}; expected a list of (name, detector) tuples, at "
+                "least one, with detectors that have fit and score_samples"
+            )
+        self._validate_names([name for name, _ in self.detectors])
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        p_values = np.empty((len(source), len(self.detectors_)))
+        for j, (detector, reference) in enumerate(
+            zip(self.detectors_, self.reference_scores_, strict=True)
+        ):
+            scores = scores_of(detector, source)
+            ranks = count_up_to(reference, scores) + squashed(reference, scores)
+            p_values[:, j] = ranks / (len(reference) + 1)
+        # 0 at the lowest of all scores would make a logarithm of -inf.
+        return _COMBINATIONS[self.combination](np.maximum(p_values, np.finfo(np.float64).tiny))
+
+    def _p_values(self, source: Source) -> npt.NDArray[np.float64]:
+        return conformal_p_values(self.calibration_scores_, self._score_samples(source))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        named = filter(_is_named_detector, self.detectors)
+        tags.target_tags.required = any(needs_labels(detector) for _, detector in named)
+        return tags

@@ -1,0 +1,139 @@
+"""What detectors with conformal p-values share."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import warnings
+from abc import abstractmethod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import false_discovery_control
+from sklearn.utils.validation import check_is_fitted
+
+from skood._data import Source, check_data
+from skood._parameters import Interval
+from skood.calibration._base import CalibratedDetector
+
+__all__ = [
+    "PValueDetector",
+    "conformal_p_values",
+    "count_up_to",
+    "n_rejected_ranks",
+    "squashed",
+    "threshold_at",
+    "warn_if_too_few",
+]
+
+
+class PValueDetector(CalibratedDetector):
+    """Base of the detectors with conformal p-values, which decide at level `alpha`.
+
+    A subclass writes ``_p_values`` besides what :class:`CalibratedDetector` asks for, such that
+    ``score >= offset_`` exactly where ``p > alpha``.
+    """
+
+    _parameter_constraints: dict = {
+        **CalibratedDetector._parameter_constraints,
+        "alpha": [Interval(numbers.Real, 0, 1, closed="neither")],
+        "calibration_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
+    }
+
+    @abstractmethod
+    def _p_values(self, source: Source) -> npt.NDArray[np.float64]:
+        """Return the p-values of checked data."""
+
+    def p_values(self, X: Any) -> npt.NDArray[np.float64]:
+        """Test for each row or image whether it comes from the distribution of the inliers.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            In (0, 1]; small = out-of-distribution.
+        """
+        check_is_fitted(self)
+        return self._p_values(check_data(self, X, reset=False))
+
+    def select(self, X: Any, fdr: float = 0.1) -> npt.NDArray[np.bool_]:
+        r"""Declare rows of X out-of-distribution, at most `fdr` of them wrongly in expectation.
+
+        By the procedure of Benjamini and Hochberg over the p-values of all rows of X: with
+        :math:`p_{(1)} \le \dots \le p_{(m)}`, those up to the largest k with
+        :math:`p_{(k)} \le k \, \mathrm{fdr} / m`.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        fdr : float, default=0.1
+            Bound on the false discovery rate, the expected share of in-distribution rows among
+            those declared, in (0, 1).
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), bool
+            True = declared out-of-distribution.
+        """
+        if not 0 < fdr < 1:
+            raise ValueError(f"fdr={fdr!r}; expected a rate between 0 and 1, such as 0.1")
+        adjusted = false_discovery_control(self.p_values(X), method="bh")
+        # Fractions of n + 1 often lie on the bound, where a rounding error must not decide.
+        return adjusted <= fdr * (1 + 1e-12)
+
+
+def count_up_to(
+    calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]:
+    """Count the sorted `calibration` scores that are at most each of `scores`."""
+    return np.searchsorted(calibration, scores, side="right")
+
+
+def conformal_p_values(
+    calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """P-values of `scores` among sorted `calibration` scores."""
+    return (1 + count_up_to(calibration, scores)) / (len(calibration) + 1)
+
+
+def n_rejected_ranks(n_calibration: int, alpha: float) -> int:
+    """Count the p-values 1 / (n + 1), 2 / (n + 1), ... that are at most `alpha`."""
+    levels = np.arange(1, n_calibration + 2) / (n_calibration + 1)
+    return int(np.searchsorted(levels, alpha, side="right"))
+
+
+def threshold_at(calibration: npt.NDArray[np.float64], alpha: float) -> float:
+    """Smallest score with a p-value above `alpha`; -inf when every score has one."""
+    n_rejected = n_rejected_ranks(len(calibration), alpha)
+    return float(calibration[n_rejected - 1]) if n_rejected else -math.inf
+
+
+def squashed(
+    calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Bring scores into [0, 1] in their order, at the location and scale of `calibration`.
+
+    Tells scores apart that have the same rank among the calibration scores. Falls off as 1 / z on
+    the lower side, so that outliers far apart stay so.
+    """
+    low, middle, high = np.percentile(calibration, [25, 50, 75])
+    with np.errstate(over="ignore"):
+        z = (scores - middle) / (high - low or 1.0)
+    tail = 0.5 / (1 + np.abs(z))
+    return np.where(z < 0, tail, 1 - tail)
+
+
+def warn_if_too_few(n_calibration: int, alpha: float) -> None:
+    """Warn where no p-value can be as small as `alpha`."""
+    if n_rejected_ranks(n_calibration, alpha) == 0:
+        needed = math.ceil(1 / alpha - 1 - 1e-9)
+        warnings.warn(
+            f"{n_calibration} calibration rows are too few for alpha={alpha}: no p-value is below "
+            f"1 / {n_calibration + 1}, so every row is accepted; {needed} are needed. Give more "
+            "data, hold out more of them, or take a larger alpha",
+            stacklevel=2,
+        )

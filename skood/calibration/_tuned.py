@@ -1,0 +1,237 @@
+"""A threshold chosen on held-out data for an objective."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils import Tags
+
+from skood._data import Source
+from skood._parameters import HasMethods, Interval, StrOptions
+from skood._torch.seeding import numpy_rng
+from skood.base import BaseDetector
+from skood.calibration._base import (
+    CalibratedDetector,
+    fit_detector,
+    hold_out,
+    needs_labels,
+    scores_of,
+)
+
+__all__ = ["TunedThreshold"]
+
+
+class TunedThreshold(CalibratedDetector):
+    r"""Detector whose threshold is chosen on held-out data for an objective.
+
+    What :class:`sklearn.model_selection.TunedThresholdClassifierCV` is to classifiers. Rows with
+    a score :math:`\ge t` are accepted; with tpr(t) the share of held-out in-distribution rows
+    accepted, fpr(t) that of held-out known outliers, and N, M the numbers of in-distribution rows
+    and known outliers given to `fit`, the threshold is
+
+    - "tpr": the largest t with tpr(t) >= `target`;
+    - "fpr": the smallest t with fpr(t) <= `target`;
+    - "f1": that with the largest
+      :math:`F_1 = 2 M (1 - fpr) / [2 M (1 - fpr) + N (1 - tpr) + M fpr]`, outliers positive;
+    - "cost": that with the smallest mean cost
+      :math:`[c_{alarm} N (1 - tpr) + c_{miss} M fpr] / (N + M)`.
+
+    Parameters
+    ----------
+    detector : estimator
+        Anything with ``fit`` and ``score_samples``, higher = more in-distribution. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not fitted again; then all rows given to `fit`
+        choose the threshold, and it must not have seen them before.
+    objective : {"tpr", "fpr", "f1", "cost"}, default="tpr"
+        All but "tpr" need known outliers: rows with y == -1.
+    target : float, default=None
+        Rate for "tpr" and "fpr", in [0, 1]. None takes 0.95 for "tpr" and 0.05 for "fpr".
+    false_alarm_cost : float, default=1.0
+        Of an in-distribution row that is rejected, for "cost".
+    miss_cost : float, default=1.0
+        Of an outlier that is accepted, for "cost".
+    validation_fraction : float, default=0.3
+        Part of the in-distribution rows, and of known outliers, held out from the detector.
+    memory : str or joblib.Memory, default=None
+        Where fitted detectors are cached by their parameters and data. With an integer
+        `random_state` a search over objectives then fits them once.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the split, and for a detector whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    detector_ : estimator
+        The fitted detector.
+    offset_ : float
+        The chosen threshold on the score.
+    best_score_ : float
+        Value of the objective there, a cost with a minus.
+    results_ : dict of ndarray
+        For each candidate, ascending, its "threshold", "tpr", "fpr" where known outliers were
+        held out, and "objective". Candidates are the held-out scores, and the next larger float
+        than the largest.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    ConformalDetector : Bounds the rate of false alarms on new data.
+
+    Notes
+    -----
+    The rates are those of the held-out rows. On new data they differ by sampling, and "tpr" has
+    no guarantee; :class:`ConformalDetector` has.
+
+    Known outliers are for the choice of the threshold. A detector of this package, which may
+    learn from them, is given only those that are not held out for the choice: the others would
+    look easier than new ones. With "tpr", which makes no use of them, it is given all. Other
+    detectors never see them, and all of them are held out.
+
+    F1 and the mean cost depend on how common outliers are; N and M in `fit` are taken for that.
+    Where they are rarer or more common in use, scale the costs by it.
+
+    Of several thresholds that are equally good by "f1" or "cost", the smallest is taken.
+
+    References
+    ----------
+    .. [1] C. Elkan, "The Foundations of Cost-Sensitive Learning", IJCAI 2001.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import KNN
+    >>> from skood.calibration import TunedThreshold
+    >>> X, y = load_iris(return_X_y=True)
+    >>> y = np.where(y == 2, -1, y)
+    >>> detector = TunedThreshold(KNN(k=3), "f1", random_state=0).fit(X, y)
+    >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    >>> sorted(detector.results_)
+    ['fpr', 'objective', 'threshold', 'tpr']
+    """
+
+    _parameter_constraints: dict = {
+        **CalibratedDetector._parameter_constraints,
+        "detector": [HasMethods(["fit", "score_samples"])],
+        "objective": [StrOptions({"tpr", "fpr", "f1", "cost"})],
+        "target": [Interval(numbers.Real, 0, 1, closed="both"), None],
+        "false_alarm_cost": [Interval(numbers.Real, 0, None, closed="left")],
+        "miss_cost": [Interval(numbers.Real, 0, None, closed="left")],
+        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        detector: Any,
+        objective: str = "tpr",
+        target: float | None = None,
+        *,
+        false_alarm_cost: float = 1.0,
+        miss_cost: float = 1.0,
+        validation_fraction: float = 0.3,
+        memory: str | joblib.Memory | None = None,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.detector = detector
+        self.objective = objective
+        self.target = target
+        self.false_alarm_cost = false_alarm_cost
+        self.miss_cost = miss_cost
+        self.validation_fraction = validation_fraction
+        self.memory = memory
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> None:
+        if self.objective != "tpr" and outliers is None:
+            raise ValueError(
+                f"objective={self.objective!r} needs known outliers, but no label in y is -1; "
+                'give some rows with y == -1, or take objective="tpr"'
+            )
+        kept, held_out = hold_out(
+            [self.detector], len(inliers), self.validation_fraction, seed, "validation_fraction"
+        )
+        given, validation = self._divide_outliers(outliers, seed)
+        self.detector_ = fit_detector(
+            self.detector,
+            inliers.subset(kept),
+            None if y is None else y[kept],
+            given,
+            seed=seed,
+            memory=self.memory,
+        )
+        id_scores = scores_of(self.detector_, inliers.subset(held_out))
+        ood_scores = np.empty(0) if validation is None else scores_of(self.detector_, validation)
+        n_outliers = 0 if outliers is None else len(outliers)
+        self._choose(np.sort(id_scores), np.sort(ood_scores), len(inliers), n_outliers)
+
+    def _divide_outliers(
+        self, outliers: Source | None, seed: int
+    ) -> tuple[Source | None, Source | None]:
+        """Known outliers for the detector, and those for the threshold."""
+        if outliers is None or not isinstance(self.detector, BaseDetector):
+            return None, outliers
+        if self.objective == "tpr":
+            return outliers, None
+        order = numpy_rng(seed, 1).permutation(len(outliers))
+        n_held_out = max(1, round(self.validation_fraction * len(order)))
+        given, validation = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+        return outliers.subset(given) if len(given) else None, outliers.subset(validation)
+
+    def _choose(
+        self,
+        id_scores: npt.NDArray[np.float64],
+        ood_scores: npt.NDArray[np.float64],
+        n_inliers: int,
+        n_outliers: int,
+    ) -> None:
+        """Set the threshold from ascending scores."""
+        thresholds = np.unique(np.concatenate([id_scores, ood_scores]))
+        thresholds = np.append(thresholds, np.nextafter(thresholds[-1], np.inf))
+        tpr = _share_accepted(id_scores, thresholds)
+        self.results_ = {"threshold": thresholds, "tpr": tpr}
+        if len(ood_scores):
+            self.results_["fpr"] = fpr = _share_accepted(ood_scores, thresholds)
+            misses, hits = n_outliers * fpr, n_outliers * (1 - fpr)
+        alarms = n_inliers * (1 - tpr)
+        if self.objective == "tpr":
+            objective = tpr
+            target = 0.95 if self.target is None else self.target
+            best = np.flatnonzero(tpr >= target)[-1]
+        elif self.objective == "fpr":
+            objective = fpr
+            target = 0.05 if self.target is None else self.target
+            best = np.flatnonzero(fpr <= target)[0]
+        else:
+            if self.objective == "f1":
+                objective = 2 * hits / (2 * hits + alarms + misses)
+            else:
+                cost = self.false_alarm_cost * alarms + self.miss_cost * misses
+                objective = -cost / (n_inliers + n_outliers)
+            best = np.argmax(objective)
+        self.results_["objective"] = objective
+        self.offset_ = float(thresholds[best])
+        self.best_score_ = float(objective[best])
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        return scores_of(self.detector_, source)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = needs_labels(self.detector)
+        return tags
+
+
+def _share_accepted(
+    scores: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Share of sorted `scores` that reach each threshold."""
+    return (len(scores) - np.searchsorted(scores, thresholds)) / len(scores)

@@ -1,0 +1,229 @@
+"""A wrapper that keeps known outliers out of whatever is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import Tags, _safe_indexing, get_tags
+from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted, column_or_1d
+from torch.utils.data import Dataset
+
+from skood._data import Source, share_passes
+from skood._parameters import HasMethods, fit_context
+from skood.model_selection._labels import is_outlier
+
+__all__ = ["InlierFit"]
+
+
+def _has(name: str) -> Callable[[InlierFit], bool]:
+    return lambda self: hasattr(getattr(self, "estimator_", self.estimator), name)
+
+
+def _delegated(name: str) -> Any:
+    """Make the method `name`, which calls that of the inner estimator and exists where it does."""
+
+    def method(self: InlierFit, X: Any, *args: Any, **params: Any) -> Any:
+        check_is_fitted(self)
+        return getattr(self.estimator_, name)(X, *args, **params)
+
+    method.__name__ = name
+    method.__qualname__ = f"InlierFit.{name}"
+    method.__doc__ = f"Call ``{name}`` of the fitted estimator, with all rows of X."
+    return available_if(_has(name))(method)
+
+
+class InlierFit(MetaEstimatorMixin, BaseEstimator):
+    """Meta-estimator that fits any estimator or Pipeline to the in-distribution rows only.
+
+    Rows with ``y == -1`` are dropped before anything is fitted. Detectors of this package do so
+    themselves, but the steps before them in a Pipeline and the detectors of scikit-learn do not,
+    and the refit of a search is on all rows, whatever its splitter.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted to the rows that remain. Everything else is handed on to it: predictions, scores,
+        transforms, tags, metadata routing, and parameters as ``estimator__name``.
+
+    Attributes
+    ----------
+    estimator_ : estimator
+        The fitted estimator.
+    classes_ : ndarray
+        Its classes; where it keeps none, the labels in the y that it was fitted to, by which
+        the scorers of :func:`get_ood_scorer` tell classes that it does not know.
+    n_features_in_ : int
+        Values in an item, where the estimator counts them.
+    feature_names_in_ : ndarray of str
+        Names of columns, where X had them.
+    offset_ : float
+        Threshold of a detector, also of one that a Pipeline ends in.
+
+    See Also
+    --------
+    OODSplit : Keeps OOD rows out of the training parts of a cross-validation.
+
+    Notes
+    -----
+    In a search it is the outermost estimator: around a search, it would leave this no OOD rows to
+    score. Methods that learn from known outliers, such as :class:`~skood.LikelihoodRatio` when it
+    chooses its background model, are not to be wrapped.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.ensemble import IsolationForest
+    >>> from sklearn.model_selection import GridSearchCV
+    >>> from sklearn.pipeline import make_pipeline
+    >>> from sklearn.preprocessing import StandardScaler
+    >>> from skood.model_selection import InlierFit, OODSplit, get_ood_scorer
+    >>> rng = np.random.default_rng(0)
+    >>> X = np.concatenate([rng.normal(size=(80, 2)), rng.normal(9, 1, size=(20, 2))])
+    >>> y = np.repeat([0, -1], [80, 20])
+    >>> pipeline = make_pipeline(StandardScaler(), IsolationForest(random_state=0))
+    >>> search = GridSearchCV(
+    ...     InlierFit(pipeline),
+    ...     {"estimator__isolationforest__n_estimators": [10, 20]},
+    ...     scoring=get_ood_scorer("auroc"),
+    ...     cv=OODSplit(3, random_state=0),
+    ... ).fit(X, y)
+    >>> bool(np.all(search.best_estimator_.estimator_[0].mean_ < 1))
+    True
+    """
+
+    _parameter_constraints: dict = {"estimator": [HasMethods(["fit"])]}
+
+    def __init__(self, estimator: Any) -> None:
+        self.estimator = estimator
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None, **fit_params: Any) -> InlierFit:
+        """Fit a clone of the estimator to the rows whose label is not -1.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Tensor or Dataset of shape (n_samples, ...)
+        y : array-like of shape (n_samples,), default=None
+            Labels, -1 for OOD rows. Without them all rows are in-distribution.
+        **fit_params : dict
+            Passed to ``fit`` of the estimator; what has one value for each row, such as
+            ``sample_weight``, without those of the OOD rows.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            When no row is in-distribution, or y is of another length than X.
+        """
+        labels = None if y is None else column_or_1d(y)
+        if labels is not None and (outlier := is_outlier(labels)).any():
+            n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
+            if len(labels) != n_samples:
+                raise ValueError(
+                    f"y has {len(labels)} labels, but X has {n_samples} items; expected one label "
+                    "for each"
+                )
+            rows = np.flatnonzero(~outlier)
+            if not len(rows):
+                raise ValueError(
+                    f"all {len(labels)} labels in y are -1, which marks OOD rows; nothing remains "
+                    "to fit. Give in-distribution rows, with labels >= 0"
+                )
+            fit_params = {
+                name: _take(value, rows) if _has_rows(value, n_samples) else value
+                for name, value in fit_params.items()
+            }
+            X, y, labels = _take(X, rows), _safe_indexing(y, rows), labels[rows]
+        self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
+        self._labels = None if labels is None else np.unique(labels)
+        return self
+
+    @available_if(_has("predict"))
+    def fit_predict(self, X: Any, y: Any = None, **fit_params: Any) -> npt.NDArray:
+        """Fit to the in-distribution rows, and predict for all rows.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Tensor or Dataset of shape (n_samples, ...)
+        y : array-like of shape (n_samples,), default=None
+        **fit_params : dict
+            Passed to `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        return self.fit(X, y, **fit_params).predict(X)
+
+    predict: Callable = _delegated("predict")
+    predict_proba: Callable = _delegated("predict_proba")
+    predict_log_proba: Callable = _delegated("predict_log_proba")
+    decision_function: Callable = _delegated("decision_function")
+    score_samples: Callable = _delegated("score_samples")
+    score_pixels: Callable = _delegated("score_pixels")
+    score: Callable = _delegated("score")
+    transform: Callable = _delegated("transform")
+
+    @property
+    def classes_(self) -> npt.NDArray:
+        """Classes of the estimator, or the labels that it was fitted to."""
+        classes = getattr(self.estimator_, "classes_", self._labels)
+        if classes is None:
+            raise AttributeError(
+                f"{type(self.estimator_).__name__} has no classes_, and was fitted without y"
+            )
+        return classes
+
+    @property
+    def n_features_in_(self) -> int:
+        """Values in an item."""
+        return self.estimator_.n_features_in_
+
+    @property
+    def feature_names_in_(self) -> npt.NDArray:
+        """Names of columns in fit."""
+        return self.estimator_.feature_names_in_
+
+    @property
+    def offset_(self) -> float:
+        """Threshold of a detector."""
+        inner = self.estimator_
+        return (inner[-1] if isinstance(inner, Pipeline) else inner).offset_
+
+    def get_metadata_routing(self) -> Any:
+        """Return what the estimator requests, since all metadata are handed on to it.
+
+        Returns
+        -------
+        MetadataRouter or MetadataRequest
+        """
+        return get_routing_for_object(self.estimator)
+
+    def __sklearn_tags__(self) -> Tags:
+        return deepcopy(get_tags(self.estimator))
+
+
+def _take(X: Any, rows: npt.NDArray[np.intp]) -> Any:
+    """Rows of X, in its own type; of a Dataset, a source over these, so that it is streamed."""
+    if isinstance(X, (Source, Dataset)):
+        return share_passes(X).subset(rows)
+    return _safe_indexing(X, rows)
+
+
+def _has_rows(value: Any, n_samples: int) -> bool:
+    if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
+        return False
+    # A sparse matrix has a length that it refuses to tell, and an array without axes has none.
+    shape = getattr(value, "shape", None)
+    return (len(value) if shape is None else (*shape, None)[0]) == n_samples

@@ -1,0 +1,47 @@
+"""What the labels y say: class labels >= 0 or strings, and -1 for OOD."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import column_or_1d
+
+__all__ = ["check_labels", "is_outlier"]
+
+
+def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
+    """Mask of the OOD rows, shape (n,)."""
+    if labels.dtype.kind in "biuf":
+        return labels == -1
+    # An array of strings turns a -1 among them into one.
+    return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
+
+
+def check_labels(y: Any, name: str) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]:
+    """Return the labels, shape (n,), and the mask of the OOD rows.
+
+    Parameters
+    ----------
+    y : array-like of shape (n,)
+    name : str
+        Of what needs them, for errors.
+
+    Raises
+    ------
+    ValueError
+        When y is None or holds a number below -1.
+    """
+    if y is None:
+        raise ValueError(
+            f"{name} requires y, which is None; expected class labels >= 0 (or strings) for "
+            "in-distribution rows and -1 for OOD rows"
+        )
+    labels = column_or_1d(y)
+    if labels.dtype.kind in "if" and len(labels) and labels.min() < -1:
+        raise ValueError(
+            f"y holds the label {labels.min()}; expected class labels >= 0 for in-distribution "
+            "rows and -1 for OOD rows. Relabel every OOD row as -1"
+        )
+    return labels, is_outlier(labels)

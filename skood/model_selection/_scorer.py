@@ -1,0 +1,230 @@
+"""Scorers of detectors for scikit-learn's searches and validations."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import is_classifier
+
+from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
+from skood.model_selection._labels import check_labels
+
+__all__ = ["get_ood_scorer", "get_ood_scorer_names"]
+
+# Metric, sign that makes greater better, and the parameters that the name stands for.
+_METRICS: dict[str, tuple[Callable[..., float], int, dict[str, Any]]] = {
+    "auroc": (auroc, 1, {}),
+    "aupr_in": (aupr_in, 1, {}),
+    "aupr_out": (aupr_out, 1, {}),
+    "detection_error": (detection_error, -1, {}),
+    "fpr80": (fpr_at_tpr, -1, {"tpr": 0.8}),
+    "fpr95": (fpr_at_tpr, -1, {"tpr": 0.95}),
+    "fpr_at_tpr": (fpr_at_tpr, -1, {}),
+}
+# Where fitted estimators keep the estimator that they hand predictions on to.
+_INNER = "best_estimator_", "estimator_", "classifier_"
+
+
+def get_ood_scorer_names() -> list[str]:
+    """Return the names that :func:`get_ood_scorer` knows.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> from skood.model_selection import get_ood_scorer_names
+    >>> get_ood_scorer_names()
+    ['aupr_in', 'aupr_out', 'auroc', 'detection_error', 'fpr80', 'fpr95', 'fpr_at_tpr']
+    """
+    return sorted(_METRICS)
+
+
+def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, Any, Any], Any]:
+    """Make a scorer of detectors, to be given as ``scoring=``.
+
+    A row counts as OOD if its label is -1, or if the estimator was not trained on its class,
+    where it (or the classifier in it) has ``classes_``.
+
+    Parameters
+    ----------
+    name : str or sequence of str
+        One of "auroc", "aupr_in", "aupr_out", "detection_error", "fpr_at_tpr", "fpr80" and
+        "fpr95" (:func:`~skood.metrics.fpr_at_tpr` with tpr=0.8 and 0.95). Several give a scorer
+        that returns a dictionary and scores the rows once for all of them.
+    **params : dict
+        Parameters of the metric: ``tpr`` for "fpr_at_tpr".
+
+    Returns
+    -------
+    callable
+        Called with a fitted estimator, X and y, it returns a float, greater = better: error rates
+        come with a minus sign. It raises a ValueError for rows that are all in-distribution or
+        all OOD, and a TypeError for an estimator that does not score single rows.
+
+    See Also
+    --------
+    OODSplit : Splits with ID and OOD rows in every test part.
+    LeaveClassesOut : Splits in which some classes take the place of OOD rows.
+
+    Notes
+    -----
+    Scores are read from ``score_samples``, or ``decision_function`` where there is none, and
+    taken as higher = more in-distribution, as scikit-learn's outlier detectors have it. (Those
+    of PyOD have the opposite sign.)
+
+    Unlike :func:`sklearn.metrics.make_scorer` this reads ``score_samples`` of any estimator and
+    sees the classes that it was trained on.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.neighbors import KernelDensity
+    >>> from skood.model_selection import get_ood_scorer
+    >>> X = np.array([[0.0], [0.1], [0.2], [5.0], [0.1]])
+    >>> density = KernelDensity().fit(X[:3])
+    >>> get_ood_scorer("auroc")(density, X[:4], [2, 0, 1, -1])
+    1.0
+    >>> get_ood_scorer(["auroc", "fpr95"])(density, X, [2, 0, 1, -1, -1])
+    {'auroc': 0.5833333333333334, 'fpr95': -0.5}
+    """
+    if isinstance(name, str):
+        return _OODScorer(name, params)
+    if params:
+        raise TypeError(
+            f"{', '.join(params)} given with several names, {list(name)}; parameters belong to one "
+            'metric: make a scorer for each and give scoring={"a": scorer_a, "b": scorer_b}'
+        )
+    return _OODScorers(name)
+
+
+class _OODScorer:
+    """Scorer for one metric."""
+
+    def __init__(self, name: str, params: dict[str, Any]) -> None:
+        if name not in _METRICS:
+            raise ValueError(
+                f"{name!r} is no OOD scorer; expected one of {', '.join(get_ood_scorer_names())}"
+            )
+        metric, _, preset = _METRICS[name]
+        signature = inspect.signature(metric).parameters.values()
+        known = {p.name for p in signature if p.kind is p.KEYWORD_ONLY} - set(preset)
+        if not set(params) <= known:
+            raise TypeError(
+                f"{name!r} has no parameter {', '.join(sorted(set(params) - known))}; "
+                f"its parameters: {', '.join(sorted(known)) or 'none'}"
+                + (f" ({metric.__name__!r} is the one to set tpr with)" if preset else "")
+            )
+        self._name = name
+        self._params = params
+
+    @property
+    def _sign(self) -> int:
+        return _METRICS[self._name][1]
+
+    def _measure(self, labels: npt.NDArray[np.int64], scores: npt.NDArray) -> float:
+        metric, sign, preset = _METRICS[self._name]
+        return sign * metric(labels, scores, **preset, **self._params)
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> float:
+        return self._measure(*_labels_and_scores(estimator, X, y))
+
+    def _accept_sample_weight(self) -> bool:
+        # Asked of every scorer by a search on several that is given sample weights to fit with.
+        return False
+
+    def __repr__(self) -> str:
+        params = "".join(f", {name}={value!r}" for name, value in self._params.items())
+        return f"get_ood_scorer({self._name!r}{params})"
+
+
+class _OODScorers:
+    """Scorer for several metrics, which scores rows once."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._scorers = {name: _OODScorer(name, {}) for name in names}
+        if not self._scorers:
+            raise ValueError(
+                f"no name was given; expected one or several of {', '.join(get_ood_scorer_names())}"
+            )
+
+    def __call__(self, estimator: Any, X: Any, y: Any) -> dict[str, float]:
+        labels, scores = _labels_and_scores(estimator, X, y)
+        return {name: scorer._measure(labels, scores) for name, scorer in self._scorers.items()}
+
+    def __repr__(self) -> str:
+        return f"get_ood_scorer({list(self._scorers)!r})"
+
+
+def _labels_and_scores(
+    estimator: Any, X: Any, y: Any
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return +1 for ID and -1 for OOD rows, and their scores."""
+    labels, outlier = check_labels(y, "the OOD scorer")
+    classes = _known_classes(estimator)
+    unknown = np.zeros(len(labels), dtype=bool)
+    if classes is not None:
+        known = set(np.asarray(classes).tolist())
+        unknown = np.array([label not in known for label in labels.tolist()], dtype=bool)
+    is_ood = outlier | unknown
+    if is_ood.all() or not is_ood.any():
+        raise ValueError(_one_sided(labels, outlier, unknown, classes))
+    # A classifier's decision function is about classes, and with two of them looks like a score.
+    method = getattr(estimator, "score_samples", None)
+    if method is None and not is_classifier(estimator):
+        method = getattr(estimator, "decision_function", None)
+    if method is None:
+        raise TypeError(
+            f"{type(estimator).__name__} has no score for single rows; expected a detector, with "
+            "score_samples or decision_function, higher = more in-distribution. A classifier "
+            "goes into one, as in skood.MSP(classifier)"
+        )
+    return np.where(is_ood, -1, 1), np.asarray(method(X), dtype=np.float64)
+
+
+def _known_classes(estimator: Any) -> Any:
+    """Classes that a fitted estimator, or the one that it wraps, was trained on; or None."""
+    classes = getattr(estimator, "classes_", None)
+    if classes is not None:
+        return classes
+    inner = [getattr(estimator, name) for name in _INNER if hasattr(estimator, name)]
+    if hasattr(estimator, "named_steps"):
+        inner.append(estimator.steps[-1][1])
+    for part in inner:
+        classes = _known_classes(part)
+        if classes is not None:
+            return classes
+    return None
+
+
+def _one_sided(
+    labels: npt.NDArray,
+    outlier: npt.NDArray[np.bool_],
+    unknown: npt.NDArray[np.bool_],
+    classes: Any,
+) -> str:
+    trained_on = "" if classes is None else f", trained on {_named(np.asarray(classes))}"
+    if unknown.any() or outlier.any():
+        return (
+            f"no in-distribution row among the {len(labels)} scored: {outlier.sum()} have the "
+            f"label -1, and the labels of the others ({_named(labels[~outlier])}) are no classes "
+            f"of the estimator{trained_on}. Score rows of its classes as well, with the labels it "
+            "was trained with; OODSplit gives both to every test part"
+        )
+    return (
+        f"no OOD row among the {len(labels)} scored: none has the label -1 or a class unknown to "
+        f"the estimator{trained_on or ', which keeps no classes_'}. In cross-validation give "
+        "cv=OODSplit() and OOD rows, or cv=LeaveClassesOut() and, where the estimator keeps no "
+        "classes, InlierFit(estimator). Training parts have none, so return_train_score=True, the "
+        "default of halving searches, needs OODSplit(outliers_in_train=True)"
+    )
+
+
+def _named(labels: npt.NDArray) -> str:
+    unique = [str(label) for label in np.unique(labels).tolist()]
+    return ", ".join(unique[:5]) + (", ..." if len(unique) > 5 else "") or "there are none"

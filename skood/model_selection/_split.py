@@ -1,0 +1,391 @@
+"""Splitters that train on in-distribution rows and test on these and on outliers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from itertools import combinations, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.model_selection import BaseCrossValidator, GroupKFold
+from sklearn.utils import check_consistent_length, check_random_state
+
+from skood.model_selection._labels import check_labels
+
+__all__ = ["LeaveClassesOut", "OODSplit"]
+
+# Splits that LeaveClassesOut makes when it is not told a number.
+_MAX_COMBINATIONS = 10
+
+Split = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
+
+
+class OODSplit(BaseCrossValidator):
+    """K-fold splitter whose training parts hold in-distribution rows only.
+
+    In-distribution (ID) rows are dealt to the folds class by class, so that each fold has its share
+    of every class. OOD rows, those with ``y == -1``, are dealt to the test parts as well and are
+    in no training part. Every row is tested once.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of folds, at least 2.
+    shuffle : bool, default=True
+        Whether rows are dealt in random order. Otherwise the rows of a class that a fold tests are
+        neighbours in X.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the order. An int gives the same folds in every call, which scikit-learn's halving
+        searches need. None takes entropy from the system.
+    outliers_in_train : bool, default=False
+        Whether a training part holds the OOD rows of the other folds: for methods that learn from
+        known outliers; for the outer loop of a nested search, whose inner search needs OOD rows;
+        and for scores of training parts (``return_train_score=True``). :class:`InlierFit` keeps
+        them out of the fit.
+
+    See Also
+    --------
+    LeaveClassesOut : When there are no OOD rows.
+    InlierFit : Keeps OOD rows out of the refit of a search, too.
+
+    Notes
+    -----
+    With ``groups=``, the name of the OOD set that a row comes from, each set is tested by one
+    fold as a whole; the names of ID rows are ignored. With as many sets as folds this is
+    leave-one-OOD-set-out, and fold k tests the k-th name in sorted order, so that
+    ``cv_results_["split0_test_score"]`` is the score on the first set. With more sets than folds
+    the folds are given sets such that their numbers of OOD rows differ little; fewer sets than
+    folds are an error. Sets are dealt in the same way whatever `random_state`.
+
+    To tune on some OOD sets and test on another, nest a search in
+    :func:`sklearn.model_selection.cross_validate` with ``OODSplit(outliers_in_train=True)`` and
+    `groups`.
+
+    A halving search scores its training parts unless ``return_train_score=False``, and tests on
+    random parts of the test parts: its `min_resources` must leave OOD rows in them.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skood.model_selection import OODSplit
+    >>> y = np.array([0, 0, 1, 1, -1, -1])
+    >>> for train, test in OODSplit(2, shuffle=False).split(y, y):
+    ...     print(y[train], y[test])
+    [0 1] [ 0  1 -1]
+    [0 1] [ 0  1 -1]
+    >>> names = ["", "", "", "", "noise", "svhn"]
+    >>> [names[test[-1]] for _, test in OODSplit(2).split(y, y, groups=names)]
+    ['noise', 'svhn']
+    """
+
+    # Groups are handed on without being asked for, as to scikit-learn's group splitters.
+    __metadata_request__split = {"groups": True}
+
+    def __init__(
+        self,
+        n_splits: int = 5,
+        *,
+        shuffle: bool = True,
+        random_state: int | np.random.RandomState | None = None,
+        outliers_in_train: bool = False,
+    ) -> None:
+        if not isinstance(n_splits, (int, np.integer)) or n_splits < 2:
+            raise ValueError(f"n_splits={n_splits!r}; expected an integer of at least 2")
+        if not shuffle and random_state is not None:
+            raise ValueError(
+                f"random_state={random_state!r} has no effect with shuffle=False; leave it at None"
+            )
+        self.n_splits = n_splits
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.outliers_in_train = outliers_in_train
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of folds.
+
+        Parameters
+        ----------
+        X, y, groups : object
+            Ignored.
+
+        Returns
+        -------
+        int
+        """
+        return self.n_splits
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[Split]:
+        """Generate the rows of the training and of the test part of each fold.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Only its length is read.
+        y : array-like of shape (n_samples,)
+            Class labels >= 0 or strings, and -1 for OOD rows.
+        groups : array-like of shape (n_samples,), default=None
+            Names of OOD sets; those of ID rows are ignored.
+
+        Yields
+        ------
+        train : ndarray of int
+        test : ndarray of int
+
+        Raises
+        ------
+        ValueError
+            When there are no OOD rows, fewer ID or OOD rows or OOD sets than folds, or a class
+            with a single row.
+        """
+        labels, outlier = check_labels(y, "OODSplit")
+        check_consistent_length(X, labels, groups)
+        inliers, outliers = np.flatnonzero(~outlier), np.flatnonzero(outlier)
+        self._check_numbers(len(inliers), len(outliers))
+        classes = _class_positions(labels[inliers])
+        rng = _generator(self.random_state) if self.shuffle else None
+
+        folds = np.empty(len(labels), dtype=np.intp)
+        folds[inliers] = _deal(classes, self.n_splits, rng)
+        if groups is None:
+            folds[outliers] = _deal(np.zeros(len(outliers), dtype=np.intp), self.n_splits, rng)
+        else:
+            names = np.asarray(groups, dtype=object)[outliers]
+            folds[outliers] = _deal_sets(names, self.n_splits)
+        may_train = ~outlier | self.outliers_in_train
+        for fold in range(self.n_splits):
+            yield np.flatnonzero((folds != fold) & may_train), np.flatnonzero(folds == fold)
+
+    def _check_numbers(self, n_inliers: int, n_outliers: int) -> None:
+        if n_outliers == 0:
+            raise ValueError(
+                f"y has no OOD row: none of its {n_inliers} labels is -1, and a test part without "
+                "OOD rows cannot be scored. Append OOD rows with the label -1 (a search goes "
+                "around InlierFit, not into it, and the outer loop of a nested search needs "
+                "outliers_in_train=True), or use LeaveClassesOut"
+            )
+        for kind, number in (("in-distribution", n_inliers), ("OOD", n_outliers)):
+            if number < self.n_splits:
+                raise ValueError(
+                    f"n_splits={self.n_splits} is more than the {number} {kind} rows in y; every "
+                    f"test part needs one. Lower n_splits, or give more {kind} rows"
+                )
+
+
+class LeaveClassesOut(BaseCrossValidator):
+    """Splitter that holds whole classes out of training, to be told from the others as outliers.
+
+    For tuning a detector when there are no OOD rows. A test part holds all rows of the classes
+    left out, and a random part of the rows of every other class; the rest is for training. The
+    scorers of :func:`get_ood_scorer` count a row of a class that an estimator was not trained on
+    as OOD.
+
+    Parameters
+    ----------
+    n_out : int, default=1
+        Number of classes left out at a time.
+    n_splits : int, default=None
+        Number of different choices of classes, made such that every class is left out about
+        equally often. None takes all choices, or 10 where there are more.
+    test_size : float, default=0.2
+        Part of the rows of the remaining classes that are tested.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the choices and of the rows. None takes entropy from the system.
+
+    See Also
+    --------
+    OODSplit : When there are OOD rows.
+
+    Notes
+    -----
+    Rows with ``y == -1`` are in no part: they stay untouched for a final test.
+
+    What an estimator was trained on is read from the ``classes_`` of it or of the classifier in
+    it. Estimators that keep none, such as :class:`~skood.KNN` or
+    :class:`~sklearn.ensemble.IsolationForest`, go into :class:`InlierFit`, which does.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.model_selection import cross_val_score
+    >>> from skood import MSP
+    >>> from skood.model_selection import LeaveClassesOut, get_ood_scorer
+    >>> X, y = load_iris(return_X_y=True)
+    >>> splitter = LeaveClassesOut(random_state=0)
+    >>> detector = MSP(LogisticRegression())
+    >>> cross_val_score(detector, X, y, cv=splitter, scoring=get_ood_scorer("auroc")).shape
+    (3,)
+    """
+
+    def __init__(
+        self,
+        n_out: int = 1,
+        *,
+        n_splits: int | None = None,
+        test_size: float = 0.2,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        if not isinstance(n_out, (int, np.integer)) or n_out < 1:
+            raise ValueError(f"n_out={n_out!r}; expected an integer of at least 1")
+        if n_splits is not None and (not isinstance(n_splits, (int, np.integer)) or n_splits < 1):
+            raise ValueError(f"n_splits={n_splits!r}; expected an integer of at least 1, or None")
+        if not 0 < test_size < 1:
+            raise ValueError(
+                f"test_size={test_size!r}; expected a part of the rows, between 0 and 1"
+            )
+        self.n_out = n_out
+        self.n_splits = n_splits
+        self.test_size = test_size
+        self.random_state = random_state
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of splits.
+
+        Parameters
+        ----------
+        X : object
+            Ignored.
+        y : array-like of shape (n_samples,), default=None
+            Labels; needed unless `n_splits` is a number.
+        groups : object
+            Ignored.
+
+        Returns
+        -------
+        int
+        """
+        if self.n_splits is not None:
+            return self.n_splits
+        labels, outlier = check_labels(y, "LeaveClassesOut")
+        return self._number(len(np.unique(labels[~outlier])))
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[Split]:
+        """Generate the rows of the training and of the test part of each split.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, ...)
+            Only its length is read.
+        y : array-like of shape (n_samples,)
+            Class labels >= 0 or strings; rows with -1 are in no part.
+        groups : object
+            Ignored.
+
+        Yields
+        ------
+        train : ndarray of int
+        test : ndarray of int
+
+        Raises
+        ------
+        ValueError
+            When no class would remain, a class has a single row, or there are fewer choices of
+            classes than `n_splits`.
+        """
+        labels, outlier = check_labels(y, "LeaveClassesOut")
+        check_consistent_length(X, labels)
+        inliers = np.flatnonzero(~outlier)
+        classes = _class_positions(labels[inliers])
+        n_classes = int(classes.max(initial=-1)) + 1
+        n_splits = self._number(n_classes)
+        rng = _generator(self.random_state)
+        for left_out in self._choices(n_classes, n_splits, rng):
+            unknown = np.isin(classes, left_out)
+            tested = unknown | (_ranks(classes, rng) < self.test_size)
+            yield inliers[~tested], inliers[tested]
+
+    def _number(self, n_classes: int) -> int:
+        if n_classes <= self.n_out:
+            raise ValueError(
+                f"n_out={self.n_out} leaves nothing to train on: y has {n_classes} "
+                "in-distribution classes. Lower n_out, or use OODSplit with OOD rows (y == -1)"
+            )
+        n_choices = math.comb(n_classes, self.n_out)
+        if self.n_splits is None:
+            return min(n_choices, _MAX_COMBINATIONS)
+        if self.n_splits > n_choices:
+            raise ValueError(
+                f"n_splits={self.n_splits}, but there are only {n_choices} ways to leave "
+                f"{self.n_out} of {n_classes} classes out. Lower n_splits, or take None for all"
+            )
+        return self.n_splits
+
+    def _choices(
+        self, n_classes: int, n_splits: int, rng: np.random.Generator
+    ) -> Iterator[tuple[int, ...]]:
+        if n_splits == math.comb(n_classes, self.n_out):
+            return combinations(range(n_classes), self.n_out)
+        # A dictionary, as a set that keeps its order.
+        choices: dict[tuple[int, ...], None] = {}
+        while len(choices) < n_splits:
+            order = rng.permutation(n_classes)
+            for start in range(0, n_classes - self.n_out + 1, self.n_out):
+                choices[tuple(sorted(order[start : start + self.n_out].tolist()))] = None
+        return islice(choices, n_splits)
+
+
+def _generator(random_state: int | np.random.RandomState | None) -> np.random.Generator:
+    """Return a generator that leaves numpy's global one alone."""
+    if random_state is None:
+        return np.random.default_rng()
+    return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+
+
+def _class_positions(labels: npt.NDArray) -> npt.NDArray[np.intp]:
+    """Replace labels by 0, 1, ...; every class must have two rows."""
+    classes, positions, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    if counts.min(initial=2) < 2:
+        raise ValueError(
+            f"class {classes[counts.argmin()]!s} has a single row in y; every class needs at least "
+            "2, one to train on and one to test. Give more rows of it, or leave the class out"
+        )
+    return positions
+
+
+def _deal(
+    classes: npt.NDArray[np.intp], n_splits: int, rng: np.random.Generator | None
+) -> npt.NDArray[np.intp]:
+    """Fold of each row; sizes of folds, and numbers of a class in them, differ by at most 1."""
+    order = np.arange(len(classes)) if rng is None else rng.permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    dealt = np.arange(len(classes)) % n_splits
+    folds = np.empty(len(classes), dtype=np.intp)
+    # Sorted within a class, so that without shuffling neighbours stay in one fold.
+    folds[order] = dealt[np.lexsort((dealt, classes[order]))]
+    return folds
+
+
+def _deal_sets(names: npt.NDArray, n_splits: int) -> npt.NDArray[np.intp]:
+    """Fold of each OOD row; a set is in one fold, and the first set is in the first fold."""
+    unnamed = sum(name is None or name != name for name in names)
+    if unnamed:
+        raise ValueError(
+            f"{unnamed} of {len(names)} OOD rows have no name in groups; expected the name of its "
+            "OOD set for every row with y == -1"
+        )
+    unique, sets = np.unique(names, return_inverse=True)
+    if len(unique) < n_splits:
+        raise ValueError(
+            f"groups names {len(unique)} OOD sets ({', '.join(map(str, unique))}), too few for "
+            f"n_splits={n_splits} folds that each test sets of their own. Take "
+            f"n_splits={len(unique)}, or leave groups out"
+        )
+    fold_of_set = np.empty(len(unique), dtype=np.intp)
+    for fold, (_, test) in enumerate(GroupKFold(n_splits).split(sets, groups=sets)):
+        fold_of_set[sets[test]] = fold
+    numbers_of_folds = {fold: k for k, fold in enumerate(dict.fromkeys(fold_of_set.tolist()))}
+    return np.array([numbers_of_folds[fold] for fold in fold_of_set.tolist()])[sets]
+
+
+def _ranks(classes: npt.NDArray[np.intp], rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Random rank of each row in its class, from 0 (the first) to 1 (the last)."""
+    order = rng.permutation(len(classes))
+    order = order[np.argsort(classes[order], kind="stable")]
+    counts = np.bincount(classes)
+    starts = np.cumsum(counts) - counts
+    ranks = np.empty(len(classes))
+    in_class = classes[order]
+    ranks[order] = (np.arange(len(classes)) - starts[in_class]) / (counts[in_class] - 1)
+    return ranks
