@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 import warnings
 from typing import Any
@@ -22,7 +23,7 @@ from skood.calibration._p_values import (
     conformal_p_values,
     count_up_to,
     n_rejected_ranks,
-    squashed,
+    smooth_p_values,
     threshold_at,
     warn_if_too_few,
 )
@@ -213,11 +214,8 @@ class ConformalDetector(PValueDetector):
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> None:
-        if self.class_conditional and self.method == "cross":
-            raise ValueError(
-                'class_conditional=True takes method="split", got "cross": each fold would have '
-                "classes of its own"
-            )
+        if self.class_conditional:
+            self._check_class_conditional(y)
         self.detectors_: list[Any] = []
         self.calibration_scores_: list[npt.NDArray[np.float64]] = []
         settings: dict[str, Any] = {"seed": seed, "memory": self.memory}
@@ -239,6 +237,19 @@ class ConformalDetector(PValueDetector):
             self._fit_classifier(training, labels, **settings)
             self._group(scores, self._predicted(calibration))
 
+    def _check_class_conditional(self, y: npt.NDArray | None) -> None:
+        if self.method == "cross":
+            raise ValueError(
+                'class_conditional=True takes method="split", got "cross": each fold would have '
+                "classes of its own"
+            )
+        if y is None and self.classifier is not None and needs_labels(self.classifier):
+            raise ValueError(
+                "ConformalDetector requires y to be passed, but the target y is None: its "
+                f"classifier, {type(self.classifier).__name__}, is yet to be trained. Give class "
+                "labels, or a trained classifier in sklearn.frozen.FrozenEstimator"
+            )
+
     def _parts(
         self, n_items: int, seed: int
     ) -> list[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
@@ -249,7 +260,7 @@ class ConformalDetector(PValueDetector):
         if self.method == "split" or isinstance(self.detector, FrozenEstimator):
             fraction = self.calibration_fraction
             return [hold_out(models, n_items, fraction, seed, "calibration_fraction")]
-        if n_items < max(3, self.n_splits):
+        if n_items - math.ceil(n_items / self.n_splits) < 2 or n_items < self.n_splits:
             raise ValueError(
                 f"{n_items} in-distribution items are too few for n_splits={self.n_splits} folds "
                 "with at least 2 to fit on; give more data or fewer folds"
@@ -260,22 +271,16 @@ class ConformalDetector(PValueDetector):
     def _fit_classifier(
         self, training: Source, labels: npt.NDArray | None, **settings: Any
     ) -> None:
-        detector = self.detectors_[0]
-        if self.classifier is None:
-            if not hasattr(detector, "classifier_"):
-                raise ValueError(
-                    f"class_conditional=True needs to know the class of a row, but "
-                    f"{type(detector).__name__} has no classifier_; give one as classifier="
-                )
-            self.classifier_ = detector.classifier_
+        if self.classifier is not None:
+            self.classifier_ = fit_detector(self.classifier, training, labels, None, **settings)
             return
-        if labels is None and needs_labels(self.classifier):
+        detector = self.detectors_[0]
+        if not hasattr(detector, "classifier_"):
             raise ValueError(
-                "ConformalDetector requires y to be passed, but the target y is None: its "
-                f"classifier, {type(self.classifier).__name__}, is yet to be trained. Give class "
-                "labels, or a trained classifier in sklearn.frozen.FrozenEstimator"
+                "class_conditional=True needs to know the class of a row, but "
+                f"{type(detector).__name__} has no classifier_; give one as classifier="
             )
-        self.classifier_ = fit_detector(self.classifier, training, labels, None, **settings)
+        self.classifier_ = detector.classifier_
 
     def _predicted(self, source: Source) -> npt.NDArray:
         return np.asarray(self.classifier_.predict(as_input(self.classifier_, source)))
@@ -318,8 +323,7 @@ class ConformalDetector(PValueDetector):
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
         if len(self.detectors_) > 1:
             n_outscored, between = self._outscored(source)
-            # Less than one row, so that only equal numbers are told apart.
-            return (n_outscored + between / 2) / (self.n_calibration_ + 1)
+            return (n_outscored + between) / (self.n_calibration_ + 1)
         scores = scores_of(self.detectors_[0], source)
         if self.class_conditional:
             predicted = self._predicted(source)
@@ -330,13 +334,13 @@ class ConformalDetector(PValueDetector):
         return scores
 
     def _outscored(self, source: Source) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Calibration rows of all folds up to each score, and in [0, 1] what ranks equal ones."""
+        """Count calibration rows up to each score; and below 1, what tells equal numbers apart."""
         n_outscored = np.zeros(len(source), dtype=np.int64)
         between = np.zeros(len(source))
         for detector, calibration in zip(self.detectors_, self.calibration_scores_, strict=True):
             scores = scores_of(detector, source)
             n_outscored += count_up_to(calibration, scores)
-            between += squashed(calibration, scores) / len(self.detectors_)
+            between += smooth_p_values(calibration, scores) / len(self.detectors_)
         return n_outscored, between
 
     def __sklearn_tags__(self) -> Tags:

@@ -18,8 +18,7 @@ from skood.calibration._base import fit_detector, hold_out, needs_labels, scores
 from skood.calibration._p_values import (
     PValueDetector,
     conformal_p_values,
-    count_up_to,
-    squashed,
+    smooth_p_values,
     threshold_at,
     warn_if_too_few,
 )
@@ -130,10 +129,11 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     the combination under independence, such as Fisher's chi-squared, is used; with detectors that
     agree it would raise several times the false alarms it promises.
 
-    Rows that have the same rank among the first half are told apart by a fraction of a rank, which
-    grows with the score and, among outliers, falls off as the inverse of the distance: the
-    :math:`p_j` are those of conformal prediction up to 1 / (n + 1), and nothing of the ranking is
-    lost. For the same reason Bonferroni's bound is not cut off at 1.
+    The :math:`p_j` are conformal p-values made continuous: ranks are interpolated between the n
+    scores of the first half, which changes them by at most 1 / (n + 1), and below all of these
+    they fall off with the inverse of the distance. So outliers that have the smallest p-value in
+    every detector are still ranked, and rounding errors of a score change nothing. For the sake
+    of the ranking, too, Bonferroni's bound is not cut off at 1.
 
     Rows with ``y == -1`` are no calibration rows. Detectors of this package are given them, and
     use or drop them; others never see them.
@@ -255,10 +255,8 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         for j, (detector, reference) in enumerate(
             zip(self.detectors_, self.reference_scores_, strict=True)
         ):
-            scores = scores_of(detector, source)
-            ranks = count_up_to(reference, scores) + squashed(reference, scores)
-            p_values[:, j] = ranks / (len(reference) + 1)
-        # 0 at the lowest of all scores would make a logarithm of -inf.
+            p_values[:, j] = smooth_p_values(reference, scores_of(detector, source))
+        # The lowest of all floats would come to 0, whose logarithm is -inf.
         return _COMBINATIONS[self.combination](np.maximum(p_values, np.finfo(np.float64).tiny))
 
     def _p_values(self, source: Source) -> npt.NDArray[np.float64]:

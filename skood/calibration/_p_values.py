@@ -22,7 +22,7 @@ __all__ = [
     "conformal_p_values",
     "count_up_to",
     "n_rejected_ranks",
-    "squashed",
+    "smooth_p_values",
     "threshold_at",
     "warn_if_too_few",
 ]
@@ -112,19 +112,24 @@ def threshold_at(calibration: npt.NDArray[np.float64], alpha: float) -> float:
     return float(calibration[n_rejected - 1]) if n_rejected else -math.inf
 
 
-def squashed(
+def smooth_p_values(
     calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Bring scores into [0, 1] in their order, at the location and scale of `calibration`.
+    """Continuous p-values that grow with the score; without ties, within 1 / (n + 1) of the exact.
 
-    Tells scores apart that have the same rank among the calibration scores. Falls off as 1 / z on
-    the lower side, so that outliers far apart stay so.
+    Ranks are interpolated between the calibration scores. Beyond these they approach 0 and n + 1
+    with the inverse of the distance, so that outliers below all calibration scores differ.
     """
-    low, middle, high = np.percentile(calibration, [25, 50, 75])
+    values, n_equal = np.unique(calibration, return_counts=True)
+    middle_ranks = np.cumsum(n_equal) - (n_equal - 1) / 2
+    low, high = np.percentile(calibration, [25, 75])
+    scale = high - low or 1.0
     with np.errstate(over="ignore"):
-        z = (scores - middle) / (high - low or 1.0)
-    tail = 0.5 / (1 + np.abs(z))
-    return np.where(z < 0, tail, 1 - tail)
+        below = 1 + np.maximum(values[0] - scores, 0) / scale
+        above = 1 + np.maximum(scores - values[-1], 0) / scale
+    n_ranks = len(calibration) + 1
+    ranks = np.interp(scores, values, middle_ranks) / below
+    return np.where(above > 1, n_ranks - (n_ranks - ranks) / above, ranks) / n_ranks
 
 
 def warn_if_too_few(n_calibration: int, alpha: float) -> None:

@@ -347,10 +347,12 @@ def test_errors(column):
         ConformalDetector(column(), method="cross", class_conditional=True).fit(X)
     with pytest.raises(ValueError, match="KNN has no classifier_; give one as classifier="):
         ConformalDetector(skood.KNN(k=2), 0.2, class_conditional=True).fit(X)
-    with pytest.raises(ValueError, match="calibration_fraction=0.9 of 10 .* leaves 1 to fit on"):
+    with pytest.raises(ValueError, match=r"calibration_fraction=0.9 of 10 .* leaves 1 to"):
         ConformalDetector(column(), calibration_fraction=0.9).fit(X[:10])
     with pytest.raises(ValueError, match="4 in-distribution items are too few for n_splits=5"):
         ConformalDetector(column(), method="cross").fit(X[:4])
+    with pytest.raises(ValueError, match="3 in-distribution items are too few for n_splits=2"):
+        ConformalDetector(column(), method="cross", n_splits=2).fit(X[:3])
     model = column()
     model.score_samples = lambda X: np.full(len(X), np.nan)
     with pytest.raises(ValueError, match="Column gave NaN as the score of 30 of 30 items"):

@@ -74,9 +74,7 @@ def test_chi_squared_promises_too_much(column):
     """What the test above guards against: p-values taken as independent."""
     rng = np.random.default_rng(1)
     X, new = correlated(rng, 2000), correlated(rng, 2000)
-    p_values = [
-        ConformalDetector(model).fit(X).p_values(new) for _, model in columns(column, 3)
-    ]
+    p_values = [ConformalDetector(model).fit(X).p_values(new) for _, model in columns(column, 3)]
     statistic = -2 * np.log(p_values).sum(0)
     assert np.mean(chi2.sf(statistic, 6) <= 0.01) > 0.03
 
@@ -141,6 +139,17 @@ def test_ranking_of_far_outliers_is_kept(combination, column):
     assert np.isfinite(ensemble.score_samples(lowest)).all()
 
 
+@each_combination
+def test_rounding_errors_of_a_score_change_little(combination, column):
+    """Also where a row is one that made the ranks."""
+    X = correlated(np.random.default_rng(0), 200)
+    ensemble = EnsembleDetector(columns(column, 3), combination, random_state=0).fit(X)
+    for error in (1 - 1e-13, 1 + 1e-13):
+        np.testing.assert_allclose(
+            ensemble.score_samples(X * error), ensemble.score_samples(X), rtol=1e-6
+        )
+
+
 def test_rows_held_out(column):
     X = np.arange(100.0)[:, None]
     detectors = [*columns(column, 1), ("trained", column())]
@@ -192,7 +201,7 @@ def test_errors_of_detectors(detectors, message):
 
 
 def test_errors(column):
-    with pytest.raises(ValueError, match="'combination' parameter .* a str among"):
+    with pytest.raises(ValueError, match=r"'combination' parameter .* a str among"):
         EnsembleDetector(columns(column, 1), "stouffer").fit(np.zeros((20, 2)))
     with pytest.raises(ValueError, match="of 5 in-distribution items holds out 1, at least 2"):
         EnsembleDetector(columns(column, 1, frozen=False), calibration_fraction=0.2).fit(

@@ -64,8 +64,7 @@ def test_cost(costs, column, data):
     detector = tuned(column, data, "cost", false_alarm_cost=alarm, miss_cost=miss)
     candidates = np.append(np.unique(X), np.nextafter(X.max(), 99))
     expected = [
-        np.mean(np.where(y == -1, miss * (X[:, 0] >= t), alarm * (X[:, 0] < t)))
-        for t in candidates
+        np.mean(np.where(y == -1, miss * (X[:, 0] >= t), alarm * (X[:, 0] < t))) for t in candidates
     ]
     assert -detector.best_score_ == pytest.approx(min(expected))
     assert detector.offset_ == candidates[np.argmin(expected)]
@@ -139,7 +138,7 @@ def test_counts_are_those_of_the_data(column):
 
 
 def test_errors(column, data):
-    X, y = data
+    X, _ = data
     for objective in ("fpr", "f1", "cost"):
         for labels in (None, np.zeros(85)):
             with pytest.raises(ValueError, match=f"'{objective}' needs known outliers"):
@@ -148,5 +147,5 @@ def test_errors(column, data):
         tuned(column, data, "auroc")
     with pytest.raises(ValueError, match="'target' parameter"):
         tuned(column, data, "tpr", 95)
-    with pytest.raises(ValueError, match="validation_fraction=0.9 of 10 in-distribution items"):
+    with pytest.raises(ValueError, match=r"validation_fraction=0\.9 of 10 in-distribution items"):
         TunedThreshold(column(), validation_fraction=0.9).fit(X[:10])

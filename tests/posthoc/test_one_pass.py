@@ -161,11 +161,12 @@ def test_a_grid_over_odin_with_a_frozen_classifier_never_trains(trained, rows, m
 
 def test_a_grid_over_odin_trains_once_for_a_fold(rows, tmp_path):
     CountsFits.fits = 0
+    grid = {"temperature": [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 500.0, 1000.0]}
     search = GridSearchCV(
         skood.ODIN(CountsFits((8,), max_epochs=5, random_state=0), memory=str(tmp_path)),
-        ODIN_GRID,
-        scoring=separation,
-        cv=3,
+        {**grid, "epsilon": [0.0, 0.01, 0.05]},
+        scoring=skood.get_ood_scorer("auroc"),
+        cv=skood.OODSplit(3, random_state=0),
         refit=False,
     )
     search.fit(*rows)
