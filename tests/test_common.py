@@ -100,13 +100,16 @@ ESTIMATORS = [
     skood.ViM(tiny_mlp()),
 ]
 # Networks for images, which check_estimator's rows are not, what cannot be trained at all, and what
-# is a detector only around one (checked in its own tests).
+# is made of another detector (checked in its own tests).
 NOT_FOR_ROWS = {
+    skood.ConformalDetector,
     skood.ConvNet,
     skood.DenseNet,
+    skood.EnsembleDetector,
     skood.InlierFit,
     skood.PretrainedClassifier,
     skood.ResNet,
+    skood.TunedThreshold,
     skood.VGG,
     skood.WideResNet,
 }
