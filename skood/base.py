@@ -18,7 +18,7 @@ from skood._data import Source, check_data
 from skood._parameters import Interval, fit_context
 from skood._torch.seeding import draw_seed, numpy_rng
 
-__all__ = ["BaseDetector", "as_input", "fit_model"]
+__all__ = ["BaseDetector", "as_input", "fit_model", "split_outliers"]
 
 # Rows that the threshold is read from at most: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
@@ -81,7 +81,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         self
         """
         source = check_data(self, X, reset=True, min_samples=2)
-        inliers, y, outliers = _split_outliers(source, y)
+        inliers, y, outliers = split_outliers(source, y)
         seed = draw_seed(self.random_state)
         rows = self._fit(inliers, y, outliers, seed)
         rows = np.arange(len(inliers)) if rows is None else rows
@@ -158,7 +158,27 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return tags
 
 
-def _split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, Source | None]:
+def split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, Source | None]:
+    """Separate known outliers.
+
+    Parameters
+    ----------
+    source : Source
+    y : array-like of shape (n_samples,) or None
+        Labels; -1 marks an outlier.
+
+    Returns
+    -------
+    inliers : Source
+    labels : ndarray or None
+        Those of the inliers.
+    outliers : Source or None
+
+    Raises
+    ------
+    ValueError
+        When there is not a label for each item, or fewer than 2 inliers.
+    """
     if y is None:
         return source, None, None
     y = column_or_1d(y, warn=True)
@@ -166,8 +186,10 @@ def _split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None,
         raise ValueError(
             f"y has {len(y)} labels, but X has {len(source)} items; expected one label for each"
         )
-    # Labels that are strings turn a -1 among them into one.
-    is_outlier = y == ("-1" if y.dtype.kind in "US" else -1)
+    # Among labels that are strings, numpy turns a -1 into one.
+    is_outlier = np.zeros(len(y), dtype=bool) if y.dtype.kind in "US" else y == -1
+    if y.dtype.kind in "USO":
+        is_outlier = is_outlier | (y == "-1")
     if not np.any(is_outlier):
         return source, y, None
     inliers = np.flatnonzero(~is_outlier)

@@ -16,7 +16,7 @@ from sklearn.utils import get_tags
 from skood._data import Source, check_data
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import draw_seed, numpy_rng
-from skood.base import BaseDetector, _split_outliers, as_input, fit_model
+from skood.base import BaseDetector, as_input, fit_model, split_outliers
 
 __all__ = ["CalibratedDetector", "fit_detector", "hold_out", "needs_labels", "scores_of"]
 
@@ -69,7 +69,7 @@ class CalibratedDetector(BaseDetector):
         self
         """
         source = check_data(self, X, reset=True, min_samples=2)
-        self._fit(*_split_outliers(source, y), draw_seed(self.random_state))
+        self._fit(*split_outliers(source, y), draw_seed(self.random_state))
         return self
 
 

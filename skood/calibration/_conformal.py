@@ -144,9 +144,10 @@ class ConformalDetector(PValueDetector):
     **Known outliers.** Rows with ``y == -1`` are no calibration rows. A detector of this package
     is given them, and uses or drops them; others never see them.
 
-    The package nonconform calibrates detectors of PyOD and scikit-learn in the same way, with
-    strategies that are objects (bootstrap and weights for covariate shift among them), and
-    `compute_p_values` and `select` of its own. Here the result is again a scikit-learn detector.
+    The package nonconform calibrates detectors of PyOD and scikit-learn in the same way, by the
+    methods ``compute_p_values`` and ``select`` of a detector with a strategy object, and offers a
+    bootstrap and weights for covariate shift. Here the result is a scikit-learn estimator with
+    ``predict`` and ``decision_function``, which takes images and streams.
 
     References
     ----------

@@ -67,7 +67,8 @@ def test_string_labels_and_known_outliers(detector, trained):
     np.testing.assert_array_equal(detector.fit(X, y).score_samples(X), scores)
     with_outliers = [*names, -1, -1]
     mixed = np.concatenate([X, X[:2] + 50])
-    np.testing.assert_array_equal(detector.fit(mixed, with_outliers).score_samples(X), scores)
+    for labels in (with_outliers, np.array([*names, -1, "-1"], dtype=object)):
+        np.testing.assert_array_equal(detector.fit(mixed, labels).score_samples(X), scores)
 
 
 @pytest.mark.parametrize("detector", FROM_NETWORK, ids=name)
