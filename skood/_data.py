@@ -16,7 +16,14 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
-__all__ = ["Source", "check_data", "check_in_range", "resolve_value_range", "share_passes"]
+__all__ = [
+    "Source",
+    "check_data",
+    "check_in_range",
+    "is_outlier",
+    "resolve_value_range",
+    "share_passes",
+]
 
 
 class Source:
@@ -203,6 +210,14 @@ def check_data(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
             f"on items of shape {estimator.input_shape_} (images are counted as (C, H, W))"
         )
     return source
+
+
+def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
+    """Mask of the labels that mark OOD rows, shape (n,)."""
+    if labels.dtype.kind in "biuf":
+        return labels == -1
+    # An array of strings turns a -1 among them into one.
+    return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
 
 
 def share_passes(X: Any) -> Source:

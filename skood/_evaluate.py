@@ -49,8 +49,9 @@ class Evaluation(list):
         return pandas.DataFrame(list(self))
 
     def __str__(self) -> str:
-        names = list(self[0])
-        lines = [names, *([_text(row[name]) for name in names] for row in self)]
+        # Not every detector has a classifier or a threshold, so rows may lack a column.
+        names = list(dict.fromkeys(name for row in self for name in row))
+        lines = [names, *([_text(row.get(name, "")) for name in names] for row in self)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join(
             "  ".join(

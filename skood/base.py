@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_memory, column_or_1d
 
-from skood._data import Source, check_data
+from skood._data import Source, check_data, is_outlier
 from skood._parameters import Interval, fit_context
 from skood._torch.seeding import draw_seed, numpy_rng
 
@@ -186,19 +186,16 @@ def split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, 
         raise ValueError(
             f"y has {len(y)} labels, but X has {len(source)} items; expected one label for each"
         )
-    # Among labels that are strings, numpy turns a -1 into one.
-    is_outlier = np.zeros(len(y), dtype=bool) if y.dtype.kind in "US" else y == -1
-    if y.dtype.kind in "USO":
-        is_outlier = is_outlier | (y == "-1")
-    if not np.any(is_outlier):
+    outlying = is_outlier(y)
+    if not outlying.any():
         return source, y, None
-    inliers = np.flatnonzero(~is_outlier)
+    inliers = np.flatnonzero(~outlying)
     if len(inliers) < 2:
         raise ValueError(
             f"{len(inliers)} of {len(y)} labels in y are in-distribution (not -1), at least 2 are "
             "needed: a detector learns from in-distribution data, and -1 marks known outliers"
         )
-    return source.subset(inliers), y[inliers], source.subset(np.flatnonzero(is_outlier))
+    return source.subset(inliers), y[inliers], source.subset(np.flatnonzero(outlying))
 
 
 def fit_model(

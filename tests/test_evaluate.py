@@ -59,6 +59,10 @@ def test_rows(network, X, ood):
     assert first["id_accepted"] == np.mean(detectors["energy"].predict(X) == 1)
     assert table[3]["ood_accepted"] == np.mean(detectors["knn"].predict(ood["far"]) == 1)
     assert "id_accuracy" not in table[2]
+    heading, *lines = str(table).splitlines()
+    assert len(lines) == 4
+    assert "id_accuracy" in heading
+    assert "0.900" in lines[0]
     assert set(table[0]) >= {"auroc", "fpr80", "seconds"}
 
 

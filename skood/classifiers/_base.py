@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 
-from skood._data import Source, check_data, check_in_range, resolve_value_range
+from skood._data import Source, check_data, check_in_range, is_outlier, resolve_value_range
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
@@ -309,9 +309,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             raise ValueError(
                 f"y has one class, {self.classes_[0]}; a classifier needs at least 2 classes"
             )
-        # Labels that are strings turn a -1 among them into one.
-        outlier = "-1" if self.classes_.dtype.kind in "US" else -1
-        if len(self.classes_) > 2 and np.any(self.classes_ == outlier):
+        if len(self.classes_) > 2 and is_outlier(self.classes_).any():
             raise ValueError(
                 "y has labels -1, which mark out-of-distribution rows; a classifier is trained on "
                 "in-distribution rows alone: leave those out, or fit a detector, which does"

@@ -16,9 +16,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, column_or_1d
 from torch.utils.data import Dataset
 
-from skood._data import Source, share_passes
+from skood._data import Source, is_outlier, share_passes
 from skood._parameters import HasMethods, fit_context
-from skood.model_selection._labels import is_outlier
 
 __all__ = ["InlierFit"]
 

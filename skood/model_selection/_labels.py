@@ -8,15 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import column_or_1d
 
-__all__ = ["check_labels", "is_outlier"]
+from skood._data import is_outlier
 
-
-def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
-    """Mask of the OOD rows, shape (n,)."""
-    if labels.dtype.kind in "biuf":
-        return labels == -1
-    # An array of strings turns a -1 among them into one.
-    return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
+__all__ = ["check_labels"]
 
 
 def check_labels(y: Any, name: str) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]:

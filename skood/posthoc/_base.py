@@ -108,7 +108,8 @@ class ClassifierDetector(_HoldsModules):
                 f"{type(self).__name__} reads penultimate features and the last layer of a "
                 f"network, which {type(self.classifier_).__name__} does not have; expected a "
                 "classifier of skood.classifiers or a trained torch module (module_ of a skorch "
-                "net). MSP, MaxLogit, Energy, Entropy, GEN, KLMatching and OpenMax take any"
+                "net). MSP, MaxLogit, Energy, Entropy, GEN, KLMatching and OpenMax take any "
+                "classifier"
             )
 
     def _learn_from(self, inliers: Source, y: npt.NDArray | None) -> None:

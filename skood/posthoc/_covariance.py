@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["as_float64", "class_means", "scatter", "unit", "whitening"]
+__all__ = ["as_float64", "class_means", "scatter", "whitening"]
 
 # Rows that are brought to float64 at once.
 _CHUNK = 4096
@@ -69,9 +69,3 @@ def scatter(
 def as_float64(features: npt.NDArray) -> npt.NDArray[np.float64]:
     """Return the same features in double precision."""
     return features.astype(np.float64, copy=False)
-
-
-def unit(features: npt.NDArray) -> npt.NDArray:
-    """Rows of length 1; a row of zeros stays."""
-    length = np.linalg.norm(features, axis=1, keepdims=True)
-    return features / np.where(length > 0, length, 1.0).astype(features.dtype)

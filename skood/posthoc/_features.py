@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
+from sklearn.metrics.pairwise import euclidean_distances
+from sklearn.preprocessing import normalize
 
 from skood._parameters import Interval
 from skood.posthoc._base import FeatureDetector
-from skood.posthoc._covariance import as_float64, class_means, scatter, unit, whitening
+from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
 from skood.posthoc._neighbours import largest_products
 
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
@@ -95,18 +97,21 @@ class Mahalanobis(FeatureDetector):
 
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
         features = features.astype(np.float64, copy=False)
-        return unit(features) if self.normalize else features
+        return normalize(features) if self.normalize else features
 
     def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
         labels = one_class(features) if labels is None else labels
         self.means_ = class_means(features, labels, self._prepare)
         within = scatter(features, self.means_, labels, self._prepare)
         self._whitening = whitening(within / len(features))
-        self._white_means = self.means_ @ self._whitening
+        # About the mean of the centres, so that little cancels in the distances.
+        white_means = self.means_ @ self._whitening
+        self._origin = white_means.mean(0)
+        self._white_means = white_means - self._origin
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        white = self._prepare(features) @ self._whitening
-        return -squared_distances(white, self._white_means).min(1)
+        white = self._prepare(features) @ self._whitening - self._origin
+        return -euclidean_distances(white, self._white_means, squared=True).min(1)
 
 
 class RelativeMahalanobis(Mahalanobis):
@@ -248,14 +253,14 @@ class KNN(FeatureDetector):
         # In the precision that the features come in: float32 from all but unusual networks. About
         # their mean, so that little cancels.
         bank = features if features.dtype.kind == "f" else features.astype(np.float64)
-        bank = unit(bank) if self.normalize else bank
+        bank = normalize(bank) if self.normalize else bank
         origin = bank.mean(0, dtype=np.float64).astype(bank.dtype)
         self.bank_ = bank - origin
         self._origin = origin.astype(np.float64)
         self._half_square = np.square(self.bank_).sum(1) / 2
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        queries = (unit(features) if self.normalize else features) - self._origin
+        queries = (normalize(features) if self.normalize else features) - self._origin
         # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. A few more than k of them, for
         # the order among almost equals is decided below, in double precision.
         _, rows = largest_products(
@@ -368,15 +373,3 @@ class GMM(FeatureDetector):
 def one_class(features: npt.NDArray) -> npt.NDArray[np.int64]:
     """Labels of rows that have none."""
     return np.zeros(len(features), dtype=np.int64)
-
-
-def squared_distances(
-    rows: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
-    """Squared Euclidean distance of every row to every centre, shape (n, n_centres)."""
-    # About the mean of the centres, so that little cancels.
-    origin = centres.mean(0)
-    rows, centres = rows - origin, centres - origin
-    products = rows @ centres.T
-    norms = np.square(rows).sum(1)[:, None] + np.square(centres).sum(1)
-    return np.maximum(norms - 2 * products, 0.0)

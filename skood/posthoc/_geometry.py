@@ -9,12 +9,13 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
+from sklearn.preprocessing import normalize
 
 from skood._data import Source
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
-from skood.posthoc._covariance import as_float64, scatter, unit, whitening
+from skood.posthoc._covariance import as_float64, scatter, whitening
 
 __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
@@ -293,11 +294,13 @@ class PNML(OutputsDetector):
         features = outputs.features
         one = np.zeros(len(features), dtype=np.int64)
         origin = np.zeros((1, features.shape[1]))
-        self._whitening = whitening(scatter(features, origin, one, lambda z: unit(as_float64(z))))
+        self._whitening = whitening(
+            scatter(features, origin, one, lambda z: normalize(as_float64(z)))
+        )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         weight, bias = self._head
-        normalized = unit(outputs.features)
+        normalized = normalize(outputs.features)
         logits = outputs.logits
         if self.probabilities == "normalized":
             logits = normalized @ weight.T + bias

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
+from sklearn.preprocessing import normalize
 
 from skood._data import Source
 from skood._parameters import Interval
 from skood._torch.seeding import numpy_rng
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
-from skood.posthoc._covariance import unit
 from skood.posthoc._neighbours import largest_products
 
 __all__ = ["SHE", "NNGuide"]
@@ -174,7 +174,7 @@ class NNGuide(OutputsDetector):
             outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
         energy = logsumexp(outputs.logits, axis=1, keepdims=True)
         # In the precision of the network: float32 for all but the unusual.
-        self.bank_ = unit(outputs.features) * energy.astype(outputs.features.dtype)
+        self.bank_ = normalize(outputs.features) * energy.astype(outputs.features.dtype)
 
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
@@ -183,7 +183,7 @@ class NNGuide(OutputsDetector):
         super()._fit(inliers, y, outliers, seed)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        features = unit(outputs.features).astype(self.bank_.dtype)
+        features = normalize(outputs.features).astype(self.bank_.dtype)
         products, _ = largest_products(features, torch.from_numpy(self.bank_), self.k)
         guidance = products.mean(1, dtype=np.float64)
         return logsumexp(outputs.logits, axis=1) * guidance
