@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from skood.datasets import gaussian_noise, uniform_noise
+
 __all__ = ["labelled_images"]
 
 
@@ -18,10 +20,8 @@ def labelled_images(directory: Path, name: str, split: str = "test") -> tuple[np
     2 500 images of 32 x 32 x 3.
     """
     if name in ("gaussian", "uniform"):
-        rng = np.random.default_rng(0)
-        shape = (2500, 32, 32, 3)
-        values = rng.normal(0.5, 1, shape) if name == "gaussian" else rng.uniform(size=shape)
-        images = (255 * values.clip(0, 1)).round().astype(np.uint8)
+        make = gaussian_noise if name == "gaussian" else uniform_noise
+        images = make(2500, (32, 32, 3), dtype=np.uint8, random_state=0)
         return images, np.full(len(images), -1)
     reader = directory / "read_data.py"
     if reader.exists():

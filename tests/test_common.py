@@ -36,6 +36,10 @@ def tiny_pixelcnn(**kwargs):
     return PixelCNN(n_filters=4, n_resnet=1, **{**settings, **kwargs})
 
 
+def tiny_vae(**kwargs):
+    return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
+
+
 def tiny_mlp():
     return skood.MLP((8, 8), max_epochs=10, batch_size=16)
 
@@ -54,7 +58,9 @@ class TinyMaps(NeuralClassifier):
 ESTIMATORS = [
     tiny_flow(),
     tiny_pixelcnn(),
+    tiny_vae(),
     tiny_mlp(),
+    skood.BoundarySampler(tiny_vae()),
     LogLikelihood(tiny_flow()),
     LogLikelihood(KernelDensity()),
     LikelihoodRatio(tiny_flow()),
@@ -87,6 +93,7 @@ ESTIMATORS = [
     skood.NECO(),
     skood.NNGuide(tiny_mlp(), k=2),
     skood.ODIN(tiny_mlp()),
+    skood.OODGen(tiny_mlp(), tiny_vae(conditional=True)),
     skood.OpenMax(tiny_mlp(), rows="all"),
     skood.PNML(tiny_mlp()),
     skood.RankFeat(TinyMaps()),
@@ -109,19 +116,24 @@ NOT_FOR_ROWS = {
     skood.InlierFit,
     skood.PretrainedClassifier,
     skood.ResNet,
+    skood.ShallowConvNet,
     skood.TunedThreshold,
     skood.VGG,
     skood.WideResNet,
 }
 # The threshold of these is read from rows that they held out.
 HOLDS_OUT = skood.Gram, skood.TemperatureScaling
+# Parameters that hold a model.
+MODELS = "density", "classifier", "features", "vae"
 DETECTORS = [estimator for estimator in ESTIMATORS if is_outlier_detector(estimator)]
 SCORERS = [estimator for estimator in ESTIMATORS if hasattr(estimator, "score_samples")]
 
 
 def name_of(estimator):
     params = estimator.get_params(deep=False)
-    inner = [params[name] for name in ("density", "classifier", "features") if name in params]
+    inner = [
+        params[name] for name in ("density", "classifier", "features", "vae") if name in params
+    ]
     return "-".join(type(part).__name__ for part in [estimator, *inner] if part is not None)
 
 
@@ -218,7 +230,7 @@ def takes_seed(estimator):
 def is_random(estimator):
     """Whether anything in it is drawn: the weights of a network."""
     params = estimator.get_params(deep=False)
-    names = [name for name in ("density", "classifier", "features") if name in params]
+    names = [name for name in MODELS if name in params]
     return not names or any(isinstance(params[name], NeuralEstimator) for name in names)
 
 
@@ -264,7 +276,7 @@ def test_pickle_and_clone(estimator, X):
     assert not hasattr(clone(fitted), "n_features_in_")
 
 
-@pytest.mark.parametrize("estimator", [tiny_flow(), tiny_pixelcnn()], ids=name_of)
+@pytest.mark.parametrize("estimator", [tiny_flow(), tiny_pixelcnn(), tiny_vae()], ids=name_of)
 def test_sampling_nothing_is_an_error(estimator, X):
     with pytest.raises(ValueError, match="n_samples=0; expected at least 1"):
         clone(estimator).fit(X).sample(0)

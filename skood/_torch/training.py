@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache, partial
 from pathlib import Path
@@ -45,9 +45,10 @@ class TrainingSettings:
     precision: str
     compile: bool | str
     verbose: int
+    optimizer: str = "adam"
     betas: tuple[float, float] = (0.9, 0.999)
     lr_decay: float = 1.0
-    momentum: float | None = None
+    momentum: float = 0.0
     weight_decay: float = 0.0
 
     @classmethod
@@ -56,24 +57,16 @@ class TrainingSettings:
         names = {field.name for field in fields(cls)} & set(estimator.get_params(deep=False))
         return cls(**{name: getattr(estimator, name) for name in names})
 
-    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Adam, or, where there is a momentum, SGD with Nesterov's."""
-        parameters = module.parameters()
-        if self.momentum is None:
-            return torch.optim.Adam(
-                parameters,
-                self.learning_rate,
-                betas=self.betas,
-                weight_decay=self.weight_decay,
-                fused=True,
-            )
-        return torch.optim.SGD(
-            parameters,
-            self.learning_rate,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            nesterov=self.momentum > 0,
-        )
+    def make_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Make the optimizer of the parameters of `module`; SGD has Nesterov's momentum."""
+        of_kind: dict[str, Callable[..., torch.optim.Optimizer]] = {
+            "adam": partial(torch.optim.Adam, betas=self.betas, fused=True),
+            "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
+            "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-7),
+            "sgd": partial(torch.optim.SGD, momentum=self.momentum, nesterov=self.momentum > 0),
+        }
+        make = of_kind[self.optimizer]
+        return make(module.parameters(), lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def lr_factor(self, step: int, n_steps: int) -> float:
         """Return the learning rate at `step` as a fraction of `learning_rate`."""
@@ -101,6 +94,8 @@ def train(
     device: torch.device,
     penalty: Callable[[], Tensor] | None = None,
     initialize: Callable[..., None] | None = None,
+    start_epoch: Callable[[int], None] | None = None,
+    measures: Mapping[str, Callable[..., Tensor]] | None = None,
     held_out: int = 0,
     checkpoint: str | os.PathLike | None = None,
     description: str = "training",
@@ -128,6 +123,11 @@ def train(
         Added once a step to the mean loss of the batch.
     initialize : callable or None
         Takes the tensors of the first batch, before the first step.
+    start_epoch : callable or None
+        Takes the number of an epoch, before its first step, and where training is resumed in it.
+    measures : mapping of str to callable, or None
+        What else to note of the validation part. Each takes the tensors of a batch and returns
+        values, of as many rows as it concerns.
     held_out : int
         The last rows that are for validation, and no part of the random validation fraction.
     checkpoint : path or None
@@ -138,8 +138,8 @@ def train(
     Returns
     -------
     dict of str to list of float
-        "loss" and, with a validation part, "validation_loss": a value for each epoch; the
-        training loss includes the penalty.
+        A value for each epoch: "loss", which includes the penalty, and, with a validation part,
+        "validation_loss" and a mean for each of `measures`, its name after "validation_".
 
     Raises
     ------
@@ -151,7 +151,7 @@ def train(
     UserWarning
         After Ctrl-C, which ends training and keeps what was learned.
     """
-    optimizer = settings.optimizer(module)
+    optimizer = settings.make_optimizer(module)
     run = _Run(module, optimizer, seed, Path(checkpoint) if checkpoint else None)
     run.resume(device)
     seed = run.seed
@@ -173,6 +173,8 @@ def train(
             mean = loss(*batch).mean()
         return mean if penalty is None else mean + penalty()
 
+    validated = {"validation_loss": loss}
+    validated |= {f"validation_{name}": measure for name, measure in (measures or {}).items()}
     compiled = _maybe_compile(step_loss, settings, n_steps - run.step)
     bar = tqdm(
         total=n_steps,
@@ -186,12 +188,14 @@ def train(
             epoch = -1
             while run.goes_on(n_steps, settings.patience):
                 if run.epoch_is_over(epoch_steps, n_steps):
-                    run.end_epoch(_evaluate(module, loss, fetch, validation, batch_size))
+                    run.end_epoch(_evaluate(module, validated, fetch, validation, batch_size))
                     bar.set_postfix({name: f"{v[-1]:.4g}" for name, v in run.history.items()})
                     continue
                 if epoch != run.step // epoch_steps:
                     epoch = run.step // epoch_steps
                     rows = numpy_rng(seed, _ORDER, epoch).permutation(training)
+                    if start_epoch is not None:
+                        start_epoch(epoch)
                     module.train()
                 generator = torch_rng(device, seed, _STEP, run.step)
                 seed_global(device, generator.initial_seed())
@@ -270,14 +274,14 @@ class _Run:
             )
         return mean
 
-    def end_epoch(self, validation_loss: float | None) -> None:
+    def end_epoch(self, validation: dict[str, float]) -> None:
         self.history["loss"].append(self.mean_loss())
         self._sum, self._count = 0.0, 0
-        if validation_loss is not None:
-            losses = self.history.setdefault("validation_loss", [])
-            losses.append(validation_loss)
-            if validation_loss <= min(losses):
-                self.best = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
+        for name, value in validation.items():
+            self.history.setdefault(name, []).append(value)
+        losses = self.history.get("validation_loss")
+        if losses and losses[-1] <= min(losses):
+            self.best = {k: v.detach().clone() for k, v in self.module.state_dict().items()}
 
     def restore_best(self) -> None:
         if self.best is not None:
@@ -319,21 +323,22 @@ class _Run:
 
 def _evaluate(
     module: nn.Module,
-    loss: Callable[..., Tensor],
+    measures: Mapping[str, Callable[..., Tensor]],
     fetch: Callable[[npt.NDArray[np.integer], None], tuple[Tensor, ...]],
     rows: npt.NDArray[np.integer],
     batch_size: int,
-) -> float | None:
-    """Mean loss over `rows` in float32, None where there are no rows."""
+) -> dict[str, float]:
+    """Mean of each measure over `rows` in float32, nothing where there are no rows."""
     if len(rows) == 0:
-        return None
+        return {}
     module.eval()
-    total = 0.0
+    values: dict[str, list[Tensor]] = {name: [] for name in measures}
     with torch.no_grad():
         for start in range(0, len(rows), batch_size):
             batch = fetch(rows[start : start + batch_size], None)
-            total += float(loss(*batch).double().sum())
-    return total / len(rows)
+            for name, measure in measures.items():
+                values[name].append(measure(*batch).double())
+    return {name: float(torch.cat(parts).mean()) for name, parts in values.items()}
 
 
 def _maybe_compile(

@@ -6,6 +6,7 @@ from skood.classifiers._densenet import DenseNet
 from skood.classifiers._mlp import MLP
 from skood.classifiers._pretrained import PretrainedClassifier
 from skood.classifiers._resnet import ResNet
+from skood.classifiers._shallow_convnet import ShallowConvNet
 from skood.classifiers._vgg import VGG
 from skood.classifiers._wide_resnet import WideResNet
 
@@ -17,5 +18,6 @@ __all__ = [
     "NeuralClassifier",
     "PretrainedClassifier",
     "ResNet",
+    "ShallowConvNet",
     "WideResNet",
 ]

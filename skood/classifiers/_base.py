@@ -17,7 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 
-from skood._data import Source, check_data, check_in_range, is_outlier, resolve_value_range
+from skood._data import Source, check_data, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
@@ -65,8 +65,10 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         Rows in a training step.
     learning_rate : float, default=0.1
         At the start.
+    optimizer : {"sgd", "adam", "adadelta"}, default="sgd"
+        What follows the gradient.
     momentum : float, default=0.9
-        Nesterov's.
+        Nesterov's, of "sgd".
     weight_decay : float, default=0.0005
         Times half the squared norm of all parameters is added to the loss.
     lr_schedule : {"cosine", "step", "constant"}, default="cosine"
@@ -104,6 +106,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
 
     _parameter_constraints: dict = {
         **NeuralEstimator._parameter_constraints,
+        "optimizer": [StrOptions({"sgd", "adam", "adadelta"})],
         "momentum": [Interval(numbers.Real, 0, 1, closed="left")],
         "weight_decay": [Interval(numbers.Real, 0, None, closed="left")],
         "lr_schedule": [StrOptions({"cosine", "step", "constant"})],
@@ -120,6 +123,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         max_steps: int | None = None,
         batch_size: int = 128,
         learning_rate: float = 0.1,
+        optimizer: str = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 5e-4,
         lr_schedule: str = "cosine",
@@ -141,6 +145,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.max_steps = max_steps
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.optimizer = optimizer
         self.momentum = momentum
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
@@ -216,10 +221,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
         self._learn_normalization(source)
-        with isolated_rng(device, seed):
-            module = self._build(source.item_shape, len(self.classes_)).to(device)
-            if source.is_image:
-                module = module.to(memory_format=torch.channels_last)
+        module = self._untrained(source, len(self.classes_), device, seed)
         n_training = len(source)
         settings = TrainingSettings.of(self)
         validation_content = None
@@ -237,10 +239,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
                 items = source.take(rows)
             else:
                 items = held_out[0].take(rows - n_training)
-            x = self._tensor(items, device)
-            if generator is not None and source.is_image:
-                x = _augment(x, self._augmentation(x.shape[1]), generator)
-            return self._normalized(x), torch.as_tensor(targets[rows], device=device)
+            return self._batch(items, device, generator), torch.as_tensor(
+                targets[rows], device=device
+            )
 
         def loss(x: Tensor, target: Tensor) -> Tensor:
             logits = module(x).float()
@@ -262,25 +263,22 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.module_ = module
         return self
 
+    def _untrained(
+        self, source: Source, n_outputs: int, device: torch.device, seed: int
+    ) -> nn.Module:
+        """Make the network on its device, its weights drawn by `seed`."""
+        with isolated_rng(device, seed):
+            module = self._build(source.item_shape, n_outputs).to(device)
+        return module.to(memory_format=torch.channels_last) if source.is_image else module
+
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
         if self.image_shape is not None and not source.is_image:
             source = source.reshape(tuple(self.image_shape))
-        if reset:
-            self.value_range_ = (
-                resolve_value_range(source, self.value_range) if source.is_image else None
-            )
-        elif (
-            self.value_range is None
-            and self.value_range_ is not None
-            and resolve_value_range(source, None) != self.value_range_
-        ):
-            low, high = self.value_range_
-            raise ValueError(
-                f"X has pixels of dtype {source.dtype}, but {type(self).__name__} was fitted on "
-                f"pixels from {low:g} to {high:g} (uint8 is taken as 0..255, floats as 0..1); "
-                "convert X, or state one range for both with value_range=(low, high)"
-            )
+        if source.is_image:
+            self._set_value_range(source, reset=reset)
+        else:
+            self.value_range_ = None
         return source
 
     def _targets(self, y: Any, n_items: int, *, reset: bool) -> npt.NDArray[np.int64]:
@@ -347,15 +345,11 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         varies = std > 10 * np.finfo(np.float64).eps * np.abs(mean)
         self.mean_, self.std_ = mean, np.where(varies, std, 1.0)
 
-    def _check_range(self, items: npt.NDArray, value_range: tuple[float, float]) -> None:
-        if not isinstance(self.value_range, str):
-            check_in_range(items, value_range)
-
     def _scaled(self, items: npt.NDArray) -> npt.NDArray:
         """Pixels in [0, 1]; rows as they are."""
         if self.value_range_ is None:
             return items
-        self._check_range(items, self.value_range_)
+        self._check_range(items)
         low, high = self.value_range_
         return (items - low) / (high - low)
 
@@ -364,12 +358,16 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         if self.value_range_ is None:
             rows = (items.astype(np.float64) - self.mean_) / self.std_
             return torch.as_tensor(rows, dtype=torch.float32, device=device)
-        self._check_range(items, self.value_range_)
-        low, high = self.value_range_
-        if items.dtype != np.uint8:
-            items = items.astype(np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(items)).to(device).float()
-        return (x - low) / (high - low)
+        return self._unit_pixels(items, device)
+
+    def _batch(
+        self, items: npt.NDArray, device: torch.device, generator: torch.Generator | None
+    ) -> Tensor:
+        """Network's input of a training step, augmented where there is a generator."""
+        x = self._tensor(items, device)
+        if generator is not None and x.ndim == 4:
+            x = _augment(x, self._augmentation(x.shape[1]), generator)
+        return self._normalized(x)
 
     def _normalized(self, x: Tensor) -> Tensor:
         """Network's input from what `_tensor` makes."""

@@ -2,5 +2,6 @@
 
 from skood.density._flow import NeuralSplineFlow
 from skood.density._pixelcnn import PixelCNN
+from skood.density._vae import VAE
 
-__all__ = ["NeuralSplineFlow", "PixelCNN"]
+__all__ = ["VAE", "NeuralSplineFlow", "PixelCNN"]

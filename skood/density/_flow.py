@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skood._data import Source, check_data
 from skood._parameters import Interval
 from skood._torch.seeding import draw_seed, isolated_rng
-from skood.density._base import NeuralDensity
+from skood.density._base import NeuralDensity, standardization, swap_columns
 
 __all__ = ["NeuralSplineFlow"]
 
@@ -171,12 +171,8 @@ class NeuralSplineFlow(NeuralDensity):
         return source
 
     def _build(self, source: Source) -> nn.Module:
-        rows = source.rows().astype(np.float64)
-        self.mean_ = rows.mean(0)
-        scale = rows.std(0)
-        # The mean of equal values can be off by a rounding error, which is no scale.
-        varies = scale > 10 * np.finfo(np.float64).eps * np.abs(self.mean_)
-        self.scale_ = np.where(varies, scale, 1.0)
+        rows = source.rows()
+        self.mean_, self.scale_ = standardization(rows)
         return zuko.flows.NSF(
             rows.shape[1],
             bins=self.n_bins,
@@ -192,10 +188,7 @@ class NeuralSplineFlow(NeuralDensity):
     def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
         donors = torch.randint(len(source), (len(x),), generator=generator, device=x.device)
         values = self._tensor(source.take(donors.cpu().numpy()), x.device)
-        # Each column in an order of its own, so that no two entries come from one row together.
-        order = torch.rand(values.shape, generator=generator, device=x.device).argsort(0)
-        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
-        return torch.where(kept, x, values.gather(0, order))
+        return swap_columns(x, values, self.mutation_rate, generator)
 
     def _log_prob(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
         return module().log_prob(x) - float(np.log(self.scale_).sum())

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["log_prob", "n_parameters", "sample", "split_parameters"]
+__all__ = ["level_log_prob", "log_prob", "n_parameters", "sample", "split_parameters"]
 
 # Below this scale, in levels, a logistic is a spike on one level; the floor keeps 1 / scale finite.
 _SMALLEST_SCALE = 1e-5
@@ -65,9 +65,8 @@ def log_prob(
         P(x; m, s) = \sigma\!\left(\tfrac{x + 1/2 - m}{s}\right)
                    - \sigma\!\left(\tfrac{x - 1/2 - m}{s}\right)
 
-    where the lowest level takes all the mass below it and the highest all above. With
-    a < b the two arguments, log[sigma(b) - sigma(a)] = -softplus(-b) - softplus(a)
-    + log(1 - exp(-1/s)) is finite for every m and s > 0. Salimans et al. 2017, section 2.1.
+    where the lowest level takes all the mass below it and the highest all above. Salimans et
+    al. 2017, section 2.1.
 
     Parameters
     ----------
@@ -82,14 +81,32 @@ def log_prob(
     Tensor of shape (N, H, W)
     """
     shifted = torch.stack([_shift(loc, coefs, x, c, n_levels) for c in range(x.shape[1])], dim=2)
-    value = x[:, None]
-    log_below = -F.softplus(-(value + 0.5 - shifted) / scale)
-    log_above = -F.softplus((value - 0.5 - shifted) / scale)
-    inside = log_below + log_above + torch.log(-torch.expm1(-1 / scale))
-    log_channel = torch.where(
-        value < 0.5, log_below, torch.where(value > n_levels - 1.5, log_above, inside)
-    )
+    log_channel = level_log_prob(x[:, None], shifted, scale, n_levels)
     return torch.logsumexp(F.log_softmax(logits, 1) + log_channel.sum(2), 1)
+
+
+def level_log_prob(x: Tensor, loc: Tensor, scale: Tensor, n_levels: int) -> Tensor:
+    r"""Log-probability of one discretised logistic distribution, in nats.
+
+    With a < b the two arguments in :func:`log_prob`, log[sigma(b) - sigma(a)]
+    = -softplus(-b) - softplus(a) + log(1 - exp(-1/s)) is finite for every m and s > 0.
+
+    Parameters
+    ----------
+    x : Tensor
+        Levels 0 .. n_levels - 1.
+    loc, scale : Tensor
+        In levels; the three broadcast together.
+    n_levels : int
+
+    Returns
+    -------
+    Tensor
+    """
+    log_below = -F.softplus(-(x + 0.5 - loc) / scale)
+    log_above = -F.softplus((x - 0.5 - loc) / scale)
+    inside = log_below + log_above + torch.log(-torch.expm1(-1 / scale))
+    return torch.where(x < 0.5, log_below, torch.where(x > n_levels - 1.5, log_above, inside))
 
 
 def sample(

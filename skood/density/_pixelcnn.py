@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from skood._data import Source, check_data, check_in_range, resolve_value_range
+from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
@@ -254,40 +252,14 @@ class PixelCNN(NeuralDensity):
             if len(shape) != 3:
                 raise ValueError(f"image_shape={self.image_shape!r} must be (C, H, W)")
             source = source.reshape(shape)
+        self._set_value_range(source, reset=reset)
         if reset:
-            self.value_range_ = resolve_value_range(source, self.value_range)
             self.image_shape_ = source.item_shape
             self.dtype_ = source.dtype
             # What is in memory is checked before training starts, what is streamed on the way.
             for items in source.chunks() if source.in_memory else ():
                 self._check_range(items)
-        elif self.value_range is None and resolve_value_range(source, None) != self.value_range_:
-            raise ValueError(
-                f"X has pixels of dtype {source.dtype}, but PixelCNN was fitted on {self.dtype_} "
-                "pixels of another range (uint8 is taken as 0..255, floats as 0..1); convert X, "
-                "or state one range for both with value_range=(low, high)"
-            )
         return source
-
-    def _check_range(self, items: npt.NDArray) -> None:
-        if not isinstance(self.value_range, str):
-            check_in_range(items, self.value_range_)
-
-    def _condition(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
-        if not self.conditional:
-            return None
-        if y is None:
-            raise ValueError(
-                "PixelCNN(conditional=True) models p(x | y) and requires y to be passed to fit, "
-                "but the target y is None"
-            )
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if len(y) != n_items:
-            raise ValueError(f"y has {len(y)} labels for {n_items} images; expected one for each")
-        self.classes_, numbers_, counts = np.unique(y, return_inverse=True, return_counts=True)
-        self.class_log_prior_ = np.log(counts / n_items)
-        return numbers_
 
     def _build(self, source: Source) -> nn.Module:
         n_channels = source.item_shape[0]
@@ -326,12 +298,7 @@ class PixelCNN(NeuralDensity):
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Levels 0 .. n_levels - 1, float32, shape (b, C, H, W)."""
-        self._check_range(items)
-        low, high = self.value_range_
-        if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:
-            items = items.astype(np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(items)).to(device).float()
-        x = (x - low) * ((self.n_levels - 1) / (high - low))
+        x = self._unit_pixels(items, device) * (self.n_levels - 1)
         x = x.round().clamp(0, self.n_levels - 1)
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -455,5 +422,4 @@ class PixelCNN(NeuralDensity):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        tags.target_tags.required = self.conditional
         return tags

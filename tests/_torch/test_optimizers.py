@@ -1,5 +1,6 @@
 """Which optimizer the settings make, and what their parameters do."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ ADAM = TrainingSettings(
     compile=False,
     verbose=0,
 )
-SGD = replace(ADAM, momentum=0.9)
+SGD = replace(ADAM, optimizer="sgd", momentum=0.9)
 
 
 def trained(settings, gradient):
@@ -72,11 +73,28 @@ def test_adam_moves_by_the_learning_rate_whatever_the_gradient():
     assert trained(replace(ADAM, weight_decay=0.2), 0.0) == pytest.approx(0.7, rel=1e-2)
 
 
-def test_estimators_choose_by_having_a_momentum():
+@pytest.mark.parametrize(
+    ("name", "step"),
+    # The first step, by hand: RMSprop's mean of squares is then (1 - .9) g^2, and Adadelta's step
+    # sqrt(eps / ((1 - .95) g^2 + eps)) g.
+    [("rmsprop", 0.1 / math.sqrt(0.1)), ("adadelta", 0.1 * math.sqrt(1e-7 / (0.05 + 1e-7)))],
+)
+def test_first_step_of_the_adaptive_ones(name, step):
+    settings = replace(ADAM, optimizer=name, max_steps=1)
+    assert 1 - trained(settings, 1.0) == pytest.approx(step, rel=1e-2)
+
+
+def test_estimators_choose():
     module = nn.Linear(1, 1)
     settings = TrainingSettings.of(MLP(momentum=0.8, weight_decay=0.1, learning_rate=0.3))
-    group = settings.optimizer(module).param_groups[0]
+    group = settings.make_optimizer(module).param_groups[0]
     assert (group["momentum"], group["weight_decay"], group["lr"]) == (0.8, 0.1, 0.3)
     assert group["nesterov"]
-    assert not TrainingSettings.of(MLP(momentum=0)).optimizer(module).param_groups[0]["nesterov"]
-    assert isinstance(TrainingSettings.of(NeuralSplineFlow()).optimizer(module), torch.optim.Adam)
+    plain = TrainingSettings.of(MLP(momentum=0)).make_optimizer(module)
+    assert not plain.param_groups[0]["nesterov"]
+    for estimator, kind in [
+        (MLP(optimizer="adam"), torch.optim.Adam),
+        (MLP(optimizer="adadelta"), torch.optim.Adadelta),
+        (NeuralSplineFlow(), torch.optim.Adam),
+    ]:
+        assert isinstance(TrainingSettings.of(estimator).make_optimizer(module), kind)

@@ -9,7 +9,7 @@ import torch
 from sklearn.base import clone
 from torch import nn
 
-from skood.classifiers import MLP, VGG, ConvNet, DenseNet, ResNet, WideResNet
+from skood.classifiers import MLP, VGG, ConvNet, DenseNet, ResNet, ShallowConvNet, WideResNet
 from skood.classifiers._network_classifier import last_linear
 
 TINY = {
@@ -22,11 +22,14 @@ TINY = {
     "ResNet": (ResNet, {"depth": 18}, (2, 9, 8), 512),
     "ResNet-large": (ResNet, {"depth": 18, "stem": "large"}, (1, 24, 24), 512),
     "VGG": (VGG, {"depth": 11}, (1, 16, 17), 512),
+    "ShallowConvNet": (ShallowConvNet, {"n_filters": (4, 6), "hidden_features": 5}, (2, 6, 7), 5),
 }
 every_network = pytest.mark.parametrize(
     ("cls", "settings", "shape", "n_features"), TINY.values(), ids=TINY.keys()
 )
-convolutional = pytest.mark.parametrize("cls", [ConvNet, DenseNet, WideResNet, ResNet, VGG])
+convolutional = pytest.mark.parametrize(
+    "cls", [ConvNet, DenseNet, WideResNet, ResNet, VGG, ShallowConvNet]
+)
 
 
 def data(shape, n=16):
@@ -57,6 +60,8 @@ PUBLISHED = [
     (VGG(), 14_728_266 - 4_224, 512),
     # A convolution of k x k from n to m channels has k k n m weights, and 2 m in its norm.
     (ConvNet((2, 3)), 9 * (3 * 2 + 2 * 2 + 2 * 3 + 3 * 3) + 2 * (2 + 2 + 3 + 3) + 4 * 10, 3),
+    # Convolutions with biases, then what pooling leaves of 32 x 32, 14 x 14, in linear layers.
+    (ShallowConvNet((2, 3), hidden_features=4), 56 + 57 + (3 * 14 * 14 + 1) * 4 + 50, 4),
     (MLP((5, 4)), 3 * 32 * 32 * 5 + 5 + 5 * 4 + 4 + 4 * 10 + 10, 4),
 ]
 
@@ -67,6 +72,38 @@ def test_size_is_the_published_one(estimator, n_weights, n_features):
     assert n_parameters(module) == n_weights
     assert last_linear(module).in_features == n_features
     assert last_linear(module).out_features == 10
+
+
+def test_shallow_convnet_is_the_example_of_keras():
+    """What Keras prints for examples/mnist_cnn.py, layer by layer."""
+    module = built(ShallowConvNet(), (1, 28, 28))
+    sizes = [n_parameters(layer) for layer in module if n_parameters(layer)]
+    assert sizes == [320, 18_496, 1_179_776, 1_290]
+    assert n_parameters(module) == 1_199_882
+    shapes = []
+    for layer in module:
+        layer.register_forward_hook(lambda _, args, output: shapes.append(tuple(output.shape[1:])))
+    module(torch.empty(2, 1, 28, 28, device="meta"))
+    assert list(dict.fromkeys(shapes)) == [
+        (32, 26, 26),
+        (64, 24, 24),
+        (64, 12, 12),
+        (64 * 12 * 12,),
+        (128,),
+        (10,),
+    ]
+    assert [layer.p for layer in module if isinstance(layer, nn.Dropout)] == [0.25, 0.5]
+
+
+def test_shallow_convnet_reads_images_one_by_one(tiny):
+    """In training as well: no layer mixes the images of a batch."""
+    X, y = data((1, 6, 6))
+    settings = {"n_filters": (4, 6), "hidden_features": 5, "dropout": (0.0, 0.0)}
+    module = tiny(ShallowConvNet, **settings).fit(X, y).module_.train()
+    images = torch.from_numpy(X).float()
+    with torch.no_grad():
+        alone = torch.cat([module(image[None]) for image in images])
+        torch.testing.assert_close(module(images), alone)
 
 
 @pytest.mark.parametrize("depth", [11, 13, 16, 19])
@@ -93,6 +130,7 @@ def test_vgg_has_the_convolutions_of_torchvision(depth):
         (ResNet(), (100, 128, 0.1, "cosine", 5e-4)),
         (VGG(), (100, 128, 0.1, "cosine", 5e-4)),
         (ConvNet(), (30, 128, 0.1, "cosine", 5e-4)),
+        (ShallowConvNet(), (30, 128, 0.05, "cosine", 5e-4)),
         (MLP(), (100, 128, 0.05, "cosine", 5e-4)),
     ],
     ids=str,
@@ -145,7 +183,14 @@ def test_pickle_and_clone(tiny, cls, settings, shape, n_features):
 @pytest.mark.parametrize("size", [(28, 28), (32, 32), (20, 33)])
 @convolutional
 def test_any_number_of_channels_and_usual_sizes(cls, size, n_channels):
-    small = {DenseNet: (10, 2), WideResNet: (10, 1), ResNet: (18,), VGG: (11,), ConvNet: ((2, 3),)}
+    small = {
+        DenseNet: (10, 2),
+        WideResNet: (10, 1),
+        ResNet: (18,),
+        VGG: (11,),
+        ConvNet: ((2, 3),),
+        ShallowConvNet: ((2, 3),),
+    }
     module = built(cls(*small[cls]), (n_channels, *size), n_classes=4)
     assert module(torch.empty(2, n_channels, *size, device="meta")).shape == (2, 4)
 
@@ -176,6 +221,12 @@ def test_rows_are_refused(tiny, cls):
         (VGG(12), (3, 32, 32), r"depth=12; expected one of \[11, 13, 16, 19\] for VGG"),
         (VGG(11), (3, 40, 15), "40 x 15 pixels are too small for VGG.* at least 16 x 16"),
         (ConvNet((2, 2, 2)), (3, 9, 3), r"9 x 3 pixels cannot be halved 2 times.*\(2, 2, 2\)"),
+        (ShallowConvNet(), (1, 9, 5), r"9 x 5 pixels are too small for Shallow.* at least 6 x 6"),
+        (ShallowConvNet((2, 2, 2)), (1, 7, 9), r"\(2, 2, 2\), which takes 6 .* at least 8 x 8"),
+        (ShallowConvNet(()), (1, 9, 9), r"n_filters=\(\); expected the channels of at least one"),
+        (ShallowConvNet((4, 0)), (1, 9, 9), r"n_filters=\(4, 0\); expected .* all of them at leas"),
+        (ShallowConvNet(dropout=(0.5,)), (1, 9, 9), r"dropout=\(0.5,\); expected two rates in"),
+        (ShallowConvNet(dropout=(0, 1)), (1, 9, 9), r"dropout=\(0, 1\); expected two rates in"),
     ],
     ids=str,
 )
@@ -251,19 +302,21 @@ def test_convolutions_start_as_in_he_et_al(estimator):
 
 
 @pytest.mark.parametrize(
-    ("cls", "settings", "shape"),
+    ("cls", "settings", "shape", "off", "on"),
     [
-        (MLP, {"hidden_features": (6,)}, (7,)),
-        (ConvNet, {"n_filters": (4,)}, (1, 5, 5)),
-        (DenseNet, {"depth": 10, "growth_rate": 4}, (1, 6, 6)),
-        (WideResNet, {"depth": 10, "widen_factor": 1}, (1, 6, 6)),
+        (MLP, {"hidden_features": (6,)}, (7,), 0.0, 0.5),
+        (ConvNet, {"n_filters": (4,)}, (1, 5, 5), 0.0, 0.5),
+        (DenseNet, {"depth": 10, "growth_rate": 4}, (1, 6, 6), 0.0, 0.5),
+        (WideResNet, {"depth": 10, "widen_factor": 1}, (1, 6, 6), 0.0, 0.5),
+        (ShallowConvNet, {"n_filters": (4,)}, (1, 6, 6), (0.0, 0.0), (0.5, 0.0)),
+        (ShallowConvNet, {"n_filters": (4,)}, (1, 6, 6), (0.0, 0.0), (0.0, 0.5)),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_dropout_is_for_training_alone(tiny, cls, settings, shape):
+def test_dropout_is_for_training_alone(tiny, cls, settings, shape, off, on):
     X, y = data(shape)
-    plain = tiny(cls, **settings).fit(X, y)
-    dropping = tiny(cls, **settings, dropout=0.5).fit(X, y)
+    plain = tiny(cls, **settings, dropout=off).fit(X, y)
+    dropping = tiny(cls, **settings, dropout=on).fit(X, y)
     assert dropping.history_ != plain.history_
     scores = dropping.decision_function(X)
     np.testing.assert_array_equal(dropping.decision_function(X), scores)

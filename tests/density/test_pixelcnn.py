@@ -260,7 +260,7 @@ def test_conditional_model_tells_classes_apart(tiny):
     ("y", "message"),
     [
         (None, "requires y to be passed to fit, but the target y is None"),
-        (np.zeros(23), "y has 23 labels for 24 images; expected one for each"),
+        (np.zeros(23), "y has 23 labels for 24 items; expected one for each"),
         (np.linspace(0, 1, 24), "Unknown label type: continuous"),
         (np.zeros((24, 2)), r"y should be a 1d array, got an array of shape \(24, 2\)"),
     ],

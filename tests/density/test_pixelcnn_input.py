@@ -266,9 +266,9 @@ def test_what_fit_refuses(tiny, settings, X, message):
         ),
         (
             np.zeros((2, 5, 4)),
-            "X has pixels of dtype float64, but PixelCNN was fitted on uint8 pixels of another "
-            "range (uint8 is taken as 0..255, floats as 0..1); convert X, or state one range for "
-            "both with value_range=(low, high)",
+            "X has pixels of dtype float64, but PixelCNN was fitted on pixels from 0 to 255 (uint8 "
+            "is taken as 0..255, floats as 0..1); convert X, or state one range for both with "
+            "value_range=(low, high)",
         ),
         (np.zeros((2, 5, 4), dtype=np.int64), "pixels of dtype int64 have no range of their own"),
         (np.zeros((0, 5, 4), dtype=np.uint8), "Found array with 0 sample(s)"),

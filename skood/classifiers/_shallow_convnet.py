@@ -1,0 +1,139 @@
+"""Shallow convolutional network without normalisation layers."""
+
+from __future__ import annotations
+
+import numbers
+from itertools import pairwise
+from typing import Any
+
+from torch import nn
+
+from skood._parameters import Interval
+from skood.classifiers._base import NeuralClassifier, image_shape_of
+
+__all__ = ["ShallowConvNet"]
+
+
+class ShallowConvNet(NeuralClassifier):
+    """Two convolutions and two linear layers, for grey images of 28 x 28 and about that size.
+
+    The classifier of Vernekar et al. [1]_, which is also Keras' example for MNIST [2]_:
+    convolutions of 3 x 3 without padding, each with ReLU, max pooling that halves height and
+    width, dropout, a linear layer with ReLU, dropout, and the linear layer of the logits.
+
+    Parameters
+    ----------
+    n_filters : tuple of int, default=(32, 64)
+        Channels of each convolution.
+    hidden_features : int, default=128
+        Number of penultimate features.
+    dropout : (float, float), default=(0.25, 0.5)
+        Rates of dropout after the pooling and of the penultimate features, in training.
+    max_epochs : int, default=30
+        Passes over the data.
+    learning_rate : float, default=0.05
+        At the start.
+    **training
+        As in :class:`~skood.classifiers.NeuralClassifier`.
+
+    Attributes
+    ----------
+    module_ : Module
+        The network.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, sorted.
+    history_ : dict of str to list of float
+        Loss, and validation loss where there are such data, of each epoch.
+    mean_, std_ : ndarray of shape (C, 1, 1)
+        What the pixels, in [0, 1], are normalised by.
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    ConvNet : With batch normalisation, fewer weights, and for smaller images.
+
+    Notes
+    -----
+    There is no batch normalisation, which makes the network fit for training on batches that mix
+    in-distribution and generated images. A normalisation layer would use the statistics of the
+    mixture in training, and keep their averages for scoring, where there is no such mixture.
+    Here what the network makes of an image depends on no other image of the batch.
+
+    For images of 28 x 28 x 1 and 10 classes it has 1 199 882 weights, of which the linear layer
+    after the pooling has 1 179 776: their number grows with the area of the images.
+
+    Vernekar et al. train with Adadelta; here it is SGD, as with every network of this package.
+
+    References
+    ----------
+    .. [1] S. Vernekar, A. Gaurav, V. Abdelzad, T. Denouden, R. Salay and K. Czarnecki,
+       "Out-of-distribution Detection in Classifiers via Generation", 2019. arXiv:1910.04241
+    .. [2] F. Chollet et al., "Keras", 2015, examples/mnist_cnn.py.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood.classifiers import ShallowConvNet
+    >>> digits = load_digits()
+    >>> network = ShallowConvNet((8, 16), max_steps=10, value_range=(0, 16), random_state=0)
+    >>> network.fit(digits.images, digits.target).transform(digits.images[:2]).shape
+    (2, 128)
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralClassifier._parameter_constraints,
+        "n_filters": [tuple, list],
+        "hidden_features": [Interval(numbers.Integral, 1, None, closed="left")],
+        "dropout": [tuple, list],
+    }
+
+    def __init__(
+        self,
+        n_filters: tuple[int, ...] = (32, 64),
+        *,
+        hidden_features: int = 128,
+        dropout: tuple[float, float] = (0.25, 0.5),
+        max_epochs: int = 30,
+        learning_rate: float = 0.05,
+        **training: Any,
+    ) -> None:
+        super().__init__(max_epochs=max_epochs, learning_rate=learning_rate, **training)
+        self.n_filters = n_filters
+        self.hidden_features = hidden_features
+        self.dropout = dropout
+
+    def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        n_channels, height, width = image_shape_of(item_shape, self)
+        if not self.n_filters or min(self.n_filters) < 1:
+            raise ValueError(
+                f"n_filters={tuple(self.n_filters)}; expected the channels of at least one "
+                "convolution, all of them at least 1"
+            )
+        if len(self.dropout) != 2 or not all(0 <= rate < 1 for rate in self.dropout):
+            raise ValueError(
+                f"dropout={self.dropout!r}; expected two rates in [0, 1), after the pooling and of "
+                "the penultimate features"
+            )
+        # Without padding, a convolution takes away two rows and two columns.
+        lost = 2 * len(self.n_filters)
+        if min(height, width) < lost + 2:
+            raise ValueError(
+                f"images of {height} x {width} pixels are too small for ShallowConvNet with "
+                f"n_filters={tuple(self.n_filters)}, which takes {lost} off each side and halves "
+                f"the rest; expected at least {lost + 2} x {lost + 2}, or use ConvNet"
+            )
+        layers: list[nn.Module] = []
+        for n_in, n_out in pairwise([n_channels, *self.n_filters]):
+            layers += [nn.Conv2d(n_in, n_out, 3), nn.ReLU()]
+        n_pooled = self.n_filters[-1] * ((height - lost) // 2) * ((width - lost) // 2)
+        return nn.Sequential(
+            *layers,
+            nn.MaxPool2d(2),
+            nn.Dropout(self.dropout[0]),
+            nn.Flatten(),
+            nn.Linear(n_pooled, self.hidden_features),
+            nn.ReLU(),
+            nn.Dropout(self.dropout[1]),
+            nn.Linear(self.hidden_features, n_classes),
+        )

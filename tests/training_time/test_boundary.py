@@ -1,0 +1,365 @@
+"""Samples around the data: published formulas, reference numbers, and the geometry they claim."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+from sklearn.base import clone
+from sklearn.datasets import load_iris
+from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from skood import VAE, BoundarySampler
+from skood._torch.jacobian import forward_jacobian
+from skood._torch.seeding import torch_rng
+from skood.training_time._boundary import normal_vectors
+
+
+@pytest.fixture(scope="module")
+def reference():
+    with np.load(Path(__file__).parent / "data" / "oodgen.npz") as stored:
+        return dict(stored)
+
+
+@pytest.fixture(scope="module")
+def iris():
+    return load_iris(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def of_rows(iris):
+    """Sampler of rows: 4 values, 2 latents."""
+    vae = VAE(2, conditional=True, max_epochs=30, hidden_features=(16,), random_state=0)
+    return BoundarySampler(vae, random_state=0).fit(*iris)
+
+
+@pytest.fixture(scope="module")
+def of_images(digits):
+    """Sampler of images: 64 pixels in [0, 1], 3 latents, no labels."""
+    vae = VAE(3, likelihood="bernoulli", n_filters=(4, 8), max_epochs=10, random_state=0)
+    return BoundarySampler(vae, random_state=0).fit(digits / 16)
+
+
+class Latents(VAE):
+    """Takes rows whose first columns are their latents."""
+
+    def fit(self, X, y=None):
+        self._open(X, reset=True)
+        self.module_ = nn.Identity()
+        return self
+
+    def transform(self, X, y=None):
+        return self._open(X, reset=False).rows()[:, : self.n_latent]
+
+
+def test_jacobian_of_the_reference(reference):
+    tensors = {
+        k: torch.from_numpy(v) for k, v in reference.items() if k.startswith("dec") or k == "z"
+    }
+
+    def decode(z):
+        hidden = torch.tanh(z @ tensors["dec_W1"].T + tensors["dec_b1"])
+        return torch.sigmoid(hidden @ tensors["dec_W2"].T + tensors["dec_b2"])
+
+    jacobian = forward_jacobian(decode, tensors["z"])
+    np.testing.assert_allclose(jacobian.numpy(), reference["jacobian"], atol=1e-10)
+
+
+def test_jacobian_against_autograd_row_by_row(of_images, digits):
+    vae = clone(of_images.vae).set_params(max_steps=3).fit(digits / 16)
+    module = vae.module_.double()
+    z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def decode(z):
+        return vae._decoder(module, z, None)
+
+    rows = [
+        torch.autograd.functional.jacobian(lambda z: decode(z[None]).flatten(), one) for one in z
+    ]
+    torch.testing.assert_close(
+        forward_jacobian(decode, z), torch.stack(rows), atol=1e-12, rtol=1e-9
+    )
+
+
+def test_normal_vectors_of_the_reference(reference):
+    jacobian, noise = torch.from_numpy(reference["jacobian"]), torch.from_numpy(reference["noise"])
+    normal = normal_vectors(jacobian, noise).numpy()
+    np.testing.assert_allclose(normal, reference["normal_unit"], atol=1e-10)
+    component = np.einsum("nij,nj->ni", reference["projector"], reference["noise"][:3])
+    component /= np.linalg.norm(component, axis=1, keepdims=True)
+    np.testing.assert_allclose(normal[:3], component, atol=1e-10)
+    moved = reference["x"] + reference["beta"][:, None] * normal
+    np.testing.assert_allclose(moved, reference["x_ood_unclipped"], atol=1e-10)
+    np.testing.assert_allclose(moved.clip(0, 1), reference["x_ood_clip01"], atol=1e-10)
+
+
+def test_normal_vectors_are_uniform_in_the_null_space():
+    generator = torch.Generator().manual_seed(0)
+    jacobian = torch.randn(1, 6, 2, generator=generator, dtype=torch.float64)
+    noise = torch.randn(40_000, 6, generator=generator, dtype=torch.float64)
+    normal = normal_vectors(jacobian.expand(len(noise), -1, -1), noise).numpy()
+    basis = np.linalg.qr(jacobian[0].numpy())[0]
+    np.testing.assert_allclose(normal.mean(0), 0, atol=0.01)
+    np.testing.assert_allclose(
+        normal.T @ normal / len(normal), (np.eye(6) - basis @ basis.T) / 4, atol=0.01
+    )
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [torch.ones(3), torch.full((3,), 1e-6), torch.tensor([1.0, 0.0, 1.0]), torch.zeros(3)],
+    ids=["full rank", "small", "a dead latent", "all dead"],
+)
+def test_normal_vectors_of_any_rank(scale):
+    generator = torch.Generator().manual_seed(0)
+    jacobian = scale * torch.randn(8, 50, 3, generator=generator)
+    normal = normal_vectors(jacobian, torch.randn(8, 50, generator=generator))
+    torch.testing.assert_close(normal.norm(dim=1), torch.ones(8))
+    assert (jacobian.mT @ normal[:, :, None]).abs().max() <= 1e-6 * jacobian.norm()
+
+
+def test_orthogonal_to_the_tangent_space_in_single_precision(of_images, digits):
+    vae = of_images.vae_
+    x = vae._tensor(digits[:64, None] / 16, torch.device("cpu"))
+    with torch.no_grad():
+        z = vae.module_.encode(x, None)[0]
+
+    def decode(z):
+        return vae._decoder(vae.module_, z, None)
+
+    noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
+    normal = normal_vectors(forward_jacobian(decode, z), noise)
+    tangents = torch.linalg.qr(forward_jacobian(decode, z).double())[0]
+    assert (tangents.mT @ normal.double()[:, :, None]).abs().max() < 1e-5
+
+
+def test_samples_off_the_manifold_of_rows(of_rows, iris):
+    X, y = iris
+    X, y = np.tile(X, (8, 1)), np.tile(y, 8)
+    vae = of_rows.vae_
+    moved = of_rows.sample_off_manifold(X, y, random_state=0)
+    assert moved.dtype == np.float64
+    steps = (moved - X) / vae.scale_
+    lengths = np.linalg.norm(steps, axis=1)
+    # From 0.1 to the root of the number of values, uniformly.
+    assert kstest(lengths, "uniform", (0.1, 2 - 0.1)).pvalue > 1e-3
+
+    z = torch.as_tensor(vae.transform(X, y), dtype=torch.float32)
+    condition = torch.as_tensor(y)
+    jacobian = forward_jacobian(lambda z: vae._decoder(vae.module_, z, condition), z).numpy()
+    tangents = np.linalg.qr(jacobian)[0]
+    along = np.einsum("nij,ni->nj", tangents, steps / lengths[:, None])
+    assert np.abs(along).max() < 1e-5
+    # Both signs, and directions that are not always the same.
+    assert np.linalg.norm((steps / lengths[:, None]).mean(0)) < 0.1
+
+
+def test_samples_off_the_manifold_of_images(of_images, digits):
+    X = digits[:200] / 16
+    moved = of_images.sample_off_manifold(X, random_state=0)
+    assert moved.shape == (200, 1, 8, 8)
+    assert moved.min() == 0
+    assert moved.max() == 1
+    of_images = clone(of_images).set_params(
+        vae=FrozenEstimator(of_images.vae_), distance=(1e-4, 1e-3)
+    )
+    near = of_images.fit(X).sample_off_manifold(X, random_state=0)[:, 0] - X
+    assert 0 < np.linalg.norm(near, axis=(1, 2)).max() <= 1e-3 + 1e-6
+
+
+def test_units_and_dtypes(digits):
+    """uint8 images of 0..255 give the same samples as floats of 0..1."""
+    vae = VAE(2, likelihood="bernoulli", n_filters=(4,), max_steps=3, random_state=0)
+    whole = (digits[:50] * 15).astype(np.uint8)
+    samples = []
+    for X in (whole, (whole / 255).astype(np.float32)):
+        sampler = BoundarySampler(vae, random_state=0).fit(X)
+        parts = (
+            sampler.sample_off_manifold(X, random_state=1),
+            sampler.sample_on_manifold(9, random_state=1),
+        )
+        assert {part.dtype for part in parts} == {np.dtype(np.float32)}
+        samples.append(np.concatenate(parts))
+    np.testing.assert_allclose(samples[0], 255 * samples[1], rtol=1e-4, atol=1e-3)
+
+
+def test_ellipsoids_of_the_reference(reference):
+    latents, labels = reference["latents"], reference["labels"]
+    rows = np.c_[latents, np.zeros(len(latents))]
+    sampler = BoundarySampler(Latents(4)).fit(rows, labels)
+    np.testing.assert_allclose(sampler.mean_, reference["class_mean"], atol=1e-10)
+    covariance = sampler.cholesky_ @ sampler.cholesky_.transpose(0, 2, 1)
+    np.testing.assert_allclose(covariance, reference["class_cov"], atol=1e-10)
+    np.testing.assert_allclose(sampler.radius_, reference["radius95_linear_quantile"], atol=1e-10)
+    np.testing.assert_allclose(sampler.class_frequency_, np.bincount(labels) / len(labels))
+    of_class, direction = reference["ell_class"], reference["ell_direction"]
+    steps = reference["ell_radius"][:, None] * direction
+    points = sampler.mean_[of_class] + np.einsum("nij,nj->ni", sampler.cholesky_[of_class], steps)
+    np.testing.assert_allclose(points, reference["ell_latent"], atol=1e-10)
+
+
+def test_latents_on_the_manifold_lie_outside_the_ellipsoids(reference):
+    labels = reference["labels"]
+    rows = np.c_[reference["latents"], np.zeros(len(labels))]
+    sampler = BoundarySampler(Latents(4)).fit(rows, labels)
+    members = np.arange(4).repeat(2000)
+    latents = sampler._latents(members, torch.Generator().manual_seed(0))
+    for k in range(4):
+        own = latents[members == k] - reference["class_mean"][k]
+        radius = np.sqrt(np.sum(own @ np.linalg.inv(reference["class_cov"][k]) * own, axis=1))
+        times = radius / reference["radius95_linear_quantile"][k]
+        assert times.min() >= 1 - 1e-9
+        assert times.max() <= 1.5 + 1e-9
+        assert kstest(times, "uniform", (1, 0.5)).pvalue > 1e-3
+        # As many in every direction: the average step is none.
+        np.testing.assert_allclose(own.mean(0), 0, atol=0.1 * own.std())
+
+
+def test_samples_on_the_manifold_are_decoded_latents(of_rows):
+    y = np.array([2, 0, 1, 1])
+    drawn = of_rows.sample_on_manifold(y=y, random_state=3)
+    seed = np.random.RandomState(3).randint(2**31 - 1)
+    latents = of_rows._latents(y, torch_rng(torch.device("cpu"), seed))
+    np.testing.assert_allclose(drawn, of_rows.vae_.inverse_transform(latents, y), rtol=1e-5)
+
+
+def test_classes_are_drawn_as_they_occur(iris):
+    X, y = iris
+    kept = np.r_[:50, 50:60, 100:140]
+    vae = VAE(1, conditional=True, max_steps=2)
+    sampler = BoundarySampler(vae, random_state=0).fit(X[kept], y[kept])
+    np.testing.assert_allclose(sampler.class_frequency_, [0.5, 0.1, 0.4])
+    named = BoundarySampler(vae, random_state=0).fit(X[kept], np.array(["b", "a", "c"])[y[kept]])
+    assert list(named.classes_) == ["a", "b", "c"]
+    np.testing.assert_allclose(named.class_frequency_, [0.1, 0.5, 0.4])
+    assert named.sample_on_manifold(y=["c", "a"], random_state=0).shape == (2, 4)
+
+
+def test_seeds(of_rows, iris):
+    X, y = iris
+    for draw in (
+        lambda seed: of_rows.sample_off_manifold(X, y, seed),
+        lambda seed: of_rows.sample_on_manifold(150, random_state=seed),
+    ):
+        before = torch.get_rng_state()
+        np.testing.assert_array_equal(draw(0), draw(0))
+        assert not np.allclose(draw(0), draw(1))
+        assert not np.allclose(draw(None), draw(None))
+        assert torch.equal(before, torch.get_rng_state())
+
+
+def test_labels_may_be_left_out_in_sampling(of_rows, iris):
+    """A conditional VAE then takes the most probable class."""
+    X, _ = iris
+    vae = of_rows.vae_
+    y = vae._joint(vae.module_, vae._tensor(X, torch.device("cpu"))).argmax(1).numpy()
+    given = of_rows.sample_off_manifold(X, y, random_state=0)
+    np.testing.assert_allclose(of_rows.sample_off_manifold(X, random_state=0), given)
+
+
+def test_without_labels_and_with_known_outliers(of_images, digits, iris):
+    assert of_images.classes_ is None
+    assert len(of_images.mean_) == 1
+    X, y = iris
+    vae = VAE(1, conditional=True, max_steps=2)
+    marked = BoundarySampler(vae, random_state=0).fit(
+        np.r_[X, X + 50], np.r_[y, np.full(len(X), -1)]
+    )
+    plain = BoundarySampler(vae, random_state=0).fit(X, y)
+    np.testing.assert_array_equal(marked.mean_, plain.mean_)
+
+
+def test_frozen_vae_is_not_trained(of_rows, iris):
+    sampler = BoundarySampler(FrozenEstimator(of_rows.vae_)).fit(*iris)
+    assert sampler.vae_ is of_rows.vae_
+    np.testing.assert_array_equal(sampler.mean_, of_rows.mean_)
+
+
+def test_default_vae(iris, digits):
+    X, y = iris
+    sampler = BoundarySampler(random_state=0).fit(X[::3], y[::3])
+    assert (sampler.vae_.n_latent, sampler.vae_.conditional) == (2, True)
+    assert sampler.vae_.likelihood_ == "gaussian"
+    sampler = BoundarySampler(random_state=0).fit(digits[:40] / 16)
+    assert (sampler.vae_.n_latent, sampler.vae_.conditional) == (8, False)
+    assert sampler.vae_.likelihood_ == "bernoulli"
+
+
+def test_constant_pixels(digits):
+    """Borders that are always black give the Jacobian rows of nearly nothing."""
+    X = np.pad(digits[:100] / 16, ((0, 0), (4, 4), (4, 4)))
+    vae = VAE(2, likelihood="bernoulli", n_filters=(4,), max_steps=20, random_state=0)
+    sampler = BoundarySampler(vae).fit(X)
+    moved = sampler.sample_off_manifold(X, random_state=0)
+    assert np.isfinite(moved).all()
+    assert np.isfinite(sampler.sample_on_manifold(10, random_state=0)).all()
+    # The border is moved like everything else.
+    assert moved[:, 0, 0].std() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("sampler", "X", "y", "message"),
+    [
+        (
+            BoundarySampler(VAE(3, conditional=True, max_steps=1)),
+            np.random.default_rng(0).random((13, 5)),
+            np.r_[np.zeros(10, int), np.ones(3, int)],
+            "class 1 has 3 sample(s), but more than n_latent=3 are needed",
+        ),
+        (
+            BoundarySampler(VAE(2, max_steps=1)),
+            np.ones((9, 5)),
+            None,
+            "the latents of X vary in 0 of 2 directions only",
+        ),
+        (
+            BoundarySampler(VAE(2, likelihood="bernoulli", max_steps=1)),
+            np.ones((9, 8, 8)),
+            None,
+            "the latents of X vary in 0 of 2 directions only",
+        ),
+        (
+            BoundarySampler(VAE(4, max_steps=1)),
+            np.random.default_rng(0).random((9, 4)),
+            None,
+            "n_features=4, and the VAE has n_latent=4: no direction leaves its manifold",
+        ),
+        (BoundarySampler(distance=(2, 1)), np.ones((9, 5)), None, "distance=(2, 1); expected (low"),
+        (BoundarySampler(distance=(-1, 1)), np.ones((9, 5)), None, "distance=(-1, 1); expected"),
+        (BoundarySampler(distance=(1,)), np.ones((9, 5)), None, "distance=(1,); expected (low"),
+        (BoundarySampler(radius=(2, 1)), np.ones((9, 5)), None, "radius=(2, 1); expected (low"),
+        (BoundarySampler(quantile=1.0), np.ones((9, 5)), None, "The 'quantile' parameter"),
+        (
+            BoundarySampler(VAE(2, likelihood="bernoulli")),
+            np.full((9, 8, 8), 7.0),
+            None,
+            "X has values from 7 to 7, but pixels from 0 to 1 are expected",
+        ),
+    ],
+)
+def test_errors_of_fit(sampler, X, y, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        sampler.fit(X, y)
+
+
+def test_no_vae():
+    with pytest.raises(TypeError, match=r"expected a skood\.density\.VAE"):
+        BoundarySampler(LogisticRegression()).fit(np.eye(5)[[0, 1] * 5], [0, 1] * 5)
+
+
+def test_errors_of_sampling(of_rows, of_images, iris, digits):
+    X, y = iris
+    with pytest.raises(ValueError, match="n_samples=0; expected at least 1"):
+        of_rows.sample_on_manifold(0)
+    with pytest.raises(ValueError, match=r"y has the labels \[7\]; expected some of \[0 1 2\]"):
+        of_rows.sample_on_manifold(y=[0, 7])
+    with pytest.raises(ValueError, match="149 labels for 150 items"):
+        of_rows.sample_off_manifold(X, y[1:])
+    with pytest.raises(ValueError, match="fitted without; leave y out"):
+        of_images.sample_on_manifold(y=[0])
+    with pytest.raises(ValueError, match=r"items of shape \(1, 8, 7\)"):
+        of_images.sample_off_manifold(digits[:, :, :7] / 16)

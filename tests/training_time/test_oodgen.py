@@ -1,0 +1,378 @@
+"""OODGen: what its classifier is trained on, and what becomes of it."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
+from torch import nn
+
+import skood
+from skood import MLP, VAE, BoundarySampler, OODGen, OODSplit, ShallowConvNet, get_ood_scorer
+from skood.classifiers import NeuralClassifier
+from skood.training_time import _oodgen
+
+
+@pytest.fixture(scope="module")
+def iris():
+    return load_iris(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def images():
+    digits = load_digits()
+    return digits.images / 16, digits.target
+
+
+def tiny(**kwargs):
+    vae = VAE(1, conditional=True, hidden_features=(8,), max_epochs=3)
+    network = MLP((8,), max_epochs=3, batch_size=16, validation_fraction=0.2)
+    return OODGen(**{"classifier": network, "vae": vae, "random_state": 0, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def trained(images):
+    """OODGen of 8 x 8 images, trained well enough for its parts to be told apart."""
+    X, y = images
+    vae = VAE(6, likelihood="bernoulli", conditional=True, max_epochs=30, learning_rate=3e-3)
+    network = ShallowConvNet(
+        (16, 32),
+        hidden_features=64,
+        max_epochs=25,
+        batch_size=64,
+        optimizer="adam",
+        learning_rate=3e-3,
+        validation_fraction=0.2,
+    )
+    detector = OODGen(network, vae, reject_weight=0.5, random_state=0)
+    return detector.fit(X[::2], y[::2])
+
+
+def test_reject_class_learns(trained, images):
+    """Recall on samples that were generated of held-out images, and of new ones."""
+    X, y = images
+    history = trained.history_
+    assert history["validation_loss"][-1] < history["validation_loss"][0] / 4
+    best = np.argmin(history["validation_loss"])
+    assert history["validation_accuracy"][best] > 0.9
+    # The nearest tenth of them is within a distance of 0.9 and can hardly be told apart.
+    assert history["validation_off_manifold_recall"][best] > 0.6
+    assert history["validation_on_manifold_recall"][best] > 0.75
+    X, y = X[1::2], y[1::2]
+    off = trained.sampler_.sample_off_manifold(X, y, random_state=1)
+    on = trained.sampler_.sample_on_manifold(y=y, random_state=1)
+    assert np.mean(trained.predict_class(off) == -1) > 0.6
+    assert np.mean(trained.predict_class(on) == -1) > 0.75
+    assert np.mean(trained.predict_class(X) == y) > 0.85
+    assert np.mean(trained.predict(1 - X) == -1) > 0.95
+
+
+def test_scores_are_the_published_ones(trained, images):
+    X, _ = images
+    proba = trained.predict_proba(X)
+    assert proba.shape == (len(X), 11)
+    np.testing.assert_allclose(proba.sum(1), 1)
+    np.testing.assert_allclose(trained.score_samples(X), 1 - proba[:, -1], atol=1e-12)
+    by_max = clone(trained).set_params(variant="max")
+    vars(by_max).update({k: v for k, v in vars(trained).items() if k.endswith("_")})
+    np.testing.assert_allclose(by_max.score_samples(X), proba[:, :-1].max(1), atol=1e-12)
+    labels = np.append(trained.classes_, -1)
+    np.testing.assert_array_equal(trained.predict_class(X), labels[proba.argmax(1)])
+
+
+def test_threshold_is_read_from_held_out_rows(iris):
+    X, y = iris
+    detector = tiny(contamination=0.2).fit(X, y)
+    inliers = detector.predict(X) == 1
+    assert 0.6 < inliers.mean() < 1
+    _, held_out = _oodgen._split(y, 0.2, int(np.random.RandomState(0).randint(2**31 - 1)))
+    assert len(held_out) == 30
+    np.testing.assert_allclose(
+        detector.offset_, np.percentile(detector.score_samples(X[held_out]), 20)
+    )
+    everything = tiny(classifier=MLP((8,), max_epochs=3), contamination=0.2).fit(X, y)
+    np.testing.assert_allclose(everything.offset_, np.percentile(everything.score_samples(X), 20))
+    assert list(everything.history_) == ["loss"]
+
+
+def test_split_takes_the_same_part_of_every_class():
+    targets = np.repeat([0, 1, 2], [50, 10, 3])
+    training, held_out = _oodgen._split(targets, 0.2, 0)
+    assert np.bincount(targets[held_out]).tolist() == [10, 2]
+    np.testing.assert_array_equal(np.sort(np.r_[training, held_out]), np.arange(63))
+    assert len(_oodgen._split(targets, 0.0, 0)[1]) == 0
+
+
+class Recorder(NeuralClassifier):
+    """A linear classifier that notes every batch it trains on."""
+
+    batches: list = []
+
+    def _build(self, item_shape, n_classes):
+        class Noting(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.linear = nn.Linear(item_shape[0], n_classes)
+
+            def forward(self, x):
+                if self.training:
+                    Recorder.batches.append(x.detach().clone())
+                return self.linear(x)
+
+        return Noting()
+
+
+def test_batches(iris, monkeypatch):
+    """Half a batch is real; type 1 is moved from rows of the batch, type 2 is new every time."""
+    X, y = iris
+    monkeypatch.setattr(Recorder, "batches", [])
+    off_manifold = []
+    original = BoundarySampler._off_manifold
+
+    def noted(self, source, members, seed):
+        off_manifold.append((original(self, source, members, seed), members))
+        return off_manifold[-1][0]
+
+    monkeypatch.setattr(BoundarySampler, "_off_manifold", noted)
+    network = Recorder(max_epochs=5, batch_size=50, compile=False, learning_rate=1e-3)
+    detector = tiny(classifier=network, n_epochs_between_type1=2).fit(X, y)
+    mean, std = detector.classifier_.mean_, detector.classifier_.std_
+    assert len(Recorder.batches) == 15
+    # None is held out; then for epochs 0, 2 and 4.
+    assert [len(moved) for moved, _ in off_manifold] == [0, 150, 150, 150]
+    assert not np.allclose(off_manifold[1][0], off_manifold[2][0])
+    last = []
+    for number, batch in enumerate(Recorder.batches):
+        rows = batch.numpy() * std + mean
+        real, off, on = rows[:50], rows[50:75], rows[75:]
+        assert len(on) == 25
+        moved = off_manifold[1 + number // 3 // 2][0]
+        nearest = np.abs(X[None] - real[:, None]).sum(2)
+        assert nearest.min(1).max() < 1e-4
+        distance = np.abs(moved[None] - off[:, None]).sum(2)
+        assert distance.min(1).max() < 1e-4
+        # Row by row the ones of the first half of the batch.
+        own = [np.flatnonzero(np.abs(moved - sample).sum(1) < 1e-4)[0] for sample in off]
+        np.testing.assert_allclose(X[own], real[:25], atol=1e-5)
+        last.append(on)
+    assert not np.allclose(last[0], last[3])
+
+
+def test_type_2_is_of_the_classes_of_the_batch(iris, monkeypatch):
+    X, y = iris
+    drawn = []
+    original = BoundarySampler._on_manifold
+
+    def noted(self, members, generator):
+        drawn.append(members)
+        return original(self, members, generator)
+
+    monkeypatch.setattr(BoundarySampler, "_on_manifold", noted)
+    network = MLP((8,), max_epochs=2, batch_size=50)
+    tiny(classifier=network).fit(X, y)
+    counts = [np.bincount(members, minlength=3) for members in drawn]
+    assert all(count.sum() == 25 for count in counts)
+    # Of half the rows of an epoch, which are a third of each class.
+    assert np.all(np.abs(np.sum(counts[:3], axis=0) - 25) < 12)
+
+
+@pytest.mark.parametrize("weight", [0.1, 2.0])
+def test_loss_is_the_weighted_cross_entropy(iris, monkeypatch, weight):
+    """Weight 1 for real rows and `reject_weight` for generated ones, over the whole batch."""
+    X, y = iris
+    seen = {}
+    original = _oodgen.train
+
+    def noted(module, loss, fetch, n_samples, settings, **kwargs):
+        kwargs["start_epoch"](0)
+        x, target, kind = fetch(np.arange(20), torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            logits = module(x)
+            seen["loss"] = loss(x, target, kind)
+        seen["expected"] = F.cross_entropy(logits, target, reduction="none")
+        seen["expected"][20:] *= weight
+        seen["target"], seen["kind"] = target, kind
+        return original(module, loss, fetch, n_samples, settings, **kwargs)
+
+    monkeypatch.setattr(_oodgen, "train", noted)
+    network = MLP((8,), max_epochs=1)
+    tiny(classifier=network, reject_weight=weight).fit(X, y)
+    torch.testing.assert_close(seen["loss"], seen["expected"])
+    assert seen["target"].tolist() == [*y[:20].tolist(), *[3] * 20]
+    assert seen["kind"].tolist() == [0] * 20 + [1] * 10 + [2] * 10
+
+
+def test_every_parameter_moves(iris):
+    X, y = iris
+    still = tiny(classifier=MLP((8,), max_steps=1, learning_rate=1e-12, weight_decay=0.0))
+    moved = tiny(classifier=MLP((8,), max_steps=20, weight_decay=0.0))
+    before = still.fit(X, y).classifier_.module_.state_dict()
+    after = moved.fit(X, y).classifier_.module_.state_dict()
+    assert all(not torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [np.array(["setosa", "versicolor", "virginica"]), np.array([5, 7, 90]), np.array([0.0, 1, 2])],
+    ids=["str", "int", "float"],
+)
+def test_labels_of_any_kind(iris, labels):
+    X, y = iris
+    plain, named = tiny().fit(X, y), tiny().fit(X, labels[y])
+    np.testing.assert_array_equal(named.classes_, labels)
+    np.testing.assert_allclose(named.score_samples(X), plain.score_samples(X))
+    predicted = plain.predict_class(X)
+    rejected = predicted == -1
+    np.testing.assert_array_equal(named.predict_class(X)[~rejected], labels[predicted[~rejected]])
+    assert set(named.predict_class(X)[rejected].astype(str)) <= {"-1", "-1.0"}
+
+
+def test_vae_without_classes(iris):
+    X, y = iris
+    detector = tiny(vae=VAE(1, hidden_features=(8,), max_epochs=3)).fit(X, y)
+    assert len(detector.sampler_.radius_) == 3
+    assert np.isfinite(detector.score_samples(X)).all()
+
+
+def test_frozen_vae_and_defaults(iris, images):
+    X, y = iris
+    vae = VAE(2, conditional=True, max_epochs=3, random_state=1).fit(X, y)
+    detector = tiny(vae=FrozenEstimator(vae)).fit(X, y)
+    assert detector.sampler_.vae_ is vae
+    defaults = OODGen(random_state=0).fit(X[::2], y[::2])
+    assert isinstance(defaults.classifier_, MLP)
+    assert "validation_accuracy" in defaults.history_
+    network = _oodgen._default_classifier(skood.share_passes(images[0]), 0)
+    assert isinstance(network, ShallowConvNet)
+
+
+def test_flat_images_in_rows(images):
+    X, y = images
+    X, y = X[:300], y[:300]
+    shape = {"image_shape": (1, 8, 8)}
+    vae = VAE(2, likelihood="bernoulli", conditional=True, n_filters=(4,), max_epochs=2)
+    network = ShallowConvNet((4, 4), hidden_features=8, max_epochs=2)
+    scores = [
+        OODGen(
+            clone(network).set_params(image_shape=given),
+            clone(vae).set_params(image_shape=given),
+            random_state=0,
+        )
+        .fit(data, y)
+        .score_samples(data)
+        for data, given in [(X, None), (X.reshape(300, -1), shape["image_shape"])]
+    ]
+    np.testing.assert_allclose(scores[0], scores[1], atol=1e-6)
+
+
+def test_uint8_images_like_floats(images):
+    X, y = images
+    whole = (X[:300] * 15).astype(np.uint8)
+    vae = VAE(2, likelihood="bernoulli", conditional=True, n_filters=(4,), max_epochs=2)
+    detector = OODGen(ShallowConvNet((4, 4), hidden_features=8, max_epochs=2), vae, random_state=0)
+    ours = clone(detector).fit(whole, y[:300]).score_samples(whole)
+    floats = (whole / 255).astype(np.float32)
+    np.testing.assert_allclose(
+        ours, clone(detector).fit(floats, y[:300]).score_samples(floats), atol=1e-4
+    )
+
+
+def test_a_grid_over_the_variant_trains_once(iris, tmp_path, monkeypatch):
+    X, y = iris
+    trained = []
+    original = BoundarySampler.fit
+
+    def counted(self, X, y=None):
+        trained.append(len(X))
+        return original(self, X, y)
+
+    monkeypatch.setattr(BoundarySampler, "fit", counted)
+    noise = np.random.default_rng(0).normal(size=(30, 4))
+    data, labels = np.r_[X, X[::5] + noise], np.r_[y, np.full(30, -1)]
+    search = GridSearchCV(
+        tiny(memory=str(tmp_path)),
+        {"variant": ["reject", "max"]},
+        scoring=get_ood_scorer("auroc"),
+        cv=OODSplit(3),
+        refit=False,
+    ).fit(data, labels)
+    assert len(trained) == 3
+    areas = search.cv_results_["mean_test_score"]
+    assert areas[0] != areas[1]
+
+
+def test_resumed_training_ends_the_same(iris, tmp_path, monkeypatch):
+    X, y = iris
+    network = MLP((8,), max_epochs=6, batch_size=32, checkpoint_dir=tmp_path, random_state=0)
+    whole = tiny(classifier=clone(network).set_params(checkpoint_dir=None)).fit(X, y)
+
+    steps = []
+    original = torch.optim.SGD.step
+
+    def interrupted(self, *args, **kwargs):
+        steps.append(1)
+        if len(steps) == 11:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="interrupted"):
+        patched.setattr(torch.optim.SGD, "step", interrupted)
+        tiny(classifier=network).fit(X, y)
+    resumed = tiny(classifier=network).fit(X, y)
+    np.testing.assert_allclose(resumed.score_samples(X), whole.score_samples(X), rtol=1e-5)
+    assert resumed.history_["loss"] == pytest.approx(whole.history_["loss"], rel=1e-5)
+
+
+def test_pickle_and_cross_validation(iris):
+    X, y = iris
+    detector = tiny().fit(X, y)
+    restored = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(restored.score_samples(X), detector.score_samples(X))
+    np.testing.assert_array_equal(restored.predict_class(X), detector.predict_class(X))
+    decisions = cross_val_predict(tiny(), X, y, method="predict", cv=StratifiedKFold(2))
+    assert decisions.shape == (150,)
+
+
+@pytest.mark.parametrize(
+    ("params", "y", "message"),
+    [
+        ({}, None, "requires y to be passed"),
+        ({}, np.zeros(150), "y has one class"),
+        ({}, np.r_[np.zeros(149), 1], "class 1.0 has 1 sample"),
+        ({"vae": VAE(4, conditional=True)}, "iris", "n_latent=4: no direction leaves"),
+        ({"reject_weight": 0.0}, "iris", "The 'reject_weight' parameter"),
+        ({"variant": "sum"}, "iris", "The 'variant' parameter"),
+        ({"radius": (2, 1)}, "iris", r"radius=\(2, 1\); expected"),
+        ({"classifier": nn.Linear(4, 3)}, "iris", "The 'classifier' parameter"),
+    ],
+)
+def test_errors(iris, params, y, message):
+    X, labels = iris
+    with pytest.raises(ValueError, match=message):
+        tiny(**params).fit(X, labels if isinstance(y, str) else y)
+
+
+def test_networks_for_images_refuse_rows(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match="ShallowConvNet takes images"):
+        tiny(classifier=ShallowConvNet()).fit(X, y)
+
+
+def test_same_architecture_as_without_generation(images):
+    """One output more, and nothing else."""
+    X, y = images
+    plain = ShallowConvNet((4, 4), hidden_features=8, max_steps=1).fit(X, y)
+    vae = VAE(1, likelihood="bernoulli", conditional=True, n_filters=(4,), max_steps=1)
+    detector = OODGen(ShallowConvNet((4, 4), hidden_features=8, max_steps=1), vae).fit(X, y)
+    shapes = [
+        [tuple(p.shape) for p in m.parameters()]
+        for m in (plain.module_, detector.classifier_.module_)
+    ]
+    assert shapes[0][:-2] == shapes[1][:-2]
+    assert shapes[0][-2:] == [(10, 8), (10,)]
+    assert shapes[1][-2:] == [(11, 8), (11,)]
