@@ -9,17 +9,15 @@ background by AUROC on the validation set, and measures log p and the ratio on t
         --preset paper --data DIR
 
 DIR is laid out as torchvision keeps its sets (DIR/FashionMNIST/raw, DIR/MNIST/raw, ...; notMNIST
-in the same format in DIR/notMNIST/raw). An interrupted run goes on where it stopped when it is
-started again with the same --work folder. Results, with the scores' histogram and heat maps, go
-to --out.
+in the same format in DIR/notMNIST/raw), or holds a ``read_data.py`` with ``load(name, split)``. An
+interrupted run goes on where it stopped when it is started again with the same --work folder.
+Results, with the scores' histogram and heat maps, go to --out.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import struct
 import time
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -27,13 +25,12 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+from _images import labelled_images
 from _machine import machine
 from sklearn.frozen import FrozenEstimator
 
 from skood import LikelihoodRatio, PixelCNN
 from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
-
-IDX_FOLDERS = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "notmnist": "notMNIST"}
 
 
 @dataclass(frozen=True)
@@ -77,24 +74,10 @@ CIFAR_STEPS = 600_000
 
 def read_images(directory: Path, name: str, split: str) -> np.ndarray:
     """Read a set as uint8 images, (n, 28, 28) or (n, 32, 32, 3)."""
-    if name in IDX_FOLDERS:
-        stem = "train" if split == "train" else "t10k"
-        path = directory / IDX_FOLDERS[name] / "raw" / f"{stem}-images-idx3-ubyte"
-        opener = open if path.exists() else gzip.open
-        with opener(path if path.exists() else f"{path}.gz", "rb") as file:
-            _, *shape = struct.unpack(">4I", file.read(16))
-            return np.frombuffer(file.read(), np.uint8).reshape(shape)
-    from torchvision import datasets
-
-    if name == "cifar10":
-        return datasets.CIFAR10(directory, train=split == "train").data
     if name == "cifar10_grey":
         grey = read_images(directory, "cifar10", split) @ np.array([0.299, 0.587, 0.114])
         return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=3)
-    if name == "svhn":
-        return datasets.SVHN(directory, split=split).data.transpose(0, 2, 3, 1)
-    known = ", ".join([*IDX_FOLDERS, "cifar10", "cifar10_grey", "svhn"])
-    raise ValueError(f"unknown set {name!r}; known: {known}")
+    return labelled_images(directory, name, split)[0]
 
 
 class Experiment:

@@ -72,8 +72,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
         nearest of as many equally spaced values in `value_range`.
     value_range : (float, float), "minmax" or None, default=None
         Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
-        anything else. "minmax": the range of the training data. Rows with the likelihood
-        "gaussian" have none unless it is given, and are standardised instead.
+        anything else. "minmax": the range of the training data, to which later data are clipped
+        unless the likelihood is "gaussian". Rows with that one have no range unless it is given,
+        and are standardised instead.
     image_shape : (int, int, int) or None, default=None
         Shape (C, H, W) of images that come as flat rows.
     mutation_rate : float, default=0.0
@@ -303,6 +304,9 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
             rows = (items.astype(np.float64) - self.mean_) / self.scale_
             return torch.as_tensor(rows, dtype=torch.float32, device=device)
         x = self._unit_pixels(items, device)
+        if self.likelihood_ != "gaussian":
+            # Beyond black and white, where "minmax" lets later data be, the others are no law.
+            x = x.clamp(0, 1)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
     def _in_units_of_x(self, x: npt.NDArray) -> npt.NDArray:
@@ -310,7 +314,8 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
         if self.value_range_ is None:
             return self.mean_ + self.scale_ * x
         low, high = self.value_range_
-        return (low + (high - low) * x).reshape(len(x), *self.input_shape_)
+        # White is `high` to the last digit, so that what is drawn lies in the range.
+        return (low * (1 - x) + high * x).reshape(len(x), *self.input_shape_)
 
     def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
         if self.value_range_ is None:
@@ -549,7 +554,11 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
                     condition = torch.multinomial(prior, n, replacement=True, generator=generator)
                 drawn.append(self._draw(module, self._decoder(module, z, condition), generator))
         values = self._in_units_of_x(torch.cat(drawn).double().cpu().numpy())
-        return (values.round() if self.dtype_.kind in "biu" else values).astype(self.dtype_)
+        if self.dtype_.kind in "biu":
+            # Draws of standardised rows may lie beyond what the dtype holds.
+            info = None if self.dtype_.kind == "b" else np.iinfo(self.dtype_)
+            values = values.round().clip(*((info.min, info.max) if info else (0, 1)))
+        return values.astype(self.dtype_)
 
     def _draw(self, module: nn.Module, location: Tensor, generator: torch.Generator) -> Tensor:
         """Draw from p(x | z)."""

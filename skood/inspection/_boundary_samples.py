@@ -93,7 +93,8 @@ class BoundarySamplesDisplay:
         Raises
         ------
         ValueError
-            When the estimator was fitted on rows.
+            When the estimator was fitted on rows, there are no columns, or y has not one label for
+            each item.
         """
         sampler = getattr(estimator, "sampler_", estimator)
         check_is_fitted(sampler)
@@ -104,6 +105,12 @@ class BoundarySamplesDisplay:
                 "no images; fit it on images, or plot its samples as points"
             )
         source = check_data(sampler, X, reset=False)
+        if n_columns < 1:
+            raise ValueError(f"n_columns={n_columns!r}; expected at least 1")
+        if y is not None and len(y) != len(source):
+            raise ValueError(
+                f"y has {len(y)} labels for {len(source)} items; expected one for each"
+            )
         seed = draw_seed(random_state)
         rows = numpy_rng(seed).permutation(len(source))
         if y is not None:
@@ -154,7 +161,8 @@ class BoundarySamplesDisplay:
         height = strips[0].shape[1]
         sheet = np.concatenate([np.concatenate(list(strip), 1) for strip in strips])[:-1, :-1]
         sheet = np.clip((sheet.astype(np.float64) - low) / (high - low), 0, 1)
-        self.image_ = ax.imshow(sheet.squeeze(), cmap="gray", vmin=0, vmax=1)
+        is_grey = sheet.shape[2] == 1
+        self.image_ = ax.imshow(sheet[:, :, 0] if is_grey else sheet, cmap="gray", vmin=0, vmax=1)
         ax.set_xticks([])
         ax.set_yticks((np.arange(n_rows) + 0.5) * height - 1, list(self.images))
         ax.tick_params(length=0)
