@@ -66,7 +66,7 @@ class Preset:
 
 
 PRESETS = {
-    "quick": Preset(12, 10, "adam", 1e-3),
+    "quick": Preset(8, 8, "adam", 1e-3),
     "paper": Preset(100, 100, "adadelta", None),
 }
 # AUROC / FPR95 / FPR80 in percent: (score, held-out 5-9, Fashion or MNIST, sphere, notMNIST).
