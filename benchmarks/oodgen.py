@@ -63,10 +63,12 @@ class Preset:
     optimizer: str
     # None: that of the setting.
     learning_rate: float | None
+    directions: str = "uniform"
 
 
 PRESETS = {
     "quick": Preset(8, 8, "adam", 1e-3),
+    "quick-reduced": Preset(8, 8, "adam", 1e-3, directions="reduced"),
     "paper": Preset(100, 100, "adadelta", None),
 }
 # AUROC / FPR95 / FPR80 in percent: (score, held-out 5-9, Fashion or MNIST, sphere, notMNIST).
@@ -157,6 +159,7 @@ def run(args: argparse.Namespace) -> dict:
         vae,
         reject_weight=setting.reject_weight,
         distance=setting.distance,
+        directions=preset.directions,
         memory=str(args.work),
         verbose=args.verbose,
         random_state=args.seed,

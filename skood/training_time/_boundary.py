@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from skood._data import Source, check_data
-from skood._parameters import Interval, fit_context
+from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import scoring_batch_size
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.base import fit_model, split_outliers
 from skood.density import VAE
 
-__all__ = ["BoundarySampler", "normal_vectors"]
+__all__ = ["BoundarySampler", "normal_vectors", "reduced_normal_vectors"]
 
 
 class BoundarySampler(BaseEstimator):
@@ -54,6 +54,11 @@ class BoundarySampler(BaseEstimator):
         Smallest and largest :math:`\varepsilon`, drawn uniformly, in units of pixels in [0, 1]
         or of the standard deviation of a feature. None is the root of the number of values, 28
         for an image of 28 x 28.
+    directions : {"uniform", "reduced"}, default="uniform"
+        How v is drawn. "uniform": as above, uniform on the unit sphere of the null space of
+        :math:`J^\top`. "reduced": as in the released code, a combination of the reduced row echelon
+        basis of that space with weights from U(-1, 1), which puts most of v on the first `n_latent`
+        values of an item.
     quantile : float, default=0.95
         Part of each class's latents that lies within its ellipsoid.
     radius : (float, float), default=(1.0, 1.5)
@@ -88,10 +93,8 @@ class BoundarySampler(BaseEstimator):
 
     Notes
     -----
-    The released code draws v as a random combination of the reduced basis of the null space of
-    :math:`J^\top`, which puts most of it on a few pixels; here it is uniform on the unit sphere of
-    that space. The Jacobian is computed in forward mode, at the cost of about `n_latent` + 1
-    passes of the decoder.
+    The Jacobian is computed in forward mode, at the cost of about `n_latent` + 1 passes of the
+    decoder.
 
     References
     ----------
@@ -117,6 +120,7 @@ class BoundarySampler(BaseEstimator):
     _parameter_constraints: dict = {
         "vae": [BaseEstimator, None],
         "distance": [tuple, list],
+        "directions": [StrOptions({"uniform", "reduced"})],
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
         "radius": [tuple, list],
         "verbose": ["verbose"],
@@ -128,6 +132,7 @@ class BoundarySampler(BaseEstimator):
         vae: VAE | None = None,
         *,
         distance: tuple[float, float | None] = (0.1, None),
+        directions: str = "uniform",
         quantile: float = 0.95,
         radius: tuple[float, float] = (1.0, 1.5),
         verbose: int = 0,
@@ -135,6 +140,7 @@ class BoundarySampler(BaseEstimator):
     ) -> None:
         self.vae = vae
         self.distance = distance
+        self.directions = directions
         self.quantile = quantile
         self.radius = radius
         self.verbose = verbose
@@ -220,8 +226,8 @@ class BoundarySampler(BaseEstimator):
             rank = np.linalg.matrix_rank(covariance, hermitian=True)
             raise ValueError(
                 f"the latents of {self._name(k)} vary in {rank} of {n_latent} directions only, so "
-                "their covariance has no inverse; X may repeat the same values, or the VAE may have "
-                "more latents than it uses: lower its n_latent, or train it for longer"
+                "their covariance has no inverse; X may repeat the same values, or the VAE have more "
+                "latents than it uses: lower its n_latent, or train it for longer"
             ) from error
         distances = np.linalg.norm(
             solve_triangular(cholesky, (latents - mean).T, lower=True), axis=0
@@ -324,8 +330,13 @@ class BoundarySampler(BaseEstimator):
         module = vae.module_
         z, condition = vae._posterior_mean(module, x, condition)
         jacobian = forward_jacobian(lambda z: vae._decoder(module, z, condition), z)
-        noise = torch.randn((len(x), x[0].numel()), generator=generator, device=device)
-        normal = normal_vectors(jacobian, noise).view_as(x)
+        shape = len(x), x[0].numel()
+        if self.directions == "uniform":
+            noise = torch.randn(shape, generator=generator, device=device)
+            normal = normal_vectors(jacobian, noise).view_as(x)
+        else:
+            weights = 2 * torch.rand(shape, generator=generator, device=device) - 1
+            normal = reduced_normal_vectors(jacobian, weights).view_as(x)
         low, high = self.distance
         high = np.sqrt(self.n_features_in_) if high is None else high
         uniform = torch.rand((len(x),), generator=generator, device=device)
@@ -386,6 +397,31 @@ def normal_vectors(jacobian: Tensor, noise: Tensor) -> Tensor:
     for _ in range(2):
         normal = normal - basis @ (basis.mT @ normal)
     return torch.nn.functional.normalize(normal[:, :, 0], dim=1)
+
+
+def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
+    """Combine the reduced row echelon basis of the null space, as released code of OODGen does.
+
+    Its first d values follow from the others, so that all columns of the Jacobian are orthogonal.
+
+    Parameters
+    ----------
+    jacobian : Tensor of shape (b, D, d)
+        With d < D.
+    weights : Tensor of shape (b, D)
+        Of which the last D - d are used.
+
+    Returns
+    -------
+    Tensor of shape (b, D)
+        Unit vectors.
+    """
+    d = jacobian.shape[2]
+    first, rest = jacobian.double().mT.split([d, jacobian.shape[1] - d], dim=2)
+    free = weights[:, d:, None].double()
+    pivots = -torch.linalg.pinv(first) @ (rest @ free)
+    normal = torch.cat([pivots, free], 1)[:, :, 0]
+    return torch.nn.functional.normalize(normal, dim=1).to(weights.dtype)
 
 
 def _default_vae(source: Source, *, conditional: bool, verbose: int) -> VAE:

@@ -62,6 +62,8 @@ class OODGen(BaseDetector):
         Which score. (Named so because ``score`` is a method wherever scikit-learn looks for it.)
     distance : (float, float or None), default=(0.1, None)
         How far samples off the manifold are moved, see :class:`BoundarySampler`.
+    directions : {"uniform", "reduced"}, default="uniform"
+        Where they are moved to, see :class:`BoundarySampler`.
     quantile : float, default=0.95
         Part of each class's latents inside its ellipsoid.
     radius : (float, float), default=(1.0, 1.5)
@@ -132,6 +134,7 @@ class OODGen(BaseDetector):
         "reject_weight": [Interval(numbers.Real, 0, None, closed="neither")],
         "variant": [StrOptions({"reject", "max"})],
         "distance": [tuple, list],
+        "directions": [StrOptions({"uniform", "reduced"})],
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
         "radius": [tuple, list],
         "memory": [str, joblib.Memory, None],
@@ -147,6 +150,7 @@ class OODGen(BaseDetector):
         variant: str = "reject",
         *,
         distance: tuple[float, float | None] = (0.1, None),
+        directions: str = "uniform",
         quantile: float = 0.95,
         radius: tuple[float, float] = (1.0, 1.5),
         contamination: float = 0.05,
@@ -160,6 +164,7 @@ class OODGen(BaseDetector):
         self.reject_weight = reject_weight
         self.variant = variant
         self.distance = distance
+        self.directions = directions
         self.quantile = quantile
         self.radius = radius
         self.contamination = contamination
@@ -179,6 +184,7 @@ class OODGen(BaseDetector):
         sampler = BoundarySampler(
             self.vae,
             distance=self.distance,
+            directions=self.directions,
             quantile=self.quantile,
             radius=self.radius,
             verbose=self.verbose,

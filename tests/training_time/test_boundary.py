@@ -16,7 +16,7 @@ from torch import nn
 from skood import VAE, BoundarySampler
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import torch_rng
-from skood.training_time._boundary import normal_vectors
+from skood.training_time._boundary import normal_vectors, reduced_normal_vectors
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +120,35 @@ def test_normal_vectors_of_any_rank(scale):
     normal = normal_vectors(jacobian, torch.randn(8, 50, generator=generator))
     torch.testing.assert_close(normal.norm(dim=1), torch.ones(8))
     assert (jacobian.mT @ normal[:, :, None]).abs().max() <= 1e-6 * jacobian.norm()
+
+
+def test_reduced_normal_vectors(reference):
+    """Orthogonal too, and the same as by the basis that sympy's definition gives."""
+    jacobian = torch.from_numpy(reference["jacobian"])
+    weights = 2 * torch.rand(9, 30, generator=torch.Generator().manual_seed(0)).double() - 1
+    normal = reduced_normal_vectors(jacobian, weights).numpy()
+    np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1)
+    assert np.abs(np.einsum("nij,ni->nj", reference["jacobian"], normal)).max() < 1e-10
+    echelon = np.linalg.solve(
+        reference["jacobian"][0, :4].T, reference["jacobian"][0].T
+    )  # (I R), whose null space is spanned by the columns of (-R, I)
+    basis = np.concatenate([-echelon[:, 4:], np.eye(26)])
+    by_hand = basis @ weights[0, 4:].numpy()
+    np.testing.assert_allclose(normal[0], by_hand / np.linalg.norm(by_hand), atol=1e-10)
+
+
+def test_reduced_directions_are_mostly_the_first_values(of_images, digits):
+    X = digits[:200] / 16
+    params = {"distance": (0.01, 0.01), "random_state": 0}
+    vae = FrozenEstimator(of_images.vae_)
+    energy = []
+    for directions in ("uniform", "reduced"):
+        sampler = BoundarySampler(vae, directions=directions, **params).fit(X)
+        inside = 0.05 + 0.9 * X
+        step = (sampler.sample_off_manifold(inside, random_state=0)[:, 0] - inside).reshape(200, 64)
+        energy.append((step[:, :3] ** 2).sum() / (step**2).sum())
+    assert energy[0] == pytest.approx(3 / 64, abs=0.02)
+    assert energy[1] > 0.5
 
 
 def test_orthogonal_to_the_tangent_space_in_single_precision(of_images, digits):
