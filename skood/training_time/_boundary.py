@@ -226,8 +226,8 @@ class BoundarySampler(BaseEstimator):
             rank = np.linalg.matrix_rank(covariance, hermitian=True)
             raise ValueError(
                 f"the latents of {self._name(k)} vary in {rank} of {n_latent} directions only, so "
-                "their covariance has no inverse; X may repeat the same values, or the VAE have more "
-                "latents than it uses: lower its n_latent, or train it for longer"
+                "their covariance has no inverse; X may repeat the same values, or the VAE has "
+                "more latents than it uses: lower its n_latent, or train it for longer"
             ) from error
         distances = np.linalg.norm(
             solve_triangular(cholesky, (latents - mean).T, lower=True), axis=0
