@@ -216,7 +216,7 @@ def draw(oodgen: OODGen, X: np.ndarray, y: np.ndarray, path: Path) -> None:
     for axis in (loss, parts):
         axis.set_xlabel("epoch")
         axis.legend(fontsize=7)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
 
 
