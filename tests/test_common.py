@@ -22,6 +22,7 @@ import skood
 from skood import LikelihoodRatio, LogLikelihood, NeuralSplineFlow, PixelCNN
 from skood._torch.estimator import NeuralEstimator
 from skood.classifiers import NeuralClassifier
+from skood.density import NeuralDensity
 
 # Sixty rows hold out six, which a network may well get all right.
 pytestmark = pytest.mark.filterwarnings("ignore:the classifier is:UserWarning")
@@ -194,8 +195,9 @@ def test_every_public_estimator_is_listed_here():
 )
 def test_docstring_names_every_parameter(cls):
     documented = [cls.__doc__.split("Attributes\n")[0]]
-    if issubclass(cls, NeuralClassifier):
-        documented.append(NeuralClassifier.__doc__)
+    documented += [
+        base.__doc__ for base in (NeuralClassifier, NeuralDensity) if issubclass(cls, base)
+    ]
     lines = [line for text in documented for line in text.splitlines() if " : " in line]
     for name, parameter in inspect.signature(cls).parameters.items():
         line = next((row for row in lines if name in row.split(":")[0].strip().split(", ")), "")

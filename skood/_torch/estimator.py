@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import numbers
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ _IMMATERIAL = {"device", "verbose", "checkpoint_dir", "random_state"}
 
 
 class NeuralEstimator(BaseEstimator):
-    """Base of the estimators that train a network, ``module_``."""
+    """Base of the estimators that train a network, ``module_``.
+
+    A subclass may take the parameters of its base as ``**training``.
+    """
 
     # Detectors hand such a model their checked source instead of an array.
     _reads_sources = True
@@ -44,6 +48,21 @@ class NeuralEstimator(BaseEstimator):
         "verbose": ["verbose"],
         "random_state": ["random_state"],
     }
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Spell out ``**training`` in the signature, where scikit-learn looks for parameters."""
+        super().__init_subclass__(**kwargs)
+        own = inspect.signature(cls.__init__).parameters
+        parameters = {k: p for k, p in own.items() if p.kind != p.VAR_KEYWORD}
+        if len(parameters) < len(own):
+            inherited = inspect.signature(super(cls, cls).__init__).parameters
+            parameters |= {
+                k: p.replace(kind=p.KEYWORD_ONLY)
+                for k, p in inherited.items()
+                if k not in parameters
+            }
+            signature = inspect.Signature(list(parameters.values()))
+            setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
 
     value_range: Any
     value_range_: Any

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import numbers
 from abc import abstractmethod
 from dataclasses import replace
@@ -164,21 +163,6 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.random_state = random_state
 
     classes_: npt.NDArray
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Spell out ``**training`` in the signature, where scikit-learn looks for parameters."""
-        super().__init_subclass__(**kwargs)
-        own = inspect.signature(cls.__init__).parameters
-        parameters = {k: p for k, p in own.items() if p.kind != p.VAR_KEYWORD}
-        if len(parameters) < len(own):
-            inherited = inspect.signature(super(cls, cls).__init__).parameters
-            parameters |= {
-                k: p.replace(kind=p.KEYWORD_ONLY)
-                for k, p in inherited.items()
-                if k not in parameters
-            }
-            signature = inspect.Signature(list(parameters.values()))
-            setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
 
     @abstractmethod
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:

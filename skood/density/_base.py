@@ -30,19 +30,111 @@ __all__ = ["NeuralDensity", "standardization", "swap_columns"]
 class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
     """Base of the densities that are torch networks.
 
-    A subclass names its parameters in ``__init__`` (the training parameters among them) and
-    writes ``_open`` (what data it takes), ``_build`` (its network), ``_tensor`` (an array of
-    items as the network's input), ``_log_prob`` and ``_mutate``.
+    A subclass names its own parameters in ``__init__``, takes those below as ``**training``, and
+    writes ``_open`` (what data it takes), ``_build`` (its network), ``_tensor`` (an array of items
+    as the network's input), ``_log_prob`` and ``_mutate``.
+
+    Parameters
+    ----------
+    mutation_rate : float, default=0.0
+        Probability with which each value of a training batch is replaced, drawn afresh for every
+        batch: of pixels by a draw from all levels, of rows by one from the training values of its
+        feature. For background models.
+    reg_weight : float, default=0.0
+        Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
+        nats per item. For background models.
+    max_epochs : int, default=100
+        Passes over the training data, if `max_steps` does not end training before.
+    max_steps : int or None, default=None
+        Batches to train on at most.
+    batch_size : int, default=128
+        Items in a training batch.
+    learning_rate : float, default=0.002
+        At its highest.
+    optimizer : {"adam", "rmsprop"}, default="adam"
+        What follows the gradient.
+    betas : tuple of float, default=(0.9, 0.999)
+        Decay rates of Adam's moments.
+    lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
+        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
+        `lr_decay` after every step.
+    lr_decay : float, default=0.999995
+        See `lr_schedule`.
+    clip_norm : float or None, default=None
+        Largest norm of a gradient; longer ones are scaled down.
+    validation_fraction : float, default=0.1
+        Part of the data kept out of training; the weights of the epoch with the lowest loss on
+        it are kept.
+    patience : int or None, default=None
+        Epochs without a lower validation loss after which training stops.
+    precision : {"auto", "bf16", "fp32"}, default="auto"
+        Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
+        always computed, and items are always scored, in float32.
+    compile : bool or "auto", default=False
+        Compile the training step with ``torch.compile``; "auto" does for long runs.
+    device : str, torch.device or None, default=None
+        None takes CUDA where there is one.
+    checkpoint_dir : str, Path or None, default=None
+        Folder to save training to, every minute and at its end; a fit with the same parameters
+        and data resumes from there.
+    verbose : int, default=0
+        1 shows progress bars.
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, batches and whatever else training draws.
     """
 
     _parameter_constraints: dict = {
         **NeuralEstimator._parameter_constraints,
         "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both")],
         "reg_weight": [Interval(numbers.Real, 0, None, closed="left")],
+        "optimizer": [StrOptions({"adam", "rmsprop"})],
         "betas": [tuple],
         "lr_schedule": [StrOptions({"cosine", "exponential", "constant"})],
         "lr_decay": [Interval(numbers.Real, 0, 1, closed="right")],
     }
+
+    def __init__(
+        self,
+        *,
+        mutation_rate: float = 0.0,
+        reg_weight: float = 0.0,
+        max_epochs: int = 100,
+        max_steps: int | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 2e-3,
+        optimizer: str = "adam",
+        betas: tuple[float, float] = (0.9, 0.999),
+        lr_schedule: str = "cosine",
+        lr_decay: float = 0.999995,
+        clip_norm: float | None = None,
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        precision: str = "auto",
+        compile: bool | str = False,
+        device: str | torch.device | None = None,
+        checkpoint_dir: Any = None,
+        verbose: int = 0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.mutation_rate = mutation_rate
+        self.reg_weight = reg_weight
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.optimizer = optimizer
+        self.betas = betas
+        self.lr_schedule = lr_schedule
+        self.lr_decay = lr_decay
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.precision = precision
+        self.compile = compile
+        self.device = device
+        self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
+        self.random_state = random_state
 
     @abstractmethod
     def _open(self, X: Any, *, reset: bool) -> Source:

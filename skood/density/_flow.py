@@ -33,47 +33,14 @@ class NeuralSplineFlow(NeuralDensity):
         Bins of each spline.
     hidden_features : tuple of int, default=(64, 64)
         Widths of the networks that put out the splines.
-    mutation_rate : float, default=0.0
-        Probability with which each entry of a training batch is replaced by a draw from the
-        training values of its feature; drawn afresh for every batch. For background models.
-    reg_weight : float, default=0.0
-        Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
-        nats per row. For background models.
-    max_epochs : int, default=100
-        Passes over the training data.
-    max_steps : int or None, default=None
-        Batches to train on at most.
-    batch_size : int, default=128
-        Rows in a training batch.
-    learning_rate : float, default=0.002
-        Of Adam, at its highest.
-    betas : tuple of float, default=(0.9, 0.999)
-        Decay rates of Adam's moments.
-    lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
-        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
-        `lr_decay` after every step.
-    lr_decay : float, default=0.999995
-        See `lr_schedule`.
     clip_norm : float or None, default=10.0
         Largest norm of a gradient; longer ones are scaled down.
-    validation_fraction : float, default=0.1
-        Part of the data kept out of training; the weights of the epoch with the lowest loss on
-        it are kept.
     patience : int or None, default=20
         Epochs without a lower validation loss after which training stops.
     precision : {"auto", "bf16", "fp32"}, default="fp32"
         Precision of training. Rows are always scored in float32.
-    compile : bool or "auto", default=False
-        Compile the training step with ``torch.compile``.
-    device : str, torch.device or None, default=None
-        None takes CUDA where there is one.
-    checkpoint_dir : str, Path or None, default=None
-        Folder to save training to, every minute and at its end; a fit with the same parameters
-        and data resumes from there.
-    verbose : int, default=0
-        1 shows progress bars.
-    random_state : int, RandomState instance or None, default=None
-        Seed of initial weights, batches and mutations.
+    **training
+        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
@@ -120,46 +87,15 @@ class NeuralSplineFlow(NeuralDensity):
         n_bins: int = 8,
         hidden_features: tuple[int, ...] = (64, 64),
         *,
-        mutation_rate: float = 0.0,
-        reg_weight: float = 0.0,
-        max_epochs: int = 100,
-        max_steps: int | None = None,
-        batch_size: int = 128,
-        learning_rate: float = 2e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        lr_schedule: str = "cosine",
-        lr_decay: float = 0.999995,
         clip_norm: float | None = 10.0,
-        validation_fraction: float = 0.1,
         patience: int | None = 20,
         precision: str = "fp32",
-        compile: bool | str = False,
-        device: str | torch.device | None = None,
-        checkpoint_dir: Any = None,
-        verbose: int = 0,
-        random_state: int | np.random.RandomState | None = None,
+        **training: Any,
     ) -> None:
+        super().__init__(clip_norm=clip_norm, patience=patience, precision=precision, **training)
         self.n_transforms = n_transforms
         self.n_bins = n_bins
         self.hidden_features = hidden_features
-        self.mutation_rate = mutation_rate
-        self.reg_weight = reg_weight
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.lr_schedule = lr_schedule
-        self.lr_decay = lr_decay
-        self.clip_norm = clip_norm
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.precision = precision
-        self.compile = compile
-        self.device = device
-        self.checkpoint_dir = checkpoint_dir
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)

@@ -60,48 +60,21 @@ class PixelCNN(NeuralDensity):
     image_shape : (int, int, int), "row" or None, default=None
         Shape (C, H, W) of images that come as flat rows. "row" models a row of d values as an
         ordered sequence, an image of shape (1, 1, d).
-    mutation_rate : float, default=0.0
-        Probability with which each sub-pixel of a training batch is moved by a uniform number
-        of levels, modulo `n_levels`; drawn afresh for every batch. For background models.
-    reg_weight : float, default=0.0
-        Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
-        nats per image. For background models.
     max_epochs : int, default=50
         Passes over the training data, if `max_steps` does not end training before.
     max_steps : int or None, default=5000
         Batches to train on at most.
     batch_size : int, default=32
         Images in a training batch.
-    learning_rate : float, default=0.002
-        Of Adam, at its highest.
     betas : tuple of float, default=(0.95, 0.9995)
         Decay rates of Adam's moments.
-    lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
-        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
-        `lr_decay` after every step.
-    lr_decay : float, default=0.999995
-        See `lr_schedule`.
-    clip_norm : float or None, default=None
-        Largest norm of a gradient; longer ones are scaled down.
     validation_fraction : float, default=0.0
         Part of the data kept out of training; the weights of the epoch with the lowest loss on
         it are kept.
-    patience : int or None, default=None
-        Epochs without a lower validation loss after which training stops.
-    precision : {"auto", "bf16", "fp32"}, default="auto"
-        Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
-        always computed, and images are always scored, in float32.
     compile : bool or "auto", default="auto"
         Compile the training step with ``torch.compile``; "auto" does for long runs.
-    device : str, torch.device or None, default=None
-        None takes CUDA where there is one.
-    checkpoint_dir : str, Path or None, default=None
-        Folder to save training to, every minute and at its end; a fit with the same parameters
-        and data resumes from there.
-    verbose : int, default=0
-        1 shows progress bars.
-    random_state : int, RandomState instance or None, default=None
-        Seed of initial weights, batches, mutations and dropout.
+    **training
+        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
@@ -182,25 +155,23 @@ class PixelCNN(NeuralDensity):
         n_levels: int = 256,
         value_range: tuple[float, float] | str | None = None,
         image_shape: tuple[int, int, int] | str | None = None,
-        mutation_rate: float = 0.0,
-        reg_weight: float = 0.0,
         max_epochs: int = 50,
         max_steps: int | None = 5000,
         batch_size: int = 32,
-        learning_rate: float = 2e-3,
         betas: tuple[float, float] = (0.95, 0.9995),
-        lr_schedule: str = "cosine",
-        lr_decay: float = 0.999995,
-        clip_norm: float | None = None,
         validation_fraction: float = 0.0,
-        patience: int | None = None,
-        precision: str = "auto",
         compile: bool | str = "auto",
-        device: str | torch.device | None = None,
-        checkpoint_dir: Any = None,
-        verbose: int = 0,
-        random_state: int | np.random.RandomState | None = None,
+        **training: Any,
     ) -> None:
+        super().__init__(
+            max_epochs=max_epochs,
+            max_steps=max_steps,
+            batch_size=batch_size,
+            betas=betas,
+            validation_fraction=validation_fraction,
+            compile=compile,
+            **training,
+        )
         self.n_filters = n_filters
         self.n_resnet = n_resnet
         self.n_hierarchies = n_hierarchies
@@ -211,24 +182,6 @@ class PixelCNN(NeuralDensity):
         self.n_levels = n_levels
         self.value_range = value_range
         self.image_shape = image_shape
-        self.mutation_rate = mutation_rate
-        self.reg_weight = reg_weight
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.betas = betas
-        self.lr_schedule = lr_schedule
-        self.lr_decay = lr_decay
-        self.clip_norm = clip_norm
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.precision = precision
-        self.compile = compile
-        self.device = device
-        self.checkpoint_dir = checkpoint_dir
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)

@@ -77,49 +77,15 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
         and are standardised instead.
     image_shape : (int, int, int) or None, default=None
         Shape (C, H, W) of images that come as flat rows.
-    mutation_rate : float, default=0.0
-        Probability with which each value of a training batch is replaced: by a uniform draw from
-        the range of values, in standardised rows by a value of the same feature; drawn afresh for
-        every batch. For background models.
-    reg_weight : float, default=0.0
-        Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
-        nats per item. For background models.
-    max_epochs : int, default=100
-        Passes over the training data.
-    max_steps : int or None, default=None
-        Batches to train on at most.
-    batch_size : int, default=128
-        Items in a training batch.
     learning_rate : float, default=0.001
         At its highest.
-    optimizer : {"adam", "rmsprop"}, default="adam"
-        What follows the gradient.
     lr_schedule : {"cosine", "exponential", "constant"}, default="constant"
         "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
         `lr_decay` after every step.
-    lr_decay : float, default=0.999995
-        See `lr_schedule`.
-    clip_norm : float or None, default=None
-        Largest norm of a gradient; longer ones are scaled down.
-    validation_fraction : float, default=0.1
-        Part of the data kept out of training; the weights of the epoch with the lowest loss on
-        it are kept.
     patience : int or None, default=5
         Epochs without a lower validation loss after which training stops.
-    precision : {"auto", "bf16", "fp32"}, default="auto"
-        Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
-        always computed, and everything but training done, in float32.
-    compile : bool or "auto", default=False
-        Compile the training step with ``torch.compile``; "auto" does for long runs.
-    device : str, torch.device or None, default=None
-        None takes CUDA where there is one.
-    checkpoint_dir : str, Path or None, default=None
-        Folder to save training to, every minute and at its end; a fit with the same parameters
-        and data resumes from there.
-    verbose : int, default=0
-        1 shows progress bars.
-    random_state : int, RandomState instance or None, default=None
-        Seed of initial weights, batches, latents and mutations.
+    **training
+        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
@@ -183,7 +149,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
     """
 
     _parameter_constraints: dict = {
-        **{k: v for k, v in NeuralDensity._parameter_constraints.items() if k != "betas"},
+        **NeuralDensity._parameter_constraints,
         "n_latent": [Interval(numbers.Integral, 1, None, closed="left")],
         "n_filters": [tuple, list],
         "hidden_features": [tuple, list, None],
@@ -195,7 +161,6 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
         "n_levels": [Interval(numbers.Integral, 2, None, closed="left")],
         "value_range": ["array-like", StrOptions({"minmax"}), None],
         "image_shape": ["array-like", None],
-        "optimizer": [StrOptions({"adam", "rmsprop"})],
     }
 
     def __init__(
@@ -212,25 +177,14 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
         n_levels: int = 256,
         value_range: tuple[float, float] | str | None = None,
         image_shape: tuple[int, int, int] | None = None,
-        mutation_rate: float = 0.0,
-        reg_weight: float = 0.0,
-        max_epochs: int = 100,
-        max_steps: int | None = None,
-        batch_size: int = 128,
         learning_rate: float = 1e-3,
-        optimizer: str = "adam",
         lr_schedule: str = "constant",
-        lr_decay: float = 0.999995,
-        clip_norm: float | None = None,
-        validation_fraction: float = 0.1,
         patience: int | None = 5,
-        precision: str = "auto",
-        compile: bool | str = False,
-        device: str | torch.device | None = None,
-        checkpoint_dir: Any = None,
-        verbose: int = 0,
-        random_state: int | np.random.RandomState | None = None,
+        **training: Any,
     ) -> None:
+        super().__init__(
+            learning_rate=learning_rate, lr_schedule=lr_schedule, patience=patience, **training
+        )
         self.n_latent = n_latent
         self.n_filters = n_filters
         self.hidden_features = hidden_features
@@ -242,24 +196,6 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
         self.n_levels = n_levels
         self.value_range = value_range
         self.image_shape = image_shape
-        self.mutation_rate = mutation_rate
-        self.reg_weight = reg_weight
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.lr_schedule = lr_schedule
-        self.lr_decay = lr_decay
-        self.clip_norm = clip_norm
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.precision = precision
-        self.compile = compile
-        self.device = device
-        self.checkpoint_dir = checkpoint_dir
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
