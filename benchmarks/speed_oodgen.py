@@ -7,7 +7,7 @@ the time does not depend. Images per second of
 
 - ``BoundarySampler.sample_off_manifold``: encoder, Jacobian by forward mode, QR, projection;
 - its floor: bare passes of the decoder, one for each latent and one more;
-- batched backward: one backward pass for each of 784 pixels, 256 images at a time;
+- batched backward: one backward pass for each of 784 pixels, 32 images at a time;
 - the loop of the released code: image by image, one backward pass for each pixel. Its symbolic null
   space, which takes longer than the gradients, is replaced by our QR, in its favour.
 
@@ -55,10 +55,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--n", type=int, default=2048, help="images that the sampler moves")
-    parser.add_argument("--n-batched", type=int, default=256)
-    parser.add_argument("--n-loop", type=int, default=4)
+    parser.add_argument("--n-batched", type=int, default=32)
+    parser.add_argument("--n-loop", type=int, default=2)
     args = parser.parse_args()
 
     rng = np.random.default_rng(0)
