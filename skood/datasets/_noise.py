@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils import check_random_state
+
+from skood.datasets._random import generator
 
 __all__ = ["gaussian_noise", "sphere_noise", "uniform_noise"]
 
@@ -262,7 +263,7 @@ def sphere_noise(
     )
     radius = margin + (largest / 255 if source.dtype == np.uint8 else largest)
 
-    rng = _generator(random_state)
+    rng = generator(random_state)
     dtype = np.float64 if source.dtype == np.float64 else np.float32
     points = np.empty((n_samples, n_values), dtype=dtype)
     for start in range(0, n_samples, n_at_once):
@@ -288,7 +289,7 @@ def _noise(
     shape = _check_shape(shape)
     dtype = _check_dtype(dtype)
     low, high = _check_value_range(value_range, dtype)
-    rng = _generator(random_state)
+    rng = generator(random_state)
     noise = np.empty((n_samples, *shape), dtype=dtype)
     flat = noise.reshape(-1)
     for start in range(0, flat.size, _CHUNK):
@@ -299,11 +300,6 @@ def _noise(
         np.clip(values, low, high, out=values)
         part[...] = values if dtype.kind == "f" else np.rint(values, out=values)
     return noise
-
-
-def _generator(random_state: int | np.random.RandomState | None) -> np.random.Generator:
-    seed = None if random_state is None else check_random_state(random_state).randint(2**31 - 1)
-    return np.random.default_rng(seed)
 
 
 def _is_count(value: Any) -> bool:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
-from sklearn.utils import check_random_state
+
+from skood.datasets._random import generator
 
 __all__ = ["synthetic_outliers"]
 
@@ -109,8 +110,7 @@ def synthetic_outliers(
     if n_samples is not None and (not isinstance(n_samples, (int, np.integer)) or n_samples < 1):
         raise ValueError(f"n_samples={n_samples!r}; expected an integer of at least 1, or None")
 
-    seed = None if random_state is None else check_random_state(random_state).randint(2**31 - 1)
-    rng = np.random.default_rng(seed)
+    rng = generator(random_state)
     sample = np.arange(len(pool))
     if n_samples is not None:
         passes = -(-n_samples // len(pool))

@@ -15,9 +15,18 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from skood.classifiers import MLP, VGG, ConvNet, DenseNet, NeuralClassifier, ResNet, WideResNet
+from skood.classifiers import (
+    MLP,
+    VGG,
+    ConvNet,
+    DenseNet,
+    NeuralClassifier,
+    ResNet,
+    ShallowConvNet,
+    WideResNet,
+)
 
-CLASSES = [MLP, ConvNet, DenseNet, WideResNet, ResNet, VGG]
+CLASSES = [MLP, ConvNet, DenseNet, WideResNet, ResNet, ShallowConvNet, VGG]
 TRAINING = [name for name in inspect.signature(NeuralClassifier.__init__).parameters][1:]
 
 
