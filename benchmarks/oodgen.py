@@ -25,6 +25,7 @@ from time import perf_counter
 import numpy as np
 from _images import labelled_images
 from _machine import machine
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 from skood import MSP, VAE, OODGen, ShallowConvNet, evaluate
@@ -166,7 +167,7 @@ def run(args: argparse.Namespace) -> dict:
         random_state=args.seed,
     ).fit(X, y)
     seconds["OODGen"] = perf_counter() - start
-    by_max = OODGen(**oodgen.get_params(deep=False)).set_params(variant="max").fit(X, y)
+    by_max = clone(oodgen).set_params(variant="max").fit(X, y)
     start = perf_counter()
     softmax = MSP(FrozenEstimator(network.fit(X, y))).fit(X)
     seconds["softmax"] = perf_counter() - start

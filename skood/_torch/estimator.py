@@ -71,11 +71,7 @@ class NeuralEstimator(BaseEstimator):
         """Learn the values of black and white, or see that X has those of fit."""
         if reset:
             self.value_range_ = resolve_value_range(source, self.value_range)
-        elif (
-            self.value_range is None
-            and self.value_range_ is not None
-            and resolve_value_range(source, None) != self.value_range_
-        ):
+        elif self.value_range is None and resolve_value_range(source, None) != self.value_range_:
             low, high = self.value_range_
             raise ValueError(
                 f"X has pixels of dtype {source.dtype}, but {type(self).__name__} was fitted on "

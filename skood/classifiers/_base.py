@@ -261,7 +261,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             source = source.reshape(tuple(self.image_shape))
         if source.is_image:
             self._set_value_range(source, reset=reset)
-        else:
+        elif reset:
             self.value_range_ = None
         return source
 

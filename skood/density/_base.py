@@ -179,6 +179,13 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         self.class_log_prior_ = np.log(counts / n_items)
         return numbers_
 
+    def _draw_classes(self, n_items: int, generator: torch.Generator) -> Tensor | None:
+        """Draw class numbers as they occur in training, for a conditional model."""
+        if not self.conditional:
+            return None
+        prior = torch.as_tensor(np.exp(self.class_log_prior_), device=generator.device)
+        return torch.multinomial(prior, n_items, replacement=True, generator=generator)
+
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> NeuralDensity:
         """Train the density.

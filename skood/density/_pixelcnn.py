@@ -353,10 +353,7 @@ class PixelCNN(NeuralDensity):
         generator = torch_rng(device, draw_seed(random_state))
         n_channels, height, width = self.image_shape_
         x = torch.zeros(n_samples, n_channels, height, width, device=device)
-        condition = None
-        if self.conditional:
-            prior = torch.as_tensor(np.exp(self.class_log_prior_), device=device)
-            condition = torch.multinomial(prior, n_samples, replacement=True, generator=generator)
+        condition = self._draw_classes(n_samples, generator)
         positions = [(row, column) for row in range(height) for column in range(width)]
         with torch.inference_mode():
             for row, column in tqdm(positions, desc="sampling", disable=not self.verbose):

@@ -208,7 +208,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
                 self.likelihood_ = "logistic" if source.is_image else "gaussian"
         if source.is_image or self.likelihood_ != "gaussian" or self.value_range is not None:
             self._set_value_range(source, reset=reset)
-        else:
+        elif reset:
             self.value_range_ = None
         # What is in memory is checked before training starts, what is streamed on the way.
         for items in source.chunks() if reset and source.in_memory else ():
@@ -484,10 +484,7 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
             for start in range(0, n_samples, _SAMPLES_AT_ONCE):
                 n = min(_SAMPLES_AT_ONCE, n_samples - start)
                 z = torch.randn((n, self.n_latent), generator=generator, device=device)
-                condition = None
-                if self.conditional:
-                    prior = torch.as_tensor(np.exp(self.class_log_prior_), device=device)
-                    condition = torch.multinomial(prior, n, replacement=True, generator=generator)
+                condition = self._draw_classes(n, generator)
                 drawn.append(self._draw(module, self._decoder(module, z, condition), generator))
         values = self._in_units_of_x(torch.cat(drawn).double().cpu().numpy())
         if self.dtype_.kind in "biu":
@@ -532,6 +529,8 @@ def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def _normal_points(n_points: int, n_dimensions: int) -> Tensor:
     """Scrambled Sobol points of a standard normal law, shape (n_points, n_dimensions)."""
-    engine = torch.quasirandom.SobolEngine(n_dimensions, scramble=True, seed=0)
-    uniform = engine.draw(n_points, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-    return torch.special.ndtri(uniform).float()
+    # What is made in inference mode could not be differentiated through when it is used again.
+    with torch.inference_mode(False):
+        engine = torch.quasirandom.SobolEngine(n_dimensions, scramble=True, seed=0)
+        uniform = engine.draw(n_points, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        return torch.special.ndtri(uniform).float()
