@@ -117,7 +117,7 @@ def time_passes(n_images: int, rounds: int) -> dict:
     network.fit(images, labels)
     frozen = FrozenEstimator(network)
     module = network.module_.eval()
-    tensor = network._network().tensor
+    tensor = network.network().tensor
     batch_size = scoring_batch_size(torch.device("cpu"))
     batches = [tensor(images[i : i + batch_size]) for i in range(0, n_images, batch_size)]
 

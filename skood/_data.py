@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -64,6 +64,17 @@ class Source:
         """Source over an array of shape (n, d) or (n, C, H, W)."""
         in_memory = not isinstance(_owner(data), np.memmap)
         return cls(_Take(data), len(data), data.shape[1:], data.dtype, in_memory=in_memory)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Source]) -> Source:
+        """Source over the items of several, one after the other; all of one shape."""
+        return cls(
+            _Concatenation(parts),
+            sum(map(len, parts)),
+            parts[0].item_shape,
+            np.result_type(*(part.dtype for part in parts)),
+            in_memory=all(part.in_memory for part in parts),
+        )
 
     def __len__(self) -> int:
         return self._n_items
@@ -134,6 +145,19 @@ class _Subset:
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
         return self.read(self.indices[indices])
+
+
+class _Concatenation:
+    def __init__(self, parts: Sequence[Source]) -> None:
+        self.parts = parts
+        self.starts = np.cumsum([0, *map(len, parts)])
+
+    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+        of_part = np.searchsorted(self.starts, indices, side="right") - 1
+        if len(np.unique(of_part)) == 1:
+            return self.parts[of_part[0]].take(indices - self.starts[of_part[0]])
+        items = [self(indices[i : i + 1])[0] for i in range(len(indices))]
+        return np.stack(items)
 
 
 class _Stream:

@@ -1,10 +1,10 @@
-"""Where a network runs and in which precision it trains."""
+"""Where a network runs."""
 
 from __future__ import annotations
 
 import torch
 
-__all__ = ["resolve_device", "trains_in_bf16"]
+__all__ = ["resolve_device"]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -23,23 +23,3 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
             "use device=None to take what is there, or device='cpu'"
         )
     return resolved
-
-
-def _has_fast_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    # bfloat16 without one of these instruction sets is emulated, and slower than float32.
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
-def trains_in_bf16(device: torch.device, precision: str) -> bool:
-    """Whether a training step runs under bfloat16 autocast.
-
-    Parameters
-    ----------
-    device : torch.device
-    precision : {"auto", "bf16", "fp32"}
-        "auto" takes bfloat16 where the hardware multiplies it natively.
-    """
-    return precision == "bf16" or (precision == "auto" and _has_fast_bf16(device))

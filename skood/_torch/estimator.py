@@ -21,7 +21,7 @@ from skood._parameters import Interval, StrOptions
 __all__ = ["NeuralEstimator"]
 
 # Parameters that change where and how loudly a model is trained, but not what it learns.
-_IMMATERIAL = {"device", "verbose", "checkpoint_dir", "random_state"}
+_IMMATERIAL = {"device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
 
 
 class NeuralEstimator(BaseEstimator):
@@ -44,6 +44,7 @@ class NeuralEstimator(BaseEstimator):
         "precision": [StrOptions({"auto", "bf16", "fp32"})],
         "compile": ["boolean", StrOptions({"auto"})],
         "device": [str, torch.device, None],
+        "n_workers": [Interval(numbers.Integral, 0, None, closed="left"), None],
         "checkpoint_dir": [str, Path, None],
         "verbose": ["verbose"],
         "random_state": ["random_state"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from abc import abstractmethod
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,9 +21,12 @@ from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.seeding import draw_seed, isolated_rng
-from skood._torch.training import TrainingSettings, train
+from skood._torch.run import resumed_seed
+from skood._torch.settings import TrainingSettings
+from skood._torch.training import hold_out, train
 from skood.classifiers._network import Network
 from skood.classifiers._network_classifier import NetworkClassifier, last_linear
+from skood.classifiers._objective import ClassifierObjective
 
 __all__ = ["NeuralClassifier", "image_shape_of", "initialize_convolutions"]
 
@@ -95,6 +98,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         Whether the training step is compiled; "auto" compiles long runs.
     device : str or torch.device, default=None
         None takes CUDA where there is one.
+    n_workers : int or None, default=None
+        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
+        some. None takes several for a Dataset and a GPU, and none for anything else.
     checkpoint_dir : str or Path, default=None
         Folder that an interrupted training resumes from.
     verbose : int, default=0
@@ -136,6 +142,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         precision: str = "auto",
         compile: bool | str = "auto",
         device: str | torch.device | None = None,
+        n_workers: int | None = None,
         checkpoint_dir: Any = None,
         verbose: int = 0,
         random_state: int | np.random.RandomState | None = None,
@@ -158,11 +165,15 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.precision = precision
         self.compile = compile
         self.device = device
+        self.n_workers = n_workers
         self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
         self.random_state = random_state
 
     classes_: npt.NDArray
+
+    # What the network learns; a subclass that learns something else names its own.
+    _objective: type[ClassifierObjective] = ClassifierObjective
 
     @abstractmethod
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -200,60 +211,75 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             When y is missing, has a single class, or marks out-of-distribution rows by -1.
         """
         source = self._open(X, reset=True)
-        targets = self._targets(y, len(source), reset=True)
+        class_indices = self._targets(y, len(source), reset=True)
+        validation = None
         held_out = self._validation(X_val, y_val)
-        device = resolve_device(self.device)
-        seed = draw_seed(self.random_state)
-        self._learn_normalization(source)
-        module = self._untrained(source, len(self.classes_), device, seed)
-        n_training = len(source)
-        settings = TrainingSettings.of(self)
-        validation_content = None
         if held_out is not None:
-            if self.checkpoint_dir is not None:
-                validation_content = held_out[0].content()
-            targets = np.concatenate([targets, held_out[1]])
-            settings = replace(settings, validation_fraction=0.0)
-
-        def fetch(
-            rows: npt.NDArray[np.integer], generator: torch.Generator | None
-        ) -> tuple[Tensor, Tensor]:
-            # A batch is of training or of validation data, never of both.
-            if held_out is None or rows[0] < n_training:
-                items = source.take(rows)
-            else:
-                items = held_out[0].take(rows - n_training)
-            return self._batch(items, device, generator), torch.as_tensor(
-                targets[rows], device=device
-            )
-
-        def loss(x: Tensor, target: Tensor) -> Tensor:
-            logits = module(x).float()
-            smoothing = self.label_smoothing if module.training else 0.0
-            return F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
-
-        self.history_ = train(
-            module,
-            loss,
-            fetch,
-            len(targets),
-            settings,
-            seed=seed,
-            device=device,
-            held_out=len(targets) - n_training,
-            checkpoint=self._checkpoint(source, (targets, validation_content), seed),
-            description=type(self).__name__,
-        )
-        self.module_ = module
+            validation = np.arange(len(source), len(source) + len(held_out[0]))
+            source = Source.concatenate([source, held_out[0]])
+            class_indices = np.concatenate([class_indices, held_out[1]])
+        self.train_network(source, class_indices, validation=validation)
         return self
 
-    def _untrained(
-        self, source: Source, n_outputs: int, device: torch.device, seed: int
-    ) -> nn.Module:
-        """Make the network on its device, its weights drawn by `seed`."""
+    def train_network(
+        self,
+        source: Source,
+        class_indices: npt.NDArray[np.int64],
+        *,
+        validation: npt.NDArray[np.integer] | None = None,
+        n_outputs: int | None = None,
+        make_objective: Callable[..., ClassifierObjective] | None = None,
+        depends_on: Any = None,
+        description: str | None = None,
+    ) -> None:
+        """Train the network, on this classifier's objective or another one.
+
+        Sets ``module_``, ``history_`` and what normalises the data. For the methods of this
+        package that train a classifier; `fit` is for users.
+
+        Parameters
+        ----------
+        source : Source
+            As `_open` returns it.
+        class_indices : ndarray of shape (n,)
+            0, 1, ..., one for each item of `source`.
+        validation : ndarray, default=None
+            Rows held out. None draws `validation_fraction` of them.
+        n_outputs : int, default=None
+            Outputs of the network; None: one for each class.
+        make_objective : callable, default=None
+            Takes the untrained network, this classifier, the source and the class indices.
+        depends_on : object, default=None
+            Whatever else training depends on, for the name of the checkpoint.
+        description : str, default=None
+            What the progress bar says.
+        """
+        device = resolve_device(self.device)
+        seed = draw_seed(self.random_state)
+        checkpoint = self._checkpoint(source, (class_indices, validation, depends_on), seed)
+        seed = resumed_seed(checkpoint, seed)
+        if validation is None:
+            training, validation = hold_out(len(source), self.validation_fraction, seed)
+        else:
+            training = np.setdiff1d(np.arange(len(source)), validation)
+        self._learn_normalization(source.subset(training))
+        n_outputs = len(self.classes_) if n_outputs is None else n_outputs
         with isolated_rng(device, seed):
-            module = self._build(source.item_shape, n_outputs).to(device)
-        return module.to(memory_format=torch.channels_last) if source.is_image else module
+            network = self._build(source.item_shape, n_outputs).to(device)
+        if source.is_image:
+            network = network.to(memory_format=torch.channels_last)
+        make_objective = make_objective or self._objective
+        self.history_ = train(
+            make_objective(network, self, source, class_indices),
+            training,
+            validation,
+            TrainingSettings.of(self),
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            description=description or type(self).__name__,
+        )
+        self.module_ = network
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
@@ -368,7 +394,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             return "crop_flip" if n_channels == 3 else ""
         return self.augmentation or ""
 
-    def _network(self) -> Network:
+    def network(self) -> Network:
         device = resolve_device(self.device)
         self.module_.to(device)
         return Network(

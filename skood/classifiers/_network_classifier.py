@@ -39,12 +39,12 @@ class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metacl
     """Base of the classifiers that are torch networks: prediction from features and logits."""
 
     @abstractmethod
-    def _network(self) -> Network:
+    def network(self) -> Network:
         """Return the trained network."""
 
     def _outputs(self, X: Any) -> Outputs:
         check_is_fitted(self)
-        return self._network().outputs(check_data(self, X, reset=False))
+        return self.network().outputs(check_data(self, X, reset=False))
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Logits.

@@ -162,7 +162,7 @@ class PretrainedClassifier(NetworkClassifier):
             return source.reshape(tuple(self.image_shape))
         return source
 
-    def _network(self) -> Network:
+    def network(self) -> Network:
         last_layer = self._last_layer()
         device, dtype = last_layer.weight.device, last_layer.weight.dtype
         mean, std = (
@@ -193,7 +193,7 @@ class PretrainedClassifier(NetworkClassifier):
 
     def _outputs(self, X: Any) -> Any:
         # Nothing was fitted that X could be compared with.
-        return self._network().outputs(check_data(BaseEstimator(), X, reset=True))
+        return self.network().outputs(check_data(BaseEstimator(), X, reset=True))
 
     def __sklearn_is_fitted__(self) -> bool:
         return True

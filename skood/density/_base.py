@@ -22,7 +22,10 @@ from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.seeding import draw_seed, isolated_rng
-from skood._torch.training import TrainingSettings, train
+from skood._torch.objective import Objective
+from skood._torch.run import resumed_seed
+from skood._torch.settings import TrainingSettings
+from skood._torch.training import hold_out, train
 
 __all__ = ["NeuralDensity", "standardization", "swap_columns"]
 
@@ -74,6 +77,9 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         Compile the training step with ``torch.compile``; "auto" does for long runs.
     device : str, torch.device or None, default=None
         None takes CUDA where there is one.
+    n_workers : int or None, default=None
+        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
+        some. None takes several for a Dataset and a GPU, and none for anything else.
     checkpoint_dir : str, Path or None, default=None
         Folder to save training to, every minute and at its end; a fit with the same parameters
         and data resumes from there.
@@ -112,6 +118,7 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         precision: str = "auto",
         compile: bool | str = False,
         device: str | torch.device | None = None,
+        n_workers: int | None = None,
         checkpoint_dir: Any = None,
         verbose: int = 0,
         random_state: int | np.random.RandomState | None = None,
@@ -132,6 +139,7 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         self.precision = precision
         self.compile = compile
         self.device = device
+        self.n_workers = n_workers
         self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose
         self.random_state = random_state
@@ -202,47 +210,24 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         self
         """
         source = self._open(X, reset=True)
-        condition = self._condition(y, len(source))
+        class_indices = self._condition(y, len(source))
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
-        settings = TrainingSettings.of(self)
+        checkpoint = self._checkpoint(source, class_indices, seed)
+        seed = resumed_seed(checkpoint, seed)
         with isolated_rng(device, seed):
-            module = self._build(source).to(device)
-
-        def fetch(
-            rows: npt.NDArray[np.integer], generator: torch.Generator | None
-        ) -> tuple[Tensor, ...]:
-            x = self._tensor(source.take(rows), device)
-            if generator is not None and self.mutation_rate > 0:
-                x = self._mutate(x, source, generator)
-            if condition is None:
-                return (x,)
-            return x, torch.as_tensor(condition[rows], device=device)
-
-        def loss(x: Tensor, condition: Tensor | None = None) -> Tensor:
-            return -_sum(self._log_prob(module, x, condition))
-
-        reg_weight = torch.tensor(float(self.reg_weight), device=device)
-
-        def penalty() -> Tensor:
-            return reg_weight * sum(kernel.square().sum() for kernel in _kernels(module))
-
+            network = self._build(source).to(device)
+        name = type(self).__name__
         self.history_ = train(
-            module,
-            loss,
-            fetch,
-            len(source),
-            settings,
+            DensityObjective(network, self, source, class_indices, device),
+            *hold_out(len(source), self.validation_fraction, seed),
+            TrainingSettings.of(self),
             seed=seed,
             device=device,
-            penalty=penalty if self.reg_weight > 0 else None,
-            initialize=lambda *batch: self._initialize(module, *batch),
-            checkpoint=self._checkpoint(source, condition, seed),
-            description=f"{type(self).__name__} (mutation {self.mutation_rate:g})"
-            if self.mutation_rate
-            else type(self).__name__,
+            checkpoint=checkpoint,
+            description=f"{name} (mutation {self.mutation_rate:g})" if self.mutation_rate else name,
         )
-        self.module_ = module
+        self.module_ = network
         return self
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
@@ -294,6 +279,63 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         tags.non_deterministic = False
         tags.target_tags.required = self.conditional
         return tags
+
+
+class DensityObjective(Objective):
+    """Negative log-likelihood of a density, in nats, of mutated items and with a penalty.
+
+    Parameters
+    ----------
+    network : Module
+    density : NeuralDensity
+    source : Source
+        As the density has opened it.
+    class_indices : ndarray of shape (n,) or None
+        What the density is conditioned on.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        density: NeuralDensity,
+        source: Source,
+        class_indices: npt.NDArray[np.integer] | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.density = density
+        self.source = source
+        self.class_indices = class_indices
+        self.device = device
+        self.reads_slowly = not source.in_memory
+        # A tensor, since a compiled step would be compiled anew for every number.
+        weight = torch.tensor(float(density.reg_weight), device=device)
+        self.register_buffer("reg_weight", weight, persistent=False)
+
+    def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
+        items = self.source.take(rows)
+        return (items,) if self.class_indices is None else (items, self.class_indices[rows])
+
+    def prepare(
+        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        x = self.density._tensor(items[0], self.device)
+        if generator is not None and self.density.mutation_rate > 0:
+            x = self.density._mutate(x, self.source, generator)
+        return x, *(torch.from_numpy(indices).to(self.device) for indices in items[1:])
+
+    def start(self, *batch: Tensor) -> None:
+        self.density._initialize(self.network, *batch)
+
+    def loss(self, x: Tensor, class_index: Tensor | None = None) -> Tensor:
+        return -_sum(self.density._log_prob(self.network, x, class_index))
+
+    def penalty(self) -> Tensor | None:
+        if self.density.reg_weight == 0:
+            return None
+        return self.reg_weight * sum(kernel.square().sum() for kernel in _kernels(self.network))
 
 
 def standardization(

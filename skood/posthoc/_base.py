@@ -145,7 +145,7 @@ class OutputsDetector(ClassifierDetector):
 
     @property
     def _head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        return self.classifier_._network().head
+        return self.classifier_.network().head
 
 
 class NetworkDetector(ClassifierDetector):
@@ -155,7 +155,7 @@ class NetworkDetector(ClassifierDetector):
 
     @property
     def _network(self) -> Network:
-        return self.classifier_._network()
+        return self.classifier_.network()
 
 
 class FeatureDetector(_HoldsModules):
@@ -215,7 +215,7 @@ class FeatureDetector(_HoldsModules):
         if self.features_ is None:
             return source.rows()
         if isinstance(self.features_, NetworkClassifier):
-            return self.features_._network().outputs(source, self.memory).features
+            return self.features_.network().outputs(source, self.memory).features
         features = self.features_.transform(as_input(self.features_, source))
         return np.asarray(features).reshape(len(features), -1)
 
@@ -267,7 +267,7 @@ def classifier_outputs(
 ) -> Outputs:
     """Logits and probabilities of any classifier, and the features of a network."""
     if isinstance(classifier, NetworkClassifier):
-        return classifier._network().outputs(source, memory)
+        return classifier.network().outputs(source, memory)
     rows = as_input(classifier, source)
     no_features = np.empty((len(source), 0))
     logits = log_proba = np.empty(0)

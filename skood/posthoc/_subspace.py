@@ -293,5 +293,5 @@ class NECO(FeatureDetector):
                 "max_logit=True needs logits: give a classifier of skood.classifiers or a "
                 f"trained torch module as features, not {self.features!r}"
             )
-        logits = self.features_._network().outputs(source, self.memory).logits
+        logits = self.features_.network().outputs(source, self.memory).logits
         return scores * logits.max(1).astype(np.float64)

@@ -3,11 +3,14 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from skood._torch.training import TrainingSettings, train
+from skood._torch.objective import Objective
+from skood._torch.settings import TrainingSettings
+from skood._torch.training import train
 from skood.classifiers import MLP
 from skood.density import NeuralSplineFlow
 
@@ -18,7 +21,6 @@ ADAM = TrainingSettings(
     learning_rate=0.1,
     lr_schedule="constant",
     clip_norm=None,
-    validation_fraction=0.0,
     patience=None,
     precision="fp32",
     compile=False,
@@ -27,20 +29,35 @@ ADAM = TrainingSettings(
 SGD = replace(ADAM, optimizer="sgd", momentum=0.9)
 
 
+class Slope(Objective):
+    """A parameter that starts at 1 and whose loss has the slope `gradient`."""
+
+    def __init__(self, gradient):
+        super().__init__()
+        self.value = nn.Parameter(torch.ones(()))
+        self.gradient = gradient
+
+    def read(self, rows):
+        return rows
+
+    def prepare(self, rows, generator):
+        return (torch.from_numpy(rows),)
+
+    def loss(self, rows):
+        return self.gradient * self.value.expand(len(rows))
+
+
 def trained(settings, gradient):
-    """Value of a parameter that starts at 1 and whose loss has the slope `gradient`."""
-    module = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(module.weight)
+    slope = Slope(gradient)
     train(
-        module,
-        lambda rows: gradient * module.weight[0, 0].expand(len(rows)),
-        lambda rows, generator: (torch.from_numpy(rows),),
-        12,
+        slope,
+        np.arange(12),
+        np.arange(0),
         settings,
         seed=0,
         device=torch.device("cpu"),
     )
-    return module.weight.item()
+    return slope.value.item()
 
 
 def by_hand(*, momentum=0.0, weight_decay=0.0, gradient=1.0, learning_rate=0.1, n_steps=3):
@@ -85,16 +102,16 @@ def test_first_step_of_the_adaptive_ones(name, step):
 
 
 def test_estimators_choose():
-    module = nn.Linear(1, 1)
+    groups = [{"params": list(nn.Linear(1, 1).parameters())}]
     settings = TrainingSettings.of(MLP(momentum=0.8, weight_decay=0.1, learning_rate=0.3))
-    group = settings.make_optimizer(module).param_groups[0]
+    group = settings.make_optimizer(groups).param_groups[0]
     assert (group["momentum"], group["weight_decay"], group["lr"]) == (0.8, 0.1, 0.3)
     assert group["nesterov"]
-    plain = TrainingSettings.of(MLP(momentum=0)).make_optimizer(module)
+    plain = TrainingSettings.of(MLP(momentum=0)).make_optimizer(groups)
     assert not plain.param_groups[0]["nesterov"]
     for estimator, kind in [
         (MLP(optimizer="adam"), torch.optim.Adam),
         (MLP(optimizer="adadelta"), torch.optim.Adadelta),
         (NeuralSplineFlow(), torch.optim.Adam),
     ]:
-        assert isinstance(TrainingSettings.of(estimator).make_optimizer(module), kind)
+        assert isinstance(TrainingSettings.of(estimator).make_optimizer(groups), kind)

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from skood._torch import training
-from skood._torch.training import TrainingSettings, train
+from skood._torch import run as run_module
+from skood._torch.objective import Objective
+from skood._torch.run import TrainingRun, resumed_seed
+from skood._torch.settings import TrainingSettings
+from skood._torch.training import hold_out, train
 from skood.density import NeuralSplineFlow, PixelCNN
 
 SETTINGS = TrainingSettings(
@@ -20,47 +23,60 @@ SETTINGS = TrainingSettings(
     lr_schedule="cosine",
     lr_decay=1.0,
     clip_norm=1.0,
-    validation_fraction=0.0,
     patience=None,
     precision="fp32",
     compile=False,
     verbose=0,
 )
-VALIDATING = replace(SETTINGS, validation_fraction=0.4, patience=2)
+VALIDATING = replace(SETTINGS, patience=2)
 DATA = torch.randn(26, 3, generator=torch.Generator().manual_seed(0))
 
 
-def run(settings, checkpoint, *, stop_training=None, stop_validation=None, seed=0):
-    """Train a network with dropout on noisy data, interrupted at the given fetches."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        module = nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.3), nn.Linear(6, 1))
-    calls = {"training": 0, "validation": 0}
+class Noisy(Objective):
+    """A network with dropout on noisy data, and a running mean of what it saw of each epoch."""
 
-    def fetch(rows, generator):
+    def __init__(self, seed, stop):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = nn.Sequential(nn.Linear(3, 6), nn.Dropout(0.3), nn.Linear(6, 1))
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("mean_before", torch.zeros(3))
+        self.stop = stop
+        self.calls = {"training": 0, "validation": 0}
+
+    def start_epoch(self, epoch, *, resumed):
+        if not resumed:
+            self.mean_before.copy_(self.mean)
+            self.mean.zero_()
+
+    def read(self, rows):
+        return DATA[rows].numpy()
+
+    def prepare(self, items, generator):
         part = "validation" if generator is None else "training"
-        stop = stop_validation if generator is None else stop_training
-        calls[part] += 1
-        if calls[part] - 1 == stop:
+        self.calls[part] += 1
+        if self.calls[part] - 1 == self.stop.get(part):
             raise KeyboardInterrupt
-        x = DATA[rows]
-        return (x,) if generator is None else (x + torch.randn(x.shape, generator=generator),)
+        x = torch.from_numpy(items)
+        return (x if generator is None else x + torch.randn(x.shape, generator=generator),)
 
-    def loss(x):
-        return (module(x)[:, 0] - x.square().sum(1)).square()
+    def loss(self, x):
+        if self.training:
+            self.mean += x.mean(0)
+        return (self.network(x - self.mean_before)[:, 0] - x.square().sum(1)).square()
 
-    history = train(
-        module,
-        loss,
-        fetch,
-        len(DATA),
-        settings,
-        seed=seed,
-        device=torch.device("cpu"),
-        checkpoint=checkpoint,
-    )
-    assert not module.training
-    return module.state_dict(), history, calls
+
+def run(settings, checkpoint, *, seed=0, fraction=None, **stop):
+    """Train, interrupted at the given batch of training or validation."""
+    fraction = fraction if fraction is not None else 0.4 if settings is not SETTINGS else 0.0
+    objective = Noisy(seed, stop)
+    seed = resumed_seed(checkpoint, seed)
+    parts = hold_out(len(DATA), fraction, seed)
+    device = torch.device("cpu")
+    history = train(objective, *parts, settings, seed=seed, device=device, checkpoint=checkpoint)
+    assert not objective.training
+    return objective.state_dict(), history, objective.calls
 
 
 def assert_same(result, expected):
@@ -73,15 +89,15 @@ def assert_same(result, expected):
 @pytest.mark.parametrize(
     ("settings", "stop"),
     [
-        (SETTINGS, {"stop_training": 0}),
-        (SETTINGS, {"stop_training": 3}),
-        (SETTINGS, {"stop_training": 5}),
-        (SETTINGS, {"stop_training": 19}),
-        (VALIDATING, {"stop_training": 2}),
-        (VALIDATING, {"stop_training": 3}),
-        (VALIDATING, {"stop_validation": 0}),
-        (VALIDATING, {"stop_validation": 3}),
-        (VALIDATING, {"stop_validation": 5}),
+        (SETTINGS, {"training": 0}),
+        (SETTINGS, {"training": 3}),
+        (SETTINGS, {"training": 5}),
+        (SETTINGS, {"training": 19}),
+        (VALIDATING, {"training": 2}),
+        (VALIDATING, {"training": 3}),
+        (VALIDATING, {"validation": 0}),
+        (VALIDATING, {"validation": 3}),
+        (VALIDATING, {"validation": 5}),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_one(tmp_path, settings, stop):
@@ -93,7 +109,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, settings, stop):
     assert len(interrupted[1]["loss"]) < len(expected[1]["loss"])
     resumed = run(settings, checkpoint)
     assert_same(resumed, expected)
-    steps = interrupted[2]["training"] - ("stop_training" in stop) + resumed[2]["training"]
+    steps = interrupted[2]["training"] - ("training" in stop) + resumed[2]["training"]
     assert steps == expected[2]["training"]
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.pt"]
 
@@ -101,25 +117,25 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, settings, stop):
 def test_warning_says_how_far_it_came(tmp_path):
     message = "training was interrupted after 7 of 20 steps; the model keeps what it had learned"
     with pytest.warns(UserWarning, match=message):
-        run(SETTINGS, tmp_path / "run.pt", stop_training=7)
+        run(SETTINGS, tmp_path / "run.pt", training=7)
 
 
 def test_many_interruptions(tmp_path):
     expected = run(VALIDATING, None)
     for _ in range(5):
         with pytest.warns(UserWarning, match="was interrupted"):
-            run(VALIDATING, tmp_path / "run.pt", stop_training=1, stop_validation=None)
+            run(VALIDATING, tmp_path / "run.pt", training=1)
     with pytest.warns(UserWarning, match="was interrupted"):
-        run(VALIDATING, tmp_path / "run.pt", stop_validation=0)
+        run(VALIDATING, tmp_path / "run.pt", validation=0)
     assert_same(run(VALIDATING, tmp_path / "run.pt"), expected)
 
 
 def test_killed_run_resumes_from_its_last_checkpoint(tmp_path, monkeypatch):
     """Nothing is saved at the end of a process that is killed, only before."""
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(run_module, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     expected = run(SETTINGS, None)
     saved = []
-    original = training._Run.save
+    original = TrainingRun.save
 
     def save_then_die(self):
         original(self)
@@ -127,11 +143,11 @@ def test_killed_run_resumes_from_its_last_checkpoint(tmp_path, monkeypatch):
         if self.step == 8:
             raise SystemExit
 
-    monkeypatch.setattr(training._Run, "save", save_then_die)
+    monkeypatch.setattr(TrainingRun, "save", save_then_die)
     with pytest.raises(SystemExit):
         run(SETTINGS, tmp_path / "run.pt")
     assert saved == list(range(1, 9))
-    monkeypatch.setattr(training._Run, "save", original)
+    monkeypatch.setattr(TrainingRun, "save", original)
     assert_same(run(SETTINGS, tmp_path / "run.pt"), expected)
 
 
@@ -147,20 +163,20 @@ def test_interrupted_model_has_its_best_weights(tmp_path):
     """The last validated epochs are not the best ones; Ctrl-C does not lose those."""
     settings = replace(VALIDATING, max_epochs=30, patience=None, learning_rate=0.3)
     with pytest.warns(UserWarning, match="was interrupted"):
-        weights, history, _ = run(settings, tmp_path / "run.pt", stop_training=80)
+        weights, history, _ = run(settings, tmp_path / "run.pt", training=80)
     best = int(np.argmin(history["validation_loss"]))
     assert best < len(history["validation_loss"]) - 1
     state = torch.load(tmp_path / "run.pt", weights_only=True)
     for name, value in weights.items():
         assert torch.equal(value, state["best"][name])
-        assert not torch.equal(value, state["module"][name])
+        assert not torch.equal(value, state["objective"][name])
 
 
 def test_resumed_run_keeps_its_seed(tmp_path):
     """Where random_state is None the seed is new, but the validation part must stay the same."""
     expected = run(VALIDATING, None)
     with pytest.warns(UserWarning, match="was interrupted"):
-        run(VALIDATING, tmp_path / "run.pt", stop_training=4)
+        run(VALIDATING, tmp_path / "run.pt", training=4)
     assert_same(run(VALIDATING, tmp_path / "run.pt", seed=1), expected)
 
 

@@ -9,8 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from skood._torch import training
-from skood._torch.training import TrainingSettings, train
+from skood._torch import compiling
+from skood._torch import precision as precision_module
+from skood._torch import run as run_module
+from skood._torch.compiling import maybe_compile
+from skood._torch.objective import Objective
+from skood._torch.settings import TrainingSettings
+from skood._torch.training import hold_out, train
 from skood.density import PixelCNN
 
 CPU = torch.device("cpu")
@@ -23,7 +28,6 @@ PLAIN = TrainingSettings(
     lr_schedule="constant",
     lr_decay=1.0,
     clip_norm=None,
-    validation_fraction=0.0,
     patience=None,
     precision="fp32",
     compile=False,
@@ -31,56 +35,51 @@ PLAIN = TrainingSettings(
 )
 
 
-class Scalar(nn.Module):
-    """One parameter. With betas of 0, Adam moves it by the learning rate at every step."""
+class Scalar(Objective):
+    """One parameter, whose loss falls by 1 for each unit that it grows; keeps what it was asked.
 
-    def __init__(self):
+    With betas of 0, Adam moves it by the learning rate at every step.
+    """
+
+    def __init__(self, loss=None):
         super().__init__()
         self.value = nn.Parameter(torch.zeros(()))
+        self.given_loss = loss
+        self.training_rows, self.validation_rows, self.values = [], [], []
 
+    def read(self, rows):
+        return rows
 
-class Recorder:
-    """A fetch that keeps the rows it was asked for, and the parameter at that moment."""
-
-    def __init__(self, module):
-        self.module = module
-        self.training, self.validation, self.values = [], [], []
-
-    def __call__(self, rows, generator):
+    def prepare(self, rows, generator):
         if generator is None:
-            assert not self.module.training
-            self.validation.append(rows)
+            assert not self.training
+            self.validation_rows.append(rows)
         else:
-            assert self.module.training
-            self.training.append(rows)
-            self.values.append(self.module.value.item())
-        return torch.from_numpy(np.asarray(rows)), torch.tensor(generator is None)
+            assert self.training
+            self.training_rows.append(rows)
+            self.values.append(self.value.item())
+        return torch.from_numpy(rows), torch.tensor(generator is None)
+
+    def loss(self, rows, is_validation):
+        if self.given_loss is not None:
+            return self.given_loss(self, rows, is_validation)
+        return -self.value * torch.ones(len(rows))
 
 
-def run(settings=PLAIN, n=20, loss=None, **kwargs):
-    """Train a Scalar whose loss falls by 1 for each unit that it grows."""
-    module = Scalar()
-    fetch = Recorder(module)
-
-    def falling(rows, is_validation):
-        return -module.value * torch.ones(len(rows))
-
-    history = train(
-        module,
-        falling if loss is None else lambda *batch: loss(module, *batch),
-        fetch,
-        n,
-        settings,
-        **{"seed": 0, "device": CPU, **kwargs},
-    )
-    assert not module.training
-    return module, fetch, history
+def run(settings=PLAIN, n=20, loss=None, fraction=0.0, objective=None, **kwargs):
+    """Train a Scalar on `n` rows, of which a fraction is held out."""
+    objective = Scalar(loss) if objective is None else objective
+    seed = kwargs.pop("seed", 0)
+    parts = hold_out(n, fraction, seed)
+    history = train(objective, *parts, settings, seed=seed, device=CPU, **kwargs)
+    assert not objective.training
+    return objective, history
 
 
 def test_every_epoch_reads_every_row_once_in_a_new_order():
-    _, fetch, history = run(PLAIN, n=20)
-    assert len(fetch.training) == 3 * 5
-    epochs = [np.concatenate(fetch.training[i : i + 5]) for i in (0, 5, 10)]
+    objective, history = run(PLAIN, n=20)
+    assert len(objective.training_rows) == 3 * 5
+    epochs = [np.concatenate(objective.training_rows[i : i + 5]) for i in (0, 5, 10)]
     for rows in epochs:
         assert sorted(rows) == list(range(20))
     assert len({tuple(rows) for rows in epochs}) == 3
@@ -89,14 +88,14 @@ def test_every_epoch_reads_every_row_once_in_a_new_order():
 
 
 def test_last_rows_that_fill_no_batch_wait_for_the_next_epoch():
-    _, fetch, _ = run(replace(PLAIN, max_epochs=20), n=11)
-    assert [len(rows) for rows in fetch.training] == [4] * 2 * 20
-    assert set(np.concatenate(fetch.training)) == set(range(11))
+    objective, _ = run(replace(PLAIN, max_epochs=20), n=11)
+    assert [len(rows) for rows in objective.training_rows] == [4] * 2 * 20
+    assert set(np.concatenate(objective.training_rows)) == set(range(11))
 
 
 def test_batch_is_never_larger_than_the_data():
-    _, fetch, _ = run(replace(PLAIN, batch_size=100), n=7)
-    assert [len(rows) for rows in fetch.training] == [7] * 3
+    objective, _ = run(replace(PLAIN, batch_size=100), n=7)
+    assert [len(rows) for rows in objective.training_rows] == [7] * 3
 
 
 @pytest.mark.parametrize(
@@ -105,38 +104,115 @@ def test_batch_is_never_larger_than_the_data():
 )
 def test_max_epochs_and_max_steps(max_epochs, max_steps, n_steps, n_epochs):
     settings = replace(PLAIN, max_epochs=max_epochs, max_steps=max_steps)
-    module, fetch, history = run(settings)
-    assert len(fetch.training) == n_steps
+    objective, history = run(settings)
+    assert len(objective.training_rows) == n_steps
     assert len(history["loss"]) == n_epochs
-    assert module.value.item() == pytest.approx(0.1 * n_steps)
+    assert objective.value.item() == pytest.approx(0.1 * n_steps)
 
 
 def test_history_is_the_mean_over_the_steps_of_an_epoch():
-    _, _, history = run(replace(PLAIN, max_steps=7))
+    _, history = run(replace(PLAIN, max_steps=7))
     # The loss at step k is -0.1 k; the second epoch has two steps.
     assert history["loss"] == pytest.approx([-0.2, -0.55])
 
 
 def test_penalty_is_added_once_a_step():
-    _, _, plain = run()
-    module = {}
+    class Penalised(Scalar):
+        def penalty(self):
+            return 0 * self.value + 7
 
-    def loss(scalar, rows, is_validation):
-        module["value"] = scalar.value
-        return -scalar.value * torch.ones(len(rows))
-
-    _, _, penalised = run(
-        replace(PLAIN, validation_fraction=0.2), loss=loss, penalty=lambda: 0 * module["value"] + 7
-    )
+    _, plain = run()
+    _, penalised = run(objective=Penalised(), fraction=0.2)
     assert penalised["loss"][0] == pytest.approx(plain["loss"][0] + 7, abs=0.2)
     assert max(penalised["validation_loss"]) < 0
 
 
-def test_initialize_sees_the_first_batch_before_the_first_step():
+def test_named_terms_add_up_and_are_kept():
+    class Terms(Scalar):
+        def loss(self, rows, is_validation):
+            pairs = torch.full((len(rows), len(rows)), 3.0)
+            return {"fall": -self.value * torch.ones(len(rows)), "pairs": pairs}
+
+    _, history = run(objective=Terms(), fraction=0.2)
+    _, plain = run(fraction=0.2)
+    for part in ("", "validation_"):
+        assert history[f"{part}fall"] == pytest.approx(plain[f"{part}loss"])
+        assert history[f"{part}pairs"] == [3.0] * 3
+        assert history[f"{part}loss"] == pytest.approx([v + 3 for v in plain[f"{part}loss"]])
+
+
+def test_metrics_are_means_over_the_rows_they_concern():
+    class Measured(Scalar):
+        def metrics(self, rows, is_validation):
+            return {"even": rows[rows % 2 == 0].double(), "is_large": rows >= 10}
+
+    objective, history = run(objective=Measured(), fraction=0.5)
+    rows = np.unique(np.concatenate(objective.validation_rows))
+    assert history["validation_even"] == pytest.approx([rows[rows % 2 == 0].mean()] * 3)
+    assert history["validation_is_large"] == pytest.approx([(rows >= 10).mean()] * 3)
+
+
+def test_start_sees_the_first_batch_before_the_first_step():
     calls = []
-    _, fetch, _ = run(initialize=lambda *batch: calls.append(batch[0].tolist()))
-    assert calls == [fetch.training[0].tolist()]
-    assert fetch.values[0] == 0
+
+    class Starting(Scalar):
+        def start(self, *batch):
+            calls.append((batch[0].tolist(), self.value.item()))
+
+    objective, _ = run(objective=Starting())
+    assert calls == [(objective.training_rows[0].tolist(), 0.0)]
+
+
+def test_hooks_come_in_their_order():
+    calls = []
+
+    class Hooked(Scalar):
+        def start(self, *batch):
+            calls.append("start")
+
+        def start_epoch(self, epoch, *, resumed):
+            assert not resumed
+            calls.append(epoch)
+
+        def read(self, rows):
+            calls.append("read")
+            return rows
+
+        def after_step(self):
+            calls.append(f"after {self.value.item():.1f}")
+
+    run(replace(PLAIN, max_epochs=2), n=8, objective=Hooked())
+    steps = ["read", "after 0.1", "read", "after 0.2"], ["read", "after 0.3", "read", "after 0.4"]
+    steps[0].insert(1, "start")
+    assert calls == [0, *steps[0], 1, *steps[1]]
+
+
+def test_epoch_order_decides_the_batches():
+    class Ordered(Scalar):
+        def epoch_order(self, rows, rng):
+            return np.repeat(rows[::-1], 2)
+
+    objective, history = run(objective=Ordered(), n=6)
+    expected = [[5, 5, 4, 4], [3, 3, 2, 2], [1, 1, 0, 0]] * 3
+    assert [rows.tolist() for rows in objective.training_rows] == expected
+    assert len(history["loss"]) == 3
+
+
+def test_groups_of_parameters_have_their_own_rates():
+    class Grouped(Scalar):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Parameter(torch.zeros(()))
+
+        def parameter_groups(self):
+            return [{"params": [self.value]}, {"params": [self.head], "lr_scale": 0.1}]
+
+        def loss(self, rows, is_validation):
+            return -(self.value + self.head) * torch.ones(len(rows))
+
+    objective, _ = run(replace(PLAIN, lr_schedule="exponential", lr_decay=0.9), objective=Grouped())
+    assert objective.value.item() == pytest.approx(sum(0.1 * 0.9**k for k in range(15)), rel=1e-5)
+    assert objective.head.item() == pytest.approx(0.1 * objective.value.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +240,8 @@ def test_lr_factor_at_known_points(schedule, n_steps, expected):
 @pytest.mark.parametrize("schedule", ["constant", "exponential", "cosine", "step"])
 def test_schedule_sets_the_learning_rate(schedule):
     settings = replace(PLAIN, lr_schedule=schedule, lr_decay=0.9, max_epochs=8)
-    module, fetch, _ = run(settings)
-    moves = np.diff([*fetch.values, module.value.item()])
+    objective, _ = run(settings)
+    moves = np.diff([*objective.values, objective.value.item()])
     expected = [0.1 * settings.lr_factor(step, 40) for step in range(40)]
     np.testing.assert_allclose(moves, expected, rtol=1e-4)
     assert (schedule == "constant") == (np.ptp(moves) < 1e-6)
@@ -173,18 +249,18 @@ def test_schedule_sets_the_learning_rate(schedule):
 
 @pytest.mark.parametrize(("clip_norm", "expected"), [(None, 5.0), (2.0, 2.0), (9.0, 5.0)])
 def test_clip_norm(clip_norm, expected):
-    module = nn.Linear(2, 1, bias=False)
-    target = torch.tensor([[3.0, 4.0]])
-    train(
-        module,
-        lambda rows: (module.weight * target).sum().expand(len(rows)),
-        lambda rows, generator: (torch.from_numpy(rows),),
-        8,
-        replace(PLAIN, clip_norm=clip_norm),
-        seed=0,
-        device=CPU,
-    )
-    gradient = module.weight.grad
+    target = torch.tensor([3.0, 4.0])
+
+    class Plane(Scalar):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(2))
+
+        def loss(self, rows, is_validation):
+            return (self.weight * target).sum().expand(len(rows))
+
+    plane, _ = run(replace(PLAIN, clip_norm=clip_norm), n=8, objective=Plane())
+    gradient = plane.weight.grad
     assert float(gradient.norm()) == pytest.approx(expected, rel=1e-5)
     torch.testing.assert_close(gradient / gradient.norm(), target / 5)
 
@@ -196,39 +272,43 @@ def hill(module, rows, is_validation):
     return -module.value * torch.ones(len(rows))
 
 
-VALIDATING = replace(PLAIN, validation_fraction=0.2, max_epochs=20, learning_rate=0.05)
+VALIDATING = replace(PLAIN, max_epochs=20, learning_rate=0.05)
 
 
 def test_validation_part_is_kept_out_of_training():
-    _, fetch, history = run(VALIDATING)
-    training_rows = set(np.concatenate(fetch.training))
-    validation_rows = np.concatenate(fetch.validation)
+    objective, history = run(VALIDATING, fraction=0.2)
+    training_rows = set(np.concatenate(objective.training_rows))
+    validation_rows = np.concatenate(objective.validation_rows)
     assert len(training_rows) == 16
     assert set(validation_rows) | training_rows == set(range(20))
     assert set(validation_rows).isdisjoint(training_rows)
     assert len(validation_rows) == 20 * 4
     assert len(history["validation_loss"]) == 20
-    _, other, _ = run(VALIDATING, seed=1)
-    assert set(np.concatenate(other.validation)) != set(validation_rows)
+    other, _ = run(VALIDATING, fraction=0.2, seed=1)
+    assert set(np.concatenate(other.validation_rows)) != set(validation_rows)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.25])
-def test_last_rows_can_be_held_out(fraction):
-    _, fetch, history = run(replace(VALIDATING, validation_fraction=fraction), held_out=4)
-    held_out = {16, 17, 18, 19}
-    training_rows = set(np.concatenate(fetch.training))
-    validation_rows = set(np.concatenate(fetch.validation))
-    assert held_out <= validation_rows
-    assert len(validation_rows) == 4 + fraction * 16
-    assert training_rows == set(range(20)) - validation_rows
-    assert len(history["validation_loss"]) == 20
+def test_hold_out():
+    training, held_out = hold_out(20, 0.25, 0)
+    assert len(held_out) == 5
+    np.testing.assert_array_equal(np.sort(np.r_[training, held_out]), np.arange(20))
+    assert not np.array_equal(held_out, hold_out(20, 0.25, 1)[1])
+    assert np.array_equal(held_out, hold_out(20, 0.25, 0)[1])
+    assert len(hold_out(20, 0.0, 0)[1]) == 0
+
+
+def test_hold_out_takes_the_same_part_of_every_class():
+    class_indices = np.repeat([0, 1, 2], [50, 10, 3])
+    training, held_out = hold_out(63, 0.2, 0, class_indices)
+    assert np.bincount(class_indices[held_out]).tolist() == [10, 2]
+    np.testing.assert_array_equal(np.sort(np.r_[training, held_out]), np.arange(63))
 
 
 def test_weights_of_the_best_epoch_are_restored():
     # Four steps of 0.05 an epoch: the parameter is 1 after the fifth.
-    module, fetch, history = run(VALIDATING, loss=hill)
-    assert module.value.item() == pytest.approx(1, abs=1e-5)
-    assert len(fetch.training) == 20 * 4
+    objective, history = run(VALIDATING, loss=hill, fraction=0.2)
+    assert objective.value.item() == pytest.approx(1, abs=1e-5)
+    assert len(objective.training_rows) == 20 * 4
     assert np.argmin(history["validation_loss"]) == 4
     expected = [(0.2 * epoch - 1) ** 2 for epoch in range(1, 21)]
     assert history["validation_loss"] == pytest.approx(expected, abs=1e-4)
@@ -236,23 +316,23 @@ def test_weights_of_the_best_epoch_are_restored():
 
 @pytest.mark.parametrize("patience", [1, 3])
 def test_patience_stops_training_early(patience):
-    module, fetch, history = run(replace(VALIDATING, patience=patience), loss=hill)
+    objective, history = run(replace(VALIDATING, patience=patience), loss=hill, fraction=0.2)
     assert len(history["validation_loss"]) == len(history["loss"]) == 5 + patience
-    assert len(fetch.training) == 4 * (5 + patience)
-    assert module.value.item() == pytest.approx(1, abs=1e-5)
+    assert len(objective.training_rows) == 4 * (5 + patience)
+    assert objective.value.item() == pytest.approx(1, abs=1e-5)
 
 
 def test_patience_without_validation_changes_nothing():
-    _, fetch, _ = run(replace(PLAIN, patience=1))
-    assert len(fetch.training) == 15
+    objective, _ = run(replace(PLAIN, patience=1))
+    assert len(objective.training_rows) == 15
 
 
 def test_validation_loss_weighs_every_row_alike():
     def loss(module, rows, is_validation):
         return rows.double() + 0 * module.value
 
-    _, fetch, history = run(replace(VALIDATING, validation_fraction=0.5, batch_size=4), loss=loss)
-    rows = np.concatenate(fetch.validation)[:10]
+    objective, history = run(replace(VALIDATING, batch_size=4), loss=loss, fraction=0.5)
+    rows = np.concatenate(objective.validation_rows)[:10]
     assert history["validation_loss"] == pytest.approx([rows.mean()] * 20)
 
 
@@ -270,7 +350,7 @@ def test_loss_that_is_not_finite_is_an_error(bad):
 
 
 def test_nothing_bad_is_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(run_module, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
     def loss(module, rows, is_validation):
         return module.value + torch.full((len(rows),), math.nan if module.value < -0.55 else 0.0)
@@ -316,16 +396,17 @@ def test_global_random_state_is_restored_after_an_error():
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
-def test_precision_is_that_of_training_and_not_of_validation(precision, dtype):
+def test_precision_is_that_of_training_and_not_of_validation(monkeypatch, precision, dtype):
+    monkeypatch.setattr(precision_module, "_fault", lambda *_: None)
     seen = {True: set(), False: set()}
 
     def loss(module, rows, is_validation):
         seen[bool(is_validation)].add((torch.ones(2, 2) @ torch.ones(2, 2)).dtype)
         return module.value.expand(len(rows))
 
-    module, _, _ = run(replace(VALIDATING, precision=precision), loss=loss)
+    objective, _ = run(replace(VALIDATING, precision=precision), loss=loss, fraction=0.2)
     assert seen == {False: {dtype}, True: {torch.float32}}
-    assert module.value.dtype == torch.float32
+    assert objective.value.dtype == torch.float32
 
 
 def test_progress_bar(capsys):
@@ -340,8 +421,8 @@ def test_progress_bar(capsys):
 class TestCompile:
     @staticmethod
     def fit(**settings):
-        module, _, history = run(replace(PLAIN, **settings))
-        return module.value.item(), history
+        objective, history = run(replace(PLAIN, **settings))
+        return objective.value.item(), history
 
     @pytest.mark.parametrize("error", [RuntimeError, OSError])
     @pytest.mark.parametrize("when", ["compiling", "running"])
@@ -380,10 +461,9 @@ class TestCompile:
     ):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr(
-            training.shutil, "which", lambda name: f"/bin/{name}" if has_compiler else None
+            compiling.shutil, "which", lambda name: f"/bin/{name}" if has_compiler else None
         )
-        settings = replace(PLAIN, compile=wanted)
-        assert (training._maybe_compile(abs, settings, n_steps) is not abs) == compiles
+        assert (maybe_compile(abs, wanted, n_steps) is not abs) == compiles
 
 
 def test_a_model_ruined_by_its_last_step_is_an_error():

@@ -67,7 +67,7 @@ def module():
 
 
 def outputs(module, X, memory=None, **settings):
-    return PretrainedClassifier(module, **settings)._network().outputs(share_passes(X), memory)
+    return PretrainedClassifier(module, **settings).network().outputs(share_passes(X), memory)
 
 
 class TestWhatScoringLeavesAlone:
@@ -278,7 +278,7 @@ for seed, n in [(0, 70), (1, 70), (0, 69)]:
     n_batches, module = [], build(seed)
     module[0].register_forward_hook(lambda *_: n_batches.append(1))
     source = share_passes(images_of(70)[:n])
-    outputs = PretrainedClassifier(module)._network().outputs(source, {str(tmp_path)!r})
+    outputs = PretrainedClassifier(module).network().outputs(source, {str(tmp_path)!r})
     print(len(n_batches), float(outputs.logits.sum()))
 """
         run = subprocess.run(
@@ -334,20 +334,20 @@ def test_outputs():
 
 def test_head(X):
     module = build()
-    weight, bias = PretrainedClassifier(module)._network().head
+    weight, bias = PretrainedClassifier(module).network().head
     assert weight.dtype == bias.dtype == np.float64
     result = outputs(module, X)
     np.testing.assert_allclose(
         result.features @ weight.T + bias, result.logits, rtol=1e-4, atol=1e-5
     )
     module[5] = nn.Linear(48, 3, bias=False)
-    assert PretrainedClassifier(module)._network().head[1].tolist() == [0, 0, 0]
+    assert PretrainedClassifier(module).network().head[1].tolist() == [0, 0, 0]
 
 
 def test_activations(X):
     module = build()
     x = torch.from_numpy(X[:4])
-    network = PretrainedClassifier(module)._network()
+    network = PretrainedClassifier(module).network()
     with torch.no_grad():
         features, logits, (maps, again) = network.forward(x, [module[2], module[5]])
         torch.testing.assert_close(logits, module(x))
@@ -371,18 +371,18 @@ class TestPerturbation:
     def test_of_pixels(self, tiny, labels):
         X = np.random.default_rng(0).uniform(0.2, 0.8, size=(24, 3, 6, 5))
         direction = np.sign(np.random.default_rng(1).normal(size=X.shape))
-        trained = tiny().fit(X, labels)._network()
+        trained = tiny().fit(X, labels).network()
         self.check(trained, X, direction, 0.1, X + 0.1 * direction)
-        wide = tiny(value_range=(0, 10)).fit(X, labels)._network()
+        wide = tiny(value_range=(0, 10)).fit(X, labels).network()
         self.check(wide, X, direction, 0.01, X + 0.1 * direction)
         normalising = PretrainedClassifier(build(), mean=[0.1, 0.2, 0.3], std=[0.5, 2, 3])
-        self.check(normalising._network(), X, direction, 0.1, X + 0.1 * direction)
-        self.check(PretrainedClassifier(build())._network(), X, direction, 0.1, X + 0.1 * direction)
+        self.check(normalising.network(), X, direction, 0.1, X + 0.1 * direction)
+        self.check(PretrainedClassifier(build()).network(), X, direction, 0.1, X + 0.1 * direction)
 
     def test_of_rows_in_standard_deviations(self, tiny):
         X = np.random.default_rng(0).normal(size=(24, 3)) * [1, 10, 100]
         direction = np.sign(np.random.default_rng(1).normal(size=X.shape))
-        network = tiny(MLP).fit(X, np.arange(24) % 2)._network()
+        network = tiny(MLP).fit(X, np.arange(24) % 2).network()
         self.check(network, X, direction, 0.1, X + 0.1 * X.std(0) * direction)
 
 

@@ -57,7 +57,7 @@ class TestNormalisation:
         np.testing.assert_allclose(network.std_, X.std(0))
 
     def test_network_sees_the_mean_0_and_standard_deviation_1(self, tiny, images, labels):
-        network = tiny().fit(images, labels)._network()
+        network = tiny().fit(images, labels).network()
         x = network.tensor(images)
         torch.testing.assert_close(x.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3))
@@ -67,7 +67,7 @@ class TestNormalisation:
         X = np.random.default_rng(0).normal(size=(40, 3))
         network = tiny(MLP).fit(X, np.arange(40) % 2)
         mean, std = network.mean_.copy(), network.std_.copy()
-        seen = network._network().tensor(7 + 3 * X)
+        seen = network.network().tensor(7 + 3 * X)
         np.testing.assert_allclose(seen, (7 + 3 * X - X.mean(0)) / X.std(0), rtol=1e-5, atol=1e-5)
         assert not np.allclose(network.decision_function(7 + 3 * X), network.decision_function(X))
         np.testing.assert_array_equal(network.mean_, mean)
@@ -78,7 +78,7 @@ class TestNormalisation:
         X[:, 1] = 0.1
         network = tiny(MLP).fit(X, np.arange(40) % 2)
         assert network.std_[1] == 1
-        assert network._network().tensor(X)[:, 1].abs().max() < 1e-6
+        assert network.network().tensor(X)[:, 1].abs().max() < 1e-6
         assert np.isfinite(network.decision_function(X)).all()
 
     @pytest.mark.parametrize("value", [0, 77, 255])
@@ -284,7 +284,7 @@ def test_label_smoothing(tiny, images, labels):
     smooth = tiny(**settings, label_smoothing=0.3).fit(images, labels, images, labels)
     assert smooth.history_["validation_loss"] == plain.history_["validation_loss"]
     with torch.no_grad():
-        logits = smooth.module_.train()(smooth._network().tensor(images))
+        logits = smooth.module_.train()(smooth.network().tensor(images))
     target = 0.7 * torch.eye(3)[torch.as_tensor(labels)] + 0.3 / 3
     expected = -(target * logits.log_softmax(1)).sum(1).mean()
     assert smooth.history_["loss"] == pytest.approx([expected.item()], rel=1e-5)

@@ -186,7 +186,7 @@ def test_odin(odin, kind, temperature, epsilon):
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_input_gradient(odin, kind):
-    network = odin_network(odin, kind)._network()
+    network = odin_network(odin, kind).network()
     x = network.tensor(odin["images"])
 
     def loss(logits):

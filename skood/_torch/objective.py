@@ -1,0 +1,124 @@
+"""What a network learns: the interface between a method and the training loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Objective"]
+
+
+class Objective(nn.Module):
+    """What is learned, and from which data.
+
+    A method writes ``read``, ``prepare`` and ``loss``, and overrides of the rest what it needs.
+    Whatever is learned or kept between steps is a parameter or a buffer of this module (the
+    network, extra heads, averaged weights, queues, running means): the optimizer moves the
+    parameters, checkpoints and the best epoch hold both.
+
+    The training loop calls the methods in this order::
+
+        start                       once, with the first batch
+        start_epoch                 before the first step of every epoch
+            read, prepare, loss, penalty, after_step        for each batch
+            read, prepare, loss, metrics                    for each validation batch
+    """
+
+    # Whether `read` waits for something: a disk, the decoding of an image.
+    reads_slowly: bool = False
+
+    def read(self, rows: npt.NDArray[np.integer]) -> Any:
+        """Fetch the items of a batch.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (b,)
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            Handed to `prepare`. May be read ahead in a thread or in a worker process, which
+            has its own copy of this object.
+        """
+        raise NotImplementedError
+
+    def prepare(self, items: Any, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+        """Turn items into the tensors of a batch on the device; augment, mutate, generate.
+
+        Parameters
+        ----------
+        items : ndarray or tuple of ndarray
+            What `read` returned.
+        generator : torch.Generator or None
+            On the device, and the only source of randomness here: batches may be prepared
+            ahead. None for validation items, which are not augmented.
+
+        Returns
+        -------
+        tuple of Tensor
+            The arguments of `loss` and of `metrics`.
+        """
+        raise NotImplementedError
+
+    def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
+        """Compute the loss of a batch.
+
+        Returns
+        -------
+        Tensor of shape (b,), or dict of str to Tensor
+            The loss of each row; or named terms, of any shape, whose means add up to the loss
+            and are kept in the history by name.
+        """
+        raise NotImplementedError
+
+    def metrics(self, *batch: Tensor) -> dict[str, Tensor]:
+        """Compute what else to note of validation data.
+
+        Returns
+        -------
+        dict of str to Tensor of shape (m,)
+            Values of as many rows as each concerns; the history keeps their means.
+        """
+        return {}
+
+    def penalty(self) -> Tensor | None:
+        """Scalar that is added once a step to the mean loss of the batch; None for nothing."""
+        return None
+
+    def epoch_order(
+        self, rows: npt.NDArray[np.integer], rng: np.random.Generator
+    ) -> npt.NDArray[np.integer]:
+        """Put training rows in the order of one epoch, from which batches are cut.
+
+        Rows may be left out or repeated, as long as every epoch has the same number of them.
+        """
+        return rng.permutation(rows)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Parameters by group, as torch's optimizers take them.
+
+        "lr_scale" in a group multiplies the learning rate of the settings.
+        """
+        return [{"params": list(self.parameters())}]
+
+    def start(self, *batch: Tensor) -> None:
+        """Prepare the untrained network on the first batch."""
+
+    def start_epoch(self, epoch: int, *, resumed: bool) -> None:
+        """Begin an epoch, before any of its batches is read.
+
+        Parameters
+        ----------
+        epoch : int
+            From 0.
+        resumed : bool
+            Whether this epoch had begun before an interruption: buffers hold what this method and
+            the steps since then made of them, and only what no buffer holds is to be made again.
+        """
+
+    def after_step(self) -> None:
+        """Follow an update of the parameters: averages of weights, for instance."""

@@ -1,0 +1,141 @@
+"""Read the batches of a data set ahead of the work on them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+__all__ = ["default_n_workers", "read_ahead", "read_batches"]
+
+# Batches that wait to be worked on.
+_AHEAD = 2
+
+
+def default_n_workers(device: torch.device, *, slow: bool) -> int:
+    """Worker processes for ``n_workers=None``.
+
+    A GPU is starved by one process that decodes images; a CPU has nothing to spare.
+    """
+    if device.type == "cpu" or not slow:
+        return 0
+    return min(8, max(1, (os.cpu_count() or 1) - 1))
+
+
+def read_batches(
+    read: Callable[[npt.NDArray[np.integer]], Any],
+    batches: Sequence[npt.NDArray[np.integer]],
+    *,
+    n_workers: int = 0,
+    pin_memory: bool = False,
+) -> Iterator[Any]:
+    """Read one batch after the other, in worker processes where there are any.
+
+    Parameters
+    ----------
+    read : callable
+        Takes row numbers, returns an array or a tuple of arrays.
+    batches : sequence of ndarray
+        Row numbers.
+    n_workers : int
+        0 reads in this process.
+    pin_memory : bool
+        Of arrays from worker processes, for faster copies to a GPU.
+
+    Yields
+    ------
+    ndarray or tuple of ndarray
+    """
+    if n_workers == 0 or not batches:
+        yield from map(read, batches)
+        return
+    # Forked workers share the data with this process; elsewhere they get a pickled copy.
+    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    loader = DataLoader(
+        _Batches(read, batches),
+        batch_size=None,
+        num_workers=min(n_workers, len(batches)),
+        pin_memory=pin_memory,
+        collate_fn=_as_tensors,
+        # Its own, since the loader would draw from torch's global generator.
+        generator=torch.Generator().manual_seed(0),
+        multiprocessing_context="fork" if can_fork else None,
+    )
+    for items in loader:
+        yield tuple(map(_as_array, items)) if isinstance(items, (tuple, list)) else _as_array(items)
+
+
+class _Batches(Dataset):
+    def __init__(self, read: Callable, batches: Sequence[npt.NDArray[np.integer]]) -> None:
+        self.read = read
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Any:
+        return self.read(self.batches[number])
+
+
+def _as_tensors(items: Any) -> Any:
+    """Tensors, which travel between processes in shared memory."""
+    if isinstance(items, tuple):
+        return tuple(map(_as_tensors, items))
+    try:
+        return torch.from_numpy(np.ascontiguousarray(items))
+    except TypeError:  # A dtype that torch does not have.
+        return items
+
+
+def _as_array(items: Any) -> npt.NDArray:
+    return items.numpy() if isinstance(items, torch.Tensor) else items
+
+
+def read_ahead(values: Iterable[Any]) -> Iterator[Any]:
+    """Iterate over `values` in a thread, a few ahead of whoever takes them.
+
+    Without gradients. An exception reaches the taker, and the thread ends with the iterator.
+    """
+    waiting: queue.Queue[tuple[str, Any]] = queue.Queue(_AHEAD)
+    stopped = threading.Event()
+
+    def put(kind: str, value: Any) -> None:
+        while not stopped.is_set():
+            try:
+                waiting.put((kind, value), timeout=0.1)
+                return
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            with torch.no_grad():
+                for value in values:
+                    put("value", value)
+                    if stopped.is_set():
+                        return
+            put("end", None)
+        except BaseException as error:
+            put("error", error)
+
+    thread = threading.Thread(target=work, name="skood-reader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = waiting.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+    finally:
+        stopped.set()
+        thread.join()

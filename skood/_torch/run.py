@@ -1,0 +1,129 @@
+"""State of a training run, and the file that it is resumed from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+__all__ = ["TrainingRun", "resumed_seed"]
+
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+
+def resumed_seed(checkpoint: Path | None, seed: int) -> int:
+    """Seed of the run that `checkpoint` holds, or `seed` where there is none.
+
+    Where random_state is None the seed of a fit is new, but the rows that an interrupted run has
+    learned from must not become those it is validated on.
+    """
+    if checkpoint is None or not checkpoint.exists():
+        return seed
+    return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["seed"]
+
+
+class TrainingRun:
+    """State of one training run: what a checkpoint must hold.
+
+    Parameters
+    ----------
+    objective : Module
+    optimizer : Optimizer
+    seed : int
+    path : Path or None
+        File to resume from and to save to.
+    """
+
+    def __init__(
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer, seed: int, path: Path | None
+    ) -> None:
+        self.objective = objective
+        self.optimizer = optimizer
+        self.seed = seed
+        self.path = path
+        self.step = 0
+        # The last epoch that was begun.
+        self.epoch = -1
+        self.history: dict[str, list[float]] = {"loss": []}
+        self.best: dict[str, Tensor] | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._saved_at = monotonic()
+
+    def goes_on(self, n_steps: int, patience: int | None) -> bool:
+        losses = self.history.get("validation_loss")
+        if patience is not None and losses and len(losses) - 1 - np.argmin(losses) >= patience:
+            return False
+        return self.step < n_steps or self._count > 0
+
+    def epoch_is_over(self, epoch_steps: int, n_steps: int) -> bool:
+        return self._count == epoch_steps or self.step == n_steps
+
+    def advance(self, losses: Mapping[str, Tensor]) -> None:
+        """Count a step with its loss and the terms of it."""
+        self.step += 1
+        self._count += 1
+        for name, loss in losses.items():
+            loss = loss.detach().double()
+            self._sums[name] = self._sums[name] + loss if name in self._sums else loss
+
+    def mean_losses(self) -> dict[str, float]:
+        """Mean loss and terms over the steps of this epoch so far."""
+        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        if not math.isfinite(means["loss"]):
+            raise FloatingPointError(
+                f"the training loss became {means['loss']} before step {self.step}; lower "
+                "learning_rate or clip_norm, or check X for extreme values"
+            )
+        return means
+
+    def end_epoch(self, validation: Mapping[str, float]) -> None:
+        for name, value in {**self.mean_losses(), **validation}.items():
+            self.history.setdefault(name, []).append(value)
+        self._sums, self._count = {}, 0
+        losses = self.history.get("validation_loss")
+        if losses and losses[-1] <= min(losses):
+            self.best = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+
+    def restore_best(self) -> None:
+        if self.best is not None:
+            self.objective.load_state_dict(self.best)
+
+    def is_due(self) -> bool:
+        return monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
+
+    def save(self) -> None:
+        self._saved_at = monotonic()
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        state = {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "seed": self.seed,
+            "step": self.step,
+            "epoch": self.epoch,
+            "history": self.history,
+            "best": self.best,
+            "sums": self._sums,
+            "count": self._count,
+        }
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.path)
+
+    def resume(self, device: torch.device) -> None:
+        if self.path is None or not self.path.exists():
+            return
+        state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.seed, self.step, self.epoch = state["seed"], state["step"], state["epoch"]
+        self.history, self.best = state["history"], state["best"]
+        self._sums, self._count = state["sums"], state["count"]

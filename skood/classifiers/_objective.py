@@ -1,0 +1,70 @@
+"""What a classifier learns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skood._data import Source
+from skood._torch.objective import Objective
+
+if TYPE_CHECKING:
+    from skood.classifiers._base import NeuralClassifier
+
+__all__ = ["ClassifierObjective"]
+
+
+class ClassifierObjective(Objective):
+    """Cross-entropy of a network on augmented and normalised items.
+
+    Methods that train a classifier differently override ``loss``, and what else they change.
+
+    Parameters
+    ----------
+    network : Module
+        Puts out logits; on its device.
+    classifier : NeuralClassifier
+        Gives augmentation, normalisation and label smoothing.
+    source : Source
+        As the classifier has opened it.
+    class_indices : ndarray of shape (n,)
+        Of the items of `source`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        source: Source,
+        class_indices: npt.NDArray[np.int64],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.classifier = classifier
+        self.source = source
+        self.class_indices = class_indices
+        self.reads_slowly = not source.in_memory
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
+        return self.source.take(rows), self.class_indices[rows]
+
+    def prepare(
+        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        images, class_indices = items
+        x = self.classifier._batch(images, self.device, generator)
+        return x, torch.from_numpy(class_indices).to(self.device)
+
+    def loss(self, x: Tensor, class_index: Tensor) -> Tensor | dict[str, Tensor]:
+        smoothing = self.classifier.label_smoothing if self.training else 0.0
+        logits = self.network(x).float()
+        return F.cross_entropy(logits, class_index, reduction="none", label_smoothing=smoothing)

@@ -1,0 +1,185 @@
+"""What detectors that train a classifier of their own share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, check_memory
+from torch import nn
+
+from skood._data import Source, check_data
+from skood._torch.training import hold_out
+from skood.base import BaseDetector
+from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
+from skood.classifiers._network import Outputs
+from skood.classifiers._objective import ClassifierObjective
+
+__all__ = ["TrainingDetector"]
+
+
+class TrainingDetector(BaseDetector):
+    """Base of the detectors that train a classifier on an objective of their own.
+
+    The base class clones the classifier, holds out the part of every class that its
+    `validation_fraction` asks for, trains, caches, and reads the threshold from the rows held out.
+    A subclass has the parameters `classifier` and `memory`, and writes ``_make_objective`` and
+    ``_score``; what it learns beside the network, it sets in ``_make_objective`` as attributes
+    that end in ``_``.
+
+    Attributes
+    ----------
+    _scoring_parameters : tuple of str
+        Parameters that training does not depend on, so that a search over them trains once.
+    _n_extra_outputs : int
+        Outputs of the network beside those of the classes; labelled -1.
+    """
+
+    _scoring_parameters: tuple[str, ...] = ("contamination",)
+    _n_extra_outputs = 0
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "classifier": [NeuralClassifier, None],
+        "memory": [str, joblib.Memory, None],
+    }
+
+    classifier: NeuralClassifier | None
+    classifier_: NeuralClassifier
+    memory: str | joblib.Memory | None
+
+    @abstractmethod
+    def _make_objective(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        source: Source,
+        class_indices: npt.NDArray[np.int64],
+        held_out: npt.NDArray[np.integer],
+        inliers: Source,
+        seed: int,
+    ) -> ClassifierObjective:
+        """Make what the classifier learns.
+
+        Parameters
+        ----------
+        network : Module
+            Not trained yet, with an output for each class and `_n_extra_outputs` more.
+        classifier : NeuralClassifier
+            With its normalisation and ``classes_``.
+        source : Source
+            The inliers as the classifier reads them.
+        class_indices : ndarray of shape (n,)
+        held_out : ndarray
+            Rows that are not trained on.
+        inliers : Source
+            As they came.
+        seed : int
+            Of this fit.
+        """
+
+    @abstractmethod
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        """Score what the network makes of the data, higher = more in-distribution."""
+
+    def _default_classifier(self, source: Source) -> NeuralClassifier:
+        """Classifier for ``classifier=None``."""
+        if not source.is_image:
+            return MLP(validation_fraction=0.1)
+        return ShallowConvNet(
+            optimizer="adam", learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1
+        )
+
+    def _fit(
+        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
+        defaults = type(self)().get_params(deep=False)
+        elsewhere = (*self._scoring_parameters, "memory", "verbose", "random_state")
+        trainee = clone(self).set_params(**{name: defaults[name] for name in elsewhere})
+        train = check_memory(self.memory).cache(_train)
+        learned, held_out = train(trainee, inliers, y, seed)
+        vars(self).update(learned)
+        return held_out if len(held_out) else None
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        return self._score(self.classifier_.network().outputs(source))
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Probability of each class, and of rejection where the method has that class.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_outputs), float64
+            In the order of `classes_`, and last that of rejection.
+        """
+        check_is_fitted(self)
+        return self.classifier_.predict_proba(check_data(self, X, reset=False))
+
+    def predict_class(self, X: Any) -> npt.NDArray:
+        """Return the most probable class, or rejection where the method has that class.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, and -1 ("-1" among strings) where rejection is more probable than any class.
+        """
+        check_is_fitted(self)
+        return self.classifier_.predict(check_data(self, X, reset=False))
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags
+
+
+def _train(
+    detector: TrainingDetector, inliers: Source, y: npt.NDArray, seed: int
+) -> tuple[dict[str, Any], npt.NDArray[np.integer]]:
+    """Train the classifier of a detector.
+
+    Returns
+    -------
+    learned : dict of str to object
+        Fitted attributes of the detector.
+    held_out : ndarray
+        Rows of `inliers` that were not trained on.
+    """
+    classifier = detector.classifier
+    classifier = detector._default_classifier(inliers) if classifier is None else clone(classifier)
+    if classifier.random_state is None:
+        classifier.set_params(random_state=seed)
+    source = classifier._open(inliers, reset=True)
+    class_indices = classifier._targets(y, len(inliers), reset=True)
+    labels = classifier.classes_
+    _, held_out = hold_out(len(source), classifier.validation_fraction, seed, class_indices)
+
+    def make_objective(network: nn.Module, *of_classifier: Any) -> ClassifierObjective:
+        return detector._make_objective(network, *of_classifier, held_out, inliers, seed)
+
+    classifier.train_network(
+        source,
+        class_indices,
+        validation=held_out,
+        n_outputs=len(labels) + detector._n_extra_outputs,
+        make_objective=make_objective,
+        depends_on=(detector, seed),
+        description=type(detector).__name__,
+    )
+    classifier.classes_ = np.append(labels, [-1] * detector._n_extra_outputs)
+    detector.classifier_, detector.classes_ = classifier, labels
+    detector.history_ = classifier.history_
+    learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}
+    return learned, held_out
