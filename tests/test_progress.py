@@ -2,15 +2,27 @@
 
 import io
 import multiprocessing
+import re
 import subprocess
 import sys
 import threading
 from contextlib import redirect_stderr
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from sklearn.neighbors import KernelDensity
 
-from skood import _progress
+from skood import (
+    BoundarySampler,
+    ConformalDetector,
+    EnsembleDetector,
+    LikelihoodRatio,
+    LogLikelihood,
+    TunedThreshold,
+    _progress,
+    evaluate,
+)
 from skood._progress import progress_bar, progress_scope, tracked
 
 
@@ -204,3 +216,115 @@ def test_importing_warns_of_nothing_in_a_notebook_without_widgets():
         [sys.executable, "-W", "error", "-c", code], check=True, capture_output=True, text=True
     )
     assert "counting: 2/2" in run.stderr
+
+
+class Talkative(KernelDensity):
+    """Density that shows what it does."""
+
+    def __init__(self, bandwidth=1.0, verbose="auto"):
+        super().__init__(bandwidth=bandwidth)
+        self.verbose = verbose
+
+    def fit(self, X, y=None):
+        return self._show("learning", super().fit, X)
+
+    def score_samples(self, X):
+        return self._show("measuring", super().score_samples, X)
+
+    def _show(self, doing, method, X):
+        with progress_bar(total=1, description=doing, unit="row", verbose=self.verbose) as bar:
+            result = method(X)
+            bar.update()
+            return result
+
+
+def said(function, *args, **kwargs):
+    """Result of a call, and the descriptions of the bars it shows."""
+    with redirect_stderr(io.StringIO()) as file:
+        result = function(*args, **kwargs)
+    return result, re.findall(r"([^\r\n]*): 0/", file.getvalue())
+
+
+@pytest.fixture
+def X(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    return np.random.default_rng(0).normal(size=(40, 2))
+
+
+class TestDetectors:
+    def test_likelihood_ratio_says_which_model(self, X):
+        detector = LikelihoodRatio(Talkative(), verbose=1, random_state=0)
+        detector, labels = said(detector.fit, X)
+        scoring = ["LikelihoodRatio scoring: measuring"] * 2
+        assert labels == [
+            "LikelihoodRatio 1 of 2, foreground: learning",
+            "LikelihoodRatio 2 of 2, background (mutation 0.3): learning",
+            *scoring,
+        ]
+        assert said(detector.score_samples, X)[1] == scoring
+        assert said(detector.set_params(verbose=0).score_samples, X)[1] == []
+
+    def test_likelihood_ratio_with_a_choice(self, X):
+        detector = LikelihoodRatio(
+            Talkative(), mutation_rate=[0.1, 0.2], reg_weight=[0, 5], verbose=1, random_state=0
+        )
+        labels = said(detector.fit, X)[1]
+        assert labels[1:6] == [
+            "LikelihoodRatio 2 of 5, background (mutation 0.1, weight 0): learning",
+            "LikelihoodRatio 3 of 5, background (mutation 0.1, weight 5): learning",
+            "LikelihoodRatio 4 of 5, background (mutation 0.2, weight 0): learning",
+            "LikelihoodRatio 5 of 5, background (mutation 0.2, weight 5): learning",
+            "LikelihoodRatio choosing the background: measuring",
+        ]
+
+    def test_a_given_background_has_no_rate(self, X):
+        detector = LikelihoodRatio(Talkative(), Talkative(2.0), verbose=1)
+        assert said(detector.fit, X)[1][1] == "LikelihoodRatio 2 of 2, background: learning"
+
+    def test_silent_in_a_pipe_unless_asked(self, X):
+        assert said(LogLikelihood(Talkative()).fit, X)[1] == []
+        assert said(LogLikelihood(Talkative(verbose=1)).fit, X)[1] != []
+        assert said(LogLikelihood(Talkative(verbose=1), verbose=0).fit, X)[1] != []
+        assert said(LogLikelihood(Talkative(verbose=0), verbose=1).fit, X)[1] == []
+
+    def test_folds_and_members_are_counted(self, X):
+        conformal = ConformalDetector(
+            LogLikelihood(Talkative()), 0.5, method="cross", n_splits=2, verbose=1, random_state=0
+        )
+        learning = [line for line in said(conformal.fit, X)[1] if line.endswith("learning")]
+        assert learning == [
+            f"ConformalDetector (fold {i} of 2) LogLikelihood: learning" for i in (1, 2)
+        ]
+        assert (
+            said(conformal.p_values, X)[1]
+            == ["ConformalDetector scoring LogLikelihood scoring: measuring"] * 2
+        )
+        members = [("a", LogLikelihood(Talkative())), ("b", Talkative())]
+        ensemble = EnsembleDetector(members, alpha=0.5, verbose=1, random_state=0)
+        learning = [line for line in said(ensemble.fit, X)[1] if line.endswith("learning")]
+        assert learning == [
+            "EnsembleDetector (1 of 2, a) LogLikelihood: learning",
+            "EnsembleDetector (2 of 2, b): learning",
+        ]
+
+    def test_an_inner_detector_decides_for_itself(self, X):
+        tuned = TunedThreshold(LogLikelihood(Talkative(), verbose=0), verbose=1, random_state=0)
+        assert said(tuned.fit, X)[1] == []
+        tuned = TunedThreshold(LogLikelihood(Talkative(), verbose=1), verbose=0, random_state=0)
+        assert said(tuned.fit, X)[1][0] == "TunedThreshold LogLikelihood: learning"
+
+    def test_evaluate(self, X):
+        detectors = {"a": LogLikelihood(Talkative()), "b": LogLikelihood(Talkative(verbose=1))}
+        sets = {"far": X + 9}
+        kwargs = {"X_train": X}
+        assert said(evaluate, {"a": detectors["a"]}, X, sets, **kwargs)[1] == []
+        assert said(evaluate, {"a": detectors["a"]}, X, sets, verbose=1, **kwargs)[1] == [
+            "evaluating detectors"
+        ]
+        assert "LogLikelihood: learning" in said(evaluate, detectors, X, sets, **kwargs)[1]
+
+    @pytest.mark.parametrize("verbose", ["always", -1, 0.5])
+    def test_errors(self, X, verbose):
+        for estimator in (LogLikelihood(verbose=verbose), BoundarySampler(verbose=verbose)):
+            with pytest.raises(ValueError, match="'verbose' parameter"):
+                estimator.fit(X)

@@ -45,7 +45,7 @@ class NeuralEstimator(BaseEstimator):
         "compile": ["boolean", StrOptions({"auto"})],
         "device": [str, torch.device, None],
         "checkpoint_dir": [str, Path, None],
-        "verbose": ["verbose"],
+        "verbose": ["verbose", StrOptions({"auto"})],
         "random_state": ["random_state"],
     }
 

@@ -97,8 +97,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         None takes CUDA where there is one.
     checkpoint_dir : str or Path, default=None
         Folder that an interrupted training resumes from.
-    verbose : int, default=0
-        1 shows a progress bar.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the weights, the order of the data and their augmentation.
     """
@@ -137,7 +138,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         compile: bool | str = "auto",
         device: str | torch.device | None = None,
         checkpoint_dir: Any = None,
-        verbose: int = 0,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.max_epochs = max_epochs

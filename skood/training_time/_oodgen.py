@@ -74,8 +74,9 @@ class OODGen(BaseDetector):
     memory : str, joblib.Memory or None, default=None
         Where fitted models are cached, so that a grid over `variant` trains once. Needs an integer
         `random_state`.
-    verbose : int, default=0
-        1 shows progress bars, of the default models too.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed.
 
@@ -138,7 +139,7 @@ class OODGen(BaseDetector):
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
         "radius": [tuple, list],
         "memory": [str, joblib.Memory, None],
-        "verbose": ["verbose"],
+        "verbose": ["verbose", StrOptions({"auto"})],
     }
 
     def __init__(
@@ -155,7 +156,7 @@ class OODGen(BaseDetector):
         radius: tuple[float, float] = (1.0, 1.5),
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
-        verbose: int = 0,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.classifier = classifier
@@ -245,7 +246,7 @@ class OODGen(BaseDetector):
         return tags
 
 
-def _default_classifier(source: Source, verbose: int) -> NeuralClassifier:
+def _default_classifier(source: Source, verbose: bool | int | str) -> NeuralClassifier:
     if not source.is_image:
         return MLP(validation_fraction=0.1, verbose=verbose)
     return ShallowConvNet(
