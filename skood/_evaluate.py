@@ -12,9 +12,9 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.utils.validation import column_or_1d
-from tqdm import tqdm
 
 from skood._data import Source, share_passes
+from skood._progress import progress_bar, progress_scope
 from skood.base import as_input
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
@@ -72,7 +72,7 @@ def evaluate(
     y_train: Any = None,
     metrics: Sequence[str] | Mapping[str, Callable[..., float]] = ("auroc", "fpr95", "aupr_in"),
     n_jobs: int | None = None,
-    verbose: int = 0,
+    verbose: bool | int | str = "auto",
 ) -> Evaluation:
     """Score ID data and OOD sets by several detectors, and measure how well they are told apart.
 
@@ -96,8 +96,10 @@ def evaluate(
         in-distribution as the positive class. A callable takes y_true, +1 or -1, and y_score.
     n_jobs : int, default=None
         Detectors that are evaluated at once, in threads; networks run one at a time.
-    verbose : int, default=0
-        1 shows a progress bar.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds. True shows at once how many detectors are done; 0 silences the
+        detectors, too.
 
     Returns
     -------
@@ -133,12 +135,15 @@ def evaluate(
     sets = {name: share_passes(X) for name, X in ood_sets.items()}
     training = None if X_train is None else share_passes(X_train)
     labels = None if y_id is None else column_or_1d(y_id)
-    bar = tqdm(total=len(named), desc="evaluating", unit="detector", disable=not verbose)
+    bar = progress_bar(
+        total=len(named), description="evaluating detectors", unit="detector", verbose=verbose
+    )
 
     def evaluated(name: str, detector: Any) -> list[dict[str, Any]]:
-        if training is not None:
-            detector = clone(detector).fit(as_input(detector, training), y_train)
-        rows = _rows(name, detector, inliers, sets, labels, measures)
+        with progress_scope("auto" if verbose else 0):
+            if training is not None:
+                detector = clone(detector).fit(as_input(detector, training), y_train)
+            rows = _rows(name, detector, inliers, sets, labels, measures)
         bar.update()
         return rows
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from abc import ABCMeta, abstractmethod
+from contextlib import AbstractContextManager
 from typing import Any
 
 import joblib
@@ -15,7 +16,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_memory, column_or_1d
 
 from skood._data import Source, check_data, is_outlier
-from skood._parameters import Interval, fit_context
+from skood._parameters import Interval, StrOptions, fit_context
+from skood._progress import progress_scope
 from skood._torch.seeding import draw_seed, numpy_rng
 
 __all__ = ["BaseDetector", "as_input", "fit_model", "split_outliers"]
@@ -28,14 +30,18 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of all detectors.
 
     A subclass writes ``_fit``, which learns from in-distribution data, and ``_score_samples``,
-    which scores; it has the parameters `contamination` and `random_state`.
+    which scores; it has the parameters `contamination`, `verbose` and `random_state`.
     """
 
     # Taken as data by detectors on detectors, and by `evaluate`.
     _reads_sources = True
 
+    # Where a subclass has no such parameter.
+    verbose: bool | int | str = "auto"
+
     _parameter_constraints: dict = {
         "contamination": [Interval(numbers.Real, 0, 0.5, closed="right")],
+        "verbose": ["verbose", StrOptions({"auto"})],
         "random_state": ["random_state"],
     }
 
@@ -83,12 +89,14 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         source = check_data(self, X, reset=True, min_samples=2)
         inliers, y, outliers = split_outliers(source, y)
         seed = draw_seed(self.random_state)
-        rows = self._fit(inliers, y, outliers, seed)
+        with self._shows_progress():
+            rows = self._fit(inliers, y, outliers, seed)
         rows = np.arange(len(inliers)) if rows is None else rows
         if len(rows) > _THRESHOLD_ROWS:
             rows = numpy_rng(seed).choice(rows, _THRESHOLD_ROWS, replace=False)
         scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
-        scores = self._score_samples(scored)
+        with self._shows_progress("scoring"):
+            scores = self._score_samples(scored)
         self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         return self
 
@@ -105,7 +113,9 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             Higher = more in-distribution.
         """
         check_is_fitted(self)
-        return self._score_samples(check_data(self, X, reset=False))
+        source = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            return self._score_samples(source)
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Score relative to the threshold.
@@ -151,6 +161,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             +1 in-distribution, -1 out-of-distribution.
         """
         return self.fit(X, y, **kwargs).predict(X)
+
+    def _shows_progress(self, doing: str = "") -> AbstractContextManager[None]:
+        """Name the detector in the progress bars of a block, and show them as `verbose` says."""
+        label = f"{type(self).__name__} {doing}".rstrip()
+        return progress_scope(self.verbose, label)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -1,6 +1,7 @@
 """Imports point one way, and importing the package is cheap."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ ROOT = Path(skood.__file__).parent
 # What the modules of each part may import from the package.
 ALLOWED = {
     "_parameters": set(),
+    "_progress": set(),
     "_data": set(),
     "_torch": {"_torch", "_data", "_parameters"},
     "density": {"density", "_torch", "_data", "_parameters"},
@@ -36,6 +38,30 @@ ALLOWED = {
     "calibration": {"calibration", "base", "metrics", "_torch", "_data", "_parameters"},
     "_evaluate": {"base", "metrics", "_data"},
 }
+# Public in their package, and not in skood itself.
+ONLY_IN_PACKAGE = {
+    "density": {"NeuralDensity"},
+    "classifiers": {"NeuralClassifier"},
+    "model_selection": {"get_ood_scorer_names"},
+    "datasets": {"gaussian_noise", "sphere_noise", "uniform_noise"},
+    "inspection": {"BoundarySamplesDisplay"},
+    "metrics": {
+        "aupr_in",
+        "aupr_out",
+        "auroc",
+        "bootstrap_interval",
+        "cauroc",
+        "ccr_at_fpr",
+        "detection_error",
+        "fpr_at_tpr",
+        "ood_report",
+        "open_set_f1",
+        "oscr",
+    },
+}
+PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
+# What all of them may import; it imports nothing of the package itself.
+FOR_ALL = {"_progress"}
 
 
 def part_of(path):
@@ -55,12 +81,28 @@ def test_imports_point_one_way(path):
         elif isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
     own = {name.split(".")[1] for name in imported if name.startswith("skood.")}
-    assert own <= ALLOWED[part_of(path)]
+    assert own <= ALLOWED[part_of(path)] | FOR_ALL
     if part_of(path) == "metrics":
         others = {name.split(".")[0] for name in imported} - sys.stdlib_module_names
         assert others <= {"numpy", "sklearn", "skood"}
     if path.name != "_parameters.py":
         assert not {name for name in imported if "_param_validation" in name}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_exports_its_public_names(package):
+    exported = importlib.import_module(f"skood.{package}").__all__
+    assert len(exported) == len(set(exported))
+    assert set(exported) == {*skood._PUBLIC.get(package, ()), *ONLY_IN_PACKAGE.get(package, ())}
+
+
+def test_every_public_name_is_listed_once_and_found():
+    listed = [name for names in skood._PUBLIC.values() for name in names]
+    assert sorted(listed) == sorted(set(skood.__all__) - {"__version__"})
+    for part, names in skood._PUBLIC.items():
+        assert part in PACKAGES or part.startswith("_")
+        for name in names:
+            assert getattr(skood, name).__module__.startswith(f"skood.{part}")
 
 
 def test_importing_the_package_does_not_import_torch():

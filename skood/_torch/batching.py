@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from skood._data import Source
+from skood._progress import tracked
 
 __all__ = ["evaluating", "map_batches", "scoring_batch_size"]
 
@@ -32,7 +32,7 @@ def map_batches(
     source: Source,
     batch_size: int,
     *,
-    verbose: int = 0,
+    verbose: bool | int | str = "auto",
     description: str = "scoring",
 ) -> Any:
     """Apply `function` to every row of `source`, always on exactly `batch_size` rows.
@@ -45,10 +45,10 @@ def map_batches(
     source : Source
     batch_size : int
         The last batch is filled up by repeating its last row.
-    verbose : int
-        1 shows a progress bar.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown, see :mod:`skood._progress`.
     description : str
-        What the progress bar says.
+        What is done, for the progress bar.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def map_batches(
     n = len(source)
     results: list[npt.NDArray] = []
     starts = range(0, n, batch_size)
-    for start in tqdm(starts, desc=description, unit="batch", disable=not verbose):
+    for start in tracked(starts, description=description, unit="batch", verbose=verbose):
         size = min(batch_size, n - start)
         indices = np.minimum(np.arange(start, start + batch_size), n - 1)
         with torch.inference_mode():

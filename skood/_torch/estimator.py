@@ -46,7 +46,7 @@ class NeuralEstimator(BaseEstimator):
         "device": [str, torch.device, None],
         "n_workers": [Interval(numbers.Integral, 0, None, closed="left"), None],
         "checkpoint_dir": [str, Path, None],
-        "verbose": ["verbose"],
+        "verbose": ["verbose", StrOptions({"auto"})],
         "random_state": ["random_state"],
     }
 

@@ -28,12 +28,12 @@ class CalibratedDetector(BaseDetector):
     """Base of the detectors around detectors, whose threshold comes from rows held out from them.
 
     A subclass writes ``_fit``, which sets ``offset_`` too, and ``_score_samples``; it has the
-    parameters `memory` and `random_state`.
+    parameters `memory`, `verbose` and `random_state`.
     """
 
     _parameter_constraints: dict = {
         "memory": [str, HasMethods(["cache"]), None],
-        "random_state": BaseDetector._parameter_constraints["random_state"],
+        **{name: BaseDetector._parameter_constraints[name] for name in ("verbose", "random_state")},
     }
 
     @abstractmethod
@@ -69,7 +69,9 @@ class CalibratedDetector(BaseDetector):
         self
         """
         source = check_data(self, X, reset=True, min_samples=2)
-        self._fit(*split_outliers(source, y), draw_seed(self.random_state))
+        inliers, y, outliers = split_outliers(source, y)
+        with self._shows_progress():
+            self._fit(inliers, y, outliers, draw_seed(self.random_state))
         return self
 
 

@@ -15,6 +15,7 @@ from sklearn.utils import Tags
 
 from skood._data import Source
 from skood._parameters import HasMethods, Interval, StrOptions
+from skood._progress import progress_scope
 from skood._torch.seeding import numpy_rng
 from skood.base import as_input
 from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
@@ -71,6 +72,9 @@ class ConformalDetector(PValueDetector):
     memory : str or joblib.Memory, default=None
         Where fitted detectors and classifiers are cached by their parameters and data. With an
         integer `random_state` a search over `alpha` then fits them once.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the split, and for a detector or classifier whose own ``random_state`` is None.
 
@@ -200,6 +204,7 @@ class ConformalDetector(PValueDetector):
         class_conditional: bool = False,
         classifier: Any = None,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.detector = detector
@@ -210,6 +215,7 @@ class ConformalDetector(PValueDetector):
         self.class_conditional = class_conditional
         self.classifier = classifier
         self.memory = memory
+        self.verbose = verbose
         self.random_state = random_state
 
     def _fit(
@@ -220,11 +226,15 @@ class ConformalDetector(PValueDetector):
         self.detectors_: list[Any] = []
         self.calibration_scores_: list[npt.NDArray[np.float64]] = []
         settings: dict[str, Any] = {"seed": seed, "memory": self.memory}
-        for kept, held_out in self._parts(len(inliers), seed):
+        parts = self._parts(len(inliers), seed)
+        for number, (kept, held_out) in enumerate(parts, 1):
             training, calibration = inliers.subset(kept), inliers.subset(held_out)
             labels = None if y is None else y[kept]
-            detector = fit_detector(self.detector, training, labels, outliers, **settings)
-            scores = scores_of(detector, calibration)
+            with progress_scope(
+                label=f"(fold {number} of {len(parts)})" if len(parts) > 1 else None
+            ):
+                detector = fit_detector(self.detector, training, labels, outliers, **settings)
+                scores = scores_of(detector, calibration)
             self.detectors_.append(detector)
             self.calibration_scores_.append(np.sort(scores))
         self.n_calibration_ = sum(map(len, self.calibration_scores_))

@@ -13,6 +13,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 
 from skood._data import Source
 from skood._parameters import StrOptions
+from skood._progress import progress_scope
 from skood._torch.seeding import numpy_rng
 from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
 from skood.calibration._p_values import (
@@ -94,6 +95,9 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     memory : str or joblib.Memory, default=None
         Where fitted detectors are cached by their parameters and data. With an integer
         `random_state` a search over `combination` then fits them once.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the split, and for detectors whose own ``random_state`` is None.
 
@@ -175,6 +179,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         *,
         calibration_fraction: float = 0.3,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.detectors = detectors
@@ -182,6 +187,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         self.alpha = alpha
         self.calibration_fraction = calibration_fraction
         self.memory = memory
+        self.verbose = verbose
         self.random_state = random_state
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
@@ -231,10 +237,14 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         reference = inliers.subset(np.sort(halves[: len(halves) // 2]))
         calibration = inliers.subset(np.sort(halves[len(halves) // 2 :]))
         training, labels = inliers.subset(kept), None if y is None else y[kept]
-        self.detectors_ = [
-            fit_detector(detector, training, labels, outliers, seed=seed, memory=self.memory)
-            for detector in detectors
-        ]
+        self.detectors_ = []
+        for number, (name, detector) in enumerate(self.detectors, 1):
+            with progress_scope(label=f"({number} of {len(detectors)}, {name})"):
+                self.detectors_.append(
+                    fit_detector(
+                        detector, training, labels, outliers, seed=seed, memory=self.memory
+                    )
+                )
         self.named_detectors_ = Bunch(**dict(zip(names, self.detectors_, strict=True)))
         self.reference_scores_ = [np.sort(scores_of(d, reference)) for d in self.detectors_]
         self.calibration_scores_ = np.sort(self._score_samples(calibration))

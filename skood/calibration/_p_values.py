@@ -58,7 +58,9 @@ class PValueDetector(CalibratedDetector):
             In (0, 1]; small = out-of-distribution.
         """
         check_is_fitted(self)
-        return self._p_values(check_data(self, X, reset=False))
+        source = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            return self._p_values(source)
 
     def select(self, X: Any, fdr: float = 0.1) -> npt.NDArray[np.bool_]:
         r"""Declare rows of X out-of-distribution, at most `fdr` of them wrongly in expectation.

@@ -59,6 +59,9 @@ class TunedThreshold(CalibratedDetector):
     memory : str or joblib.Memory, default=None
         Where fitted detectors are cached by their parameters and data. With an integer
         `random_state` a search over objectives then fits them once.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the split, and for a detector whose own ``random_state`` is None.
 
@@ -137,6 +140,7 @@ class TunedThreshold(CalibratedDetector):
         miss_cost: float = 1.0,
         validation_fraction: float = 0.3,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.detector = detector
@@ -146,6 +150,7 @@ class TunedThreshold(CalibratedDetector):
         self.miss_cost = miss_cost
         self.validation_fraction = validation_fraction
         self.memory = memory
+        self.verbose = verbose
         self.random_state = random_state
 
     def _fit(

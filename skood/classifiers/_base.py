@@ -103,8 +103,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         some. None takes several for a Dataset and a GPU, and none for anything else.
     checkpoint_dir : str or Path, default=None
         Folder that an interrupted training resumes from.
-    verbose : int, default=0
-        1 shows a progress bar.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the weights, the order of the data and their augmentation.
     """
@@ -144,7 +145,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         device: str | torch.device | None = None,
         n_workers: int | None = None,
         checkpoint_dir: Any = None,
-        verbose: int = 0,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.max_epochs = max_epochs

@@ -70,7 +70,7 @@ class Network:
         Whether the last layer must make what the module puts out; not where a user names it.
     settings : tuple
         Whatever else the outputs depend on, for the cache.
-    verbose : int
+    verbose : {"auto"}, bool or int
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Network:
         step: Tensor | float = 1.0,
         is_final: bool = True,
         settings: tuple = (),
-        verbose: int = 0,
+        verbose: bool | int | str = "auto",
     ) -> None:
         self.module = module
         self.last_layer = last_layer

@@ -83,8 +83,9 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
     checkpoint_dir : str, Path or None, default=None
         Folder to save training to, every minute and at its end; a fit with the same parameters
         and data resumes from there.
-    verbose : int, default=0
-        1 shows progress bars.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of initial weights, batches and whatever else training draws.
     """
@@ -120,7 +121,7 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         device: str | torch.device | None = None,
         n_workers: int | None = None,
         checkpoint_dir: Any = None,
-        verbose: int = 0,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.mutation_rate = mutation_rate

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
+from skood._progress import tracked
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
 from skood.density._base import NeuralDensity
@@ -356,7 +356,9 @@ class PixelCNN(NeuralDensity):
         condition = self._draw_classes(n_samples, generator)
         positions = [(row, column) for row in range(height) for column in range(width)]
         with torch.inference_mode():
-            for row, column in tqdm(positions, desc="sampling", disable=not self.verbose):
+            for row, column in tracked(
+                positions, description="drawing samples", unit="pixel", verbose=self.verbose
+            ):
                 raw = self._raw(module, x[:, :, : row + 1], condition)[..., row, column]
                 parameters = mixture.split_parameters(
                     raw[:, :, None, None], n_channels, self.n_components, self.n_levels

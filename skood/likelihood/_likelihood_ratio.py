@@ -15,6 +15,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._data import Source, check_data
 from skood._parameters import HasMethods, Interval
+from skood._progress import progress_scope
 from skood._torch.seeding import numpy_rng
 from skood.base import BaseDetector, fit_model
 from skood.likelihood._base import default_density, log_density, log_density_of_pixels
@@ -59,6 +60,9 @@ class LikelihoodRatio(BaseDetector):
     memory : str or joblib.Memory, default=None
         Where fitted models are cached by their parameters and data. With an integer
         `random_state` a search over `mutation_rate` then trains `density` once.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for models whose own ``random_state`` is None, of mutations, and of the rows that
         the threshold is read from where there are more than 5000.
@@ -135,6 +139,7 @@ class LikelihoodRatio(BaseDetector):
         validation_fraction: float = 0.1,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.density = density
@@ -144,6 +149,7 @@ class LikelihoodRatio(BaseDetector):
         self.validation_fraction = validation_fraction
         self.contamination = contamination
         self.memory = memory
+        self.verbose = verbose
         self.random_state = random_state
 
     def _fit(
@@ -161,19 +167,23 @@ class LikelihoodRatio(BaseDetector):
                 _synthetic_outliers(held_out, rng) if outliers is None else outliers,
             )
 
-        self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
+        n_models = 1 + len(candidates)
+        with progress_scope(label=f"1 of {n_models}, foreground"):
+            self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
         backgrounds = []
-        for model, setting in candidates:
+        for number, (model, setting) in enumerate(candidates, 2):
             data = inliers
             if self.background is None and not _mutates(model):
                 data = _mutated(inliers, setting["mutation_rate"], numpy_rng(seed, 1))
-            backgrounds.append(fit_model(model, data, y, seed=model_seed, memory=self.memory))
+            with progress_scope(label=f"{number} of {n_models}, {self._name(setting)}"):
+                backgrounds.append(fit_model(model, data, y, seed=model_seed, memory=self.memory))
 
         self.selection_ = [setting for _, setting in candidates]
         best = 0
         if validation is not None:
-            for background, setting in zip(backgrounds, self.selection_, strict=True):
-                setting["auroc"] = self._auroc(background, *validation)
+            with progress_scope(label="choosing the background"):
+                for background, setting in zip(backgrounds, self.selection_, strict=True):
+                    setting["auroc"] = self._auroc(background, *validation)
             best = int(np.argmax([setting["auroc"] for setting in self.selection_]))
         self.background_ = backgrounds[best]
 
@@ -200,6 +210,13 @@ class LikelihoodRatio(BaseDetector):
             model = clone(density).set_params(**{name: setting[name] for name in known})
             candidates.append((model, setting))
         return candidates
+
+    def _name(self, setting: dict[str, float]) -> str:
+        """Name a background model for progress bars."""
+        if not setting:
+            return "background"
+        weight = f", weight {setting['reg_weight']:g}" if np.size(self.reg_weight) > 1 else ""
+        return f"background (mutation {setting['mutation_rate']:g}{weight})"
 
     def _hold_out(
         self, inliers: Source, y: npt.NDArray | None, rng: np.random.Generator
@@ -243,9 +260,9 @@ class LikelihoodRatio(BaseDetector):
             In nats; their sum over an image is its score.
         """
         source = check_data(self, X, reset=False)
-        return log_density_of_pixels(self.density_, source) - log_density_of_pixels(
-            self.background_, source
-        )
+        with self._shows_progress("scoring pixels"):
+            foreground = log_density_of_pixels(self.density_, source)
+            return foreground - log_density_of_pixels(self.background_, source)
 
 
 def _ratio(

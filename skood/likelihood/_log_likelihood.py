@@ -35,6 +35,9 @@ class LogLikelihood(BaseDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a density whose own ``random_state`` is None, and of the rows that the
         threshold is read from where there are more than 5000.
@@ -82,11 +85,13 @@ class LogLikelihood(BaseDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.density = density
         self.contamination = contamination
         self.memory = memory
+        self.verbose = verbose
         self.random_state = random_state
 
     def _fit(
@@ -116,4 +121,6 @@ class LogLikelihood(BaseDetector):
         ndarray of shape (n_samples, H, W), float64
             In nats; their sum over an image is its score.
         """
-        return log_density_of_pixels(self.density_, check_data(self, X, reset=False))
+        source = check_data(self, X, reset=False)
+        with self._shows_progress("scoring pixels"):
+            return log_density_of_pixels(self.density_, source)

@@ -14,10 +14,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
-from tqdm import tqdm
 
 from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions, fit_context
+from skood._progress import progress_scope, tracked
 from skood._torch.batching import scoring_batch_size
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import draw_seed, torch_rng
@@ -63,8 +63,9 @@ class BoundarySampler(BaseEstimator):
         Part of each class's latents that lies within its ellipsoid.
     radius : (float, float), default=(1.0, 1.5)
         Smallest and largest r, drawn uniformly, as multiples of that ellipsoid's radius.
-    verbose : int, default=0
-        1 shows a progress bar.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the VAE where that has none.
 
@@ -123,7 +124,7 @@ class BoundarySampler(BaseEstimator):
         "directions": [StrOptions({"uniform", "reduced"})],
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
         "radius": [tuple, list],
-        "verbose": ["verbose"],
+        "verbose": ["verbose", StrOptions({"auto"})],
         "random_state": ["random_state"],
     }
 
@@ -135,7 +136,7 @@ class BoundarySampler(BaseEstimator):
         directions: str = "uniform",
         quantile: float = 0.95,
         radius: tuple[float, float] = (1.0, 1.5),
-        verbose: int = 0,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.vae = vae
@@ -181,11 +182,12 @@ class BoundarySampler(BaseEstimator):
             self.classes_, members = np.unique(y, return_inverse=True)
         vae = self.vae
         if vae is None:
-            vae = _default_vae(source, conditional=y is not None, verbose=self.verbose)
+            vae = _default_vae(source, conditional=y is not None)
         self._check_sizes(vae, members)
-        model = fit_model(vae, source, y, seed=draw_seed(self.random_state))
-        self.vae_ = model.estimator if isinstance(model, FrozenEstimator) else model
-        latents = self.vae_.transform(source, y)
+        with progress_scope(self.verbose, label=type(self).__name__):
+            model = fit_model(vae, source, y, seed=draw_seed(self.random_state))
+            self.vae_ = model.estimator if isinstance(model, FrozenEstimator) else model
+            latents = self.vae_.transform(source, y)
         ellipsoids = [self._ellipsoid(latents[members == k], k) for k in range(members.max() + 1)]
         self.mean_, self.cholesky_, self.radius_ = map(np.array, zip(*ellipsoids, strict=True))
         self.class_frequency_ = np.bincount(members) / len(members)
@@ -313,7 +315,13 @@ class BoundarySampler(BaseEstimator):
         generator = torch_rng(device, seed)
         moved = np.empty((n, *self.input_shape_), np.result_type(vae.dtype_, np.float32))
         size = scoring_batch_size(device)
-        for start in tqdm(range(0, n, size), desc="off manifold", disable=not self.verbose):
+        starts = tracked(
+            range(0, n, size),
+            description="moving items off the manifold",
+            unit="batch",
+            verbose=self.verbose,
+        )
+        for start in starts:
             rows = np.arange(start, min(start + size, n))
             condition = None
             if members is not None and vae.conditional:
@@ -424,8 +432,8 @@ def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
     return torch.nn.functional.normalize(normal, dim=1).to(weights.dtype)
 
 
-def _default_vae(source: Source, *, conditional: bool, verbose: int) -> VAE:
+def _default_vae(source: Source, *, conditional: bool) -> VAE:
     if source.is_image:
-        return VAE(likelihood="bernoulli", conditional=conditional, verbose=verbose)
+        return VAE(likelihood="bernoulli", conditional=conditional)
     n_latent = min(8, (source.item_shape[0] + 1) // 2)
-    return VAE(n_latent, conditional=conditional, verbose=verbose)
+    return VAE(n_latent, conditional=conditional)

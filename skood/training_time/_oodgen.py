@@ -70,8 +70,9 @@ class OODGen(TrainingDetector):
     memory : str, joblib.Memory or None, default=None
         Where fitted models are cached, so that a grid over `score_type` trains once. Needs an integer
         `random_state`.
-    verbose : int, default=0
-        1 shows progress bars, of the default models too.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed.
 
@@ -152,7 +153,7 @@ class OODGen(TrainingDetector):
         radius: tuple[float, float] = (1.0, 1.5),
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
-        verbose: int = 0,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.classifier = classifier
