@@ -226,7 +226,7 @@ class _OODGenObjective(ClassifierObjective):
         """Draw samples off the manifold anew for some rows."""
         seed = int(numpy_rng(self.seed, *stream).integers(2**31 - 1))
         sampler = self.detector.sampler_
-        moved = sampler.move_off_manifold(
+        moved = sampler.off_manifold_in_units_of_x(
             self.inliers.subset(rows), self.class_indices[rows], seed
         )
         self.off_manifold[rows] = moved.reshape(-1, *self.source.item_shape)
@@ -245,18 +245,19 @@ class _OODGenObjective(ClassifierObjective):
         self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
     ) -> tuple[Tensor, ...]:
         images, off_manifold, rows = items
+        class_indices = torch.from_numpy(self.class_indices[rows]).to(self.device)
         n_real, half = len(rows), len(off_manifold)
         # Held-out rows have the same samples in every epoch.
         random = generator or torch_rng(self.device, self.seed, _HELD_OUT, int(rows[0]))
-        on_manifold = self.detector.sampler_.draw_on_manifold(
-            self.class_indices[rows[half : 2 * half]], random
+        on_manifold = self.detector.sampler_.on_manifold_in_units_of_x(
+            class_indices[half : 2 * half], random
         ).reshape(-1, *self.source.item_shape)
         parts = [images, off_manifold, on_manifold]
         x = [self.classifier._batch(part, self.device, generator) for part in parts if len(part)]
-        reject = len(self.classifier.classes_)
-        class_index = np.append(self.class_indices[rows], np.full(2 * half, reject))
+        reject = class_indices.new_full((2 * half,), len(self.classifier.classes_))
         kind = np.repeat([_REAL, _OFF, _ON], [n_real, half, half])
-        return torch.cat(x), *(torch.from_numpy(v).to(self.device) for v in (class_index, kind))
+        class_index = torch.cat([class_indices, reject])
+        return torch.cat(x), class_index, torch.from_numpy(kind).to(self.device)
 
     def loss(self, x: Tensor, class_index: Tensor, kind: Tensor) -> Tensor:
         weight = torch.where(kind == _REAL, 1.0, float(self.detector.reject_weight))

@@ -14,8 +14,9 @@ from torch import nn
 
 import skood
 from skood import MLP, VAE, BoundarySampler, OODGen, OODSplit, ShallowConvNet, get_ood_scorer
+from skood._torch.training import hold_out
 from skood.classifiers import NeuralClassifier
-from skood.training_time import _oodgen
+from skood.classifiers import _base as classifiers_base
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ def test_scores_are_the_published_ones(trained, images):
     assert proba.shape == (len(X), 11)
     np.testing.assert_allclose(proba.sum(1), 1)
     np.testing.assert_allclose(trained.score_samples(X), 1 - proba[:, -1], atol=1e-12)
-    by_max = clone(trained).set_params(variant="max")
+    by_max = clone(trained).set_params(score_type="max")
     vars(by_max).update({k: v for k, v in vars(trained).items() if k.endswith("_")})
     np.testing.assert_allclose(by_max.score_samples(X), proba[:, :-1].max(1), atol=1e-12)
     labels = np.append(trained.classes_, -1)
@@ -90,7 +91,7 @@ def test_threshold_is_read_from_held_out_rows(iris):
     detector = tiny(contamination=0.2).fit(X, y)
     inliers = detector.predict(X) == 1
     assert 0.6 < inliers.mean() < 1
-    _, held_out = _oodgen._split(y, 0.2, int(np.random.RandomState(0).randint(2**31 - 1)))
+    _, held_out = hold_out(150, 0.2, int(np.random.RandomState(0).randint(2**31 - 1)), y)
     assert len(held_out) == 30
     np.testing.assert_allclose(
         detector.offset_, np.percentile(detector.score_samples(X[held_out]), 20)
@@ -98,14 +99,6 @@ def test_threshold_is_read_from_held_out_rows(iris):
     everything = tiny(classifier=MLP((8,), max_epochs=3), contamination=0.2).fit(X, y)
     np.testing.assert_allclose(everything.offset_, np.percentile(everything.score_samples(X), 20))
     assert list(everything.history_) == ["loss"]
-
-
-def test_split_takes_the_same_part_of_every_class():
-    targets = np.repeat([0, 1, 2], [50, 10, 3])
-    training, held_out = _oodgen._split(targets, 0.2, 0)
-    assert np.bincount(targets[held_out]).tolist() == [10, 2]
-    np.testing.assert_array_equal(np.sort(np.r_[training, held_out]), np.arange(63))
-    assert len(_oodgen._split(targets, 0.0, 0)[1]) == 0
 
 
 class Recorder(NeuralClassifier):
@@ -132,15 +125,15 @@ def test_batches(iris, monkeypatch):
     X, y = iris
     monkeypatch.setattr(Recorder, "batches", [])
     off_manifold = []
-    original = BoundarySampler._off_manifold
+    original = BoundarySampler.off_manifold_in_units_of_x
 
-    def noted(self, source, members, seed):
-        off_manifold.append((original(self, source, members, seed), members))
+    def noted(self, source, class_indices, seed):
+        off_manifold.append((original(self, source, class_indices, seed), class_indices))
         return off_manifold[-1][0]
 
-    monkeypatch.setattr(BoundarySampler, "_off_manifold", noted)
+    monkeypatch.setattr(BoundarySampler, "off_manifold_in_units_of_x", noted)
     network = Recorder(max_epochs=5, batch_size=50, compile=False, learning_rate=1e-3)
-    detector = tiny(classifier=network, n_epochs_between_type1=2).fit(X, y)
+    detector = tiny(classifier=network, off_manifold_interval=2).fit(X, y)
     mean, std = detector.classifier_.mean_, detector.classifier_.std_
     assert len(Recorder.batches) == 15
     # None is held out; then for epochs 0, 2 and 4.
@@ -166,16 +159,16 @@ def test_batches(iris, monkeypatch):
 def test_type_2_is_of_the_classes_of_the_batch(iris, monkeypatch):
     X, y = iris
     drawn = []
-    original = BoundarySampler._on_manifold
+    original = BoundarySampler.on_manifold_in_units_of_x
 
-    def noted(self, members, generator):
-        drawn.append(members)
-        return original(self, members, generator)
+    def noted(self, class_indices, generator):
+        drawn.append(class_indices.numpy())
+        return original(self, class_indices, generator)
 
-    monkeypatch.setattr(BoundarySampler, "_on_manifold", noted)
+    monkeypatch.setattr(BoundarySampler, "on_manifold_in_units_of_x", noted)
     network = MLP((8,), max_epochs=2, batch_size=50)
     tiny(classifier=network).fit(X, y)
-    counts = [np.bincount(members, minlength=3) for members in drawn]
+    counts = [np.bincount(indices, minlength=3) for indices in drawn]
     assert all(count.sum() == 25 for count in counts)
     # Of half the rows of an epoch, which are a third of each class.
     assert np.all(np.abs(np.sum(counts[:3], axis=0) - 25) < 12)
@@ -186,24 +179,25 @@ def test_loss_is_the_weighted_cross_entropy(iris, monkeypatch, weight):
     """Weight 1 for real rows and `reject_weight` for generated ones, over the whole batch."""
     X, y = iris
     seen = {}
-    original = _oodgen.train
+    original = classifiers_base.train
 
-    def noted(module, loss, fetch, n_samples, settings, **kwargs):
-        kwargs["start_epoch"](0)
-        x, target, kind = fetch(np.arange(20), torch.Generator().manual_seed(0))
+    def noted(objective, *args, **kwargs):
+        objective.start_epoch(0, resumed=False)
+        generator = torch.Generator().manual_seed(0)
+        x, class_index, kind = objective.prepare(objective.read(np.arange(20)), generator)
         with torch.no_grad():
-            logits = module(x)
-            seen["loss"] = loss(x, target, kind)
-        seen["expected"] = F.cross_entropy(logits, target, reduction="none")
+            logits = objective.network(x)
+            seen["loss"] = objective.loss(x, class_index, kind)
+        seen["expected"] = F.cross_entropy(logits, class_index, reduction="none")
         seen["expected"][20:] *= weight
-        seen["target"], seen["kind"] = target, kind
-        return original(module, loss, fetch, n_samples, settings, **kwargs)
+        seen["class_index"], seen["kind"] = class_index, kind
+        return original(objective, *args, **kwargs)
 
-    monkeypatch.setattr(_oodgen, "train", noted)
+    monkeypatch.setattr(classifiers_base, "train", noted)
     network = MLP((8,), max_epochs=1)
     tiny(classifier=network, reject_weight=weight).fit(X, y)
     torch.testing.assert_close(seen["loss"], seen["expected"])
-    assert seen["target"].tolist() == [*y[:20].tolist(), *[3] * 20]
+    assert seen["class_index"].tolist() == [*y[:20].tolist(), *[3] * 20]
     assert seen["kind"].tolist() == [0] * 20 + [1] * 10 + [2] * 10
 
 
@@ -247,7 +241,7 @@ def test_frozen_vae_and_defaults(iris, images):
     defaults = OODGen(random_state=0).fit(X[::2], y[::2])
     assert isinstance(defaults.classifier_, MLP)
     assert "validation_accuracy" in defaults.history_
-    network = _oodgen._default_classifier(skood.share_passes(images[0]), 0)
+    network = OODGen()._default_classifier(skood.share_passes(images[0]))
     assert isinstance(network, ShallowConvNet)
 
 
@@ -282,7 +276,7 @@ def test_uint8_images_like_floats(images):
     )
 
 
-def test_a_grid_over_the_variant_trains_once(iris, tmp_path, monkeypatch):
+def test_a_grid_over_the_score_type_trains_once(iris, tmp_path, monkeypatch):
     X, y = iris
     trained = []
     original = BoundarySampler.fit
@@ -296,7 +290,7 @@ def test_a_grid_over_the_variant_trains_once(iris, tmp_path, monkeypatch):
     data, labels = np.r_[X, X[::5] + noise], np.r_[y, np.full(30, -1)]
     search = GridSearchCV(
         tiny(memory=str(tmp_path)),
-        {"variant": ["reject", "max"]},
+        {"score_type": ["reject", "max"]},
         scoring=get_ood_scorer("auroc"),
         cv=OODSplit(3),
         refit=False,
@@ -346,7 +340,7 @@ def test_pickle_and_cross_validation(iris):
         ({}, np.r_[np.zeros(149), 1], "class 1.0 has 1 sample"),
         ({"vae": VAE(4, conditional=True)}, "iris", "n_latent=4: no direction leaves"),
         ({"reject_weight": 0.0}, "iris", "The 'reject_weight' parameter"),
-        ({"variant": "sum"}, "iris", "The 'variant' parameter"),
+        ({"score_type": "sum"}, "iris", "The 'score_type' parameter"),
         ({"radius": (2, 1)}, "iris", r"radius=\(2, 1\); expected"),
         ({"classifier": nn.Linear(4, 3)}, "iris", "The 'classifier' parameter"),
     ],

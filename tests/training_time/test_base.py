@@ -1,0 +1,88 @@
+"""A method that trains a classifier differently is a loss and a score."""
+
+import numpy as np
+import pytest
+import torch.nn.functional as F
+from sklearn.datasets import load_iris
+from sklearn.model_selection import GridSearchCV
+
+from skood import MLP, OODSplit, get_ood_scorer
+from skood.classifiers._objective import ClassifierObjective
+from skood.training_time._base import TrainingDetector
+
+
+class LogitNormObjective(ClassifierObjective):
+    def loss(self, x, class_index):
+        logits = self.network(x).float()
+        return F.cross_entropy(F.normalize(logits) / 0.04, class_index, reduction="none")
+
+
+class LogitNormMLP(MLP):
+    _objective = LogitNormObjective
+
+
+class LogitNorm(TrainingDetector):
+    def __init__(self, classifier=None, contamination=0.05, memory=None, random_state=None):
+        self.classifier = classifier
+        self.contamination = contamination
+        self.memory = memory
+        self.random_state = random_state
+
+    def _make_objective(self, network, classifier, source, class_indices, *_):
+        return LogitNormObjective(network, classifier, source, class_indices)
+
+    def _score(self, outputs):
+        return outputs.log_proba.max(1)
+
+
+@pytest.fixture
+def iris():
+    return load_iris(return_X_y=True)
+
+
+def test_a_classifier_with_another_loss(iris):
+    """Its loss is that of normalised logits, whose length does not matter."""
+    X, y = iris
+    network = LogitNormMLP(max_epochs=40, learning_rate=0.01, random_state=0).fit(X, y)
+    plain = MLP(max_epochs=40, learning_rate=0.01, random_state=0).fit(X, y)
+    assert network.score(X, y) > 0.95
+    logits = network.decision_function(X)
+    proba = np.exp(logits / np.linalg.norm(logits, axis=1, keepdims=True) / 0.04)
+    loss = -np.log(proba / proba.sum(1, keepdims=True))[np.arange(150), y].mean()
+    assert network.history_["loss"][-1] == pytest.approx(loss, rel=0.2)
+    assert np.linalg.norm(logits, axis=1).mean() < 0.5 * np.linalg.norm(
+        plain.decision_function(X), axis=1
+    ).mean()
+
+
+def test_a_detector_with_another_loss(iris, tmp_path, monkeypatch):
+    X, y = iris
+    detector = LogitNorm(MLP(max_epochs=20, validation_fraction=0.2), random_state=0).fit(X, y)
+    assert (detector.predict_class(X) == y).mean() > 0.9
+    assert detector.predict_proba(X).shape == (150, 3)
+    assert list(detector.history_) == ["loss", "validation_loss"]
+    assert 0.8 < (detector.predict(X) == 1).mean() < 1
+    np.testing.assert_array_equal(detector.classes_, [0, 1, 2])
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        LogitNorm(MLP(max_epochs=1)).fit(X)
+
+
+def test_a_search_over_what_training_does_not_depend_on_trains_once(iris, tmp_path, monkeypatch):
+    X, y = iris
+    trained = []
+    original = MLP.train_network
+
+    def counted(self, *args, **kwargs):
+        trained.append(1)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MLP, "train_network", counted)
+    data = np.r_[X, X[::5] + 3 * np.random.default_rng(0).normal(size=(30, 4))]
+    GridSearchCV(
+        LogitNorm(MLP(max_epochs=2), memory=str(tmp_path), random_state=0),
+        {"contamination": [0.05, 0.1, 0.2]},
+        scoring=get_ood_scorer("auroc"),
+        cv=OODSplit(3),
+        refit=False,
+    ).fit(data, np.r_[y, np.full(30, -1)])
+    assert len(trained) == 3
