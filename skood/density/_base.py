@@ -12,8 +12,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import DensityMixin
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._data import Source
@@ -23,11 +22,12 @@ from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.training import TrainingSettings, train
+from skood.density._conditioning import ClassConditioning
 
-__all__ = ["NeuralDensity", "standardization", "swap_columns"]
+__all__ = ["NeuralDensity"]
 
 
-class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
+class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=ABCMeta):
     """Base of the densities that are torch networks.
 
     A subclass names its own parameters in ``__init__``, takes those below as ``**training``, and
@@ -149,7 +149,7 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         """Turn items into the network's input."""
 
     @abstractmethod
-    def _log_prob(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Log-probability in nats, shape (b,) or, pixel by pixel, (b, H, W)."""
 
     @abstractmethod
@@ -159,32 +159,8 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
     def _initialize(self, module: nn.Module, *batch: Tensor) -> None:
         """Prepare the untrained network on the first batch; nothing by default."""
 
-    # Parameter of the densities that can model p(x | y).
-    conditional: bool = False
-
-    def _condition(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
-        """Class numbers to condition on; None for a model of p(x)."""
-        if not self.conditional:
-            return None
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__}(conditional=True) models p(x | y) and requires y to be "
-                "passed to fit, but the target y is None"
-            )
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if len(y) != n_items:
-            raise ValueError(f"y has {len(y)} labels for {n_items} items; expected one for each")
-        self.classes_, numbers_, counts = np.unique(y, return_inverse=True, return_counts=True)
-        self.class_log_prior_ = np.log(counts / n_items)
-        return numbers_
-
-    def _draw_classes(self, n_items: int, generator: torch.Generator) -> Tensor | None:
-        """Draw class numbers as they occur in training, for a conditional model."""
-        if not self.conditional:
-            return None
-        prior = torch.as_tensor(np.exp(self.class_log_prior_), device=generator.device)
-        return torch.multinomial(prior, n_items, replacement=True, generator=generator)
+    # The name by which `fit` calls it.
+    _condition = ClassConditioning._learn_classes
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> NeuralDensity:
@@ -289,30 +265,20 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         """Log-probability of x, any classes summed out."""
         return self._log_prob(module, x, None)
 
+    def _swap_values(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+        """Replace values of rows by training values of their feature, at rate `mutation_rate`."""
+        rows = torch.randint(len(source), (len(x),), generator=generator, device=x.device)
+        donors = self._tensor(source.take(rows.cpu().numpy()), x.device)
+        # Each column in an order of its own, so that no two values come from one row together.
+        order = torch.rand(donors.shape, generator=generator, device=x.device).argsort(0)
+        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
+        return torch.where(kept, x, donors.gather(0, order))
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.non_deterministic = False
         tags.target_tags.required = self.conditional
         return tags
-
-
-def standardization(
-    rows: npt.NDArray,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and scale of each column, shape (d,); the scale of a constant one is 1."""
-    rows = rows.astype(np.float64)
-    mean, scale = rows.mean(0), rows.std(0)
-    # The mean of equal values can be off by a rounding error, which is no scale.
-    varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
-    return mean, np.where(varies, scale, 1.0)
-
-
-def swap_columns(x: Tensor, donors: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Replace each entry of x, at probability `rate`, by one of its column in `donors`."""
-    # Each column in an order of its own, so that no two entries come from one row together.
-    order = torch.rand(donors.shape, generator=generator, device=x.device).argsort(0)
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
-    return torch.where(kept, x, donors.gather(0, order))
 
 
 def _sum(log_prob: Tensor) -> Tensor:
