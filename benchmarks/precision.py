@@ -61,7 +61,11 @@ NARROW = {
 def errors_of(estimator, item_shape: tuple[int, ...], seed: int) -> dict[str, float | str]:
     """Train for one step, and note what the comparison in it found."""
     rng = np.random.default_rng(seed)
-    X = rng.normal(size=(64, *item_shape)) if len(item_shape) == 1 else rng.random((64, *item_shape))
+    X = (
+        rng.normal(size=(64, *item_shape))
+        if len(item_shape) == 1
+        else rng.random((64, *item_shape))
+    )
     found: dict = {}
 
     def noted(objective, losses, batch, device, compare=precision.compare_with_fp32):

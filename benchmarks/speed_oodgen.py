@@ -67,14 +67,15 @@ def main() -> None:
     vae = VAE(8, likelihood="bernoulli", conditional=True, max_steps=1, random_state=0)
     sampler = BoundarySampler(vae, random_state=0).fit(X, y)
     vae = sampler.vae_
-    module, device = vae._ready()
+    model = vae.generator()
+    device = model.device
     z = torch.as_tensor(vae.transform(X, y), dtype=torch.float32, device=device)
     classes = torch.as_tensor(y, device=device)
     noise = torch.randn(args.n, 784, device=device)
     size = scoring_batch_size(device)
 
     def decoder(rows: slice) -> Callable[[Tensor], Tensor]:
-        return lambda z: vae._decoder(module, z, classes[rows])
+        return lambda z: model.decode(z, classes[rows])
 
     def floor() -> None:
         with torch.no_grad():

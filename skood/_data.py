@@ -352,7 +352,7 @@ def resolve_value_range(source: Source, value_range: Any) -> tuple[float, float]
     )
 
 
-def check_in_range(pixels: npt.NDArray, value_range: tuple[float, float]) -> None:
+def check_in_range(pixels: npt.NDArray | Tensor, value_range: tuple[float, float]) -> None:
     """Raise a ValueError when `pixels` lie outside `value_range`."""
     low, high = value_range
     if pixels.min() < low or pixels.max() > high:

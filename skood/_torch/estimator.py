@@ -10,13 +10,12 @@ from typing import Any
 
 import joblib
 import numpy as np
-import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
-from torch import Tensor
 
-from skood._data import Source, check_in_range, resolve_value_range
+from skood._data import Source
 from skood._parameters import Interval, StrOptions
+from skood._torch.preprocessing import Preprocessing
 
 __all__ = ["NeuralEstimator"]
 
@@ -32,6 +31,8 @@ class NeuralEstimator(BaseEstimator):
 
     # Detectors hand such a model their checked source instead of an array.
     _reads_sources = True
+
+    _preprocessing: Preprocessing
 
     _parameter_constraints: dict = {
         "max_epochs": [Interval(numbers.Integral, 1, None, closed="left")],
@@ -64,36 +65,6 @@ class NeuralEstimator(BaseEstimator):
             }
             signature = inspect.Signature(list(parameters.values()))
             setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
-
-    value_range: Any
-    value_range_: Any
-
-    def _set_value_range(self, source: Source, *, reset: bool) -> None:
-        """Learn the values of black and white, or see that X has those of fit."""
-        if reset:
-            self.value_range_ = resolve_value_range(source, self.value_range)
-        elif self.value_range is None and resolve_value_range(source, None) != self.value_range_:
-            low, high = self.value_range_
-            raise ValueError(
-                f"X has pixels of dtype {source.dtype}, but {type(self).__name__} was fitted on "
-                f"pixels from {low:g} to {high:g} (uint8 is taken as 0..255, floats as 0..1); "
-                "convert X, or state one range for both with value_range=(low, high)"
-            )
-
-    def _check_range(self, items: npt.NDArray) -> None:
-        """Raise where pixels lie outside a range that was not read from the data."""
-        if self.value_range_ is not None and not isinstance(self.value_range, str):
-            check_in_range(items, self.value_range_)
-
-    def _unit_pixels(self, items: npt.NDArray, device: torch.device) -> Tensor:
-        """Pixels in [0, 1], float32."""
-        self._check_range(items)
-        low, high = self.value_range_
-        # What torch reads as it is, uint8 above all, is sent to the device before it grows.
-        if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:
-            items = items.astype(np.float32)
-        x = torch.from_numpy(np.ascontiguousarray(items)).to(device).float()
-        return (x - low) / (high - low)
 
     def _checkpoint(self, source: Source, others: Any, seed: int) -> Path | None:
         """File that a training run resumes from, named by parameters and data.

@@ -190,9 +190,7 @@ def train(
     return run.history
 
 
-def _step_losses(
-    objective: Objective, device: torch.device
-) -> Callable[..., dict[str, Tensor]]:
+def _step_losses(objective: Objective, device: torch.device) -> Callable[..., dict[str, Tensor]]:
     """Function of the precision and a batch that returns the mean loss and its named terms."""
 
     def losses(bf16: bool, *batch: Tensor) -> dict[str, Tensor]:

@@ -20,8 +20,9 @@ from skood._data import Source, check_data, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
-from skood._torch.seeding import draw_seed, isolated_rng
+from skood._torch.preprocessing import Preprocessing
 from skood._torch.run import resumed_seed
+from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.classifiers._network import Network
@@ -284,13 +285,12 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if self.image_shape is not None and not source.is_image:
-            source = source.reshape(tuple(self.image_shape))
-        if source.is_image:
-            self._set_value_range(source, reset=reset)
-        elif reset:
-            self.value_range_ = None
-        return source
+        if reset:
+            self._preprocessing = Preprocessing(
+                self, source, image_shape=self.image_shape, value_range=self.value_range
+            )
+            self.value_range_ = self._preprocessing.value_range
+        return self._preprocessing.open(source)
 
     def _targets(self, y: Any, n_items: int, *, reset: bool) -> npt.NDArray[np.int64]:
         """Positions of the labels in ``classes_``."""
@@ -331,64 +331,25 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         if X is None:
             return None
         source = self._open(X, reset=False)
-        # What is in memory is checked before training starts, what is streamed on the way.
-        for items in source.chunks() if source.in_memory else ():
-            self._scaled(items)
+        self._preprocessing.check_in_memory(source)
         return source, self._targets(y, len(source), reset=False)
 
     def _learn_normalization(self, source: Source) -> None:
         """Mean and standard deviation of each channel of images or feature of rows."""
-        axes = (0, 2, 3) if source.is_image else (0,)
-        # The squares of what is left of it keep their digits where a feature is far from 0.
-        origin = self._scaled(source.take(np.arange(1)).astype(np.float64)).mean(
-            axes, keepdims=True
-        )
-        count, total, square = 0, np.zeros_like(origin), np.zeros_like(origin)
-        for items in source.chunks():
-            values = self._scaled(items.astype(np.float64)) - origin
-            count += values.size // values.shape[1]
-            total += values.sum(axes, keepdims=True)
-            square += np.square(values).sum(axes, keepdims=True)
-        mean = total / count
-        std = np.sqrt(np.maximum(square / count - np.square(mean), 0.0))[0]
-        mean = (mean + origin)[0]
-        # A constant has no scale, and its rounding errors are none.
-        varies = std > 10 * np.finfo(np.float64).eps * np.abs(mean)
-        self.mean_, self.std_ = mean, np.where(varies, std, 1.0)
-
-    def _scaled(self, items: npt.NDArray) -> npt.NDArray:
-        """Pixels in [0, 1]; rows as they are."""
-        if self.value_range_ is None:
-            return items
-        self._check_range(items)
-        low, high = self.value_range_
-        return (items - low) / (high - low)
-
-    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
-        """Pixels in [0, 1], or standardised rows, float32."""
-        if self.value_range_ is None:
-            rows = (items.astype(np.float64) - self.mean_) / self.std_
-            return torch.as_tensor(rows, dtype=torch.float32, device=device)
-        return self._unit_pixels(items, device)
+        self._preprocessing.learn_moments(source)
+        self.mean_, self.std_ = self._preprocessing.mean, self._preprocessing.scale
 
     def _batch(
-        self, items: npt.NDArray, device: torch.device, generator: torch.Generator | None
+        self,
+        items: npt.NDArray | Tensor,
+        device: torch.device,
+        generator: torch.Generator | None,
     ) -> Tensor:
         """Network's input of a training step, augmented where there is a generator."""
-        x = self._tensor(items, device)
+        x = self._preprocessing.tensor(items, device)
         if generator is not None and x.ndim == 4:
             x = _augment(x, self._augmentation(x.shape[1]), generator)
-        return self._normalized(x)
-
-    def _normalized(self, x: Tensor) -> Tensor:
-        """Network's input from what `_tensor` makes."""
-        if self.value_range_ is None:
-            return x
-        mean, std = (
-            torch.as_tensor(value, dtype=x.dtype, device=x.device)
-            for value in (self.mean_, self.std_)
-        )
-        return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
+        return self._preprocessing.standardized(x)
 
     def _augmentation(self, n_channels: int) -> str:
         if self.augmentation == "auto":
@@ -402,7 +363,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             self.module_,
             last_linear(self.module_),
             lambda source: self._open(source, reset=False),
-            lambda items: self._normalized(self._tensor(items, device)),
+            lambda items: self._batch(items, device, None),
             step=1.0
             if self.value_range_ is None
             else torch.as_tensor(1 / self.std_, device=device),

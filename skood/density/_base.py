@@ -12,8 +12,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import DensityMixin
 from sklearn.utils import Tags
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._data import Source
@@ -21,16 +20,17 @@ from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
-from skood._torch.seeding import draw_seed, isolated_rng
-from skood._torch.objective import Objective
 from skood._torch.run import resumed_seed
+from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
+from skood.density._conditioning import ClassConditioning
+from skood.density._objective import DensityObjective, sum_over_item
 
-__all__ = ["NeuralDensity", "standardization", "swap_columns"]
+__all__ = ["NeuralDensity"]
 
 
-class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
+class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=ABCMeta):
     """Base of the densities that are torch networks.
 
     A subclass names its own parameters in ``__init__``, takes those below as ``**training``, and
@@ -158,7 +158,7 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         """Turn items into the network's input."""
 
     @abstractmethod
-    def _log_prob(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Log-probability in nats, shape (b,) or, pixel by pixel, (b, H, W)."""
 
     @abstractmethod
@@ -167,33 +167,6 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
 
     def _initialize(self, module: nn.Module, *batch: Tensor) -> None:
         """Prepare the untrained network on the first batch; nothing by default."""
-
-    # Parameter of the densities that can model p(x | y).
-    conditional: bool = False
-
-    def _condition(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
-        """Class numbers to condition on; None for a model of p(x)."""
-        if not self.conditional:
-            return None
-        if y is None:
-            raise ValueError(
-                f"{type(self).__name__}(conditional=True) models p(x | y) and requires y to be "
-                "passed to fit, but the target y is None"
-            )
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if len(y) != n_items:
-            raise ValueError(f"y has {len(y)} labels for {n_items} items; expected one for each")
-        self.classes_, numbers_, counts = np.unique(y, return_inverse=True, return_counts=True)
-        self.class_log_prior_ = np.log(counts / n_items)
-        return numbers_
-
-    def _draw_classes(self, n_items: int, generator: torch.Generator) -> Tensor | None:
-        """Draw class numbers as they occur in training, for a conditional model."""
-        if not self.conditional:
-            return None
-        prior = torch.as_tensor(np.exp(self.class_log_prior_), device=generator.device)
-        return torch.multinomial(prior, n_items, replacement=True, generator=generator)
 
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> NeuralDensity:
@@ -211,7 +184,7 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         self
         """
         source = self._open(X, reset=True)
-        class_indices = self._condition(y, len(source))
+        class_indices = self._learn_classes(y, len(source))
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
         checkpoint = self._checkpoint(source, class_indices, seed)
@@ -243,7 +216,7 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         ndarray of shape (n_samples,), float64
             log p(x) in nats. The same for an item whatever batch it is scored in.
         """
-        return self._map(X, lambda module, x: _sum(self._marginal(module, x).double()))
+        return self._map(X, lambda module, x: sum_over_item(self._marginal(module, x).double()))
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-density of X in nats; `y` is ignored."""
@@ -275,101 +248,17 @@ class NeuralDensity(DensityMixin, NeuralEstimator, metaclass=ABCMeta):
         """Log-probability of x, any classes summed out."""
         return self._log_prob(module, x, None)
 
+    def _swap_values(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+        """Replace values of rows by training values of their feature, at rate `mutation_rate`."""
+        rows = torch.randint(len(source), (len(x),), generator=generator, device=x.device)
+        donors = self._tensor(source.take(rows.cpu().numpy()), x.device)
+        # Each column in an order of its own, so that no two values come from one row together.
+        order = torch.rand(donors.shape, generator=generator, device=x.device).argsort(0)
+        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
+        return torch.where(kept, x, donors.gather(0, order))
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.non_deterministic = False
         tags.target_tags.required = self.conditional
         return tags
-
-
-class DensityObjective(Objective):
-    """Negative log-likelihood of a density, in nats, of mutated items and with a penalty.
-
-    Parameters
-    ----------
-    network : Module
-    density : NeuralDensity
-    source : Source
-        As the density has opened it.
-    class_indices : ndarray of shape (n,) or None
-        What the density is conditioned on.
-    device : torch.device
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        density: NeuralDensity,
-        source: Source,
-        class_indices: npt.NDArray[np.integer] | None,
-        device: torch.device,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.density = density
-        self.source = source
-        self.class_indices = class_indices
-        self.device = device
-        self.reads_slowly = not source.in_memory
-        # A tensor, since a compiled step would be compiled anew for every number.
-        weight = torch.tensor(float(density.reg_weight), device=device)
-        self.register_buffer("reg_weight", weight, persistent=False)
-
-    def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
-        items = self.source.take(rows)
-        return (items,) if self.class_indices is None else (items, self.class_indices[rows])
-
-    def prepare(
-        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
-    ) -> tuple[Tensor, ...]:
-        x = self.density._tensor(items[0], self.device)
-        if generator is not None and self.density.mutation_rate > 0:
-            x = self.density._mutate(x, self.source, generator)
-        return x, *(torch.from_numpy(indices).to(self.device) for indices in items[1:])
-
-    def start(self, *batch: Tensor) -> None:
-        self.density._initialize(self.network, *batch)
-
-    def loss(self, x: Tensor, class_index: Tensor | None = None) -> Tensor:
-        return -_sum(self.density._log_prob(self.network, x, class_index))
-
-    def penalty(self) -> Tensor | None:
-        if self.density.reg_weight == 0:
-            return None
-        return self.reg_weight * sum(kernel.square().sum() for kernel in _kernels(self.network))
-
-
-def standardization(
-    rows: npt.NDArray,
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and scale of each column, shape (d,); the scale of a constant one is 1."""
-    rows = rows.astype(np.float64)
-    mean, scale = rows.mean(0), rows.std(0)
-    # The mean of equal values can be off by a rounding error, which is no scale.
-    varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
-    return mean, np.where(varies, scale, 1.0)
-
-
-def swap_columns(x: Tensor, donors: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Replace each entry of x, at probability `rate`, by one of its column in `donors`."""
-    # Each column in an order of its own, so that no two entries come from one row together.
-    order = torch.rand(donors.shape, generator=generator, device=x.device).argsort(0)
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
-    return torch.where(kept, x, donors.gather(0, order))
-
-
-def _sum(log_prob: Tensor) -> Tensor:
-    """Sum over all axes but the first."""
-    return log_prob.reshape(len(log_prob), -1).sum(1)
-
-
-def _kernels(module: nn.Module) -> list[Tensor]:
-    """Kernels of a network's convolutions and linear layers, as its forward pass uses them."""
-    kernels = []
-    for layer in module.modules():
-        if hasattr(layer, "kernel"):
-            kernels.append(layer.kernel())
-        elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-            mask = getattr(layer, "mask", None)
-            kernels.append(layer.weight if mask is None else layer.weight * mask)
-    return kernels

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from skood._data import Source, check_data
 from skood._parameters import Interval
+from skood._torch.preprocessing import Preprocessing
 from skood._torch.seeding import draw_seed, isolated_rng
-from skood.density._base import NeuralDensity, standardization, swap_columns
+from skood.density._base import NeuralDensity
 
 __all__ = ["NeuralSplineFlow"]
 
@@ -104,13 +105,15 @@ class NeuralSplineFlow(NeuralDensity):
                 f"X has images of shape {source.item_shape}, but NeuralSplineFlow models rows; "
                 "use PixelCNN for images, or reshape X to (n_samples, n_features)"
             )
+        if reset:
+            self._preprocessing = Preprocessing(self, source)
         return source
 
     def _build(self, source: Source) -> nn.Module:
-        rows = source.rows()
-        self.mean_, self.scale_ = standardization(rows)
+        self._preprocessing.learn_moments(source)
+        self.mean_, self.scale_ = self._preprocessing.mean, self._preprocessing.scale
         return zuko.flows.NSF(
-            rows.shape[1],
+            source.item_shape[0],
             bins=self.n_bins,
             transforms=self.n_transforms,
             hidden_features=tuple(self.hidden_features),
@@ -118,15 +121,12 @@ class NeuralSplineFlow(NeuralDensity):
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Standardised rows."""
-        rows = (items.astype(np.float64) - self.mean_) / self.scale_
-        return torch.as_tensor(rows, dtype=torch.float32, device=device)
+        return self._preprocessing.tensor(items, device)
 
     def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
-        donors = torch.randint(len(source), (len(x),), generator=generator, device=x.device)
-        values = self._tensor(source.take(donors.cpu().numpy()), x.device)
-        return swap_columns(x, values, self.mutation_rate, generator)
+        return self._swap_values(x, source, generator)
 
-    def _log_prob(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         return module().log_prob(x) - float(np.log(self.scale_).sum())
 
     def sample(
@@ -145,5 +145,5 @@ class NeuralSplineFlow(NeuralDensity):
         """
         module, device = self._ready(n_samples)
         with torch.inference_mode(), isolated_rng(device, draw_seed(random_state)):
-            rows = module().sample((n_samples,)).double().cpu().numpy()
-        return self.mean_ + self.scale_ * rows
+            rows = module().sample((n_samples,))
+            return self._preprocessing.inverse(rows).cpu().numpy()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
 from skood._progress import tracked
+from skood._torch.preprocessing import Preprocessing
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
 from skood.density._base import NeuralDensity
@@ -185,34 +187,36 @@ class PixelCNN(NeuralDensity):
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        shape: tuple[int, ...] = source.item_shape
+        if reset:
+            self._preprocessing = Preprocessing(
+                self,
+                source,
+                image_shape=self._shape_of_rows(source),
+                value_range=self.value_range,
+            )
+            self.value_range_ = self._preprocessing.value_range
+            self.image_shape_ = self._preprocessing.item_shape
+            self.dtype_ = source.dtype
+            self._preprocessing.check_in_memory(source)
+        return self._preprocessing.open(source)
+
+    def _shape_of_rows(self, source: Source) -> Any:
+        """Shape (C, H, W) of images that come as flat rows; None for images with their axes."""
+        shape = source.item_shape
         if source.is_image:
             if self.image_shape is not None and shape != tuple(self.image_shape):
                 raise ValueError(
                     f"X has images of shape {shape}, but image_shape={self.image_shape!r}; leave "
                     "it at None for images that come with their axes"
                 )
-        else:
-            if self.image_shape is None:
-                raise ValueError(
-                    f"X has rows of {source.item_shape[0]} values, but PixelCNN models images: "
-                    "give image_shape=(C, H, W) if the rows are flat images, or image_shape='row' "
-                    "if they are ordered sequences"
-                )
-            shape = (1, 1, *shape)
-            if not isinstance(self.image_shape, str):
-                shape = tuple(self.image_shape)
-            if len(shape) != 3:
-                raise ValueError(f"image_shape={self.image_shape!r} must be (C, H, W)")
-            source = source.reshape(shape)
-        self._set_value_range(source, reset=reset)
-        if reset:
-            self.image_shape_ = source.item_shape
-            self.dtype_ = source.dtype
-            # What is in memory is checked before training starts, what is streamed on the way.
-            for items in source.chunks() if source.in_memory else ():
-                self._check_range(items)
-        return source
+            return None
+        if self.image_shape is None:
+            raise ValueError(
+                f"X has rows of {shape[0]} values, but PixelCNN models images: give "
+                "image_shape=(C, H, W) if the rows are flat images, or image_shape='row' if they "
+                "are ordered sequences"
+            )
+        return (1, 1, *shape) if isinstance(self.image_shape, str) else self.image_shape
 
     def _build(self, source: Source) -> nn.Module:
         n_channels = source.item_shape[0]
@@ -251,7 +255,7 @@ class PixelCNN(NeuralDensity):
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Levels 0 .. n_levels - 1, float32, shape (b, C, H, W)."""
-        x = self._unit_pixels(items, device) * (self.n_levels - 1)
+        x = self._preprocessing.tensor(items, device) * (self.n_levels - 1)
         x = x.round().clamp(0, self.n_levels - 1)
         return x.contiguous(memory_format=torch.channels_last)
 
@@ -260,33 +264,31 @@ class PixelCNN(NeuralDensity):
         move = torch.randint(self.n_levels, x.shape, generator=generator, device=x.device)
         return torch.where(kept, x, (x + move) % self.n_levels)
 
-    def _raw(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _raw(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Mixture parameters as the network puts them out."""
-        if condition is not None:
-            condition = F.one_hot(condition, len(self.classes_)).to(x.dtype)[:, :, None, None]
+        one_hot = self._one_hot(class_indices)
+        condition = None if one_hot is None else one_hot.to(x.dtype)[:, :, None, None]
         return module(2 * x / (self.n_levels - 1) - 1, condition)
 
-    def _log_prob(self, module: nn.Module, x: Tensor, condition: Tensor | None = None) -> Tensor:
+    def _log_prob(
+        self, module: nn.Module, x: Tensor, class_indices: Tensor | None = None
+    ) -> Tensor:
         """Log-probability of each pixel in nats, shape (b, H, W)."""
-        raw = self._raw(module, x, condition)
+        raw = self._raw(module, x, class_indices)
         with torch.autocast(x.device.type, enabled=False):
             parameters = mixture.split_parameters(raw, x.shape[1], self.n_components, self.n_levels)
             return mixture.log_prob(x, *parameters, self.n_levels)
 
     def _by_class(self, module: nn.Module, x: Tensor) -> Tensor:
         """Log-probabilities of pixels given each class, shape (b, n_classes, H, W), float64."""
-        classes = torch.arange(len(self.classes_), device=x.device)
-        return torch.stack(
-            [self._log_prob(module, x, k.expand(len(x))).double() for k in classes], 1
-        )
+        return self._given_each_class(partial(self._log_prob, module, x), x)
 
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         if not self.conditional:
             return self._log_prob(module, x)
         # log p(x_<=i) = logsumexp_k [log prior_k + log p(x_<=i | k)]; a pixel is the difference
         # of two neighbours in raster order.
-        prior = torch.as_tensor(self.class_log_prior_, device=x.device)[:, None]
-        joint = prior + self._by_class(module, x).flatten(2).cumsum(2)
+        joint = self._joint(self._by_class(module, x).flatten(2).cumsum(2))
         total = F.pad(joint.logsumexp(1), (1, 0))
         return total.diff(dim=1).view(len(x), *x.shape[2:])
 
@@ -353,23 +355,22 @@ class PixelCNN(NeuralDensity):
         generator = torch_rng(device, draw_seed(random_state))
         n_channels, height, width = self.image_shape_
         x = torch.zeros(n_samples, n_channels, height, width, device=device)
-        condition = self._draw_classes(n_samples, generator)
+        class_indices = self._draw_classes(n_samples, generator)
         positions = [(row, column) for row in range(height) for column in range(width)]
         with torch.inference_mode():
             for row, column in tracked(
                 positions, description="drawing samples", unit="pixel", verbose=self.verbose
             ):
-                raw = self._raw(module, x[:, :, : row + 1], condition)[..., row, column]
+                raw = self._raw(module, x[:, :, : row + 1], class_indices)[..., row, column]
                 parameters = mixture.split_parameters(
                     raw[:, :, None, None], n_channels, self.n_components, self.n_levels
                 )
                 pixel = mixture.sample(*parameters, self.n_levels, generator)
                 x[:, :, row, column] = pixel[:, :, 0, 0]
-        low, high = self.value_range_
-        values = low + x.cpu().numpy() * ((high - low) / (self.n_levels - 1))
+        values = self._preprocessing.inverse(x.double() / (self.n_levels - 1)).cpu().numpy()
         if self.dtype_.kind in "iu":
             values = values.round()
-        return values.astype(self.dtype_).reshape(n_samples, *self.input_shape_)
+        return values.astype(self.dtype_)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

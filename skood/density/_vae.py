@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import numbers
-from collections.abc import Callable
-from functools import lru_cache
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import Tags, check_array
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils import Tags
 from torch import Tensor, nn
 
 from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
-from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.preprocessing import Preprocessing
 from skood._torch.seeding import draw_seed, torch_rng
-from skood.density._base import NeuralDensity, standardization, swap_columns
-from skood.density._logistic_mixture import level_log_prob
+from skood.density._base import NeuralDensity
+from skood.density._evidence import divergence, lower_bound, normal_points
+from skood.density._generator import Generator
+from skood.density._latent_transformer import LatentTransformer
+from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
 from skood.density._vae_network import VAENetwork
 
 __all__ = ["VAE"]
@@ -31,10 +29,10 @@ __all__ = ["VAE"]
 _SAMPLES_AT_ONCE = 1024
 
 
-class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
+class VAE(LatentTransformer, NeuralDensity):
     r"""Variational autoencoder, p(x) = integral of p(x | z) N(z; 0, I) over z.
 
-    The encoder's q(z | x) is a normal law with a diagonal covariance. Training maximises
+    The encoder's q(z | x) is a normal distribution with a diagonal covariance. Training maximises
 
     .. math:: \mathbb{E}_{q(z|x)} \log p(x|z) - \mathrm{KL}(q(z|x) \,\|\, \mathcal{N}(0, I))
 
@@ -199,266 +197,136 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
 
     def _open(self, X: Any, *, reset: bool) -> Source:
         source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if self.image_shape is not None and not source.is_image:
-            source = source.reshape(tuple(self.image_shape))
-        if reset:
-            self.dtype_ = source.dtype
-            self.likelihood_ = self.likelihood
-            if self.likelihood == "auto":
-                self.likelihood_ = "logistic" if source.is_image else "gaussian"
-        if source.is_image or self.likelihood_ != "gaussian" or self.value_range is not None:
-            self._set_value_range(source, reset=reset)
-        elif reset:
-            self.value_range_ = None
-        # What is in memory is checked before training starts, what is streamed on the way.
-        for items in source.chunks() if reset and source.in_memory else ():
-            self._check_range(items)
-        return source
+        if not reset:
+            return self._preprocessing.open(source)
+        is_image = source.is_image or self.image_shape is not None
+        self.dtype_ = source.dtype
+        self.likelihood_ = self.likelihood
+        if self.likelihood == "auto":
+            self.likelihood_ = "logistic" if is_image else "gaussian"
+        self._preprocessing = Preprocessing(
+            self,
+            source,
+            image_shape=self.image_shape,
+            value_range=self.value_range,
+            has_range=is_image or self.likelihood_ != "gaussian" or self.value_range is not None,
+        )
+        self.value_range_ = self._preprocessing.value_range
+        self._preprocessing.check_in_memory(source)
+        return self._preprocessing.open(source)
 
     def _build(self, source: Source) -> nn.Module:
         if self.value_range_ is None:
-            self.mean_, self.scale_ = standardization(source.rows())
+            self._preprocessing.learn_moments(source)
+            self.mean_, self.scale_ = self._preprocessing.mean, self._preprocessing.scale
+        self._likelihood = self._make_likelihood()
         hidden_features = self.hidden_features
         if hidden_features is None:
             hidden_features = (16,) if source.is_image else (128, 128)
-        initial_scale = None
-        if self.likelihood_ != "bernoulli":
-            initial_scale = 0.5 if self.value_range_ is None else 0.1
         network = VAENetwork(
             source.item_shape,
             self.n_latent,
             n_filters=self.n_filters,
             hidden_features=hidden_features,
             n_classes=len(self.classes_) if self.conditional else 0,
-            initial_scale=initial_scale,
+            initial_scale=self._likelihood.initial_scale,
         )
         return network.to(memory_format=torch.channels_last) if source.is_image else network
 
+    def _make_likelihood(self) -> Likelihood:
+        if self.likelihood_ == "bernoulli":
+            return Bernoulli()
+        if self.likelihood_ == "logistic":
+            return DiscretizedLogistic(self.n_levels)
+        if self.value_range_ is None:
+            return Gaussian(self.scale_, has_range=False)
+        low, high = self.value_range_
+        return Gaussian(high - low, has_range=True)
+
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Values in [0, 1], or standardised rows, float32."""
-        if self.value_range_ is None:
-            rows = (items.astype(np.float64) - self.mean_) / self.scale_
-            return torch.as_tensor(rows, dtype=torch.float32, device=device)
-        x = self._unit_pixels(items, device)
-        if self.likelihood_ != "gaussian":
-            # Beyond black and white, where "minmax" lets later data be, the others are no law.
+        x = self._preprocessing.tensor(items, device)
+        if self._likelihood.is_bounded:
+            # The range "minmax" lets later data lie beyond black and white.
             x = x.clamp(0, 1)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
-    def _in_units_of_x(self, x: npt.NDArray) -> npt.NDArray:
-        """Inverse of `_tensor`, in the shape of the items of X."""
-        if self.value_range_ is None:
-            return self.mean_ + self.scale_ * x
-        low, high = self.value_range_
-        # White is `high` to the last digit, so that what is drawn lies in the range.
-        return (low * (1 - x) + high * x).reshape(len(x), *self.input_shape_)
-
     def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
         if self.value_range_ is None:
-            donors = torch.randint(len(source), (len(x),), generator=generator, device=x.device)
-            values = self._tensor(source.take(donors.cpu().numpy()), x.device)
-            return swap_columns(x, values, self.mutation_rate, generator)
+            return self._swap_values(x, source, generator)
         kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
         return torch.where(kept, x, torch.rand(x.shape, generator=generator, device=x.device))
-
-    def _one_hot(self, condition: Tensor | None) -> Tensor | None:
-        return None if condition is None else F.one_hot(condition, len(self.classes_)).float()
-
-    def _location(self, raw: Tensor) -> Tensor:
-        """Location of p(x | z) from what the decoder puts out."""
-        return raw if self.value_range_ is None else raw.sigmoid()
-
-    def _decoder(self, module: nn.Module, z: Tensor, condition: Tensor | None) -> Tensor:
-        r"""Location of p(x | z, y), shape (b, \*item_shape)."""
-        return self._location(module.decode(z, self._one_hot(condition)))
 
     def _log_likelihood(self, module: nn.Module, x: Tensor, raw: Tensor) -> Tensor:
         """Log p(x | z) in nats, shape (b,), float64, from what the decoder puts out."""
         with torch.autocast(x.device.type, enabled=False):
-            raw = raw.float()
-            if self.likelihood_ == "bernoulli":
-                log_prob = -F.binary_cross_entropy_with_logits(raw, x, reduction="none")
-            elif self.likelihood_ == "gaussian":
-                scale = module.scale()
-                residual = (x - self._location(raw)) / scale
-                unit = self.scale_ if self.value_range_ is None else np.diff(self.value_range_)
-                unit = torch.as_tensor(unit, dtype=x.dtype, device=x.device)
-                log_prob = -0.5 * (residual.square() + math.log(2 * math.pi)) - (scale * unit).log()
-            else:
-                levels = self.n_levels - 1
-                scale = levels * module.scale()
-                log_prob = level_log_prob(
-                    (levels * x).round(), levels * self._location(raw), scale, self.n_levels
-                )
+            log_prob = self._likelihood.log_prob(x, raw.float(), module.scale())
             return log_prob.flatten(1).double().sum(1)
 
-    def _log_prob(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Evidence lower bound with one draw of z, shape (b,)."""
-        one_hot = self._one_hot(condition)
+        one_hot = self._one_hot(class_indices)
         mean, log_variance = module.encode(x, one_hot)
         if module.training:
             noise = torch.randn_like(mean)
         else:
-            points = _normal_points(self.n_importance_samples, self.n_latent).to(x.device)
+            points = normal_points(self.n_importance_samples, self.n_latent).to(x.device)
             noise = points[torch.arange(len(x), device=x.device) % len(points)]
         z = mean + (log_variance / 2).exp() * noise if self.sample_latents else mean
         log_likelihood = self._log_likelihood(module, x, module.decode(z, one_hot))
-        return log_likelihood - _divergence(mean, log_variance)
+        return log_likelihood - divergence(mean, log_variance)
 
-    def _bound(self, module: nn.Module, x: Tensor, condition: Tensor | None) -> Tensor:
+    def _bound(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Lower bound on log p(x | y) from `n_importance_samples` draws, shape (b,), float64."""
-        one_hot = self._one_hot(condition)
+        one_hot = self._one_hot(class_indices)
         mean, log_variance = module.encode(x, one_hot)
-        log_weights, log_likelihoods = [], []
-        for noise in _normal_points(self.n_importance_samples, self.n_latent).to(x.device):
-            z = mean + (log_variance / 2).exp() * noise
-            log_likelihoods.append(self._log_likelihood(module, x, module.decode(z, one_hot)))
-            # log p(z) - log q(z | x), whose constants cancel.
-            ratio = 0.5 * (noise.square() + log_variance - z.square()).double().sum(1)
-            log_weights.append(log_likelihoods[-1] + ratio)
-        if self.bound == "elbo":
-            return torch.stack(log_likelihoods).mean(0) - _divergence(mean, log_variance)
-        return torch.stack(log_weights).logsumexp(0) - math.log(len(log_weights))
+        return lower_bound(
+            lambda z: self._log_likelihood(module, x, module.decode(z, one_hot)),
+            mean,
+            log_variance,
+            normal_points(self.n_importance_samples, self.n_latent).to(x.device),
+            importance_weighted=self.bound == "importance",
+        )
 
-    def _joint(self, module: nn.Module, x: Tensor) -> Tensor:
+    def _bound_by_class(self, module: nn.Module, x: Tensor) -> Tensor:
         """Bounds on log p(x, y) for each class, shape (b, n_classes)."""
-        classes = torch.arange(len(self.classes_), device=x.device)
-        bounds = torch.stack([self._bound(module, x, k.expand(len(x))) for k in classes], 1)
-        return bounds + torch.as_tensor(self.class_log_prior_, device=x.device)
+        return self._joint(self._given_each_class(partial(self._bound, module, x), x))
 
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         if self.conditional:
-            return self._joint(module, x).logsumexp(1)
+            return self._bound_by_class(module, x).logsumexp(1)
         return self._bound(module, x, None)
 
-    def _numbers(self, y: Any, n_items: int) -> npt.NDArray[np.int64] | None:
-        """Class numbers of labels, for a conditional model that is given some."""
-        if not self.conditional or y is None:
-            return None
-        y = column_or_1d(y, warn=True)
-        if len(y) != n_items:
-            raise ValueError(f"y has {len(y)} labels for {n_items} items; expected one for each")
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"y has the labels {unknown[:5]}, which y had not in fit; expected some of "
-                f"{self.classes_}"
-            )
-        return np.searchsorted(self.classes_, y)
+    def generator(self) -> Generator:
+        """Return the fitted model as other packages use it, on its device.
 
-    def _posterior_mean(
-        self, module: nn.Module, x: Tensor, condition: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Mean of q(z | x, y) and the class numbers, the most probable ones if none are given."""
-        if self.conditional and condition is None:
-            condition = self._joint(module, x).argmax(1)
-        return module.encode(x, self._one_hot(condition))[0], condition
-
-    def _map_labelled(
-        self,
-        source: Source,
-        y: Any,
-        function: Callable[[nn.Module, npt.NDArray, Tensor | None], Tensor],
-        description: str,
-    ) -> npt.NDArray:
-        """Apply a function of the network, items and class numbers to everything in `source`."""
+        Returns
+        -------
+        Generator
+        """
         module, device = self._ready()
-        numbers_ = self._numbers(y, len(source))
 
-        def read(rows: npt.NDArray) -> Tensor:
-            condition = None
-            if numbers_ is not None:
-                condition = torch.as_tensor(numbers_[rows[:, 0]], device=device)
-            return function(module, source.take(rows[:, 0]), condition)
+        def encode(x: Tensor, class_indices: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+            if self.conditional and class_indices is None:
+                class_indices = self._bound_by_class(module, x).argmax(1)
+            return module.encode(x, self._one_hot(class_indices))[0], class_indices
 
-        return map_batches(
-            read,
-            Source.of(np.arange(len(source))[:, None]),
-            scoring_batch_size(device),
-            verbose=self.verbose,
-            description=f"{type(self).__name__} {description}",
+        def decode(z: Tensor, class_indices: Tensor | None) -> Tensor:
+            return self._likelihood.location(module.decode(z, self._one_hot(class_indices)))
+
+        return Generator(
+            n_latent=self.n_latent,
+            conditional=self.conditional,
+            device=device,
+            dtype=torch.float64
+            if np.result_type(self.dtype_, np.float32) == np.float64
+            else torch.float32,
+            preprocessing=self._preprocessing,
+            tensor=partial(self._tensor, device=device),
+            encode=encode,
+            decode=decode,
+            class_indices=self._class_indices,
         )
-
-    def transform(self, X: Any, y: Any = None) -> npt.NDArray[np.float64]:
-        """Mean of q(z | x), the latents of X.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-        y : array-like of shape (n_samples,), default=None
-            Labels, for a conditional model. None takes the most probable class of each item.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_latent), float64
-        """
-        check_is_fitted(self)
-
-        def mean(module: nn.Module, items: npt.NDArray, condition: Tensor | None) -> Tensor:
-            x = self._tensor(items, next(module.parameters()).device)
-            return self._posterior_mean(module, x, condition)[0].double()
-
-        return self._map_labelled(self._open(X, reset=False), y, mean, "encodes")
-
-    def inverse_transform(self, Z: Any, y: Any = None) -> npt.NDArray:
-        """Decode latents.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, n_latent)
-        y : array-like of shape (n_samples,), default=None
-            Labels, which a conditional model needs.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, C, H, W) or (n_samples, d), float64
-            Location of p(x | z) in the units of X: its mean, where the likelihood is not
-            discretised.
-
-        Raises
-        ------
-        ValueError
-            When a conditional model is not given labels, or Z has another number of columns.
-        """
-        check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float64, input_name="Z")
-        if Z.shape[1] != self.n_latent:
-            raise ValueError(f"Z has {Z.shape[1]} columns; expected n_latent={self.n_latent}")
-        if self.conditional and y is None:
-            raise ValueError(
-                "a conditional VAE decodes latents given classes; give y, the labels to decode for"
-            )
-
-        def decode(module: nn.Module, z: npt.NDArray, condition: Tensor | None) -> Tensor:
-            device = next(module.parameters()).device
-            latents = torch.as_tensor(z, dtype=torch.float32, device=device)
-            return self._decoder(module, latents, condition)
-
-        decoded = self._map_labelled(Source.of(Z), y, decode, "decodes")
-        return self._in_units_of_x(decoded.astype(np.float64))
-
-    def reconstruct(self, X: Any, y: Any = None) -> npt.NDArray:
-        """Decode the latents of X.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-        y : array-like of shape (n_samples,), default=None
-            Labels, for a conditional model. None takes the most probable class of each item.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, C, H, W) or (n_samples, d), float64
-            In the units of X.
-        """
-        check_is_fitted(self)
-
-        def decode(module: nn.Module, items: npt.NDArray, condition: Tensor | None) -> Tensor:
-            x = self._tensor(items, next(module.parameters()).device)
-            return self._decoder(module, *self._posterior_mean(module, x, condition))
-
-        decoded = self._map_labelled(self._open(X, reset=False), y, decode, "reconstructs")
-        return self._in_units_of_x(decoded.astype(np.float64))
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
@@ -478,59 +346,23 @@ class VAE(ClassNamePrefixFeaturesOutMixin, TransformerMixin, NeuralDensity):
             noise of p(x | z).
         """
         module, device = self._ready(n_samples)
-        generator = torch_rng(device, draw_seed(random_state))
+        model, generator = self.generator(), torch_rng(device, draw_seed(random_state))
         drawn = []
         with torch.inference_mode():
             for start in range(0, n_samples, _SAMPLES_AT_ONCE):
                 n = min(_SAMPLES_AT_ONCE, n_samples - start)
                 z = torch.randn((n, self.n_latent), generator=generator, device=device)
-                condition = self._draw_classes(n, generator)
-                drawn.append(self._draw(module, self._decoder(module, z, condition), generator))
-        values = self._in_units_of_x(torch.cat(drawn).double().cpu().numpy())
+                location = model.decode(z, self._draw_classes(n, generator))
+                x = self._likelihood.sample(location, module.scale(), generator)
+                drawn.append(self._preprocessing.inverse(x).cpu().numpy())
+        values = np.concatenate(drawn)
         if self.dtype_.kind in "biu":
             # Draws of standardised rows may lie beyond what the dtype holds.
             info = None if self.dtype_.kind == "b" else np.iinfo(self.dtype_)
             values = values.round().clip(*((info.min, info.max) if info else (0, 1)))
         return values.astype(self.dtype_)
 
-    def _draw(self, module: nn.Module, location: Tensor, generator: torch.Generator) -> Tensor:
-        """Draw from p(x | z)."""
-        if self.likelihood_ == "bernoulli":
-            return torch.bernoulli(location, generator=generator)
-        scale = module.scale()
-        if self.likelihood_ == "gaussian":
-            noise = torch.randn(location.shape, generator=generator, device=location.device)
-            drawn = location + scale * noise
-            # What is given as pixels stays in their range.
-            return drawn if self.value_range_ is None else drawn.clamp(0, 1)
-        uniform = torch.rand(location.shape, generator=generator, device=location.device)
-        levels = self.n_levels - 1
-        drawn = location + scale * torch.logit(uniform, eps=1e-7)
-        return (drawn * levels).round().clamp(0, levels) / levels
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_latent
-
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        # Latents are float64.
-        tags.transformer_tags.preserves_dtype = []
         return tags
-
-
-def _divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL divergence of N(mean, variance) from N(0, I) in nats, shape (b,)."""
-    mean, log_variance = mean.double(), log_variance.double()
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
-
-
-@lru_cache(maxsize=8)
-def _normal_points(n_points: int, n_dimensions: int) -> Tensor:
-    """Scrambled Sobol points of a standard normal law, shape (n_points, n_dimensions)."""
-    # What is made in inference mode could not be differentiated through when it is used again.
-    with torch.inference_mode(False):
-        engine = torch.quasirandom.SobolEngine(n_dimensions, scramble=True, seed=0)
-        uniform = engine.draw(n_points, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-        return torch.special.ndtri(uniform).float()

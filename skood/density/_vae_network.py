@@ -60,7 +60,7 @@ class VAENetwork(nn.Module):
         sizes = [item_shape[1:]] if is_image else []
         convolutions: list[nn.Module] = []
         for n_in, n_out in pairwise(filters):
-            convolution = nn.Conv2d(n_in, n_out, 3, stride=_strides(sizes[-1]), padding=1)
+            convolution = nn.Conv2d(n_in, n_out, 3, stride=2, padding=1)
             convolutions += [convolution, nn.ReLU()]
             sizes.append(tuple((size + 1) // 2 for size in sizes[-1]))
         self.convolutions = nn.Sequential(*convolutions)
@@ -79,9 +79,10 @@ class VAENetwork(nn.Module):
             shape = (filters[0], 1, 1) if is_image else item_shape
             self.raw_scale = nn.Parameter(torch.full(shape, start))
 
-    def scale(self) -> Tensor:
-        """Scale of the likelihood, shape (C, 1, 1) or (d,)."""
-        assert self.raw_scale is not None
+    def scale(self) -> Tensor | None:
+        """Scale of the likelihood, shape (C, 1, 1) or (d,); None for one without."""
+        if self.raw_scale is None:
+            return None
         return F.softplus(_HASTE * self.raw_scale) + _SMALLEST_SCALE
 
     def encode(self, x: Tensor, one_hot: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -102,13 +103,6 @@ def _hidden(widths: Sequence[int]) -> list[nn.Module]:
     ]
 
 
-def _strides(size: Sequence[int]) -> tuple[int, int]:
-    """Strides that halve an image of this size."""
-    # Along one pixel every stride is the same, but with 2 the gradient of the kernels in bfloat16
-    # is garbage (oneDNN 3.13, torch 2.15).
-    return min(2, size[0]), min(2, size[1])
-
-
 def _doubling(filters: Sequence[int], sizes: Sequence[tuple[int, ...]]) -> list[nn.Module]:
     """Transposed convolutions back through `sizes`, and one more, to the channels of the image."""
     layers: list[nn.Module] = []
@@ -116,11 +110,8 @@ def _doubling(filters: Sequence[int], sizes: Sequence[tuple[int, ...]]) -> list[
     for n_out, small, large in zip(
         reversed(filters[1:]), reversed(sizes[1:]), reversed(sizes[:-1]), strict=True
     ):
-        strides = _strides(large)
-        added = [to - (by * (of - 1) + 1) for by, of, to in zip(strides, small, large, strict=True)]
-        convolution = nn.ConvTranspose2d(
-            n_in, n_out, 3, stride=strides, padding=1, output_padding=(added[0], added[1])
-        )
+        added = tuple(to - (2 * of - 1) for of, to in zip(small, large, strict=True))
+        convolution = nn.ConvTranspose2d(n_in, n_out, 3, stride=2, padding=1, output_padding=added)
         layers += [convolution, nn.ReLU()]
         n_in = n_out
     return [*layers, nn.ConvTranspose2d(n_in, filters[0], 3, padding=1)]

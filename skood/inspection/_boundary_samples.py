@@ -99,7 +99,8 @@ class BoundarySamplesDisplay:
         sampler = getattr(estimator, "sampler_", estimator)
         check_is_fitted(sampler)
         vae = sampler.vae_
-        if len(vae.module_.item_shape) != 3:
+        item_shape = vae.generator().item_shape
+        if len(item_shape) != 3:
             raise ValueError(
                 f"the estimator was fitted on rows of {sampler.n_features_in_} values, which are "
                 "no images; fit it on images, or plot its samples as points"
@@ -129,7 +130,7 @@ class BoundarySamplesDisplay:
             "off the manifold": sampler.sample_off_manifold(source, labels, seed),
             "on the manifold": sampler.sample_on_manifold(len(rows), labels, seed),
         }
-        images = {name: part.reshape(-1, *vae.module_.item_shape) for name, part in made.items()}
+        images = {name: part.reshape(-1, *item_shape) for name, part in made.items()}
         return cls(images, value_range=vae.value_range_).plot(ax=ax)
 
     def plot(self, *, ax: Any = None) -> BoundarySamplesDisplay:

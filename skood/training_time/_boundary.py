@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.linalg import solve_triangular
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
@@ -19,12 +18,14 @@ from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope, tracked
 from skood._torch.batching import scoring_batch_size
-from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.base import fit_model, split_outliers
 from skood.density import VAE
+from skood.density._generator import Generator
+from skood.training_time._directions import DIRECTIONS, move_off_manifold
+from skood.training_time._ellipsoids import draw_outside, fit_ellipsoid
 
-__all__ = ["BoundarySampler", "normal_vectors", "reduced_normal_vectors"]
+__all__ = ["BoundarySampler"]
 
 
 class BoundarySampler(BaseEstimator):
@@ -121,7 +122,7 @@ class BoundarySampler(BaseEstimator):
     _parameter_constraints: dict = {
         "vae": [BaseEstimator, None],
         "distance": [tuple, list],
-        "directions": [StrOptions({"uniform", "reduced"})],
+        "directions": [StrOptions(set(DIRECTIONS))],
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
         "radius": [tuple, list],
         "verbose": ["verbose", StrOptions({"auto"})],
@@ -177,24 +178,29 @@ class BoundarySampler(BaseEstimator):
                 )
         source = check_data(self, X, reset=True, min_samples=2)
         source, y, _ = split_outliers(source, y)
-        self.classes_, members = (None, np.zeros(len(source), dtype=np.intp))
+        self.classes_, class_indices = None, np.zeros(len(source), dtype=np.intp)
         if y is not None:
-            self.classes_, members = np.unique(y, return_inverse=True)
+            self.classes_, class_indices = np.unique(y, return_inverse=True)
         vae = self.vae
         if vae is None:
             vae = _default_vae(source, conditional=y is not None)
-        self._check_sizes(vae, members)
+        self._check_vae(vae, class_indices)
         with progress_scope(self.verbose, label=type(self).__name__):
             model = fit_model(vae, source, y, seed=draw_seed(self.random_state))
             self.vae_ = model.estimator if isinstance(model, FrozenEstimator) else model
             latents = self.vae_.transform(source, y)
-        ellipsoids = [self._ellipsoid(latents[members == k], k) for k in range(members.max() + 1)]
+        n_classes = class_indices.max() + 1
+        self._class_indices_of_vae = self.vae_.generator().class_indices(self.classes_, n_classes)
+        ellipsoids = [
+            fit_ellipsoid(latents[class_indices == k], self.quantile, self._name(k))
+            for k in range(n_classes)
+        ]
         self.mean_, self.cholesky_, self.radius_ = map(np.array, zip(*ellipsoids, strict=True))
-        self.class_frequency_ = np.bincount(members) / len(members)
+        self.class_frequency_ = np.bincount(class_indices) / len(class_indices)
         return self
 
-    def _check_sizes(self, vae: Any, members: npt.NDArray[np.intp]) -> None:
-        """Raise before anything is trained where the geometry cannot be had."""
+    def _check_vae(self, vae: Any, class_indices: npt.NDArray[np.intp]) -> None:
+        """Raise where the VAE cannot describe these data, before anything is trained."""
         vae = vae.estimator if isinstance(vae, FrozenEstimator) else vae
         if not isinstance(vae, VAE):
             raise TypeError(f"vae={self.vae!r}; expected a skood.density.VAE")
@@ -204,7 +210,12 @@ class BoundarySampler(BaseEstimator):
                 "direction leaves its manifold; give X more features, or vae=VAE(n_latent=...) "
                 "fewer latents"
             )
-        counts = np.bincount(members)
+        if vae.conditional and self.classes_ is None:
+            raise ValueError(
+                f"vae={self.vae!r} is conditional and requires y to be passed to fit, but the "
+                "target y is None; give labels, or a VAE with conditional=False"
+            )
+        counts = np.bincount(class_indices)
         if counts.min() <= vae.n_latent:
             raise ValueError(
                 f"{self._name(counts.argmin())} has {counts.min()} sample(s), but more than "
@@ -212,29 +223,8 @@ class BoundarySampler(BaseEstimator):
                 "leave the class out, or take a VAE with fewer latents"
             )
 
-    def _name(self, k: np.intp | int) -> str:
-        return "X" if self.classes_ is None else f"class {self.classes_[k]}"
-
-    def _ellipsoid(
-        self, latents: npt.NDArray[np.float64], k: int
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-        """Mean, Cholesky factor of the covariance and radius of the latents of class k."""
-        n_latent = latents.shape[1]
-        mean = latents.mean(0)
-        covariance = np.cov(latents, rowvar=False).reshape(n_latent, n_latent)
-        try:
-            cholesky = np.linalg.cholesky(covariance).astype(np.float64)
-        except np.linalg.LinAlgError as error:
-            rank = np.linalg.matrix_rank(covariance, hermitian=True)
-            raise ValueError(
-                f"the latents of {self._name(k)} vary in {rank} of {n_latent} directions only, so "
-                "their covariance has no inverse; X may repeat the same values, or the VAE has "
-                "more latents than it uses: lower its n_latent, or train it for longer"
-            ) from error
-        distances = np.linalg.norm(
-            solve_triangular(cholesky, (latents - mean).T, lower=True), axis=0
-        )
-        return mean, cholesky, float(np.quantile(distances, self.quantile))
+    def _name(self, class_index: np.intp | int) -> str:
+        return "X" if self.classes_ is None else f"class {self.classes_[class_index]}"
 
     def sample_off_manifold(
         self, X: Any, y: Any = None, random_state: int | np.random.RandomState | None = None
@@ -255,9 +245,12 @@ class BoundarySampler(BaseEstimator):
             In the units of X; pixels are clipped to their range.
         """
         check_is_fitted(self)
-        source = self.vae_._open(check_data(self, X, reset=False), reset=False)
-        members = self.vae_._numbers(y, len(source))
-        return self._off_manifold(source, members, draw_seed(random_state))
+        source = check_data(self, X, reset=False)
+        model = self.vae_.generator()
+        class_indices = model.class_indices(y, len(source))
+        if class_indices is not None:
+            class_indices = torch.as_tensor(class_indices, device=model.device)
+        return self._move_all(model, source, class_indices, draw_seed(random_state))
 
     def sample_on_manifold(
         self,
@@ -286,19 +279,16 @@ class BoundarySampler(BaseEstimator):
         generator = torch_rng(torch.device("cpu"), draw_seed(random_state))
         if y is None:
             frequency = torch.from_numpy(self.class_frequency_)
-            members = torch.multinomial(frequency, n_samples, True, generator=generator).numpy()
+            class_indices = torch.multinomial(frequency, n_samples, True, generator=generator)
         else:
-            members = self._members(y)
-        size = 4096
-        return np.concatenate(
-            [
-                self._on_manifold(members[start : start + size], generator)
-                for start in range(0, len(members), size)
-            ]
-        )
+            class_indices = torch.from_numpy(self._class_indices(y))
+        parts = [
+            self.on_manifold_in_units_of_x(part, generator) for part in class_indices.split(4096)
+        ]
+        return torch.cat(parts).cpu().numpy()
 
-    def _members(self, y: Any) -> npt.NDArray[np.intp]:
-        """Class numbers of labels."""
+    def _class_indices(self, y: Any) -> npt.NDArray[np.intp]:
+        """Positions of labels in ``classes_``."""
         if self.classes_ is None:
             raise ValueError("y was given, but the sampler was fitted without; leave y out")
         unknown = np.setdiff1d(y, self.classes_)
@@ -306,15 +296,98 @@ class BoundarySampler(BaseEstimator):
             raise ValueError(f"y has the labels {unknown[:5]}; expected some of {self.classes_}")
         return np.searchsorted(self.classes_, y)
 
-    def _off_manifold(
-        self, source: Source, members: npt.NDArray[np.integer] | None, seed: int
+    # The methods from here to `on_manifold_in_units_of_x` are what other packages call. A class
+    # index is a position in `classes_`, and x is the input of the VAE, as its `generator()` says.
+
+    def off_manifold_in_units_of_x(
+        self, source: Source, class_indices: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray:
-        """Type 1 from a source of the VAE, in the units of X."""
-        vae, n = self.vae_, len(source)
-        _, device = vae._ready()
-        generator = torch_rng(device, seed)
-        moved = np.empty((n, *self.input_shape_), np.result_type(vae.dtype_, np.float32))
-        size = scoring_batch_size(device)
+        r"""Type 1 of every item of a source, with a progress bar where `verbose`.
+
+        Parameters
+        ----------
+        source : Source
+            Checked data of the sampler, in the shape of X or of the VAE's items.
+        class_indices : ndarray of shape (n,) or None
+            None takes the most probable classes, where the VAE is conditional.
+        seed : int
+
+        Returns
+        -------
+        ndarray of shape (n, \*input_shape), float32 or, for such X, float64
+        """
+        model = self.vae_.generator()
+        return self._move_all(model, source, self._given(class_indices, model), seed)
+
+    def off_manifold(
+        self, x: Tensor, class_indices: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        r"""Type 1 of one batch, shape (b, \*item_shape) as x.
+
+        Parameters
+        ----------
+        x : Tensor of shape (b, \*item_shape)
+        class_indices : Tensor of shape (b,) or None
+            None takes the most probable classes, where the VAE is conditional.
+        generator : torch.Generator
+            On the device of x.
+        """
+        model = self.vae_.generator()
+        with torch.no_grad():
+            return self._move(model, x, self._given(class_indices, model), generator)
+
+    def on_manifold(self, class_indices: Tensor, generator: torch.Generator) -> Tensor:
+        r"""Type 2 of classes, shape (b, \*item_shape), on the device of the VAE.
+
+        Parameters
+        ----------
+        class_indices : Tensor of shape (b,)
+        generator : torch.Generator
+            On any device.
+        """
+        model = self.vae_.generator()
+        z = self.latents(class_indices, generator).float().to(model.device)
+        with torch.no_grad():
+            return model.decode(z, self._given(class_indices, model))
+
+    def on_manifold_in_units_of_x(
+        self, class_indices: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        r"""Type 2 of classes in the units and the shape of X, (b, \*input_shape).
+
+        On the device of the VAE, in float32 or, for such X, float64; parameters as of
+        `on_manifold`.
+        """
+        return self.vae_.generator().to_units_of_x(self.on_manifold(class_indices, generator))
+
+    def latents(self, class_indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Latents outside the ellipsoids of classes, shape (b, n_latent), float64.
+
+        On the device of `generator`; parameters as of `on_manifold`.
+        """
+        device = generator.device
+        mean, cholesky, radius = (
+            torch.as_tensor(of_classes, device=device)[class_indices.to(device)]
+            for of_classes in (self.mean_, self.cholesky_, self.radius_)
+        )
+        return draw_outside(mean, cholesky, radius, self.radius, generator)
+
+    def _given(self, class_indices: Any, model: Generator) -> Tensor | None:
+        """Class indices of the VAE, which may have been fitted to more classes."""
+        if class_indices is None or self._class_indices_of_vae is None:
+            return None
+        of_vae = torch.as_tensor(self._class_indices_of_vae, device=model.device)
+        return of_vae[torch.as_tensor(class_indices, device=model.device)]
+
+    def _move_all(
+        self, model: Generator, source: Source, class_indices: Tensor | None, seed: int
+    ) -> npt.NDArray:
+        """Type 1 of every item, by class indices of the VAE, in the units of X."""
+        n, source = len(source), model.open(source)
+        generator = torch_rng(model.device, seed)
+        size = scoring_batch_size(model.device)
+        dtype = np.float64 if model.dtype == torch.float64 else np.float32
+        moved = np.empty((n, *self.input_shape_), dtype)
         starts = tracked(
             range(0, n, size),
             description="moving items off the manifold",
@@ -323,113 +396,25 @@ class BoundarySampler(BaseEstimator):
         )
         for start in starts:
             rows = np.arange(start, min(start + size, n))
-            condition = None
-            if members is not None and vae.conditional:
-                condition = torch.as_tensor(members[rows], device=device)
+            given = None if class_indices is None else class_indices[start : start + size]
             with torch.no_grad():
-                x = vae._tensor(source.take(rows), device)
-                x = self._move(x, condition, generator)
-            moved[rows] = vae._in_units_of_x(x.double().cpu().numpy())
+                x = self._move(model, model.tensor(source.take(rows)), given, generator)
+                moved[rows] = model.to_units_of_x(x).cpu().numpy()
         return moved
 
-    def _move(self, x: Tensor, condition: Tensor | None, generator: torch.Generator) -> Tensor:
-        """Type 1 of one batch, as the VAE reads and makes it."""
-        vae, device = self.vae_, x.device
-        module = vae.module_
-        z, condition = vae._posterior_mean(module, x, condition)
-        jacobian = forward_jacobian(lambda z: vae._decoder(module, z, condition), z)
-        shape = len(x), x[0].numel()
-        if self.directions == "uniform":
-            noise = torch.randn(shape, generator=generator, device=device)
-            normal = normal_vectors(jacobian, noise).view_as(x)
-        else:
-            weights = 2 * torch.rand(shape, generator=generator, device=device) - 1
-            normal = reduced_normal_vectors(jacobian, weights).view_as(x)
+    def _move(
+        self, model: Generator, x: Tensor, class_indices: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """Type 1 of one batch, by class indices of the VAE."""
         low, high = self.distance
         high = np.sqrt(self.n_features_in_) if high is None else high
-        uniform = torch.rand((len(x),), generator=generator, device=device)
-        sign = 1 - 2 * torch.randint(2, (len(x),), generator=generator, device=device)
-        step = sign * (low + (high - low) * uniform)
-        x = x + step.view(-1, *[1] * (x.ndim - 1)) * normal
-        return x if vae.value_range_ is None else x.clamp(0, 1)
-
-    def _on_manifold(
-        self, members: npt.NDArray[np.integer], generator: torch.Generator
-    ) -> npt.NDArray:
-        """Type 2 of classes by number, in the units of X."""
-        vae = self.vae_
-        module, device = vae._ready()
-        z = torch.as_tensor(self._latents(members, generator), dtype=torch.float32, device=device)
-        condition = torch.as_tensor(members, device=device) if vae.conditional else None
-        with torch.no_grad():
-            x = vae._decoder(module, z, condition)
-        decoded = vae._in_units_of_x(x.double().cpu().numpy())
-        return decoded.astype(np.result_type(vae.dtype_, np.float32))
-
-    def _latents(
-        self, members: npt.NDArray[np.integer], generator: torch.Generator
-    ) -> npt.NDArray[np.float64]:
-        """Latents outside the ellipsoids of classes by number, shape (n, n_latent)."""
-        shape = len(members), self.vae_.n_latent
-        options = {"generator": generator, "device": generator.device, "dtype": torch.float64}
-        direction = torch.randn(shape, **options).cpu().numpy()
-        direction /= np.linalg.norm(direction, axis=1, keepdims=True)
-        low, high = self.radius
-        times = low + (high - low) * torch.rand((len(members), 1), **options).cpu().numpy()
-        steps = self.radius_[members, None] * times * direction
-        return self.mean_[members] + np.einsum("nij,nj->ni", self.cholesky_[members], steps)
+        draw_direction = DIRECTIONS[self.directions]
+        return move_off_manifold(model, x, class_indices, draw_direction, (low, high), generator)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-
-
-def normal_vectors(jacobian: Tensor, noise: Tensor) -> Tensor:
-    """Make unit vectors orthogonal to all columns of a Jacobian.
-
-    Parameters
-    ----------
-    jacobian : Tensor of shape (b, D, d)
-        With d < D; of any rank.
-    noise : Tensor of shape (b, D)
-        Standard normal, for vectors that are uniform on the sphere of the null space.
-
-    Returns
-    -------
-    Tensor of shape (b, D)
-    """
-    basis = torch.linalg.qr(jacobian)[0]
-    normal = noise[:, :, None]
-    # Twice, since the first projection leaves rounding errors of the size of the noise.
-    for _ in range(2):
-        normal = normal - basis @ (basis.mT @ normal)
-    return torch.nn.functional.normalize(normal[:, :, 0], dim=1)
-
-
-def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
-    """Combine the reduced row echelon basis of the null space, as released code of OODGen does.
-
-    Its first d values follow from the others, so that all columns of the Jacobian are orthogonal.
-
-    Parameters
-    ----------
-    jacobian : Tensor of shape (b, D, d)
-        With d < D.
-    weights : Tensor of shape (b, D)
-        Of which the last D - d are used.
-
-    Returns
-    -------
-    Tensor of shape (b, D)
-        Unit vectors.
-    """
-    d = jacobian.shape[2]
-    first, rest = jacobian.double().mT.split([d, jacobian.shape[1] - d], dim=2)
-    free = weights[:, d:, None].double()
-    pivots = -torch.linalg.pinv(first) @ (rest @ free)
-    normal = torch.cat([pivots, free], 1)[:, :, 0]
-    return torch.nn.functional.normalize(normal, dim=1).to(weights.dtype)
 
 
 def _default_vae(source: Source, *, conditional: bool) -> VAE:

@@ -248,7 +248,7 @@ class TestMutation:
         mutated = vae._mutate(x, source, torch.Generator().manual_seed(0))
         assert torch.equal(x, before)
         assert mutated.dtype == x.dtype
-        return vae._in_units_of_x(mutated.double().numpy())
+        return vae._preprocessing.inverse(mutated).numpy()
 
     @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
     @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic"])

@@ -8,7 +8,7 @@ from scipy.stats import logistic, multivariate_normal, norm
 from sklearn.decomposition import FactorAnalysis
 
 from skood.density import VAE
-from skood.density._vae import _normal_points
+from skood.density._evidence import normal_points
 
 
 def make_vae(**kwargs):
@@ -315,7 +315,7 @@ def test_score_is_the_integral_over_the_latents():
 
 @pytest.mark.parametrize(("n_points", "n_dimensions"), [(64, 8), (1024, 2), (4096, 1)])
 def test_points_are_spread_evenly_over_a_standard_normal_law(n_points, n_dimensions):
-    points = _normal_points(n_points, n_dimensions).double().numpy()
+    points = normal_points(n_points, n_dimensions).double().numpy()
     assert points.shape == (n_points, n_dimensions)
     cells = np.sort(np.floor(norm.cdf(points) * n_points * (1 - 1e-9)), axis=0)
     # Each of n_points equally probable intervals holds one point, up to float32's rounding.
@@ -328,8 +328,8 @@ def test_points_are_spread_evenly_over_a_standard_normal_law(n_points, n_dimensi
 
 
 def test_one_point():
-    assert torch.isfinite(_normal_points(1, 3)).all()
-    assert torch.equal(_normal_points(7, 3), _normal_points.__wrapped__(7, 3))
+    assert torch.isfinite(normal_points(1, 3)).all()
+    assert torch.equal(normal_points(7, 3), normal_points.__wrapped__(7, 3))
 
 
 class TestSamples:

@@ -50,9 +50,10 @@ def test_a_classifier_with_another_loss(iris):
     proba = np.exp(logits / np.linalg.norm(logits, axis=1, keepdims=True) / 0.04)
     loss = -np.log(proba / proba.sum(1, keepdims=True))[np.arange(150), y].mean()
     assert network.history_["loss"][-1] == pytest.approx(loss, rel=0.2)
-    assert np.linalg.norm(logits, axis=1).mean() < 0.5 * np.linalg.norm(
-        plain.decision_function(X), axis=1
-    ).mean()
+    assert (
+        np.linalg.norm(logits, axis=1).mean()
+        < 0.5 * np.linalg.norm(plain.decision_function(X), axis=1).mean()
+    )
 
 
 def test_a_detector_with_another_loss(iris, tmp_path, monkeypatch):

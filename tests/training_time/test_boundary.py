@@ -16,7 +16,7 @@ from torch import nn
 from skood import VAE, BoundarySampler
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import torch_rng
-from skood.training_time._boundary import normal_vectors, reduced_normal_vectors
+from skood.training_time._directions import normal_vectors, reduced_normal_vectors
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def test_jacobian_of_the_reference(reference):
 
 def test_jacobian_against_autograd_row_by_row(of_images, digits):
     vae = clone(of_images.vae).set_params(max_steps=3).fit(digits / 16)
-    module = vae.module_.double()
+    vae.module_.double()
     z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def decode(z):
-        return vae._decoder(module, z, None)
+        return vae.generator().decode(z, None)
 
     rows = [
         torch.autograd.functional.jacobian(lambda z: decode(z[None]).flatten(), one) for one in z
@@ -153,12 +153,12 @@ def test_reduced_directions_are_mostly_the_first_values(of_images, digits):
 
 def test_orthogonal_to_the_tangent_space_in_single_precision(of_images, digits):
     vae = of_images.vae_
-    x = vae._tensor(digits[:64, None] / 16, torch.device("cpu"))
+    x = vae.generator().tensor(digits[:64, None] / 16)
     with torch.no_grad():
         z = vae.module_.encode(x, None)[0]
 
     def decode(z):
-        return vae._decoder(vae.module_, z, None)
+        return vae.generator().decode(z, None)
 
     noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     normal = normal_vectors(forward_jacobian(decode, z), noise)
@@ -179,7 +179,7 @@ def test_samples_off_the_manifold_of_rows(of_rows, iris):
 
     z = torch.as_tensor(vae.transform(X, y), dtype=torch.float32)
     condition = torch.as_tensor(y)
-    jacobian = forward_jacobian(lambda z: vae._decoder(vae.module_, z, condition), z).numpy()
+    jacobian = forward_jacobian(lambda z: vae.generator().decode(z, condition), z).numpy()
     tangents = np.linalg.qr(jacobian)[0]
     along = np.einsum("nij,ni->nj", tangents, steps / lengths[:, None])
     assert np.abs(along).max() < 1e-5
@@ -236,7 +236,7 @@ def test_latents_on_the_manifold_lie_outside_the_ellipsoids(reference):
     rows = np.c_[reference["latents"], np.zeros(len(labels))]
     sampler = BoundarySampler(Latents(4)).fit(rows, labels)
     members = np.arange(4).repeat(2000)
-    latents = sampler._latents(members, torch.Generator().manual_seed(0))
+    latents = sampler.latents(torch.from_numpy(members), torch.Generator().manual_seed(0)).numpy()
     for k in range(4):
         own = latents[members == k] - reference["class_mean"][k]
         radius = np.sqrt(np.sum(own @ np.linalg.inv(reference["class_cov"][k]) * own, axis=1))
@@ -252,7 +252,7 @@ def test_samples_on_the_manifold_are_decoded_latents(of_rows):
     y = np.array([2, 0, 1, 1])
     drawn = of_rows.sample_on_manifold(y=y, random_state=3)
     seed = np.random.RandomState(3).randint(2**31 - 1)
-    latents = of_rows._latents(y, torch_rng(torch.device("cpu"), seed))
+    latents = of_rows.latents(torch.from_numpy(y), torch_rng(torch.device("cpu"), seed))
     np.testing.assert_allclose(drawn, of_rows.vae_.inverse_transform(latents, y), rtol=1e-5)
 
 
@@ -285,7 +285,8 @@ def test_labels_may_be_left_out_in_sampling(of_rows, iris):
     """A conditional VAE then takes the most probable class."""
     X, _ = iris
     vae = of_rows.vae_
-    y = vae._joint(vae.module_, vae._tensor(X, torch.device("cpu"))).argmax(1).numpy()
+    with torch.no_grad():
+        y = vae.generator().encode(vae.generator().tensor(X))[1].numpy()
     given = of_rows.sample_off_manifold(X, y, random_state=0)
     np.testing.assert_allclose(of_rows.sample_off_manifold(X, random_state=0), given)
 

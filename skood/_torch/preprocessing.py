@@ -1,0 +1,197 @@
+"""The way from items of X to the input of a network, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from skood._data import Source, check_in_range, resolve_value_range
+
+__all__ = ["Preprocessing"]
+
+
+class Preprocessing:
+    r"""Brings pixels to [0, 1], and rows to mean 0 and standard deviation 1.
+
+    Learned in fit: the range of pixels when it is made, means and scales by `learn_moments`.
+
+    Parameters
+    ----------
+    owner : object
+        Estimator whose class errors name.
+    source : Source
+        Training data.
+    image_shape : sequence of int or None, default=None
+        Shape (C, H, W) in which the network reads flat rows.
+    value_range : (float, float), "minmax" or None, default=None
+        Values of black and white, as in :func:`~skood._data.resolve_value_range`. "minmax" lets
+        later data lie outside.
+    has_range : bool or None, default=None
+        Whether values have a range. None: images have one, rows do not.
+
+    Attributes
+    ----------
+    input_shape, item_shape : tuple of int
+        Shape of an item in X, and as the network reads it.
+    value_range : (float, float) or None
+        Values of black and white; None for rows, which are standardised instead.
+    mean, scale : ndarray of shape (d,) or (C, 1, 1)
+        Of each feature in the units of X, or of each channel of pixels in [0, 1], once
+        `learn_moments` has read them.
+    """
+
+    mean: npt.NDArray[np.float64]
+    scale: npt.NDArray[np.float64]
+
+    def __init__(
+        self,
+        owner: object,
+        source: Source,
+        *,
+        image_shape: Any = None,
+        value_range: Any = None,
+        has_range: bool | None = None,
+    ) -> None:
+        self.owner_name = type(owner).__name__
+        self.input_shape = source.item_shape
+        if image_shape is not None and not source.is_image:
+            if len(image_shape) != 3:
+                raise ValueError(f"image_shape={image_shape!r} must be (C, H, W)")
+            source = source.reshape(tuple(image_shape))
+        self.item_shape = source.item_shape
+        self.stated_range = value_range
+        if has_range is None:
+            has_range = source.is_image
+        self.value_range = resolve_value_range(source, value_range) if has_range else None
+
+    def open(self, source: Source) -> Source:
+        """Source whose items have the network's shape.
+
+        Raises
+        ------
+        ValueError
+            When the dtype of X stands for another range of pixels than in fit.
+        """
+        if source.item_shape != self.item_shape:
+            source = source.reshape(self.item_shape)
+        if (
+            self.value_range is not None
+            and self.stated_range is None
+            and resolve_value_range(source, None) != self.value_range
+        ):
+            low, high = self.value_range
+            raise ValueError(
+                f"X has pixels of dtype {source.dtype}, but {self.owner_name} was fitted on "
+                f"pixels from {low:g} to {high:g} (uint8 is taken as 0..255, floats as 0..1); "
+                "convert X, or state one range for both with value_range=(low, high)"
+            )
+        return source
+
+    def check_in_memory(self, source: Source) -> None:
+        """Raise where data in memory lie outside their range, before anything is trained.
+
+        Streamed data are checked as they are read.
+        """
+        for items in source.chunks() if source.in_memory else ():
+            self._check(items)
+
+    def _check(self, items: npt.NDArray | Tensor) -> None:
+        if self.value_range is not None and not isinstance(self.stated_range, str):
+            check_in_range(items, self.value_range)
+
+    def learn_moments(self, source: Source) -> None:
+        """Mean and standard deviation of each feature of rows, or channel of images."""
+        axes = (0, 2, 3) if source.is_image else (0,)
+        # Less the first item, a feature that is constant is 0 to the last digit.
+        origin = self._scaled(source.take(np.arange(1))).mean(axes, keepdims=True)
+        count, mean, squares = 0, np.zeros_like(origin), np.zeros_like(origin)
+        for items in source.chunks():
+            values = self._scaled(items) - origin
+            n = values.size // values.shape[1]
+            of_chunk = values.mean(axes, keepdims=True)
+            # Chan et al. (1983): squares of deviations from the mean, not of the values, keep
+            # their digits when all values are far from 0.
+            apart = of_chunk - mean
+            squares += np.square(values - of_chunk).sum(axes, keepdims=True)
+            squares += np.square(apart) * (count * n / (count + n))
+            mean += apart * (n / (count + n))
+            count += n
+        mean, scale = (mean + origin)[0], np.sqrt(squares / count)[0]
+        # Rounding errors of the mean of equal values are no scale.
+        varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
+        self.mean, self.scale = mean, np.where(varies, scale, 1.0)
+
+    def _scaled(self, items: npt.NDArray) -> npt.NDArray[np.float64]:
+        """Pixels in [0, 1] or rows as they are, float64."""
+        values = items.astype(np.float64)
+        if self.value_range is None:
+            return values
+        self._check(values)
+        low, high = self.value_range
+        return (values - low) / (high - low)
+
+    def tensor(self, items: npt.NDArray | Tensor, device: torch.device) -> Tensor:
+        r"""Pixels in [0, 1] or standardised rows, float32, on `device`.
+
+        Parameters
+        ----------
+        items : ndarray or Tensor of shape (b, \*item_shape)
+            In the units of X.
+        device : torch.device
+
+        Returns
+        -------
+        Tensor of shape (b, \*item_shape)
+        """
+        if self.value_range is None:
+            rows = (
+                items if isinstance(items, Tensor) else torch.from_numpy(items.astype(np.float64))
+            )
+            mean, scale = self._moments(rows.device, torch.float64)
+            return ((rows.double() - mean) / scale).float().to(device)
+        self._check(items)
+        if not isinstance(items, Tensor):
+            # What torch reads as it is, uint8 above all, is sent to the device before it grows.
+            if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:
+                items = items.astype(np.float32)
+            items = torch.from_numpy(np.ascontiguousarray(items))
+        low, high = self.value_range
+        return (items.to(device).float() - low) / (high - low)
+
+    def standardized(self, x: Tensor) -> Tensor:
+        """Bring each channel of pixels in [0, 1] to mean 0 and scale 1; rows already are."""
+        if self.value_range is None:
+            return x
+        mean, scale = self._moments(x.device, x.dtype)
+        return ((x - mean) / scale).contiguous(memory_format=torch.channels_last)
+
+    def inverse(self, x: Tensor) -> Tensor:
+        r"""Undo `tensor`.
+
+        Parameters
+        ----------
+        x : Tensor of shape (b, \*item_shape)
+            Pixels in [0, 1] or standardised rows.
+
+        Returns
+        -------
+        Tensor of shape (b, \*input_shape), float64
+            In the units of X.
+        """
+        x = x.double()
+        if self.value_range is None:
+            mean, scale = self._moments(x.device, torch.float64)
+            return mean + scale * x
+        low, high = self.value_range
+        # White is `high` to the last digit, so that what is drawn lies in the range.
+        return (low * (1 - x) + high * x).reshape(len(x), *self.input_shape)
+
+    def _moments(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        return (
+            torch.as_tensor(self.mean, dtype=dtype, device=device),
+            torch.as_tensor(self.scale, dtype=dtype, device=device),
+        )

@@ -1,0 +1,107 @@
+"""Densities p(x | y) of labelled data, and the mixture over the classes that they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+__all__ = ["ClassConditioning"]
+
+
+class ClassConditioning:
+    """What a density with the parameter ``conditional`` does with labels.
+
+    A *class index* is the position of a label in ``classes_``.
+    """
+
+    # False in a density that cannot model p(x | y) and has no such parameter.
+    conditional: bool = False
+    classes_: npt.NDArray
+    class_log_prior_: npt.NDArray[np.float64]
+
+    def _learn_classes(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
+        """Learn the classes and how often each occurs.
+
+        Returns
+        -------
+        ndarray of shape (n_items,) or None
+            Class indices to condition on; None for a model of p(x).
+        """
+        if not self.conditional:
+            return None
+        if y is None:
+            raise ValueError(
+                f"{type(self).__name__}(conditional=True) models p(x | y) and requires y to be "
+                "passed to fit, but the target y is None"
+            )
+        y = _checked_labels(y, n_items)
+        check_classification_targets(y)
+        self.classes_, class_indices, counts = np.unique(y, return_inverse=True, return_counts=True)
+        self.class_log_prior_ = np.log(counts / n_items)
+        return class_indices
+
+    def _class_indices(self, y: Any, n_items: int) -> npt.NDArray[np.int64] | None:
+        """Class indices of labels, for a conditional model that is given some."""
+        if not self.conditional or y is None:
+            return None
+        y = _checked_labels(y, n_items)
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(
+                f"y has the labels {unknown[:5]}, which y had not in fit; expected some of "
+                f"{self.classes_}"
+            )
+        return np.searchsorted(self.classes_, y)
+
+    def _draw_classes(self, n_items: int, generator: torch.Generator) -> Tensor | None:
+        """Class indices drawn as they occur in training, for a conditional model."""
+        if not self.conditional:
+            return None
+        prior = torch.as_tensor(np.exp(self.class_log_prior_), device=generator.device)
+        return torch.multinomial(prior, n_items, replacement=True, generator=generator)
+
+    def _one_hot(self, class_indices: Tensor | None) -> Tensor | None:
+        """One-hot vectors of shape (b, n_classes), float32; None for None."""
+        if class_indices is None:
+            return None
+        return F.one_hot(class_indices, len(self.classes_)).float()
+
+    def _given_each_class(self, log_prob: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Stack log p(x | y) of each class.
+
+        Parameters
+        ----------
+        log_prob : callable
+            Takes class indices of shape (b,), returns log p(x | y) of shape (b, ...) in nats.
+        x : Tensor of shape (b, ...)
+
+        Returns
+        -------
+        Tensor of shape (b, n_classes, ...), float64
+        """
+        classes = torch.arange(len(self.classes_), device=x.device)
+        return torch.stack([log_prob(k.expand(len(x))).double() for k in classes], 1)
+
+    def _joint(self, given_each_class: Tensor) -> Tensor:
+        """Log p(x, y) of each class, from what `_given_each_class` returns; the same shape.
+
+        The logarithm of its sum of exponentials over axis 1 is log p(x), and the most probable
+        class is where it is largest.
+        """
+        log_prior = torch.as_tensor(self.class_log_prior_, device=given_each_class.device)
+        return given_each_class + log_prior.view(-1, *[1] * (given_each_class.ndim - 2))
+
+
+def _checked_labels(y: Any, n_items: int) -> npt.NDArray:
+    y = column_or_1d(y, warn=True)
+    if len(y) != n_items:
+        raise ValueError(f"y has {len(y)} labels for {n_items} items; expected one for each")
+    return y

@@ -1,0 +1,68 @@
+"""Lower bounds on log p(x) of a model with latents, from draws of its q(z | x)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+__all__ = ["divergence", "lower_bound", "normal_points"]
+
+
+def lower_bound(
+    log_likelihood: Callable[[Tensor], Tensor],
+    mean: Tensor,
+    log_variance: Tensor,
+    points: Tensor,
+    *,
+    importance_weighted: bool,
+) -> Tensor:
+    r"""Lower bound on log p(x), with z_k = mean + standard deviation * points_k.
+
+    Parameters
+    ----------
+    log_likelihood : callable
+        Takes z of shape (b, n_latent), returns log p(x | z) in nats, shape (b,), float64.
+    mean, log_variance : Tensor of shape (b, n_latent)
+        Of q(z | x), a normal distribution.
+    points : Tensor of shape (K, n_latent)
+        Of a standard normal distribution, the same for every item.
+    importance_weighted : bool
+        Whether the bound is :math:`\log \frac{1}{K} \sum_k p(x|z_k) p(z_k) / q(z_k|x)` (Burda
+        et al. 2016, equation 8), or the mean of log p(x | z_k) less KL(q || p) (Kingma and
+        Welling 2014, equation 10).
+
+    Returns
+    -------
+    Tensor of shape (b,), float64
+        In nats.
+    """
+    log_weights, log_likelihoods = [], []
+    for point in points:
+        z = mean + (log_variance / 2).exp() * point
+        log_likelihoods.append(log_likelihood(z))
+        # log p(z) - log q(z | x), whose constants cancel.
+        ratio = 0.5 * (point.square() + log_variance - z.square()).double().sum(1)
+        log_weights.append(log_likelihoods[-1] + ratio)
+    if importance_weighted:
+        return torch.stack(log_weights).logsumexp(0) - math.log(len(log_weights))
+    return torch.stack(log_likelihoods).mean(0) - divergence(mean, log_variance)
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL divergence of N(mean, variance) from N(0, I) in nats, shape (b,)."""
+    mean, log_variance = mean.double(), log_variance.double()
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+
+
+@lru_cache(maxsize=8)
+def normal_points(n_points: int, n_dimensions: int) -> Tensor:
+    """Scrambled Sobol points of a standard normal distribution, shape (n_points, n_dimensions)."""
+    # What is made in inference mode could not be differentiated through when it is used again.
+    with torch.inference_mode(False):
+        engine = torch.quasirandom.SobolEngine(n_dimensions, scramble=True, seed=0)
+        uniform = engine.draw(n_points, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
+        return torch.special.ndtri(uniform).float()

@@ -1,0 +1,92 @@
+"""What a density learns."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skood._data import Source
+from skood._torch.objective import Objective
+
+if TYPE_CHECKING:
+    from skood.density._base import NeuralDensity
+
+__all__ = ["DensityObjective", "sum_over_item"]
+
+
+class DensityObjective(Objective):
+    """Negative log-likelihood of a density, in nats, of mutated items and with a penalty.
+
+    Parameters
+    ----------
+    network : Module
+    density : NeuralDensity
+    source : Source
+        As the density has opened it.
+    class_indices : ndarray of shape (n,) or None
+        What the density is conditioned on.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        density: NeuralDensity,
+        source: Source,
+        class_indices: npt.NDArray[np.integer] | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.density = density
+        self.source = source
+        self.class_indices = class_indices
+        self.device = device
+        self.reads_slowly = not source.in_memory
+        # A tensor, since a compiled step would be compiled anew for every number.
+        weight = torch.tensor(float(density.reg_weight), device=device)
+        self.register_buffer("reg_weight", weight, persistent=False)
+
+    def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
+        items = self.source.take(rows)
+        return (items,) if self.class_indices is None else (items, self.class_indices[rows])
+
+    def prepare(
+        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        x = self.density._tensor(items[0], self.device)
+        if generator is not None and self.density.mutation_rate > 0:
+            x = self.density._mutate(x, self.source, generator)
+        return x, *(torch.from_numpy(indices).to(self.device) for indices in items[1:])
+
+    def start(self, *batch: Tensor) -> None:
+        self.density._initialize(self.network, *batch)
+
+    def loss(self, x: Tensor, class_index: Tensor | None = None) -> Tensor:
+        return -sum_over_item(self.density._log_prob(self.network, x, class_index))
+
+    def penalty(self) -> Tensor | None:
+        if self.density.reg_weight == 0:
+            return None
+        return self.reg_weight * sum(kernel.square().sum() for kernel in _kernels(self.network))
+
+
+def sum_over_item(log_prob: Tensor) -> Tensor:
+    """Sum over all axes but the first."""
+    return log_prob.reshape(len(log_prob), -1).sum(1)
+
+
+def _kernels(module: nn.Module) -> list[Tensor]:
+    """Kernels of a network's convolutions and linear layers, as its forward pass uses them."""
+    kernels = []
+    for layer in module.modules():
+        if hasattr(layer, "kernel"):
+            kernels.append(layer.kernel())
+        elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+            mask = getattr(layer, "mask", None)
+            kernels.append(layer.weight if mask is None else layer.weight * mask)
+    return kernels

@@ -1,0 +1,117 @@
+"""Steps off the manifold that a decoder describes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from skood._torch.jacobian import forward_jacobian
+from skood.density._generator import Generator
+
+__all__ = ["DIRECTIONS", "move_off_manifold", "normal_vectors", "reduced_normal_vectors"]
+
+
+def move_off_manifold(
+    model: Generator,
+    x: Tensor,
+    class_indices: Tensor | None,
+    draw_direction: Callable[[Tensor, torch.Generator], Tensor],
+    distance: tuple[float, float],
+    generator: torch.Generator,
+) -> Tensor:
+    r"""Move each item orthogonally to the tangents of the manifold at its latents.
+
+    Parameters
+    ----------
+    model : Generator
+        Whose decoder makes the manifold.
+    x : Tensor of shape (b, \*item_shape)
+    class_indices : Tensor of shape (b,) or None
+        Of the model; None takes the most probable ones, where it is conditional.
+    draw_direction : callable
+        Takes Jacobians of shape (b, D, d), returns unit vectors of shape (b, D).
+    distance : (float, float)
+        Smallest and largest length of a step, drawn uniformly.
+    generator : torch.Generator
+        On the device of x.
+
+    Returns
+    -------
+    Tensor of shape (b, \*item_shape)
+        Clipped to [0, 1] where x has that range.
+    """
+    z, class_indices = model.encode(x, class_indices)
+    jacobian = forward_jacobian(lambda z: model.decode(z, class_indices), z)
+    direction = draw_direction(jacobian, generator).view_as(x)
+    low, high = distance
+    options = {"generator": generator, "device": x.device}
+    uniform = torch.rand((len(x),), **options)
+    sign = 1 - 2 * torch.randint(2, (len(x),), **options)
+    step = sign * (low + (high - low) * uniform)
+    moved = x + step.view(-1, *[1] * (x.ndim - 1)) * direction
+    return moved.clamp(0, 1) if model.has_range else moved
+
+
+def _uniform(jacobian: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw unit vectors that are uniform in the null space of the Jacobian's transpose."""
+    noise = torch.randn(jacobian.shape[:2], generator=generator, device=jacobian.device)
+    return normal_vectors(jacobian, noise)
+
+
+def _reduced(jacobian: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw unit vectors as the released code of OODGen does."""
+    uniform = torch.rand(jacobian.shape[:2], generator=generator, device=jacobian.device)
+    return reduced_normal_vectors(jacobian, 2 * uniform - 1)
+
+
+# By the names of the parameter of BoundarySampler.
+DIRECTIONS = {"uniform": _uniform, "reduced": _reduced}
+
+
+def normal_vectors(jacobian: Tensor, noise: Tensor) -> Tensor:
+    """Make unit vectors orthogonal to all columns of a Jacobian.
+
+    Parameters
+    ----------
+    jacobian : Tensor of shape (b, D, d)
+        With d < D; of any rank.
+    noise : Tensor of shape (b, D)
+        Standard normal, for vectors that are uniform on the sphere of the null space.
+
+    Returns
+    -------
+    Tensor of shape (b, D)
+    """
+    basis = torch.linalg.qr(jacobian)[0]
+    normal = noise[:, :, None]
+    # Twice, since the first projection leaves rounding errors of the size of the noise.
+    for _ in range(2):
+        normal = normal - basis @ (basis.mT @ normal)
+    return torch.nn.functional.normalize(normal[:, :, 0], dim=1)
+
+
+def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
+    """Combine the reduced row echelon basis of the null space, as released code of OODGen does.
+
+    Its first d values follow from the others, so that all columns of the Jacobian are orthogonal.
+
+    Parameters
+    ----------
+    jacobian : Tensor of shape (b, D, d)
+        With d < D.
+    weights : Tensor of shape (b, D)
+        Of which the last D - d are used.
+
+    Returns
+    -------
+    Tensor of shape (b, D)
+        Unit vectors.
+    """
+    d = jacobian.shape[2]
+    first, rest = jacobian.double().mT.split([d, jacobian.shape[1] - d], dim=2)
+    free = weights[:, d:, None].double()
+    pivots = -torch.linalg.pinv(first) @ (rest @ free)
+    normal = torch.cat([pivots, free], 1)[:, :, 0]
+    return torch.nn.functional.normalize(normal, dim=1).to(weights.dtype)
