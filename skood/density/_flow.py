@@ -23,7 +23,7 @@ __all__ = ["NeuralSplineFlow"]
 class NeuralSplineFlow(NeuralDensity):
     r"""Density of rows: an autoregressive flow of rational-quadratic splines.
 
-    An invertible network f maps standardised rows to a standard normal law, and
+    An invertible network f maps standardised rows to a standard normal distribution, and
     log p(x) = log N(f(x); 0, I) + log abs(det df/dx).
 
     Parameters

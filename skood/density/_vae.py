@@ -49,11 +49,11 @@ class VAE(LatentTransformer, NeuralDensity):
         Widths of hidden layers, of the encoder and, for rows, in reverse order of the decoder.
         None: (16,) for images, (128, 128) for rows.
     likelihood : {"auto", "bernoulli", "gaussian", "logistic"}, default="auto"
-        p(x | z), independent over values. "bernoulli": values in [0, 1]; grey ones are taken as
-        probabilities, for which it is no normalised law. "gaussian": with a learned standard
-        deviation for each channel or feature. "logistic": discretised to `n_levels`, with a
-        learned scale for each channel or feature. "auto": "logistic" for images, "gaussian" for
-        rows.
+        p(x | z), independent over values. "bernoulli": values in [0, 1]; grey ones count as
+        probabilities of white, and scores are then not those of a normalised distribution.
+        "gaussian": with a learned standard deviation for each channel or feature. "logistic":
+        discretised to `n_levels`, with a learned scale for each channel or feature. "auto":
+        "logistic" for images, "gaussian" for rows.
     conditional : bool, default=False
         Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
         weighted as they occur in training.
