@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skood._data import Source, check_in_range, resolve_value_range
 
-__all__ = ["Preprocessing"]
+__all__ = ["Learned", "Preprocessing"]
 
 
 class Preprocessing:
@@ -195,3 +195,22 @@ class Preprocessing:
             torch.as_tensor(self.mean, dtype=dtype, device=device),
             torch.as_tensor(self.scale, dtype=dtype, device=device),
         )
+
+
+class Learned:
+    """Fitted attribute of an estimator that its ``_preprocessing`` holds, to read and to set.
+
+    Parameters
+    ----------
+    name : str
+        Of the attribute of :class:`Preprocessing`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, estimator: Any, owner: type) -> Any:
+        return self if estimator is None else getattr(estimator._preprocessing, self.name)
+
+    def __set__(self, estimator: Any, value: Any) -> None:
+        setattr(estimator._preprocessing, self.name, value)

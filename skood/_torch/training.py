@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -191,7 +191,7 @@ def train(
 
 
 def _step_losses(objective: Objective, device: torch.device) -> Callable[..., dict[str, Tensor]]:
-    """Function of the precision and a batch that returns the mean loss and its named terms."""
+    """Make a function of precision and batch that returns the mean loss and its terms."""
 
     def losses(bf16: bool, *batch: Tensor) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
@@ -218,7 +218,7 @@ def _batches(
     generators: Iterable[torch.Generator | None],
     settings: TrainingSettings,
     device: torch.device,
-) -> Iterator[tuple[tuple[Tensor, ...], Any]]:
+) -> Generator[tuple[tuple[Tensor, ...], Any], None, None]:
     """Read and prepare batches, each with its generator, ahead of their use where that pays."""
     slow, on_gpu = objective.reads_slowly, device.type == "cuda"
     n_workers = settings.n_workers

@@ -20,7 +20,7 @@ from skood._data import Source, check_data, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
-from skood._torch.preprocessing import Preprocessing
+from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.run import resumed_seed
 from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.settings import TrainingSettings
@@ -173,6 +173,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.random_state = random_state
 
     classes_: npt.NDArray
+    value_range_ = Learned("value_range")
+    mean_ = Learned("mean")
+    std_ = Learned("scale")
 
     # What the network learns; a subclass that learns something else names its own.
     _objective: type[ClassifierObjective] = ClassifierObjective
@@ -289,7 +292,6 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             self._preprocessing = Preprocessing(
                 self, source, image_shape=self.image_shape, value_range=self.value_range
             )
-            self.value_range_ = self._preprocessing.value_range
         return self._preprocessing.open(source)
 
     def _targets(self, y: Any, n_items: int, *, reset: bool) -> npt.NDArray[np.int64]:
@@ -337,7 +339,6 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
     def _learn_normalization(self, source: Source) -> None:
         """Mean and standard deviation of each channel of images or feature of rows."""
         self._preprocessing.learn_moments(source)
-        self.mean_, self.std_ = self._preprocessing.mean, self._preprocessing.scale
 
     def _batch(
         self,

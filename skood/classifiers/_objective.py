@@ -64,7 +64,8 @@ class ClassifierObjective(Objective):
         x = self.classifier._batch(images, self.device, generator)
         return x, torch.from_numpy(class_indices).to(self.device)
 
-    def loss(self, x: Tensor, class_index: Tensor) -> Tensor | dict[str, Tensor]:
+    def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
+        x, class_index = batch
         smoothing = self.classifier.label_smoothing if self.training else 0.0
         logits = self.network(x).float()
         return F.cross_entropy(logits, class_index, reduction="none", label_smoothing=smoothing)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skood._data import Source, check_data
 from skood._parameters import Interval
-from skood._torch.preprocessing import Preprocessing
+from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import draw_seed, isolated_rng
 from skood.density._base import NeuralDensity
 
@@ -23,7 +23,7 @@ __all__ = ["NeuralSplineFlow"]
 class NeuralSplineFlow(NeuralDensity):
     r"""Density of rows: an autoregressive flow of rational-quadratic splines.
 
-    An invertible network f maps standardised rows to a standard normal law, and
+    An invertible network f maps standardised rows to a standard normal distribution, and
     log p(x) = log N(f(x); 0, I) + log abs(det df/dx).
 
     Parameters
@@ -82,6 +82,9 @@ class NeuralSplineFlow(NeuralDensity):
         "hidden_features": [tuple, list],
     }
 
+    mean_ = Learned("mean")
+    scale_ = Learned("scale")
+
     def __init__(
         self,
         n_transforms: int = 3,
@@ -111,7 +114,6 @@ class NeuralSplineFlow(NeuralDensity):
 
     def _build(self, source: Source) -> nn.Module:
         self._preprocessing.learn_moments(source)
-        self.mean_, self.scale_ = self._preprocessing.mean, self._preprocessing.scale
         return zuko.flows.NSF(
             source.item_shape[0],
             bins=self.n_bins,

@@ -17,7 +17,7 @@ __all__ = ["Bernoulli", "DiscretizedLogistic", "Gaussian", "Likelihood"]
 
 
 class Likelihood(ABC):
-    r"""Law of x, values in [0, 1] or standardised rows, given what a decoder puts out.
+    r"""Distribution of x, values in [0, 1] or standardised rows, given a decoder's output.
 
     In the methods, `raw` is the decoder's output, of shape (b, \*item_shape), and `scale` a
     learned scale of shape (C, 1, 1) or (d,), None for a likelihood that has none.
@@ -25,11 +25,11 @@ class Likelihood(ABC):
 
     # Where learning the scale starts; None for a likelihood without one.
     initial_scale: float | None = None
-    # Whether x must lie in [0, 1]; beyond, the formula is no probability.
+    # Whether `log_prob` is a probability only for x in [0, 1].
     is_bounded = True
 
     def location(self, raw: Tensor) -> Tensor:
-        """Value in the middle of the law, its mean where the law is not discretised."""
+        """Centre of the distribution, its mean where it is not discretised."""
         return raw.sigmoid()
 
     @abstractmethod
@@ -38,11 +38,11 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sample(self, location: Tensor, scale: Tensor | None, generator: torch.Generator) -> Tensor:
-        r"""Draw x, shape (b, \*item_shape), from a law with the location that `location` gives."""
+        r"""Draw x, shape (b, \*item_shape), around what the method `location` gives."""
 
 
 class Bernoulli(Likelihood):
-    """Law of black and white, of which a grey value is taken as the probability of white."""
+    """Distribution of black and white; a grey value counts as that probability of white."""
 
     def log_prob(self, x: Tensor, raw: Tensor, scale: Tensor | None) -> Tensor:
         return -F.binary_cross_entropy_with_logits(raw, x, reduction="none")
@@ -52,7 +52,7 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """Normal law with a learned standard deviation, a density in the units of X.
+    """Normal distribution with a learned standard deviation, a density in the units of X.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class Gaussian(Likelihood):
 
 
 class DiscretizedLogistic(Likelihood):
-    """Logistic law with a learned scale, discretised to equally spaced levels from 0 to 1.
+    """Logistic distribution with a learned scale, discretised to levels from 0 to 1.
 
     Parameters
     ----------

@@ -66,8 +66,9 @@ class DensityObjective(Objective):
     def start(self, *batch: Tensor) -> None:
         self.density._initialize(self.network, *batch)
 
-    def loss(self, x: Tensor, class_index: Tensor | None = None) -> Tensor:
-        return -sum_over_item(self.density._log_prob(self.network, x, class_index))
+    def loss(self, *batch: Tensor) -> Tensor:
+        x, class_indices = batch if len(batch) > 1 else (*batch, None)
+        return -sum_over_item(self.density._log_prob(self.network, x, class_indices))
 
     def penalty(self) -> Tensor | None:
         if self.density.reg_weight == 0:

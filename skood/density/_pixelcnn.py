@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
 from skood._progress import tracked
-from skood._torch.preprocessing import Preprocessing
+from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
 from skood.density._base import NeuralDensity
@@ -144,6 +144,9 @@ class PixelCNN(NeuralDensity):
         "image_shape": ["array-like", StrOptions({"row"}), None],
     }
 
+    value_range_ = Learned("value_range")
+    image_shape_ = Learned("item_shape")
+
     def __init__(
         self,
         n_filters: int = 32,
@@ -194,8 +197,6 @@ class PixelCNN(NeuralDensity):
                 image_shape=self._shape_of_rows(source),
                 value_range=self.value_range,
             )
-            self.value_range_ = self._preprocessing.value_range
-            self.image_shape_ = self._preprocessing.item_shape
             self.dtype_ = source.dtype
             self._preprocessing.check_in_memory(source)
         return self._preprocessing.open(source)

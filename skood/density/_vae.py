@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
-from skood._torch.preprocessing import Preprocessing
+from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import draw_seed, torch_rng
 from skood.density._base import NeuralDensity
 from skood.density._evidence import divergence, lower_bound, normal_points
@@ -49,11 +49,11 @@ class VAE(LatentTransformer, NeuralDensity):
         Widths of hidden layers, of the encoder and, for rows, in reverse order of the decoder.
         None: (16,) for images, (128, 128) for rows.
     likelihood : {"auto", "bernoulli", "gaussian", "logistic"}, default="auto"
-        p(x | z), independent over values. "bernoulli": values in [0, 1]; grey ones are taken as
-        probabilities, for which it is no normalised law. "gaussian": with a learned standard
-        deviation for each channel or feature. "logistic": discretised to `n_levels`, with a
-        learned scale for each channel or feature. "auto": "logistic" for images, "gaussian" for
-        rows.
+        p(x | z), independent over values. "bernoulli": values in [0, 1]; grey ones count as
+        probabilities of white, and scores are then not those of a normalised distribution.
+        "gaussian": with a learned standard deviation for each channel or feature. "logistic":
+        discretised to `n_levels`, with a learned scale for each channel or feature. "auto":
+        "logistic" for images, "gaussian" for rows.
     conditional : bool, default=False
         Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
         weighted as they occur in training.
@@ -161,6 +161,10 @@ class VAE(LatentTransformer, NeuralDensity):
         "image_shape": ["array-like", None],
     }
 
+    value_range_ = Learned("value_range")
+    mean_ = Learned("mean")
+    scale_ = Learned("scale")
+
     def __init__(
         self,
         n_latent: int = 8,
@@ -211,14 +215,12 @@ class VAE(LatentTransformer, NeuralDensity):
             value_range=self.value_range,
             has_range=is_image or self.likelihood_ != "gaussian" or self.value_range is not None,
         )
-        self.value_range_ = self._preprocessing.value_range
         self._preprocessing.check_in_memory(source)
         return self._preprocessing.open(source)
 
     def _build(self, source: Source) -> nn.Module:
         if self.value_range_ is None:
             self._preprocessing.learn_moments(source)
-            self.mean_, self.scale_ = self._preprocessing.mean, self._preprocessing.scale
         self._likelihood = self._make_likelihood()
         hidden_features = self.hidden_features
         if hidden_features is None:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 __all__ = ["VAENetwork"]
 
-# Beyond these a posterior is a point, or far wider than the prior; exp stays finite.
+# Narrower, q(z | x) is a point, and wider, it ignores x; between them exp is finite.
 _LOG_VARIANCES = -15.0, 15.0
-# A likelihood narrower than this part of the range, or of a feature's standard deviation, would
-# have no upper bound where a value is constant.
+# Least scale, in parts of the range or of a feature's standard deviation: the likelihood of a
+# constant value would otherwise grow without bound.
 _SMALLEST_SCALE = 1e-3
-# By how much a scale learns faster than weights, which have a shorter way to go.
+# How much faster a scale learns than a weight, since it has to change by more.
 _HASTE = 10.0
 
 

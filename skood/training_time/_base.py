@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 import joblib
@@ -103,7 +104,8 @@ class TrainingDetector(BaseDetector):
         trainee = clone(self).set_params(**{name: defaults[name] for name in elsewhere})
         train = check_memory(self.memory).cache(_train)
         learned, held_out = train(trainee, inliers, y, seed)
-        vars(self).update(learned)
+        for name, value in learned.items():
+            setattr(self, name, value)
         return held_out if len(held_out) else None
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
@@ -166,15 +168,14 @@ def _train(
     labels = classifier.classes_
     _, held_out = hold_out(len(source), classifier.validation_fraction, seed, class_indices)
 
-    def make_objective(network: nn.Module, *of_classifier: Any) -> ClassifierObjective:
-        return detector._make_objective(network, *of_classifier, held_out, inliers, seed)
-
     classifier.train_network(
         source,
         class_indices,
         validation=held_out,
         n_outputs=len(labels) + detector._n_extra_outputs,
-        make_objective=make_objective,
+        make_objective=partial(
+            detector._make_objective, held_out=held_out, inliers=inliers, seed=seed
+        ),
         depends_on=(detector, seed),
         description=type(detector).__name__,
     )

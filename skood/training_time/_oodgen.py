@@ -67,8 +67,8 @@ class OODGen(TrainingDetector):
     contamination : float, default=0.05
         Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
-        Where fitted models are cached, so that a grid over `score_type` trains once. Needs an integer
-        `random_state`.
+        Where fitted models are cached, so that a grid over `score_type` trains once. Needs an
+        integer `random_state`.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -258,11 +258,13 @@ class _OODGenObjective(ClassifierObjective):
         class_index = torch.cat([class_indices, reject])
         return torch.cat(x), class_index, torch.from_numpy(kind).to(self.device)
 
-    def loss(self, x: Tensor, class_index: Tensor, kind: Tensor) -> Tensor:
+    def loss(self, *batch: Tensor) -> Tensor:
+        x, class_index, kind = batch
         weight = torch.where(kind == _REAL, 1.0, float(self.detector.reject_weight))
         return weight * F.cross_entropy(self.network(x).float(), class_index, reduction="none")
 
-    def metrics(self, x: Tensor, class_index: Tensor, kind: Tensor) -> dict[str, Tensor]:
+    def metrics(self, *batch: Tensor) -> dict[str, Tensor]:
+        x, class_index, kind = batch
         logits = self.network(x)
         real, rejected = kind == _REAL, logits.argmax(1) == logits.shape[1] - 1
         return {

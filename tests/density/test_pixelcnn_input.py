@@ -145,6 +145,20 @@ def test_row_is_a_sequence(tiny):
     assert row.sample(3).shape == (3, 6)
 
 
+@pytest.mark.parametrize("value_range", [(-0.1, 0.2), (-0.3, 0.7)])
+def test_samples_lie_in_the_range(tiny, value_range):
+    """White is the end of the range to the last digit, and the model takes its own samples."""
+    X = np.full((20, 4, 4), value_range[1])
+    density = tiny(value_range=value_range, n_levels=256, max_steps=1).fit(X)
+    levels = np.linspace(0, 1, 256)
+    drawn = density.sample(20, random_state=0)
+    assert drawn.dtype == np.float64
+    low, high = value_range
+    off = np.abs(drawn[..., None] - (low * (1 - levels) + high * levels)).min(-1)
+    assert off.max() < 1e-12
+    assert np.isfinite(density.score_samples(drawn)).all()
+
+
 def test_input_is_never_modified(tiny):
     original = np.random.default_rng(0).random((12, 1, 4, 4)).astype(np.float32)
     for X in (original.copy(), torch.from_numpy(original.copy())):

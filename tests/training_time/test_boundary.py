@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from skood import VAE, BoundarySampler
+from skood._data import Source
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import torch_rng
 from skood.training_time._directions import normal_vectors, reduced_normal_vectors
@@ -72,10 +73,11 @@ def test_jacobian_of_the_reference(reference):
 def test_jacobian_against_autograd_row_by_row(of_images, digits):
     vae = clone(of_images.vae).set_params(max_steps=3).fit(digits / 16)
     vae.module_.double()
+    model = vae.generator()
     z = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
     def decode(z):
-        return vae.generator().decode(z, None)
+        return model.decode(z, None)
 
     rows = [
         torch.autograd.functional.jacobian(lambda z: decode(z[None]).flatten(), one) for one in z
@@ -152,13 +154,13 @@ def test_reduced_directions_are_mostly_the_first_values(of_images, digits):
 
 
 def test_orthogonal_to_the_tangent_space_in_single_precision(of_images, digits):
-    vae = of_images.vae_
-    x = vae.generator().tensor(digits[:64, None] / 16)
+    model = of_images.vae_.generator()
+    x = model.tensor(digits[:64, None] / 16)
     with torch.no_grad():
-        z = vae.module_.encode(x, None)[0]
+        z, _ = model.encode(x)
 
     def decode(z):
-        return vae.generator().decode(z, None)
+        return model.decode(z, None)
 
     noise = torch.randn(64, 64, generator=torch.Generator().manual_seed(0))
     normal = normal_vectors(forward_jacobian(decode, z), noise)
@@ -179,7 +181,8 @@ def test_samples_off_the_manifold_of_rows(of_rows, iris):
 
     z = torch.as_tensor(vae.transform(X, y), dtype=torch.float32)
     condition = torch.as_tensor(y)
-    jacobian = forward_jacobian(lambda z: vae.generator().decode(z, condition), z).numpy()
+    model = vae.generator()
+    jacobian = forward_jacobian(lambda z: model.decode(z, condition), z).numpy()
     tangents = np.linalg.qr(jacobian)[0]
     along = np.einsum("nij,ni->nj", tangents, steps / lengths[:, None])
     assert np.abs(along).max() < 1e-5
@@ -284,9 +287,9 @@ def test_seeds(of_rows, iris):
 def test_labels_may_be_left_out_in_sampling(of_rows, iris):
     """A conditional VAE then takes the most probable class."""
     X, _ = iris
-    vae = of_rows.vae_
+    model = of_rows.vae_.generator()
     with torch.no_grad():
-        y = vae.generator().encode(vae.generator().tensor(X))[1].numpy()
+        y = model.encode(model.tensor(X))[1].numpy()
     given = of_rows.sample_off_manifold(X, y, random_state=0)
     np.testing.assert_allclose(of_rows.sample_off_manifold(X, random_state=0), given)
 
@@ -307,6 +310,51 @@ def test_frozen_vae_is_not_trained(of_rows, iris):
     sampler = BoundarySampler(FrozenEstimator(of_rows.vae_)).fit(*iris)
     assert sampler.vae_ is of_rows.vae_
     np.testing.assert_array_equal(sampler.mean_, of_rows.mean_)
+
+
+def test_class_indices_of_a_vae_that_knows_more_classes(iris):
+    """The sampler counts its own classes, the VAE has others before them."""
+    X, y = iris
+    vae = VAE(1, conditional=True, max_epochs=20, hidden_features=(16,), random_state=0).fit(X, y)
+    of_two = BoundarySampler(FrozenEstimator(vae)).fit(X[50:], y[50:])
+    assert of_two.classes_.tolist() == [1, 2]
+    labels = np.array([2, 1, 1, 2])
+    seed = np.random.RandomState(3).randint(2**31 - 1)
+    indices = torch.tensor([1, 0, 0, 1])
+    latents = of_two.latents(indices, torch_rng(torch.device("cpu"), seed))
+    drawn = of_two.sample_on_manifold(y=labels, random_state=3)
+    np.testing.assert_allclose(drawn, vae.inverse_transform(latents, labels), rtol=1e-5)
+    moved = of_two.sample_off_manifold(X[50:], y[50:], random_state=3)
+    source = Source.of(X[50:])
+    np.testing.assert_array_equal(
+        of_two.off_manifold_in_units_of_x(source, y[50:] - 1, seed), moved
+    )
+
+
+def test_interface_for_other_packages(of_images, of_rows, iris, digits):
+    """Tensors in the VAE's units are the samples that the public methods give."""
+    seed = np.random.RandomState(0).randint(2**31 - 1)
+    for sampler, X, y in [(of_images, digits[:20, None] / 16, None), (of_rows, *iris)]:
+        model = sampler.vae_.generator()
+        X = X[:20]
+        indices = torch.zeros(20, dtype=int) if y is None else torch.from_numpy(y[:20])
+        x = model.tensor(X)
+        moved = sampler.off_manifold(x, indices, torch_rng(torch.device("cpu"), seed))
+        assert moved.shape == x.shape
+        expected = sampler.sample_off_manifold(X, None if y is None else y[:20], random_state=0)
+        np.testing.assert_array_equal(model.to_units_of_x(moved), expected)
+        drawn = sampler.on_manifold(indices, torch_rng(torch.device("cpu"), 5))
+        assert drawn.shape == x.shape
+        np.testing.assert_array_equal(
+            model.to_units_of_x(drawn),
+            sampler.on_manifold_in_units_of_x(indices, torch_rng(torch.device("cpu"), 5)),
+        )
+        assert len(sampler.off_manifold_in_units_of_x(Source.of(X[:0]), None, 0)) == 0
+
+
+def test_conditional_vae_wants_labels(of_rows, iris):
+    with pytest.raises(ValueError, match="is conditional and requires y to be passed to fit"):
+        BoundarySampler(FrozenEstimator(of_rows.vae_)).fit(iris[0])
 
 
 def test_default_vae(iris, digits):
