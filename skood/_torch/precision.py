@@ -96,7 +96,7 @@ def _fault(
     batch: Sequence[Tensor],
     device: torch.device,
 ) -> str | None:
-    """What is wrong in bfloat16, in words; None where it agrees with float32."""
+    """Say what is wrong in bfloat16; None where it agrees with float32."""
     loss, exact_loss, errors = compare_with_fp32(objective, losses, batch, device)
     if not math.isfinite(exact_loss):
         return None

@@ -91,6 +91,11 @@ class TrainingRun:
         if losses and losses[-1] <= min(losses):
             self.best = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
 
+    def last_losses(self) -> dict[str, str]:
+        """Loss and validation loss of the last epoch, as a progress bar shows them."""
+        names = {"loss": "loss", "val": "validation_loss"}
+        return {k: f"{self.history[v][-1]:.4g}" for k, v in names.items() if v in self.history}
+
     def restore_best(self) -> None:
         if self.best is not None:
             self.objective.load_state_dict(self.best)

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ __all__ = ["hold_out", "train"]
 
 # Streams of randomness that one seed is split into.
 _SPLIT, _ORDER, _STEP = range(3)
+_SECONDS_BETWEEN_LOSSES = 1.0
 
 
 def hold_out(
@@ -128,6 +130,7 @@ def train(
     step_losses = _step_losses(objective, device)
     compiled = maybe_compile(step_losses, settings.compile, n_steps - run.step)
     bf16: bool | None = None
+    shown_at = monotonic()
     bar = progress_bar(
         total=n_steps,
         initial=run.step,
@@ -140,7 +143,7 @@ def train(
             while run.goes_on(n_steps, settings.patience):
                 if run.epoch_is_over(epoch_steps, n_steps):
                     run.end_epoch(_validate(objective, validation, settings, device))
-                    bar.set_postfix({name: f"{v[-1]:.4g}" for name, v in run.history.items()})
+                    bar.set_postfix(run.last_losses())
                     continue
                 epoch, done = divmod(run.step, epoch_steps)
                 objective.start_epoch(epoch, resumed=run.epoch == epoch)
@@ -169,10 +172,14 @@ def train(
                         optimizer.step()
                         objective.after_step()
                         run.advance(losses)
+                        if monotonic() - shown_at > _SECONDS_BETWEEN_LOSSES:
+                            shown_at = monotonic()
+                            bar.set_postfix(loss=f"{run.mean_losses()['loss']:.4g}")
                         bar.update()
                         if run.is_due():
-                            bar.set_postfix(loss=f"{run.mean_losses()['loss']:.4g}")
+                            run.mean_losses()  # Raises before a ruined model is saved.
                             run.save()
+            bar.total = run.step
         except KeyboardInterrupt:
             warnings.warn(
                 f"{description} was interrupted after {run.step} of {n_steps} steps; "

@@ -235,7 +235,6 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         n_outputs: int | None = None,
         make_objective: Callable[..., ClassifierObjective] | None = None,
         depends_on: Any = None,
-        description: str | None = None,
     ) -> None:
         """Train the network, on this classifier's objective or another one.
 
@@ -256,8 +255,6 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             Takes the untrained network, this classifier, the source and the class indices.
         depends_on : object, default=None
             Whatever else training depends on, for the name of the checkpoint.
-        description : str, default=None
-            What the progress bar says.
         """
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
@@ -282,7 +279,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             seed=seed,
             device=device,
             checkpoint=checkpoint,
-            description=description or type(self).__name__,
+            description=type(self).__name__,
         )
         self.module_ = network
 

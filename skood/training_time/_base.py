@@ -61,6 +61,7 @@ class TrainingDetector(BaseDetector):
         classifier: NeuralClassifier,
         source: Source,
         class_indices: npt.NDArray[np.int64],
+        *,
         held_out: npt.NDArray[np.integer],
         inliers: Source,
         seed: int,
@@ -100,8 +101,8 @@ class TrainingDetector(BaseDetector):
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
         defaults = type(self)().get_params(deep=False)
-        elsewhere = (*self._scoring_parameters, "memory", "verbose", "random_state")
-        trainee = clone(self).set_params(**{name: defaults[name] for name in elsewhere})
+        elsewhere = {*self._scoring_parameters, "memory", "verbose", "random_state"}
+        trainee = clone(self).set_params(**{k: defaults[k] for k in elsewhere & set(defaults)})
         train = check_memory(self.memory).cache(_train)
         learned, held_out = train(trainee, inliers, y, seed)
         for name, value in learned.items():
@@ -124,7 +125,9 @@ class TrainingDetector(BaseDetector):
             In the order of `classes_`, and last that of rejection.
         """
         check_is_fitted(self)
-        return self.classifier_.predict_proba(check_data(self, X, reset=False))
+        source = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            return self.classifier_.predict_proba(source)
 
     def predict_class(self, X: Any) -> npt.NDArray:
         """Return the most probable class, or rejection where the method has that class.
@@ -139,7 +142,9 @@ class TrainingDetector(BaseDetector):
             Labels, and -1 ("-1" among strings) where rejection is more probable than any class.
         """
         check_is_fitted(self)
-        return self.classifier_.predict(check_data(self, X, reset=False))
+        source = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            return self.classifier_.predict(source)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -177,7 +182,6 @@ def _train(
             detector._make_objective, held_out=held_out, inliers=inliers, seed=seed
         ),
         depends_on=(detector, seed),
-        description=type(detector).__name__,
     )
     classifier.classes_ = np.append(labels, [-1] * detector._n_extra_outputs)
     detector.classifier_, detector.classes_ = classifier, labels

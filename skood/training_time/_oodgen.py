@@ -132,7 +132,6 @@ class OODGen(TrainingDetector):
         "directions": [StrOptions({"uniform", "reduced"})],
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
         "radius": [tuple, list],
-        "verbose": ["verbose"],
     }
 
     _scoring_parameters = ("contamination", "score_type")
@@ -175,6 +174,7 @@ class OODGen(TrainingDetector):
         classifier: NeuralClassifier,
         source: Source,
         class_indices: npt.NDArray[np.int64],
+        *,
         held_out: npt.NDArray[np.integer],
         inliers: Source,
         seed: int,
