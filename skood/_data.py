@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,6 +10,7 @@ from weakref import WeakKeyDictionary
 import joblib
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
@@ -20,10 +22,12 @@ __all__ = [
     "Source",
     "check_data",
     "check_in_range",
-    "is_outlier",
     "resolve_value_range",
     "share_passes",
 ]
+
+# Kinds of dtype that are numbers.
+_NUMBERS = "biuf"
 
 
 class Source:
@@ -144,8 +148,21 @@ class _Stream:
         self.first = self.item(0)
 
     def item(self, index: int) -> npt.NDArray:
-        item = self.dataset[index]
-        value = np.asarray(item[0] if isinstance(item, (tuple, list)) else item)
+        try:
+            item = self.dataset[index]
+            item = item[0] if isinstance(item, (tuple, list)) else item
+            value = _from_torch(item) if isinstance(item, Tensor) else np.asarray(item)
+        except Exception as error:
+            raise ValueError(
+                f"item {index} of the Dataset X cannot be read, {type(error).__name__}: {error}; "
+                "repair the Dataset, or leave the item out with torch.utils.data.Subset"
+            ) from error
+        if value.dtype.kind not in _NUMBERS:
+            raise ValueError(
+                f"item {index} of the Dataset X is of type {type(item).__name__} and dtype "
+                f"{value.dtype}; expected an array or tensor of numbers, or a tuple that begins "
+                "with one"
+            )
         return value if value.ndim < 2 else _channels_first(value[None])[0]
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
@@ -160,6 +177,61 @@ class _Stream:
         if batch.dtype.kind == "f" and not np.isfinite(batch).all():
             raise ValueError("the Dataset X contains NaN or infinity; remove or impute those items")
         return batch
+
+
+def _from_torch(tensor: Tensor) -> npt.NDArray:
+    if tensor.layout != torch.strided:
+        raise ValueError(f"X is a tensor of layout {tensor.layout}; give X.to_dense()")
+    tensor = tensor.detach().cpu()
+    # numpy has no bfloat16.
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _of_numbers(X: Any) -> Any:
+    """Array of X, a data frame as it is; raises where numpy and pandas would not name X."""
+    if scipy.sparse.issparse(X) or (isinstance(X, np.ndarray) and X.dtype.kind in _NUMBERS):
+        return X
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+        _check_columns(X)
+        return X
+    try:
+        array = np.asarray(X)
+        if array.dtype.kind == "O" and array.ndim:
+            array = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = (
+            f"X cannot be read as an array of numbers: {error}; expected rows or images of one "
+            "shape, all of numbers"
+        )
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from error
+    if array.dtype.kind in "mMV":
+        raise ValueError(f"X has dtype {array.dtype}; expected numbers")
+    return array
+
+
+def _check_columns(frame: Any) -> None:
+    """Raise for a data frame whose columns share a name or hold something else than numbers."""
+    names = list(frame.columns)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"X is a data frame with several columns of the name {repeated[0]!r}; give every "
+            "column a name of its own"
+        )
+    for name in names:
+        column = frame[name]
+        if getattr(column.dtype, "kind", "O") in _NUMBERS:
+            continue
+        try:
+            if np.asarray(column).dtype.kind in "mM":
+                raise TypeError("a date or a duration is no number")
+            np.asarray(column, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"X is a data frame whose column {name!r} has dtype {column.dtype} and holds "
+                f"something else than numbers ({error}); encode the column, with scikit-learn's "
+                "OrdinalEncoder for instance, or leave it out"
+            ) from error
 
 
 def _owner(data: npt.NDArray) -> Any:
@@ -212,14 +284,6 @@ def check_data(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
     return source
 
 
-def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
-    """Mask of the labels that mark OOD rows, shape (n,)."""
-    if labels.dtype.kind in "biuf":
-        return labels == -1
-    # An array of strings turns a -1 among them into one.
-    return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
-
-
 def share_passes(X: Any) -> Source:
     """Wrap data so that what a network makes of them is computed once.
 
@@ -254,14 +318,10 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) ->
         return X
     if isinstance(X, Dataset):
         return _open_dataset(X, min_samples)
-    if isinstance(X, Tensor):
-        X = X.detach().cpu()
-        # numpy has no bfloat16.
-        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    ndim = np.ndim(X) if hasattr(X, "shape") else np.asarray(X, dtype=object).ndim
-    if ndim <= 2:
+    X = _from_torch(X) if isinstance(X, Tensor) else _of_numbers(X)
+    if len(X.shape) <= 2:
         return Source.of(validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples))
-    if ndim > 4:
+    if len(X.shape) > 4:
         raise ValueError(
             f"X has shape {np.shape(X)}; expected rows (n, d) or images (n, H, W), (n, C, H, W) "
             "or (n, H, W, C)"
@@ -279,6 +339,11 @@ def _open_dataset(dataset: Dataset, min_samples: int) -> Source:
         raise ValueError(
             f"X is a {type(dataset).__name__}, an IterableDataset, whose items can be read in one "
             "order only; expected a Dataset with __getitem__ and __len__"
+        )
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"X is a {type(dataset).__name__}, a Dataset without __len__; say there how many items "
+            "it has"
         )
     n_items = len(dataset)
     if n_items < min_samples:

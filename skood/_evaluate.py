@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from sklearn.utils.validation import column_or_1d
 from tqdm import tqdm
 
 from skood._data import Source, share_passes
+from skood._labels import check_labels
 from skood.base import as_input
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
@@ -132,7 +132,9 @@ def evaluate(
     inliers = share_passes(X_id)
     sets = {name: share_passes(X) for name, X in ood_sets.items()}
     training = None if X_train is None else share_passes(X_train)
-    labels = None if y_id is None else column_or_1d(y_id)
+    labels = None
+    if y_id is not None:
+        labels = check_labels(y_id, len(inliers), name="y_id", items="X_id", warn=False)
     bar = tqdm(total=len(named), desc="evaluating", unit="detector", disable=not verbose)
 
     def evaluated(name: str, detector: Any) -> list[dict[str, Any]]:

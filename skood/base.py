@@ -12,9 +12,10 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, check_memory, column_or_1d
+from sklearn.utils.validation import check_is_fitted, check_memory
 
-from skood._data import Source, check_data, is_outlier
+from skood._data import Source, check_data
+from skood._labels import check_labels, is_outlier
 from skood._parameters import Interval, fit_context
 from skood._torch.seeding import draw_seed, numpy_rng
 
@@ -177,15 +178,11 @@ def split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, 
     Raises
     ------
     ValueError
-        When there is not a label for each item, or fewer than 2 inliers.
+        When y is not one label for each item, or marks all but one item as outliers.
     """
     if y is None:
         return source, None, None
-    y = column_or_1d(y, warn=True)
-    if len(y) != len(source):
-        raise ValueError(
-            f"y has {len(y)} labels, but X has {len(source)} items; expected one label for each"
-        )
+    y = check_labels(y, len(source))
     outlying = is_outlier(y)
     if not outlying.any():
         return source, y, None
