@@ -22,6 +22,7 @@ __all__ = [
     "Source",
     "check_data",
     "check_in_range",
+    "check_scores",
     "resolve_value_range",
     "share_passes",
 ]
@@ -401,4 +402,15 @@ def check_in_range(pixels: npt.NDArray, value_range: tuple[float, float]) -> Non
             f"X has values from {pixels.min():g} to {pixels.max():g}, but pixels from {low:g} to "
             f"{high:g} are expected for {pixels.dtype} images; rescale X, or state its range with "
             "value_range=(low, high)"
+        )
+
+
+def check_scores(estimator: BaseEstimator, scores: npt.NDArray[np.float64]) -> None:
+    """Raise where scores of a checked X are NaN or inf; -inf says that a row is impossible."""
+    wrong = np.isnan(scores) | np.isposinf(scores)
+    if wrong.any():
+        raise ValueError(
+            f"{type(estimator).__name__} gives NaN or inf as the score of {wrong.sum()} of the "
+            f"{len(scores)} items of X, whose values are beyond what it can compute with; rescale "
+            "X, with scikit-learn's StandardScaler for instance"
         )

@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_memory
 
-from skood._data import Source, check_data
+from skood._data import Source, check_data, check_scores
 from skood._labels import check_labels, is_outlier
 from skood._parameters import Interval, fit_context
 from skood._torch.seeding import draw_seed, numpy_rng
@@ -80,6 +80,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            When X or y is not what it should be, or the scores of X give no finite threshold.
         """
         source = check_data(self, X, reset=True, min_samples=2)
         inliers, y, outliers = split_outliers(source, y)
@@ -90,7 +95,17 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             rows = numpy_rng(seed).choice(rows, _THRESHOLD_ROWS, replace=False)
         scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
         scores = self._score_samples(scored)
-        self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+        check_scores(self, scores)
+        with np.errstate(invalid="ignore"):
+            offset = float(np.percentile(scores, 100 * self.contamination))
+        if not np.isfinite(offset):
+            raise ValueError(
+                f"{type(self).__name__} gives -inf as the score of {np.isneginf(scores).sum()} of "
+                f"{len(scores)} training items, too many for a threshold that rejects "
+                f"contamination={self.contamination} of them; rescale X, with scikit-learn's "
+                "StandardScaler for instance"
+            )
+        self.offset_ = offset
         return self
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
@@ -103,10 +118,17 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Higher = more in-distribution.
+            Higher = more in-distribution; finite, or -inf for a row that is impossible.
+
+        Raises
+        ------
+        ValueError
+            When X is not as in `fit`, or so large that a score would be NaN.
         """
         check_is_fitted(self)
-        return self._score_samples(check_data(self, X, reset=False))
+        scores = self._score_samples(check_data(self, X, reset=False))
+        check_scores(self, scores)
+        return scores
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Score relative to the threshold.
