@@ -99,8 +99,9 @@ class Source:
         """Source over the same items in another shape of the same size."""
         if np.prod(item_shape) != np.prod(self.item_shape):
             raise ValueError(
-                f"items of shape {self.item_shape} hold {np.prod(self.item_shape)} values, which "
-                f"do not fill the shape {item_shape}; give the shape (C, H, W) of your images"
+                f"X does not fit: items of shape {self.item_shape} hold "
+                f"{np.prod(self.item_shape)} values, which do not fill the shape {item_shape}; "
+                "give the shape (C, H, W) of your images"
             )
         return Source(
             self._read, len(self), tuple(item_shape), self.dtype, in_memory=self.in_memory
@@ -349,10 +350,13 @@ def _open_dataset(dataset: Dataset, min_samples: int) -> Source:
     n_items = len(dataset)
     if n_items < min_samples:
         raise ValueError(
-            f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required"
+            f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required "
+            "of X"
         )
     stream = _Stream(dataset)
     first = stream.first
+    if not first.size:
+        raise ValueError(f"the Dataset X has items of shape {first.shape}, without any values")
     if first.ndim not in (1, 3):
         raise ValueError(
             f"the Dataset X has items of shape {first.shape}; expected rows (d,) or images "

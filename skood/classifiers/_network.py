@@ -296,5 +296,12 @@ def _compute(network: Network, source: Source, content: str) -> Outputs:
         return features, logits
 
     features, logits = network.map(features_and_logits, source, "forward pass")
+    wrong = ~np.isfinite(logits).all(1)
+    if wrong.any():
+        raise ValueError(
+            f"the network {type(network.module).__name__} makes logits that are NaN or inf of "
+            f"{wrong.sum()} of the {len(logits)} items of X; rescale X to the values that the "
+            "network was trained on, or look for NaN among its weights"
+        )
     log_proba = torch.log_softmax(torch.from_numpy(logits).double(), 1).numpy()
     return Outputs(logits, log_proba, features)
