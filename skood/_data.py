@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -9,6 +10,7 @@ from weakref import WeakKeyDictionary
 import joblib
 import numpy as np
 import numpy.typing as npt
+import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_array
@@ -20,10 +22,13 @@ __all__ = [
     "Source",
     "check_data",
     "check_in_range",
-    "is_outlier",
+    "check_scores",
     "resolve_value_range",
     "share_passes",
 ]
+
+# Kinds of dtype that are numbers.
+_NUMBERS = "biuf"
 
 
 class Source:
@@ -105,8 +110,9 @@ class Source:
         """Source over the same items in another shape of the same size."""
         if np.prod(item_shape) != np.prod(self.item_shape):
             raise ValueError(
-                f"items of shape {self.item_shape} hold {np.prod(self.item_shape)} values, which "
-                f"do not fill the shape {item_shape}; give the shape (C, H, W) of your images"
+                f"X does not fit: items of shape {self.item_shape} hold "
+                f"{np.prod(self.item_shape)} values, which do not fill the shape {item_shape}; "
+                "give the shape (C, H, W) of your images"
             )
         return Source(
             self._read, len(self), tuple(item_shape), self.dtype, in_memory=self.in_memory
@@ -168,8 +174,21 @@ class _Stream:
         self.first = self.item(0)
 
     def item(self, index: int) -> npt.NDArray:
-        item = self.dataset[index]
-        value = np.asarray(item[0] if isinstance(item, (tuple, list)) else item)
+        try:
+            item = self.dataset[index]
+            item = item[0] if isinstance(item, (tuple, list)) else item
+            value = _from_torch(item) if isinstance(item, Tensor) else np.asarray(item)
+        except Exception as error:
+            raise ValueError(
+                f"item {index} of the Dataset X cannot be read, {type(error).__name__}: {error}; "
+                "repair the Dataset, or leave the item out with torch.utils.data.Subset"
+            ) from error
+        if value.dtype.kind not in _NUMBERS:
+            raise ValueError(
+                f"item {index} of the Dataset X is of type {type(item).__name__} and dtype "
+                f"{value.dtype}; expected an array or tensor of numbers, or a tuple that begins "
+                "with one"
+            )
         return value if value.ndim < 2 else _channels_first(value[None])[0]
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
@@ -184,6 +203,61 @@ class _Stream:
         if batch.dtype.kind == "f" and not np.isfinite(batch).all():
             raise ValueError("the Dataset X contains NaN or infinity; remove or impute those items")
         return batch
+
+
+def _from_torch(tensor: Tensor) -> npt.NDArray:
+    if tensor.layout != torch.strided:
+        raise ValueError(f"X is a tensor of layout {tensor.layout}; give X.to_dense()")
+    tensor = tensor.detach().cpu()
+    # numpy has no bfloat16.
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _of_numbers(X: Any) -> Any:
+    """Array of X, a data frame as it is; raises where numpy and pandas would not name X."""
+    if scipy.sparse.issparse(X) or (isinstance(X, np.ndarray) and X.dtype.kind in _NUMBERS):
+        return X
+    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+        _check_columns(X)
+        return X
+    try:
+        array = np.asarray(X)
+        if array.dtype.kind == "O" and array.ndim:
+            array = array.astype(np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        message = (
+            f"X cannot be read as an array of numbers: {error}; expected rows or images of one "
+            "shape, all of numbers"
+        )
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from error
+    if array.dtype.kind in "mMV":
+        raise ValueError(f"X has dtype {array.dtype}; expected numbers")
+    return array
+
+
+def _check_columns(frame: Any) -> None:
+    """Raise for a data frame whose columns share a name or hold something else than numbers."""
+    names = list(frame.columns)
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(
+            f"X is a data frame with several columns of the name {repeated[0]!r}; give every "
+            "column a name of its own"
+        )
+    for name in names:
+        column = frame[name]
+        if getattr(column.dtype, "kind", "O") in _NUMBERS:
+            continue
+        try:
+            if np.asarray(column).dtype.kind in "mM":
+                raise TypeError("a date or a duration is no number")
+            np.asarray(column, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"X is a data frame whose column {name!r} has dtype {column.dtype} and holds "
+                f"something else than numbers ({error}); encode the column, with scikit-learn's "
+                "OrdinalEncoder for instance, or leave it out"
+            ) from error
 
 
 def _owner(data: npt.NDArray) -> Any:
@@ -236,14 +310,6 @@ def check_data(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: in
     return source
 
 
-def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
-    """Mask of the labels that mark OOD rows, shape (n,)."""
-    if labels.dtype.kind in "biuf":
-        return labels == -1
-    # An array of strings turns a -1 among them into one.
-    return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
-
-
 def share_passes(X: Any) -> Source:
     """Wrap data so that what a network makes of them is computed once.
 
@@ -278,14 +344,10 @@ def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) ->
         return X
     if isinstance(X, Dataset):
         return _open_dataset(X, min_samples)
-    if isinstance(X, Tensor):
-        X = X.detach().cpu()
-        # numpy has no bfloat16.
-        X = (X.float() if X.dtype == torch.bfloat16 else X).numpy()
-    ndim = np.ndim(X) if hasattr(X, "shape") else np.asarray(X, dtype=object).ndim
-    if ndim <= 2:
+    X = _from_torch(X) if isinstance(X, Tensor) else _of_numbers(X)
+    if len(X.shape) <= 2:
         return Source.of(validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples))
-    if ndim > 4:
+    if len(X.shape) > 4:
         raise ValueError(
             f"X has shape {np.shape(X)}; expected rows (n, d) or images (n, H, W), (n, C, H, W) "
             "or (n, H, W, C)"
@@ -304,13 +366,21 @@ def _open_dataset(dataset: Dataset, min_samples: int) -> Source:
             f"X is a {type(dataset).__name__}, an IterableDataset, whose items can be read in one "
             "order only; expected a Dataset with __getitem__ and __len__"
         )
+    if not hasattr(dataset, "__len__"):
+        raise ValueError(
+            f"X is a {type(dataset).__name__}, a Dataset without __len__; say there how many items "
+            "it has"
+        )
     n_items = len(dataset)
     if n_items < min_samples:
         raise ValueError(
-            f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required"
+            f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required "
+            "of X"
         )
     stream = _Stream(dataset)
     first = stream.first
+    if not first.size:
+        raise ValueError(f"the Dataset X has items of shape {first.shape}, without any values")
     if first.ndim not in (1, 3):
         raise ValueError(
             f"the Dataset X has items of shape {first.shape}; expected rows (d,) or images "
@@ -360,4 +430,15 @@ def check_in_range(pixels: npt.NDArray | Tensor, value_range: tuple[float, float
             f"X has values from {pixels.min():g} to {pixels.max():g}, but pixels from {low:g} to "
             f"{high:g} are expected for {pixels.dtype} images; rescale X, or state its range with "
             "value_range=(low, high)"
+        )
+
+
+def check_scores(estimator: BaseEstimator, scores: npt.NDArray[np.float64]) -> None:
+    """Raise where scores of a checked X are NaN or inf; -inf says that a row is impossible."""
+    wrong = np.isnan(scores) | np.isposinf(scores)
+    if wrong.any():
+        raise ValueError(
+            f"{type(estimator).__name__} gives NaN or inf as the score of {wrong.sum()} of the "
+            f"{len(scores)} items of X, whose values are beyond what it can compute with; rescale "
+            "X, with scikit-learn's StandardScaler for instance"
         )

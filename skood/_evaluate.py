@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from joblib import Parallel, delayed
 from sklearn.base import clone
-from sklearn.utils.validation import column_or_1d
 
 from skood._data import Source, share_passes
+from skood._labels import check_labels
 from skood._progress import progress_bar, progress_scope
 from skood.base import as_input
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
@@ -134,7 +134,9 @@ def evaluate(
     inliers = share_passes(X_id)
     sets = {name: share_passes(X) for name, X in ood_sets.items()}
     training = None if X_train is None else share_passes(X_train)
-    labels = None if y_id is None else column_or_1d(y_id)
+    labels = None
+    if y_id is not None:
+        labels = check_labels(y_id, len(inliers), name="y_id", items="X_id", warn=False)
     bar = progress_bar(
         total=len(named), description="evaluating detectors", unit="detector", verbose=verbose
     )

@@ -13,9 +13,10 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, check_memory, column_or_1d
+from sklearn.utils.validation import check_is_fitted, check_memory
 
-from skood._data import Source, check_data, is_outlier
+from skood._data import Source, check_data, check_scores
+from skood._labels import check_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.seeding import draw_seed, numpy_rng
@@ -85,6 +86,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            When X or y is not what it should be, or the scores of X give no finite threshold.
         """
         source = check_data(self, X, reset=True, min_samples=2)
         inliers, y, outliers = split_outliers(source, y)
@@ -97,7 +103,17 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
         with self._shows_progress("scoring"):
             scores = self._score_samples(scored)
-        self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+        check_scores(self, scores)
+        with np.errstate(invalid="ignore"):
+            offset = float(np.percentile(scores, 100 * self.contamination))
+        if not np.isfinite(offset):
+            raise ValueError(
+                f"{type(self).__name__} gives -inf as the score of {np.isneginf(scores).sum()} of "
+                f"{len(scores)} training items, too many for a threshold that rejects "
+                f"contamination={self.contamination} of them; rescale X, with scikit-learn's "
+                "StandardScaler for instance"
+            )
+        self.offset_ = offset
         return self
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
@@ -110,12 +126,19 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Higher = more in-distribution.
+            Higher = more in-distribution; finite, or -inf for a row that is impossible.
+
+        Raises
+        ------
+        ValueError
+            When X is not as in `fit`, or so large that a score would be NaN.
         """
         check_is_fitted(self)
         source = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
-            return self._score_samples(source)
+            scores = self._score_samples(source)
+        check_scores(self, scores)
+        return scores
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Score relative to the threshold.
@@ -192,15 +215,11 @@ def split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, 
     Raises
     ------
     ValueError
-        When there is not a label for each item, or fewer than 2 inliers.
+        When y is not one label for each item, or marks all but one item as outliers.
     """
     if y is None:
         return source, None, None
-    y = column_or_1d(y, warn=True)
-    if len(y) != len(source):
-        raise ValueError(
-            f"y has {len(y)} labels, but X has {len(source)} items; expected one label for each"
-        )
+    y = check_labels(y, len(source))
     outlying = is_outlier(y)
     if not outlying.any():
         return source, y, None

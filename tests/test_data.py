@@ -5,13 +5,14 @@ import re
 
 import joblib
 import numpy as np
+import pandas
 import pytest
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from skood._data import Source, check_data, check_in_range, resolve_value_range
+from skood._data import Source, check_data, check_in_range, check_scores, resolve_value_range
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(7, 3))
@@ -250,6 +251,89 @@ def with_value(array, value):
 def test_what_fit_refuses(X, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         Reader().fit(X, min_samples=2)
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (
+            pandas.DataFrame(ROWS, columns=list("aba")),
+            "X is a data frame with several columns of the name 'a'; give every column a name",
+        ),
+        (
+            pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}),
+            "holds something else than numbers (could not convert string to float: 'x')",
+        ),
+        (
+            pandas.DataFrame({"a": [1, 2], "b": pandas.to_datetime(["2020", "2021"])}),
+            "X is a data frame whose column 'b' has dtype datetime64",
+        ),
+        (np.array([[1, "a"]], dtype=object), "X cannot be read as an array of numbers: could not"),
+        ([[1, 2], [3]], "X cannot be read as an array of numbers: setting an array element"),
+        (
+            [torch.ones(2, requires_grad=True)],
+            "cannot be read as an array of numbers: Can't call",
+        ),
+        (np.zeros((2, 2), dtype="M8[D]"), "X has dtype datetime64[D]; expected numbers"),
+        (torch.ones(2, 2).to_sparse(), "X is a tensor of layout torch.sparse_coo; give X.to_dense"),
+    ],
+    ids=["repeated", "strings", "dates", "objects", "ragged", "gradients", "times", "sparse"],
+)
+def test_what_holds_no_numbers(X, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Reader().fit(X)
+
+
+def test_data_frames_of_numbers_in_any_guise():
+    frame = pandas.DataFrame({"a": ["1", "2"], "b": pandas.array([3, 4], dtype="Int64")})
+    frame["c"] = pandas.Categorical([5, 6])
+    np.testing.assert_array_equal(everything(Reader().fit(frame).source_), [[1, 3, 5], [2, 4, 6]])
+
+
+class Failing(Items):
+    """A Dataset whose third item cannot be read."""
+
+    def __getitem__(self, index):
+        if index == 2:
+            raise KeyError("no such file")
+        return super().__getitem__(index)
+
+
+def test_item_that_raises_is_named():
+    source = Reader().fit(Failing(ROWS)).source_
+    message = "item 2 of the Dataset X cannot be read, KeyError: 'no such file'"
+    with pytest.raises(ValueError, match=message) as raised:
+        source.take(np.arange(4))
+    assert isinstance(raised.value.__cause__, KeyError)
+
+
+@pytest.mark.parametrize("item", ["text", None, {"image": ROWS[0]}])
+def test_item_that_is_no_array(item):
+    message = f"item 0 of the Dataset X is of type {type(item).__name__} and dtype"
+    with pytest.raises(ValueError, match=message):
+        Reader().fit(Items([item]))
+
+
+def test_items_that_require_grad():
+    X = torch.tensor(ROWS, requires_grad=True)
+    np.testing.assert_array_equal(everything(Reader().fit(Items(X)).source_), ROWS)
+
+
+def test_dataset_without_a_length():
+    class Endless(Dataset):
+        def __getitem__(self, index):
+            return ROWS[0]
+
+    with pytest.raises(ValueError, match="X is a Endless, a Dataset without __len__"):
+        Reader().fit(Endless())
+
+
+def test_scores_that_are_no_numbers():
+    check_scores(Reader(), np.array([0.0, -np.inf]))
+    for wrong in (np.nan, np.inf):
+        message = "Reader gives NaN or inf as the score of 2 of the 3 items of X.*rescale X"
+        with pytest.raises(ValueError, match=message):
+            check_scores(Reader(), np.array([wrong, 0.0, wrong]))
 
 
 def test_sparse_rows_are_refused():

@@ -238,12 +238,12 @@ class ConformalDetector(PValueDetector):
             self.detectors_.append(detector)
             self.calibration_scores_.append(np.sort(scores))
         self.n_calibration_ = sum(map(len, self.calibration_scores_))
-        warn_if_too_few(self.n_calibration_, self.alpha)
         if len(self.detectors_) > 1:
             n_rejected = n_rejected_ranks(self.n_calibration_, self.alpha)
             self.offset_ = n_rejected / (self.n_calibration_ + 1)
-            return
-        self.offset_ = threshold_at(self.calibration_scores_[0], self.alpha)
+        else:
+            self.offset_ = threshold_at(self.calibration_scores_[0], self.alpha)
+        warn_if_too_few(self.n_calibration_, self.alpha, len(inliers), self.offset_)
         if self.class_conditional:
             self._fit_classifier(training, labels, **settings)
             self._group(scores, self._predicted(calibration))

@@ -249,8 +249,8 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         self.reference_scores_ = [np.sort(scores_of(d, reference)) for d in self.detectors_]
         self.calibration_scores_ = np.sort(self._score_samples(calibration))
         self.n_calibration_ = len(calibration)
-        warn_if_too_few(self.n_calibration_, self.alpha)
         self.offset_ = threshold_at(self.calibration_scores_, self.alpha)
+        warn_if_too_few(self.n_calibration_, self.alpha, len(inliers), self.offset_)
 
     def _check_detectors(self) -> None:
         if not self.detectors or not all(map(_is_named_detector, self.detectors)):

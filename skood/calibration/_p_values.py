@@ -134,13 +134,25 @@ def smooth_p_values(
     return np.where(above > 1, n_ranks - (n_ranks - ranks) / above, ranks) / n_ranks
 
 
-def warn_if_too_few(n_calibration: int, alpha: float) -> None:
-    """Warn where no p-value can be as small as `alpha`."""
+def warn_if_too_few(n_calibration: int, alpha: float, n_items: int, offset: float) -> None:
+    """Warn where no p-value can be as small as `alpha`.
+
+    Parameters
+    ----------
+    n_calibration : int
+    alpha : float
+    n_items : int
+        In-distribution items, of which the calibration rows are a part.
+    offset : float
+        The threshold that comes of it.
+    """
     if n_rejected_ranks(n_calibration, alpha) == 0:
         needed = math.ceil(1 / alpha - 1 - 1e-9)
         warnings.warn(
             f"{n_calibration} calibration rows are too few for alpha={alpha}: no p-value is below "
-            f"1 / {n_calibration + 1}, so every row is accepted; {needed} are needed. Give more "
-            "data, hold out more of them, or take a larger alpha",
+            f"1 / {n_calibration + 1}, so every row is accepted (offset_ is {offset:g}); {needed} "
+            f"are needed, which are held out of {math.ceil(needed * n_items / n_calibration)} "
+            f"in-distribution rows, but X has {n_items}. Give more data, hold out more of them, or "
+            "take a larger alpha",
             stacklevel=2,
         )

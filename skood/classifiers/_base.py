@@ -12,11 +12,10 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 from torch import Tensor, nn
 
-from skood._data import Source, check_data, is_outlier
+from skood._data import Source, check_data
+from skood._labels import check_labels, encode_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
@@ -292,26 +291,17 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         return self._preprocessing.open(source)
 
     def _targets(self, y: Any, n_items: int, *, reset: bool) -> npt.NDArray[np.int64]:
-        """Positions of the labels in ``classes_``."""
+        """Class indices of the labels, positions in ``classes_``."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None; give "
                 "the class labels of X"
             )
-        y = column_or_1d(y, warn=True)
-        check_classification_targets(y)
-        if len(y) != n_items:
-            raise ValueError(
-                f"y has {len(y)} labels, but X has {n_items} items; expected one label for each"
-            )
         if not reset:
-            unknown = np.setdiff1d(y, self.classes_)
-            if len(unknown):
-                raise ValueError(
-                    f"y_val has the labels {unknown[:5]}, which y does not have; validation data "
-                    "are of the classes trained on"
-                )
-            return np.searchsorted(self.classes_, y).astype(np.int64)
+            known = ", which y does not have; validation data are of the classes trained on"
+            labels = check_labels(y, n_items, name="y_val", items="X_val")
+            return encode_labels(labels, self.classes_, name="y_val", known=known)
+        y = check_labels(y, n_items)
         self.classes_, targets = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(

@@ -109,8 +109,8 @@ class DenseNet(NeuralClassifier):
             )
         if min(height, width) < 4:
             raise ValueError(
-                f"images of {height} x {width} pixels are too small for DenseNet, which halves "
-                "them twice; expected at least 4 x 4"
+                f"images in X of {height} x {width} pixels are too small for DenseNet, which "
+                "halves them twice; expected at least 4 x 4"
             )
         n_stem = 2 * self.growth_rate
         network = densenet.DenseNet(

@@ -133,6 +133,13 @@ class Network:
         hooks = [layer.register_forward_hook(note) for layer in {self.last_layer, *layers}]
         try:
             output = self.module(x)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"{_mismatch(self.module, x)}. Its forward pass ended in {type(error).__name__}: "
+                f"{error}"
+            ) from error
         finally:
             for hook in hooks:
                 hook.remove()
@@ -143,6 +150,11 @@ class Network:
                 "pass; name another one"
             )
         features, logits = seen[self.last_layer]
+        if logits.ndim == x.ndim == 4:
+            raise ValueError(
+                f"{_mismatch(self.module, x)}. It makes logits of shape {tuple(logits.shape)} of "
+                "them, expected (batch, n_classes): give X as rows, or begin it with nn.Flatten"
+            )
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(
                 f"the last linear layer puts out shape {tuple(logits.shape)}; expected logits of "
@@ -258,6 +270,22 @@ def arrays_of(module: nn.Module) -> dict[str, npt.NDArray]:
     }
 
 
+def _mismatch(module: nn.Module, x: Tensor) -> str:
+    """Say what data came, and what the first layer with parameters takes."""
+    items = f"rows of {x.shape[1]} values" if x.ndim == 2 else f"images of {tuple(x.shape[1:])}"
+    said = f"X has {items} (C, H, W)" if x.ndim == 4 else f"X has {items}"
+    said += f", {x.dtype}, which the network {type(module).__name__} does not take"
+    layers = (
+        layer for layer in module.modules() if next(layer.parameters(False), None) is not None
+    )
+    first = next(layers, None)
+    if isinstance(first, nn.Linear):
+        said += f"; its first layer takes rows of {first.in_features} values"
+    elif isinstance(first, nn.Conv2d):
+        said += f"; its first layer takes images of {first.in_channels} channel(s)"
+    return said
+
+
 def _readable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
@@ -268,5 +296,12 @@ def _compute(network: Network, source: Source, content: str) -> Outputs:
         return features, logits
 
     features, logits = network.map(features_and_logits, source, "forward pass")
+    wrong = ~np.isfinite(logits).all(1)
+    if wrong.any():
+        raise ValueError(
+            f"the network {type(network.module).__name__} makes logits that are NaN or inf of "
+            f"{wrong.sum()} of the {len(logits)} items of X; rescale X to the values that the "
+            "network was trained on, or look for NaN among its weights"
+        )
     log_proba = torch.log_softmax(torch.from_numpy(logits).double(), 1).numpy()
     return Outputs(logits, log_proba, features)

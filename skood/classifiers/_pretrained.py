@@ -171,6 +171,12 @@ class PretrainedClassifier(NetworkClassifier):
         )
 
         def per_channel(value: Tensor, x: Tensor) -> Tensor:
+            if value.numel() not in (1, x.shape[1]):
+                raise ValueError(
+                    f"X has items of shape {tuple(x.shape[1:])}, but mean or std has "
+                    f"{value.numel()} values; expected one for each channel or feature, or one in "
+                    "all"
+                )
             return value.reshape(-1, 1, 1) if x.ndim == 4 else value
 
         def tensor(items: npt.NDArray) -> Tensor:

@@ -119,7 +119,7 @@ class ShallowConvNet(NeuralClassifier):
         lost = 2 * len(self.n_filters)
         if min(height, width) < lost + 2:
             raise ValueError(
-                f"images of {height} x {width} pixels are too small for ShallowConvNet with "
+                f"images in X of {height} x {width} pixels are too small for ShallowConvNet with "
                 f"n_filters={tuple(self.n_filters)}, which takes {lost} off each side and halves "
                 f"the rest; expected at least {lost + 2} x {lost + 2}, or use ConvNet"
             )

@@ -80,8 +80,8 @@ class VGG(NeuralClassifier):
             raise ValueError(f"depth={self.depth}; expected one of {list(_CONVOLUTIONS)} for VGG")
         if min(height, width) < _SMALLEST:
             raise ValueError(
-                f"images of {height} x {width} pixels are too small for VGG, which halves them "
-                f"five times; expected at least {_SMALLEST} x {_SMALLEST}, or use ConvNet"
+                f"images in X of {height} x {width} pixels are too small for VGG, which halves "
+                f"them five times; expected at least {_SMALLEST} x {_SMALLEST}, or use ConvNet"
             )
         layers: list[nn.Module] = []
         for n_convolutions, n_out in zip(_CONVOLUTIONS[self.depth], _CHANNELS, strict=True):

@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skood._data import Source
+from skood._data import Source, check_scores
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
@@ -216,7 +216,9 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         ndarray of shape (n_samples,), float64
             log p(x) in nats. The same for an item whatever batch it is scored in.
         """
-        return self._map(X, lambda module, x: sum_over_item(self._marginal(module, x).double()))
+        scores = self._map(X, lambda module, x: sum_over_item(self._marginal(module, x).double()))
+        check_scores(self, scores)
+        return scores
 
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-density of X in nats; `y` is ignored."""

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import column_or_1d
 from torch import Tensor
+
+from skood._labels import check_labels, encode_labels
 
 __all__ = ["ClassConditioning"]
 
@@ -42,8 +42,7 @@ class ClassConditioning:
                 f"{type(self).__name__}(conditional=True) models p(x | y) and requires y to be "
                 "passed to fit, but the target y is None"
             )
-        y = _checked_labels(y, n_items)
-        check_classification_targets(y)
+        y = check_labels(y, n_items, items=None)
         self.classes_, class_indices, counts = np.unique(y, return_inverse=True, return_counts=True)
         self.class_log_prior_ = np.log(counts / n_items)
         return class_indices
@@ -52,14 +51,8 @@ class ClassConditioning:
         """Class indices of labels, for a conditional model that is given some."""
         if not self.conditional or y is None:
             return None
-        y = _checked_labels(y, n_items)
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(
-                f"y has the labels {unknown[:5]}, which y had not in fit; expected some of "
-                f"{self.classes_}"
-            )
-        return np.searchsorted(self.classes_, y)
+        known = f", which y had not in fit; expected some of {self.classes_}"
+        return encode_labels(check_labels(y, n_items, items=None), self.classes_, known=known)
 
     def _draw_classes(self, n_items: int, generator: torch.Generator) -> Tensor | None:
         """Class indices drawn as they occur in training, for a conditional model."""
@@ -98,10 +91,3 @@ class ClassConditioning:
         """
         log_prior = torch.as_tensor(self.class_log_prior_, device=given_each_class.device)
         return given_each_class + log_prior.view(-1, *[1] * (given_each_class.ndim - 2))
-
-
-def _checked_labels(y: Any, n_items: int) -> npt.NDArray:
-    y = column_or_1d(y, warn=True)
-    if len(y) != n_items:
-        raise ValueError(f"y has {len(y)} labels for {n_items} items; expected one for each")
-    return y

@@ -3,7 +3,9 @@
 Functions of a score take ``(y_true, y_score)`` in scikit-learn's order, and those of a classifier
 that rejects ``(y_true, y_pred, y_score)``: ``y_true`` holds class labels (>= 0 or strings,
 in-distribution) and -1 (out-of-distribution), ``y_score`` is higher for rows that are more
-in-distribution. Only numpy and scikit-learn are needed here.
+in-distribution. Labels may be floats without a fraction, as in scikit-learn; booleans are refused,
+since neither of them is -1 and True could mean either kind of row. Only numpy and scikit-learn are
+needed here.
 """
 
 from skood.metrics._bootstrap import bootstrap_interval

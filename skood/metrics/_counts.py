@@ -106,6 +106,9 @@ def rank_rows(
 def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
     """Return labels as a non-empty vector of integers >= -1 or of strings.
 
+    Floats without a fraction are read as integers. Booleans are refused: neither of them is -1,
+    and True could mean ID as well as OOD.
+
     Raises
     ------
     ValueError
@@ -125,6 +128,8 @@ def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
     # Columns of pandas hold strings as objects, and a -1 among them may be a number.
     if labels.dtype.kind in "OT" and all(isinstance(c, str | int | np.integer) for c in labels):
         labels = np.array(labels.tolist())
+    if labels.dtype.kind == "f" and _are_whole(labels):
+        labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iuU":
         raise ValueError(
             f"{name} has dtype {labels.dtype}, expected integers: -1 for OOD, a class label >= 0 "
@@ -137,6 +142,11 @@ def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
             "Relabel every OOD row as -1."
         )
     return labels
+
+
+def _are_whole(labels: NDArray[np.floating]) -> bool:
+    """Whether floats, none of them NaN, are integers that a float holds exactly."""
+    return bool(((labels == np.floor(labels)) & (np.abs(labels) <= 2**53)).all())
 
 
 def is_ood(labels: NDArray) -> NDArray[np.bool_]:

@@ -13,10 +13,11 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags, _safe_indexing, get_tags
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
-from skood._data import Source, is_outlier, share_passes
+from skood._data import Source, share_passes
+from skood._labels import check_labels, is_outlier
 from skood._parameters import HasMethods, fit_context
 
 __all__ = ["InlierFit"]
@@ -125,7 +126,7 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
         ValueError
             When no row is in-distribution, or y is of another length than X.
         """
-        labels = None if y is None else column_or_1d(y)
+        labels = None if y is None else check_labels(y, warn=False)
         if labels is not None and (outlier := is_outlier(labels)).any():
             n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
             if len(labels) != n_samples:

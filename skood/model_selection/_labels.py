@@ -6,14 +6,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.utils.validation import column_or_1d
 
-from skood._data import is_outlier
+from skood._labels import check_labels, is_outlier
 
-__all__ = ["check_labels"]
+__all__ = ["labels_and_outliers"]
 
 
-def check_labels(y: Any, name: str) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]:
+def labels_and_outliers(y: Any, name: str) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]:
     """Return the labels, shape (n,), and the mask of the OOD rows.
 
     Parameters
@@ -25,14 +24,14 @@ def check_labels(y: Any, name: str) -> tuple[npt.NDArray, npt.NDArray[np.bool_]]
     Raises
     ------
     ValueError
-        When y is None or holds a number below -1.
+        When y is None, holds a number below -1 or what is no label.
     """
     if y is None:
         raise ValueError(
             f"{name} requires y, which is None; expected class labels >= 0 (or strings) for "
             "in-distribution rows and -1 for OOD rows"
         )
-    labels = column_or_1d(y)
+    labels = check_labels(y, warn=False)
     if labels.dtype.kind in "if" and len(labels) and labels.min() < -1:
         raise ValueError(
             f"y holds the label {labels.min()}; expected class labels >= 0 for in-distribution "

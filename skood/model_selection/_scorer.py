@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.base import is_classifier
 
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
-from skood.model_selection._labels import check_labels
+from skood.model_selection._labels import labels_and_outliers
 
 __all__ = ["get_ood_scorer", "get_ood_scorer_names"]
 
@@ -165,7 +165,7 @@ def _labels_and_scores(
     estimator: Any, X: Any, y: Any
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return +1 for ID and -1 for OOD rows, and their scores."""
-    labels, outlier = check_labels(y, "the OOD scorer")
+    labels, outlier = labels_and_outliers(y, "the OOD scorer")
     classes = _known_classes(estimator)
     unknown = np.zeros(len(labels), dtype=bool)
     if classes is not None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.model_selection import BaseCrossValidator, GroupKFold
 from sklearn.utils import check_consistent_length, check_random_state
 
-from skood.model_selection._labels import check_labels
+from skood.model_selection._labels import labels_and_outliers
 
 __all__ = ["LeaveClassesOut", "OODSplit"]
 
@@ -139,11 +139,11 @@ class OODSplit(BaseCrossValidator):
             When there are no OOD rows, fewer ID or OOD rows or OOD sets than folds, or a class
             with a single row.
         """
-        labels, outlier = check_labels(y, "OODSplit")
+        labels, outlier = labels_and_outliers(y, "OODSplit")
         check_consistent_length(X, labels, groups)
         inliers, outliers = np.flatnonzero(~outlier), np.flatnonzero(outlier)
         self._check_numbers(len(inliers), len(outliers))
-        classes = _class_positions(labels[inliers])
+        classes = _class_indices(labels[inliers])
         rng = _generator(self.random_state) if self.shuffle else None
 
         folds = np.empty(len(labels), dtype=np.intp)
@@ -258,7 +258,7 @@ class LeaveClassesOut(BaseCrossValidator):
         """
         if self.n_splits is not None:
             return self.n_splits
-        labels, outlier = check_labels(y, "LeaveClassesOut")
+        labels, outlier = labels_and_outliers(y, "LeaveClassesOut")
         return self._number(len(np.unique(labels[~outlier])))
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[Split]:
@@ -284,10 +284,10 @@ class LeaveClassesOut(BaseCrossValidator):
             When no class would remain, a class has a single row, or there are fewer choices of
             classes than `n_splits`.
         """
-        labels, outlier = check_labels(y, "LeaveClassesOut")
+        labels, outlier = labels_and_outliers(y, "LeaveClassesOut")
         check_consistent_length(X, labels)
         inliers = np.flatnonzero(~outlier)
-        classes = _class_positions(labels[inliers])
+        classes = _class_indices(labels[inliers])
         n_classes = int(classes.max(initial=-1)) + 1
         n_splits = self._number(n_classes)
         rng = _generator(self.random_state)
@@ -333,15 +333,15 @@ def _generator(random_state: int | np.random.RandomState | None) -> np.random.Ge
     return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _class_positions(labels: npt.NDArray) -> npt.NDArray[np.intp]:
+def _class_indices(labels: npt.NDArray) -> npt.NDArray[np.intp]:
     """Replace labels by 0, 1, ...; every class must have two rows."""
-    classes, positions, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    classes, indices, counts = np.unique(labels, return_inverse=True, return_counts=True)
     if counts.min(initial=2) < 2:
         raise ValueError(
             f"class {classes[counts.argmin()]!s} has a single row in y; every class needs at least "
             "2, one to train on and one to test. Give more rows of it, or leave the class out"
         )
-    return positions
+    return indices
 
 
 def _deal(

@@ -15,6 +15,7 @@ from sklearn.utils import Tags
 from torch import nn
 
 from skood._data import Source
+from skood._labels import encode_labels
 from skood._parameters import HasMethods
 from skood.base import BaseDetector, as_input, fit_model
 from skood.classifiers import MLP, ConvNet, NeuralClassifier, PretrainedClassifier
@@ -289,21 +290,18 @@ def classifier_outputs(
 
 
 def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.NDArray[np.int64]:
-    """Positions of labels in the logits of `classifier`."""
+    """Class indices of labels, as the logits of `classifier` are ordered."""
     if y is None:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None: it learns from the "
             "class labels of X"
         )
-    positions = {label: k for k, label in enumerate(np.asarray(classifier.classes_).tolist())}
-    labels = y.tolist()
-    unknown = sorted(set(map(str, (label for label in labels if label not in positions))))
-    if unknown:
-        raise ValueError(
-            f"y has the labels {unknown[:5]}, but the classifier knows {list(positions)[:10]}; "
-            "give the labels it was trained on, or PretrainedClassifier(module, classes=...)"
-        )
-    return np.array([positions[label] for label in labels])
+    classes = np.asarray(classifier.classes_).tolist()
+    known = (
+        f", but the classifier knows {classes[:10]}; give the labels it was trained on, or "
+        "PretrainedClassifier(module, classes=...)"
+    )
+    return encode_labels(y, classes, known=known)
 
 
 def in_chunks(

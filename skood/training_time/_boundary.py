@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skood._data import Source, check_data
+from skood._labels import check_labels, encode_labels
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope, tracked
 from skood._torch.batching import scoring_batch_size
@@ -287,14 +288,11 @@ class BoundarySampler(BaseEstimator):
         ]
         return torch.cat(parts).cpu().numpy()
 
-    def _class_indices(self, y: Any) -> npt.NDArray[np.intp]:
+    def _class_indices(self, y: Any) -> npt.NDArray[np.int64]:
         """Positions of labels in ``classes_``."""
         if self.classes_ is None:
             raise ValueError("y was given, but the sampler was fitted without; leave y out")
-        unknown = np.setdiff1d(y, self.classes_)
-        if len(unknown):
-            raise ValueError(f"y has the labels {unknown[:5]}; expected some of {self.classes_}")
-        return np.searchsorted(self.classes_, y)
+        return encode_labels(check_labels(y), self.classes_)
 
     # The methods from here to `on_manifold_in_units_of_x` are what other packages call. A class
     # index is a position in `classes_`, and x is the input of the VAE, as its `generator()` says.

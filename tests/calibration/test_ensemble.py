@@ -207,6 +207,10 @@ def test_errors(column):
         EnsembleDetector(columns(column, 1, frozen=False), calibration_fraction=0.2).fit(
             np.zeros((5, 1))
         )
-    with pytest.warns(UserWarning, match="7 calibration rows are too few for alpha=0.05"):
+    # All 14 rows are held out from a fitted detector, and half of them calibrate.
+    message = "7 calibration rows are too few for alpha=0.05.* 19 are .*38 in-distribution rows"
+    with pytest.warns(UserWarning, match=message):
         ensemble = EnsembleDetector(columns(column, 1)).fit(np.arange(14.0)[:, None])
+    assert ensemble.offset_ == -np.inf
+    assert np.isfinite(EnsembleDetector(columns(column, 1)).fit(np.zeros((38, 1))).offset_)
     assert (ensemble.predict([[-100.0], [3.0]]) == 1).all()

@@ -93,7 +93,7 @@ class TestWhatScoringLeavesAlone:
 
     def test_modes_after_an_error(self, module, X):
         module.train()
-        with pytest.raises(RuntimeError, match="channels"):
+        with pytest.raises(ValueError, match="channels"):
             PretrainedClassifier(module).predict(X[:, :2])
         assert all(part.training for part in module.modules())
 

@@ -14,6 +14,7 @@ from sklearn.base import clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
+import skood
 from skood.classifiers import PretrainedClassifier
 
 
@@ -294,6 +295,7 @@ class TestStorage:
         script = f"""
 import joblib, torch
 from torch import nn
+import skood
 from skood.classifiers import PretrainedClassifier
 {inspect.getsource(networks)}
 for module in networks().values():
@@ -370,3 +372,37 @@ class TestFromTorchvision:
     def test_unknown_weights(self):
         with pytest.raises(KeyError, match="BEST"):
             PretrainedClassifier.from_torchvision("resnet18", weights="BEST")
+
+
+DENSE = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+CONVOLUTIONAL = nn.Sequential(
+    nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+)
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "came", "takes"),
+    [
+        (DENSE, (9, 5), r"rows of 5 values", "takes rows of 4 values"),
+        (DENSE, (9, 1, 6, 5), r"images of \(1, 6, 5\)", "takes rows of 4 values"),
+        # A linear layer takes these too, row by row of an image.
+        (DENSE, (9, 1, 6, 4), r"images of \(1, 6, 4\)", "takes rows of 4 values.*nn.Flatten"),
+        (CONVOLUTIONAL, (9, 36), r"rows of 36 values", r"takes images of 1 channel\(s\)"),
+        (CONVOLUTIONAL, (9, 3, 6, 6), r"images of \(3, 6, 6\)", r"takes images of 1 channel\(s\)"),
+        (CONVOLUTIONAL, (9, 1, 2, 2), r"images of \(1, 2, 2\)", "Kernel size can't be greater"),
+    ],
+)
+def test_data_that_the_module_does_not_take(module, shape, came, takes):
+    X = np.random.default_rng(0).random(shape)
+    message = f"X has {came}.*, which the network Sequential does not take.*{takes}"
+    with pytest.raises(ValueError, match=message):
+        PretrainedClassifier(module).predict(X)
+    for detector in (skood.MSP(module), skood.ODIN(module)):
+        with pytest.raises(ValueError, match=message):
+            detector.fit(X)
+
+
+def test_mean_of_another_number_of_channels():
+    images = np.zeros((2, 1, 6, 6))
+    with pytest.raises(ValueError, match=r"items of shape \(1, 6, 6\), but mean or std has 3 val"):
+        PretrainedClassifier(CONVOLUTIONAL, mean=[0.1, 0.2, 0.3]).predict(images)

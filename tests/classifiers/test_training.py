@@ -253,7 +253,7 @@ class TestValidation:
         [
             (slice(9), None, "X_val and y_val go together"),
             (None, slice(9), "X_val and y_val go together"),
-            (slice(9), slice(8), "y has 8 labels, but X has 9 items"),
+            (slice(9), slice(8), "y_val has 8 labels, but X_val has 9 items"),
         ],
     )
     def test_one_without_the_other(self, tiny, images, labels, X_val, y_val, message):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset, TensorDataset
 
+from skood._torch import precision
 from skood.density import VAE
 
 
@@ -124,13 +125,15 @@ def test_shapes_of_images(shape, n_filters):
 
 @pytest.mark.parametrize("shape", [(9, 1), (1, 9), (1, 1), (9, 2)])
 @pytest.mark.parametrize("likelihood", ["bernoulli", "logistic"])
-def test_narrow_images_train_in_half_precision(shape, likelihood):
-    """With a stride along one pixel, oneDNN's gradient in bfloat16 is what lay in memory."""
+@pytest.mark.filterwarnings("ignore:in bfloat16 the gradient:UserWarning")
+def test_narrow_images_train_right_whatever_the_hardware(monkeypatch, shape, likelihood):
+    """Some processors' gradients in bfloat16 are garbage where a stride runs along one pixel."""
+    monkeypatch.setattr(precision, "has_fast_bf16", lambda device: True)
     X = np.random.default_rng(0).random((30, *shape))
     settings = {"n_filters": (8, 8), "likelihood": likelihood, "max_steps": 10}
     for seed in range(3):
         half, single = (
-            make_vae(**settings, precision=p, random_state=seed).fit(X) for p in ("bf16", "fp32")
+            make_vae(**settings, precision=p, random_state=seed).fit(X) for p in ("auto", "fp32")
         )
         assert half.history_["loss"] == pytest.approx(single.history_["loss"], rel=0.02)
 

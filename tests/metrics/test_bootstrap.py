@@ -219,6 +219,6 @@ def test_errors_of_the_arrays():
     with pytest.raises(ValueError, match=r"^y_true has no OOD row"):
         bootstrap_interval(auroc, [0, 1], [0.0, 1.0])
     with pytest.raises(ValueError, match=r"^y_true has dtype float64"):
-        bootstrap_interval(auroc, [0.0, -1.0], [0.0, 1.0])
+        bootstrap_interval(auroc, [0.5, -1.0], [0.0, 1.0])
     with pytest.raises(ValueError, match=r"^y_score is NaN"):
         bootstrap_interval(auroc, [0, -1], [np.nan, np.nan])

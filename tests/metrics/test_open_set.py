@@ -295,7 +295,7 @@ PREDICTION_ERRORS = {
         "y_true has 3 rows and y_pred has 2, expected the same number. Predict for the very rows "
         "that the labels describe, OOD rows too.",
     ),
-    "floats": ([0, 1, -1], [0.0, 1.0, 1.0], "y_pred has dtype float64, expected integers"),
+    "fractions": ([0, 1, -1], [0.0, 1.5, 1.0], "y_pred has dtype float64, expected integers"),
     "strings for integers": (
         [0, 1, -1],
         ["0", "1", "1"],
@@ -340,7 +340,12 @@ def test_errors_of_labels_and_scores(metric):
     with pytest.raises(ValueError, match=r"^y_true has 2 rows and y_score has 3"):
         metric([0, -1], [0, 1], [0.0, 1.0, 2.0])
     with pytest.raises(ValueError, match=r"^y_true has dtype float64, expected integers"):
-        metric([0.0, -1.0], [0, 1], [0.0, 1.0])
+        metric([0.5, -1.0], [0, 1], [0.0, 1.0])
+
+
+def test_whole_floats_are_integers():
+    for y_true, y_pred in (([0.0, 1.0, -1.0], [0, 0, 1]), ([0, 1, -1], [0.0, 0.0, 1.0])):
+        assert open_set_f1(y_true, y_pred) == open_set_f1([0, 1, -1], [0, 0, 1])
 
 
 def test_open_set_f1_needs_both_kinds():

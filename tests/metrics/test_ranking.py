@@ -228,7 +228,7 @@ def test_constant_score_says_nothing():
 
 
 @every_metric
-@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64])
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.int64, np.float32, np.float64])
 def test_class_labels_equal_plus_minus_one(metric, dtype):
     rng = np.random.default_rng(0)
     y_score = rng.integers(0, 12, 90) + np.repeat([3.0, 0.0], [60, 30])
@@ -332,7 +332,9 @@ ERRORS = {
         "y_true has dtype bool, expected integers: -1 for OOD, a class label >= 0 or +1 for ID; "
         "or strings, '-1' for OOD. Build it with np.where(is_ood, -1, 1)",
     ),
-    "float labels": ([1.0, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
+    "fractions": ([0.5, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
+    "NaN label": ([np.nan, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
+    "infinite label": ([np.inf, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
     "booleans as objects": (
         np.array([True, False], dtype=object),
         [0.0, 1.0],

@@ -98,7 +98,7 @@ def test_too_many_components(trained):
 def test_labels_the_classifier_does_not_know(trained):
     network, X, y = trained
     frozen = FrozenEstimator(network)
-    with pytest.raises(ValueError, match=r"y has the labels \['7'\], but the classifier knows"):
+    with pytest.raises(ValueError, match=r"y has the labels \[7\], but the classifier knows"):
         skood.SHE(frozen).fit(X, np.where(y == 2, 7, y))
     with pytest.raises(ValueError, match="no training row is of class 2"):
         skood.SHE(frozen).fit(X[y < 2], y[y < 2])

@@ -1,0 +1,164 @@
+"""What y may be: class labels, checked once, and the class indices made of them."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.utils.validation import column_or_1d
+from torch import Tensor
+
+__all__ = ["check_labels", "encode_labels", "is_outlier"]
+
+_EXPECTED = "expected class labels that are all strings or all whole numbers, and -1 for OOD rows"
+
+
+def check_labels(
+    y: Any,
+    n_items: int | None = None,
+    *,
+    name: str = "y",
+    items: str | None = "X",
+    warn: bool = True,
+) -> npt.NDArray:
+    """Return labels as an array of strings, integers, whole floats or booleans, shape (n,).
+
+    Parameters
+    ----------
+    y : array-like or Tensor of shape (n,)
+        A -1 among strings marks an OOD row, and becomes "-1".
+    n_items : int, default=None
+        How many labels are wanted; None takes any number.
+    name : str, default="y"
+        Of the argument, for errors.
+    items : str or None, default="X"
+        Name of what the labels belong to, for errors.
+    warn : bool, default=True
+        Whether a column, shape (n, 1), is taken with scikit-learn's DataConversionWarning.
+
+    Raises
+    ------
+    ValueError
+        When y has more than one axis or another length, or holds what is no label: None, NaN or
+        another missing value, dates, fractions, or strings beside numbers.
+    """
+    labels = _plain(column_or_1d(_as_array(y, name), warn=warn), name)
+    if isinstance(y, (list, tuple)) and labels.dtype.kind == "O":
+        labels = labels.astype(str)
+    if n_items is not None and len(labels) != n_items:
+        raise ValueError(
+            f"{name} has {len(labels)} labels for {n_items} items; expected one for each"
+            if items is None
+            else f"{name} has {len(labels)} labels, but {items} has {n_items} items; expected one "
+            "label for each"
+        )
+    return labels
+
+
+def encode_labels(
+    y: npt.NDArray, classes: npt.ArrayLike, *, name: str = "y", known: str | None = None
+) -> npt.NDArray[np.int64]:
+    """Return the class indices of checked labels, their positions in `classes`.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        As :func:`check_labels` gives them.
+    classes : array-like of shape (n_classes,)
+        In any order.
+    name : str, default="y"
+        Of the argument, for errors.
+    known : str, default=None
+        What the error says of the labels that are known; None lists `classes`.
+
+    Raises
+    ------
+    ValueError
+        For labels that are none of `classes`.
+    """
+    classes = np.asarray(classes)
+    positions = {label: index for index, label in enumerate(classes.tolist())}
+    values, inverse = np.unique(y, return_inverse=True)
+    unknown = [value for value in values.tolist() if value not in positions]
+    if unknown:
+        known = f"; expected some of {classes}" if known is None else known
+        raise ValueError(f"{name} has the labels {unknown[:5]}{known}")
+    indices = np.array([positions[value] for value in values.tolist()], dtype=np.int64)
+    return indices[inverse]
+
+
+def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
+    """Mask of the labels that mark OOD rows, shape (n,)."""
+    if labels.dtype.kind in "biuf":
+        return labels == -1
+    # An array of strings turns a -1 among them into one.
+    return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
+
+
+def _as_array(y: Any, name: str) -> Any:
+    """Labels as an array in which every entry still has its own type."""
+    if isinstance(y, Tensor):
+        y = y.detach().cpu()
+        # numpy has no bfloat16.
+        return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+    if not isinstance(y, (list, tuple)):
+        return np.asarray(y)
+    entries = [
+        entry.item() if isinstance(entry, Tensor) and not entry.ndim else entry for entry in y
+    ]
+    try:
+        array = np.asarray(entries)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} cannot be read as one label a row: {error}; {_EXPECTED}"
+        ) from error
+    # numpy would make strings of the numbers, and of the None, in a list that has both.
+    if array.ndim == 1 and array.dtype.kind == "U":
+        array = np.empty(len(entries), dtype=object)
+        array[:] = entries
+    return array
+
+
+def _plain(labels: npt.NDArray, name: str) -> npt.NDArray:
+    """Check what the entries are, and give numbers that came as objects their own type."""
+    if labels.dtype.kind in "OT":
+        entries = labels.tolist()
+        for row, entry in enumerate(entries):
+            if not isinstance(entry, (str, numbers.Real)) or entry != entry:
+                raise ValueError(
+                    f"{name} holds {entry!r} ({type(entry).__name__}) at row {row}; {_EXPECTED}. "
+                    "Leave out rows without a label, or turn labels of another type into strings"
+                )
+        strings = [entry for entry in entries if isinstance(entry, str)]
+        if strings:
+            classes = [entry for entry in entries if not isinstance(entry, str) and entry != -1]
+            if classes:
+                raise ValueError(
+                    f"{name} mixes strings, such as {strings[0]!r}, with numbers, such as "
+                    f"{classes[0]!r}; {_EXPECTED}. Turn all labels into strings, for instance"
+                )
+            # Objects still, so that classes_ are of the type that came.
+            return np.array([str(entry) for entry in entries], dtype=object)
+        labels = np.array(entries)
+    if labels.dtype.kind not in "biufU":
+        raise ValueError(
+            f"{name} has dtype {labels.dtype}; {_EXPECTED}. Turn labels of another type into "
+            "strings"
+        )
+    if labels.dtype.kind == "f":
+        missing = ~np.isfinite(labels)
+        if missing.any():
+            raise ValueError(
+                f"{name} holds {labels[missing][0]} at {missing.sum()} of {len(labels)} rows; "
+                f"{_EXPECTED}. Leave out rows without a label"
+            )
+        fractions = labels[labels != np.floor(labels)]
+        if len(fractions):
+            raise ValueError(
+                f"{name} holds {fractions[0]}, which is no class (Unknown label type: "
+                f"continuous); {_EXPECTED}"
+            )
+    return labels

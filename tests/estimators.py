@@ -1,0 +1,106 @@
+"""Tiny instances of every public estimator, which the tests share."""
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KernelDensity
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+
+import skood
+from skood import LikelihoodRatio, LogLikelihood, NeuralSplineFlow, PixelCNN
+from skood.classifiers import NeuralClassifier
+
+
+def tiny_flow(**kwargs):
+    return NeuralSplineFlow(n_transforms=1, n_bins=4, hidden_features=(8,), max_epochs=3, **kwargs)
+
+
+def tiny_pixelcnn(**kwargs):
+    settings = {"n_levels": 16, "value_range": "minmax", "image_shape": "row", "max_epochs": 3}
+    return PixelCNN(n_filters=4, n_resnet=1, **{**settings, **kwargs})
+
+
+def tiny_vae(**kwargs):
+    return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
+
+
+def tiny_mlp():
+    return skood.MLP((8, 8), max_epochs=10, batch_size=16)
+
+
+class TinyMaps(NeuralClassifier):
+    """Takes rows, and has a feature map."""
+
+    def __init__(self, *, max_epochs=10, batch_size=16, **training):
+        super().__init__(max_epochs=max_epochs, batch_size=batch_size, **training)
+
+    def _build(self, item_shape, n_classes):
+        maps = nn.Flatten(), nn.Unflatten(1, (1, 1, -1)), nn.Conv2d(1, 4, 1), nn.ReLU()
+        return nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, n_classes))
+
+
+ESTIMATORS = [
+    tiny_flow(),
+    tiny_pixelcnn(),
+    tiny_vae(),
+    tiny_mlp(),
+    skood.BoundarySampler(tiny_vae()),
+    LogLikelihood(tiny_flow()),
+    LogLikelihood(KernelDensity()),
+    LikelihoodRatio(tiny_flow()),
+    LikelihoodRatio(tiny_pixelcnn()),
+    LikelihoodRatio(KernelDensity()),
+    LikelihoodRatio(tiny_flow(), mutation_rate=[0.1, 0.3]),
+    skood.ASH(tiny_mlp()),
+    skood.AdaSCALE(tiny_mlp()),
+    skood.DICE(tiny_mlp()),
+    skood.Energy(tiny_mlp()),
+    skood.Entropy(LogisticRegression()),
+    skood.FDBD(tiny_mlp()),
+    skood.GEN(tiny_mlp()),
+    skood.GMM(),
+    skood.GradNorm(tiny_mlp()),
+    skood.Gram(tiny_mlp()),
+    skood.IODIN(tiny_mlp()),
+    skood.KLMatching(tiny_mlp()),
+    skood.KNN(k=2),
+    skood.LTS(tiny_mlp()),
+    skood.LayerMahalanobis(tiny_mlp()),
+    skood.MSP(tiny_mlp()),
+    skood.MSP(LogisticRegression()),
+    skood.Mahalanobis(),
+    skood.Mahalanobis(StandardScaler()),
+    skood.Mahalanobis(tiny_mlp(), normalize=True),
+    skood.MaxLogit(tiny_mlp()),
+    skood.NAC(tiny_mlp()),
+    skood.NCI(tiny_mlp()),
+    skood.NECO(),
+    skood.NNGuide(tiny_mlp(), k=2),
+    skood.ODIN(tiny_mlp()),
+    skood.OODGen(tiny_mlp(), tiny_vae(conditional=True)),
+    skood.OpenMax(tiny_mlp(), rows="all"),
+    skood.PNML(tiny_mlp()),
+    skood.RankFeat(TinyMaps()),
+    skood.ReAct(tiny_mlp()),
+    skood.RelativeMahalanobis(),
+    skood.Residual(tiny_mlp()),
+    skood.SCALE(tiny_mlp()),
+    skood.SHE(tiny_mlp()),
+    skood.TemperatureScaling(tiny_mlp()),
+    skood.VRA(tiny_mlp()),
+    skood.ViM(tiny_mlp()),
+]
+# Networks for images, which check_estimator's rows are not, what cannot be trained at all, and what
+# is made of another detector (checked in its own tests).
+NOT_FOR_ROWS = {
+    skood.ConformalDetector,
+    skood.ConvNet,
+    skood.DenseNet,
+    skood.EnsembleDetector,
+    skood.InlierFit,
+    skood.PretrainedClassifier,
+    skood.ResNet,
+    skood.ShallowConvNet,
+    skood.TunedThreshold,
+    skood.VGG,
+    skood.WideResNet,
+}
