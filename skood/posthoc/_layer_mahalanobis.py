@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import joblib
@@ -12,6 +13,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from skood._data import Source
+from skood.base import in_chunks
 from skood.posthoc._base import NetworkDetector
 from skood.posthoc._covariance import whitening
 from skood.posthoc._layers import (
@@ -144,7 +146,7 @@ class LayerMahalanobis(NetworkDetector):
             for weight, means, white, z in zip(
                 self.weights_, self._white_means, self._whitening, features, strict=True
             ):
-                scores[rows] -= weight * cdist(z @ white, means, "sqeuclidean").min(1)
+                scores[rows] -= weight * in_chunks(partial(_to_nearest, white, means), z)
         return scores
 
     def _features(self, source: Source) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
@@ -156,6 +158,13 @@ class LayerMahalanobis(NetworkDetector):
             return tuple(as_maps(maps).mean(2) for maps in forward(network, x, layers)[2])
 
         return in_row_chunks(network, means_over_space, source, type(self).__name__)
+
+
+def _to_nearest(
+    white: npt.NDArray[np.float64], means: npt.NDArray[np.float64], z: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Squared distance of whitened features to the nearest of the means."""
+    return cdist(z @ white, means, "sqeuclidean").min(1)
 
 
 class _Moments:

@@ -11,7 +11,7 @@ __all__ = ["largest_products"]
 
 # Queries that are compared with the whole bank at once; always as many, so that a product does
 # not depend on the rows beside it.
-_QUERIES = 512
+_QUERIES = 192
 # Bank rows of which only the largest product is looked at first.
 _BLOCK = 64
 

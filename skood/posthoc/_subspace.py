@@ -14,7 +14,7 @@ from skood._data import Source
 from skood._parameters import Interval
 from skood.classifiers._network import Outputs
 from skood.classifiers._network_classifier import NetworkClassifier
-from skood.posthoc._base import FeatureDetector, OutputsDetector, in_chunks
+from skood.posthoc._base import FeatureDetector, OutputsDetector, in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter
 
 __all__ = ["NECO", "Residual", "ViM"]
@@ -166,7 +166,7 @@ class ViM(Residual):
 
     def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
         super()._learn(outputs, labels, source)
-        residual = in_chunks(self._residual, outputs.features).mean()
+        residual = in_float64(self._residual, outputs.features).mean()
         largest = outputs.logits.max(1).mean(dtype=np.float64)
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0
 
