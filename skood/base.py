@@ -17,16 +17,16 @@ from sklearn.utils.validation import check_is_fitted, check_memory, column_or_1d
 
 from skood._data import Source, check_data, is_outlier
 from skood._parameters import Interval, fit_context
-from skood._torch.seeding import draw_seed, numpy_rng
+from skood._torch.seeding import Stream, draw_seed, numpy_rng
 
 __all__ = ["BaseDetector", "as_input", "fit_model", "in_chunks", "rows_through", "split_outliers"]
 
 # Rows that the threshold is read from at most: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
 
-# Rows that are scored at once by anything that multiplies matrices: always as many, for the order of
-# the sums inside a product depends on its shape. A multiple of the rows, 4 to 64, that the kernels of
-# numpy's BLAS take at a time, so that none is left over for other instructions.
+# Rows that are scored at once by anything that multiplies matrices: always as many, for the sums in
+# a product are ordered by its shape. A multiple of the 4 to 64 rows that numpy's BLAS takes at a
+# time, so that none is left over for other instructions.
 _CHUNK = 192
 
 
@@ -92,7 +92,9 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         rows = self._fit(inliers, y, outliers, seed)
         rows = np.arange(len(inliers)) if rows is None else rows
         if len(rows) > _THRESHOLD_ROWS:
-            rows = numpy_rng(seed).choice(rows, _THRESHOLD_ROWS, replace=False)
+            rows = numpy_rng(seed, Stream.THRESHOLD_ROWS).choice(
+                rows, _THRESHOLD_ROWS, replace=False
+            )
         scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
         scores = self._score_samples(scored)
         self.offset_ = float(np.percentile(scores, 100 * self.contamination))

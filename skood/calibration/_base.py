@@ -15,7 +15,7 @@ from sklearn.utils import get_tags
 
 from skood._data import Source, check_data
 from skood._parameters import HasMethods, fit_context
-from skood._torch.seeding import draw_seed, numpy_rng
+from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.base import BaseDetector, fit_model, rows_through, split_outliers
 
 __all__ = ["CalibratedDetector", "fit_detector", "hold_out", "needs_labels", "scores_of"]
@@ -143,7 +143,7 @@ def hold_out(
     """
     if all(isinstance(model, FrozenEstimator) for model in models):
         return np.arange(0), np.arange(n_items)
-    order = numpy_rng(seed).permutation(n_items)
+    order = numpy_rng(seed, Stream.CALIBRATION_ROWS).permutation(n_items)
     n_held_out = max(1, round(fraction * n_items))
     if n_items - n_held_out < 2:
         raise ValueError(

@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 
 from skood._data import Source
 from skood._parameters import HasMethods, Interval, StrOptions
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.base import as_input
 from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
 from skood.calibration._p_values import (
@@ -266,7 +266,7 @@ class ConformalDetector(PValueDetector):
                 f"{n_items} in-distribution items are too few for n_splits={self.n_splits} folds "
                 "with at least 2 to fit on; give more data or fewer folds"
             )
-        folds = np.array_split(numpy_rng(seed).permutation(n_items), self.n_splits)
+        folds = np.array_split(numpy_rng(seed, Stream.FOLDS).permutation(n_items), self.n_splits)
         return [(np.setdiff1d(np.arange(n_items), fold), np.sort(fold)) for fold in folds]
 
     def _fit_classifier(

@@ -13,7 +13,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 
 from skood._data import Source
 from skood._parameters import StrOptions
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
 from skood.calibration._p_values import (
     PValueDetector,
@@ -227,7 +227,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
                 "p-values of the detectors, one for their combination. Give more data, or a "
                 "larger fraction"
             )
-        halves = numpy_rng(seed, 1).permutation(held_out)
+        halves = numpy_rng(seed, Stream.REFERENCE_HALF).permutation(held_out)
         reference = inliers.subset(np.sort(halves[: len(halves) // 2]))
         calibration = inliers.subset(np.sort(halves[len(halves) // 2 :]))
         training, labels = inliers.subset(kept), None if y is None else y[kept]

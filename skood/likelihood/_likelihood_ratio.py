@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._data import Source, check_data
 from skood._parameters import HasMethods, Interval
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector, fit_model
 from skood.likelihood._base import default_density, log_density, log_density_of_pixels
 from skood.metrics import auroc
@@ -149,24 +149,24 @@ class LikelihoodRatio(BaseDetector):
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> None:
-        rng = numpy_rng(seed)
         model_seed = None if self.random_state is None else seed
         density = default_density(inliers) if self.density is None else self.density
         candidates = self._candidates(density)
         validation = None
         if len(candidates) > 1:
+            rng = numpy_rng(seed, Stream.BACKGROUND_VALIDATION_ROWS)
             inliers, y, held_out = self._hold_out(inliers, y, rng)
-            validation = (
-                held_out,
-                _synthetic_outliers(held_out, rng) if outliers is None else outliers,
-            )
+            if outliers is None:
+                outliers = _synthetic_outliers(held_out, numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS))
+            validation = held_out, outliers
 
         self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
         backgrounds = []
         for model, setting in candidates:
             data = inliers
             if self.background is None and not _mutates(model):
-                data = _mutated(inliers, setting["mutation_rate"], numpy_rng(seed, 1))
+                rng = numpy_rng(seed, Stream.MUTATIONS)
+                data = _mutated(inliers, setting["mutation_rate"], rng)
             backgrounds.append(fit_model(model, data, y, seed=model_seed, memory=self.memory))
 
         self.selection_ = [setting for _, setting in candidates]

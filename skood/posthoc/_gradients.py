@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skood._data import Source
 from skood._parameters import Interval, StrOptions
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import NetworkDetector, in_float64
 from skood.posthoc._scaling import energy, number_kept, ratio
@@ -334,7 +334,8 @@ class AdaSCALE(NetworkDetector):
 
     def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
         n_samples = min(self.n_samples, len(source))
-        rows = np.sort(numpy_rng(self._seed).choice(len(source), n_samples, replace=False))
+        rng = numpy_rng(self._seed, Stream.SHIFT_ROWS)
+        rows = np.sort(rng.choice(len(source), n_samples, replace=False))
         moved = self._before_and_after(source.subset(rows))
         self.shifts_ = np.sort(in_float64(self._shift, moved))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.posthoc._base import NetworkDetector
 from skood.posthoc._layers import as_maps, forward, in_row_chunks, layers_of, modules_named
 
@@ -136,7 +136,7 @@ class Gram(NetworkDetector):
             raise ValueError(f"powers={self.powers!r}; expected whole numbers from 1 on")
         super()._fit(inliers, y, outliers, seed)
         self.layers_ = layers_of(self._network, inliers, self.layers)
-        order = numpy_rng(seed, 1).permutation(len(inliers))
+        order = numpy_rng(seed, Stream.GRAM_VALIDATION_ROWS).permutation(len(inliers))
         n_held_out = max(1, int(self.validation_fraction * len(order)))
         learned, held_out = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
         self._learn_bounds(inliers.subset(learned))

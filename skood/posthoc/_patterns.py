@@ -14,7 +14,7 @@ from sklearn.preprocessing import normalize
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._neighbours import largest_products
@@ -170,7 +170,7 @@ class NNGuide(OutputsDetector):
                 "give a k of at most that, or a larger bank_fraction"
             )
         if n_bank < len(outputs):
-            rng = numpy_rng(self._seed)
+            rng = numpy_rng(self._seed, Stream.BANK)
             outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
         energy = logsumexp(outputs.logits, axis=1, keepdims=True)
         # In the precision of the network: float32 for all but the unusual.

@@ -15,7 +15,7 @@ from sklearn.frozen import FrozenEstimator
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
@@ -100,7 +100,7 @@ class TemperatureScaling(OutputsDetector):
         training = held_out = np.arange(len(inliers))
         trained = isinstance(self.classifier, (FrozenEstimator, PretrainedClassifier))
         if y is not None and not trained:
-            order = numpy_rng(seed).permutation(len(inliers))
+            order = numpy_rng(seed, Stream.TEMPERATURE_ROWS).permutation(len(inliers))
             n_held_out = max(1, int(self.validation_fraction * len(order)))
             # The first row of every class is for training, so that no class is lost to it.
             _, first = np.unique(y[order], return_index=True)
