@@ -96,7 +96,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
                 rows, _THRESHOLD_ROWS, replace=False
             )
         scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
-        scores = self._score_samples(scored)
+        scores = self._numbers(scored)
         self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         return self
 
@@ -113,7 +113,20 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             Higher = more in-distribution.
         """
         check_is_fitted(self)
-        return self._score_samples(check_data(self, X, reset=False))
+        return self._numbers(check_data(self, X, reset=False))
+
+    def _numbers(self, source: Source) -> npt.NDArray[np.float64]:
+        """Score, and see that every score is a number."""
+        scores = self._score_samples(source)
+        failed = int(np.isnan(scores).sum())
+        if failed:
+            largest = max(float(np.abs(items).max()) for items in source.chunks())
+            raise ValueError(
+                f"{type(self).__name__} has no score for {failed} of {len(scores)} items of X, "
+                f"whose largest magnitude is {largest:.3g}: numbers overflow on the way; rescale "
+                "X, with StandardScaler for instance, and look for values that are far off"
+            )
+        return scores
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Score relative to the threshold.

@@ -171,7 +171,7 @@ class ConformalDetector(PValueDetector):
     >>> from skood import KNN
     >>> from skood.calibration import ConformalDetector
     >>> X = load_iris().data
-    >>> detector = ConformalDetector(KNN(k=3), alpha=0.1, random_state=0).fit(X)
+    >>> detector = ConformalDetector(KNN(n_neighbors=3), alpha=0.1, random_state=0).fit(X)
     >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     >>> detector.p_values([[9.0, 9.0, 9.0, 9.0]]) == 1 / (detector.n_calibration_ + 1)

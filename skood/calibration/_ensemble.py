@@ -153,11 +153,15 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     >>> from skood import KNN, Mahalanobis
     >>> from skood.calibration import EnsembleDetector
     >>> X = load_iris().data
-    >>> detectors = [("knn", KNN(k=3)), ("distance", Mahalanobis()), ("forest", IsolationForest())]
+    >>> detectors = [
+    ...     ("knn", KNN(n_neighbors=3)),
+    ...     ("distance", Mahalanobis()),
+    ...     ("forest", IsolationForest()),
+    ... ]
     >>> ensemble = EnsembleDetector(detectors, alpha=0.1, random_state=0).fit(X)
     >>> ensemble.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
-    >>> ensemble.set_params(knn__k=5).get_params()["knn__k"]
+    >>> ensemble.set_params(knn__n_neighbors=5).get_params()["knn__n_neighbors"]
     5
     """
 

@@ -110,7 +110,7 @@ class TunedThreshold(CalibratedDetector):
     >>> from skood.calibration import TunedThreshold
     >>> X, y = load_iris(return_X_y=True)
     >>> y = np.where(y == 2, -1, y)
-    >>> detector = TunedThreshold(KNN(k=3), "f1", random_state=0).fit(X, y)
+    >>> detector = TunedThreshold(KNN(n_neighbors=3), "f1", random_state=0).fit(X, y)
     >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     >>> sorted(detector.results_)

@@ -115,7 +115,9 @@ class ClassifierDetector(_HoldsModules):
             labels = np.empty(0, dtype=np.int64)
             if self._learns_from == "labels":
                 labels = class_positions(y, self.classifier_, type(self).__name__)
-            self._learn(self._outputs(inliers), labels, inliers)
+            outputs = self._outputs(inliers)
+            check_magnitude(outputs.logits, outputs.features)
+            self._learn(outputs, labels, inliers)
 
     def _outputs(self, source: Source) -> Outputs:
         return classifier_outputs(self.classifier_, source, self.memory)
@@ -203,7 +205,9 @@ class FeatureDetector(_HoldsModules):
                 needs_labels=isinstance(self.features, NetworkClassifier),
             )
         labels = None if y is None else np.unique(y, return_inverse=True)[1]
-        self._learn(self._transform(inliers), labels)
+        features = self._transform(inliers)
+        check_magnitude(features)
+        self._learn(features, labels)
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
         return in_float64(self._score, self._transform(source))
@@ -304,5 +308,32 @@ def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.ND
 def in_float64(
     score: Callable[[Any], npt.NDArray[np.float64]], values: Outputs | npt.NDArray
 ) -> npt.NDArray[np.float64]:
-    """Score rows in float64, a few hundred at a time, the same in any company."""
-    return in_chunks(lambda rows: score(rows.astype(np.float64, order="C")), values)
+    """Score rows in float64, a few hundred at a time, the same in any company.
+
+    Raises
+    ------
+    ValueError
+        When features or logits are too large to be squared.
+    """
+
+    def checked(rows: Any) -> npt.NDArray[np.float64]:
+        rows = rows.astype(np.float64, order="C")
+        check_magnitude(*((rows.logits, rows.features) if isinstance(rows, Outputs) else (rows,)))
+        return score(rows)
+
+    return in_chunks(checked, values)
+
+
+def check_magnitude(*arrays: npt.NDArray) -> None:
+    """Raise a ValueError where sums of squares of features or logits would overflow."""
+    for values in arrays:
+        if values.dtype.kind != "f" or not values.size:
+            continue
+        largest = max(float(values.max()), -float(values.min()))
+        limit = 1e-4 * float(np.sqrt(np.finfo(values.dtype).max))
+        if not largest <= limit:
+            raise ValueError(
+                f"X leads to features or logits of magnitude {largest:.3g}, but up to {limit:.1g} "
+                f"can be computed with in {values.dtype}; rescale X, with StandardScaler for "
+                "instance, and look for values that are far off"
+            )

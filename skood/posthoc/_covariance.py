@@ -27,12 +27,15 @@ def whitening(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     -------
     ndarray of shape (d, rank), float64
         Directions with an eigenvalue below 1.4e-14 d times the largest are left out: they hold
-        rounding errors, and would otherwise outweigh all others.
+        rounding errors, and would otherwise outweigh all others. A single column of zeros where
+        nothing varies.
     """
     values, vectors = np.linalg.eigh(covariance)
     # What float32 features leave of a variance that is zero.
     cutoff = np.finfo(np.float32).eps ** 2 * len(values) * max(values[-1], 0.0)
     support = values > cutoff
+    if not support.any():
+        return np.zeros((len(values), 1))
     return vectors[:, support] / np.sqrt(values[support])
 
 

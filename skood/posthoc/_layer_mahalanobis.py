@@ -14,7 +14,7 @@ from torch import Tensor
 
 from skood._data import Source
 from skood.base import in_chunks
-from skood.posthoc._base import NetworkDetector
+from skood.posthoc._base import NetworkDetector, check_magnitude
 from skood.posthoc._covariance import whitening
 from skood.posthoc._layers import (
     as_maps,
@@ -157,7 +157,9 @@ class LayerMahalanobis(NetworkDetector):
         def means_over_space(x: Tensor) -> tuple[Tensor, ...]:
             return tuple(as_maps(maps).mean(2) for maps in forward(network, x, layers)[2])
 
-        return in_row_chunks(network, means_over_space, source, type(self).__name__)
+        for rows, features in in_row_chunks(network, means_over_space, source, type(self).__name__):
+            check_magnitude(*features)
+            yield rows, features
 
 
 def _to_nearest(

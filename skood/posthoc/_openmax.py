@@ -147,6 +147,11 @@ def fit_weibull(x: npt.NDArray[np.float64]) -> tuple[float, float]:
     the scale :math:`(\overline{x^c})^{1/c}`.
     """
     largest = x.max()
+    if _SHIFT < 10 * np.finfo(np.float64).eps * largest:
+        raise ValueError(
+            f"logits of training rows lie up to {largest:.3g} from the mean of their class, too "
+            "far to fit a tail to; rescale X, with StandardScaler for instance"
+        )
     log_x = np.log1p((x - largest) / largest)
 
     def slope(shape: float) -> float:
