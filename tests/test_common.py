@@ -182,6 +182,22 @@ def test_scikit_learn_really_checks(estimator, expected):
     assert passed >= expected - (parse_version(sklearn.__version__) < parse_version("1.8"))
 
 
+# Made of another model, which has no default.
+WITHOUT_DEFAULT = (skood.RankFeat,)
+DEFAULTS = [
+    cls()
+    for cls in sorted({type(e) for e in ESTIMATORS} - {*WITHOUT_DEFAULT}, key=lambda c: c.__name__)
+]
+
+
+@parametrize_with_checks(DEFAULTS, expected_failed_checks=expected_failed_checks)
+def test_scikit_learn_with_defaults(estimator, check, monkeypatch):
+    """All parameters as they come, but for the length of training."""
+    plain = NeuralEstimator.get_params
+    assert plain
+    check(estimator)
+
+
 def test_every_public_estimator_is_listed_here():
     public = {getattr(skood, name) for name in skood.__all__ if not name.startswith("_")}
     estimators = {c for c in public if inspect.isclass(c) and issubclass(c, BaseEstimator)}

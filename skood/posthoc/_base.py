@@ -38,20 +38,20 @@ class _HoldsModules(BaseDetector):
 class ClassifierDetector(_HoldsModules):
     """Base of the detectors on a classifier, which they train unless it comes trained.
 
-    A subclass writes ``_score_samples``, and ``_learn`` where something is learned from the
-    training data.
+    A subclass writes ``_score_samples``; and ``_fit_on_outputs``, and what it needs, where the
+    score has something to learn from the training data.
 
     Attributes
     ----------
     _reads_features : bool
         Whether the subclass reads penultimate features or the last layer, which a classifier
         that is no network lacks.
-    _learns_from : {"nothing", "data", "labels"}
-        What ``_learn`` needs.
+    _needs : {"nothing", "data", "labels"}
+        What of the training data ``_fit_on_outputs`` needs; with "nothing" it is not called.
     """
 
     _reads_features = False
-    _learns_from = "nothing"
+    _needs = "nothing"
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
@@ -72,26 +72,28 @@ class ClassifierDetector(_HoldsModules):
         self.memory = memory
         self.random_state = random_state
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
-        """Learn from the training data.
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
+        """Learn what the score takes from the training data, the classifier being trained.
 
         Parameters
         ----------
         outputs : Outputs
-        labels : ndarray of shape (n,)
-            Positions in the logits; empty unless ``_learns_from`` is "labels".
+        class_indices : ndarray of shape (n,)
+            Column of each row's class in the logits; empty unless ``_needs`` is "labels".
         source : Source
         """
 
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
-        self._train(inliers, y, seed)
-        self._learn_from(inliers, y)
+        self._fit_classifier(inliers, y, seed)
+        self._fit_scores(inliers, y)
         return None
 
-    def _train(self, inliers: Source, y: npt.NDArray | None, seed: int) -> None:
-        """Set ``classifier_``."""
+    def _fit_classifier(self, inliers: Source, y: npt.NDArray | None, seed: int) -> None:
+        """Train the classifier, or take it where it comes trained."""
         self.classifier_ = fitted_model(
             self.classifier,
             inliers,
@@ -109,15 +111,15 @@ class ClassifierDetector(_HoldsModules):
                 "classifier"
             )
 
-    def _learn_from(self, inliers: Source, y: npt.NDArray | None) -> None:
-        """Pass the data through the classifier, where something is learned from them."""
-        if self._learns_from != "nothing":
-            labels = np.empty(0, dtype=np.int64)
-            if self._learns_from == "labels":
-                labels = class_positions(y, self.classifier_, type(self).__name__)
+    def _fit_scores(self, inliers: Source, y: npt.NDArray | None) -> None:
+        """Pass the data through the classifier, where the score learns from them."""
+        if self._needs != "nothing":
+            class_indices = np.empty(0, dtype=np.int64)
+            if self._needs == "labels":
+                class_indices = class_positions(y, self.classifier_, type(self).__name__)
             outputs = self._outputs(inliers)
             check_magnitude(outputs.logits, outputs.features)
-            self._learn(outputs, labels, inliers)
+            self._fit_on_outputs(outputs, class_indices, inliers)
 
     def _outputs(self, source: Source) -> Outputs:
         return classifier_outputs(self.classifier_, source, self.memory)
@@ -125,7 +127,7 @@ class ClassifierDetector(_HoldsModules):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         trained = isinstance(self.classifier, (FrozenEstimator, PretrainedClassifier))
-        tags.target_tags.required = not trained or self._learns_from == "labels"
+        tags.target_tags.required = not trained or self._needs == "labels"
         return tags
 
 
@@ -160,7 +162,7 @@ class NetworkDetector(ClassifierDetector):
 class FeatureDetector(_HoldsModules):
     """Base of the detectors that need features only.
 
-    A subclass writes ``_learn`` and ``_score``.
+    A subclass writes ``_fit_on_features`` and ``_score``.
     """
 
     _parameter_constraints: dict = {
@@ -183,8 +185,17 @@ class FeatureDetector(_HoldsModules):
         self.random_state = random_state
 
     @abstractmethod
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        """Learn from the training features; `labels` are 0, 1, ... or None."""
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        """Learn what the score takes from the training features.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, d)
+        class_indices : ndarray of shape (n,) or None
+            0, 1, ..., or None where there are no labels.
+        """
 
     @abstractmethod
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -204,10 +215,10 @@ class FeatureDetector(_HoldsModules):
                 name=type(self).__name__,
                 needs_labels=isinstance(self.features, NetworkClassifier),
             )
-        labels = None if y is None else np.unique(y, return_inverse=True)[1]
+        class_indices = None if y is None else np.unique(y, return_inverse=True)[1]
         features = self._transform(inliers)
         check_magnitude(features)
-        self._learn(features, labels)
+        self._fit_on_features(features, class_indices)
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
         return in_float64(self._score, self._transform(source))

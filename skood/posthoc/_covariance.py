@@ -41,15 +41,15 @@ def whitening(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def class_means(
     features: npt.NDArray,
-    labels: npt.NDArray[np.int64],
+    class_indices: npt.NDArray[np.int64],
     prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],
 ) -> npt.NDArray[np.float64]:
     """Mean of the prepared features of each class 0, 1, ..., shape (n_classes, d)."""
-    counts = np.bincount(labels)
+    counts = np.bincount(class_indices)
     sums = np.zeros((len(counts), features.shape[1]))
     for start in range(0, len(features), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        member = np.eye(len(counts))[labels[rows]]
+        member = np.eye(len(counts))[class_indices[rows]]
         sums += member.T @ prepare(features[rows])
     return sums / counts[:, None]
 
@@ -57,14 +57,14 @@ def class_means(
 def scatter(
     features: npt.NDArray,
     centres: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
+    class_indices: npt.NDArray[np.int64],
     prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],
 ) -> npt.NDArray[np.float64]:
     """Sum the outer products of prepared features less their class's centre, shape (d, d)."""
     total = np.zeros((features.shape[1],) * 2)
     for start in range(0, len(features), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        centred = prepare(features[rows]) - centres[labels[rows]]
+        centred = prepare(features[rows]) - centres[class_indices[rows]]
         total += centred.T @ centred
     return total
 

@@ -96,10 +96,12 @@ class Mahalanobis(FeatureDetector):
         features = features.astype(np.float64, copy=False)
         return normalize(features) if self.normalize else features
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        labels = one_class(features) if labels is None else labels
-        self.means_ = class_means(features, labels, self._prepare)
-        within = scatter(features, self.means_, labels, self._prepare)
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        class_indices = one_class(features) if class_indices is None else class_indices
+        self.means_ = class_means(features, class_indices, self._prepare)
+        within = scatter(features, self.means_, class_indices, self._prepare)
         self._whitening = whitening(within / len(features))
         # About the mean of the centres, so that little cancels in the distances.
         white_means = self.means_ @ self._whitening
@@ -158,8 +160,10 @@ class RelativeMahalanobis(Mahalanobis):
     (150,)
     """
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        super()._learn(features, labels)
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        super()._fit_on_features(features, class_indices)
         everything = one_class(features)
         means = class_means(features, everything, self._prepare)
         self.mean_ = means[0]
@@ -246,7 +250,9 @@ class KNN(FeatureDetector):
         self.n_neighbors = n_neighbors
         self.normalize = normalize
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
         self.n_neighbors_ = at_most(self.n_neighbors, len(features), "training rows")
         # In the precision that the features come in: float32 from all but unusual networks. About
         # their mean, so that little cancels.
@@ -346,14 +352,16 @@ class GMM(FeatureDetector):
         )
         self.reg_covar = reg_covar
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        labels = one_class(features) if labels is None else labels
-        counts = np.bincount(labels)
-        self.means_ = class_means(features, labels, as_float64)
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        class_indices = one_class(features) if class_indices is None else class_indices
+        counts = np.bincount(class_indices)
+        self.means_ = class_means(features, class_indices, as_float64)
         self.weights_ = counts / len(features)
         self._factors = []
         for k, mean in enumerate(self.means_):
-            rows = features[labels == k]
+            rows = features[class_indices == k]
             covariance = scatter(rows, mean[None], one_class(rows), as_float64) / len(rows)
             covariance.flat[:: len(covariance) + 1] += self.reg_covar
             try:
@@ -378,5 +386,5 @@ class GMM(FeatureDetector):
 
 
 def one_class(features: npt.NDArray) -> npt.NDArray[np.int64]:
-    """Labels of rows that have none."""
+    """Class indices of rows that have no labels."""
     return np.zeros(len(features), dtype=np.int64)

@@ -70,9 +70,11 @@ class FDBD(OutputsDetector):
     """
 
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
         weight, _ = self._head
         self._apart = cdist(weight, weight)
@@ -145,7 +147,7 @@ class NCI(OutputsDetector):
         "alpha": [Interval(numbers.Real, 0, None, closed="left")],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -161,7 +163,9 @@ class NCI(OutputsDetector):
         )
         self.alpha = alpha
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -282,7 +286,7 @@ class PNML(OutputsDetector):
         "probabilities": [StrOptions({"normalized", "raw"})],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -298,7 +302,9 @@ class PNML(OutputsDetector):
         )
         self.probabilities = probabilities
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         features = outputs.features
         one = np.zeros(len(features), dtype=np.int64)
         origin = np.zeros((1, features.shape[1]))

@@ -290,7 +290,7 @@ class AdaSCALE(NetworkDetector):
         "step": [Interval(numbers.Real, 0, None, closed="neither")],
         "n_samples": [Interval(numbers.Integral, 1, None, closed="left")],
     }
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -332,7 +332,9 @@ class AdaSCALE(NetworkDetector):
         self._seed = seed
         super()._fit(inliers, y, outliers, seed)
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         n_samples = min(self.n_samples, len(source))
         rng = numpy_rng(self._seed, Stream.SHIFT_ROWS)
         rows = np.sort(rng.choice(len(source), n_samples, replace=False))

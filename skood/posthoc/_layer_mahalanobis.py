@@ -124,16 +124,17 @@ class LayerMahalanobis(NetworkDetector):
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
-        labels = np.unique(np.zeros(len(inliers)) if y is None else y, return_inverse=True)[1]
+        labels = np.zeros(len(inliers)) if y is None else y
+        class_indices = np.unique(labels, return_inverse=True)[1]
         network = self._network
         self.layers_ = layers_of(network, inliers, self.layers)
         weights = 1.0 if self.weights is None else self.weights
         self.weights_ = one_per_layer(weights, self.layers_, "weights")
         moments: list[_Moments] = []
         for rows, features in self._features(inliers):
-            moments = moments or [_Moments(labels.max() + 1, z.shape[1]) for z in features]
+            moments = moments or [_Moments(class_indices.max() + 1, z.shape[1]) for z in features]
             for of_layer, z in zip(moments, features, strict=True):
-                of_layer.add(z, labels[rows])
+                of_layer.add(z, class_indices[rows])
         self.means_ = [of_layer.means for of_layer in moments]
         self._whitening = [whitening(of_layer.scatter / len(inliers)) for of_layer in moments]
         self._white_means = [
@@ -181,8 +182,10 @@ class _Moments:
         self.means = np.zeros((n_classes, n_channels))
         self.scatter = np.zeros((n_channels, n_channels))
 
-    def add(self, features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:
-        present, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    def add(self, features: npt.NDArray[np.float64], class_indices: npt.NDArray[np.int64]) -> None:
+        present, position, counts = np.unique(
+            class_indices, return_inverse=True, return_counts=True
+        )
         means = np.eye(len(present))[position].T @ features / counts[:, None]
         before = self.counts[present]
         total = before + counts

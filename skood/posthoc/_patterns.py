@@ -66,13 +66,15 @@ class SHE(OutputsDetector):
     """
 
     _reads_features = True
-    _learns_from = "labels"
+    _needs = "labels"
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         predicted = outputs.logits.argmax(1)
         patterns = []
         for k in range(outputs.logits.shape[1]):
-            of_class = labels == k
+            of_class = class_indices == k
             correct = of_class & (predicted == k)
             if not of_class.any():
                 raise ValueError(
@@ -146,7 +148,7 @@ class NNGuide(OutputsDetector):
         "bank_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -164,7 +166,9 @@ class NNGuide(OutputsDetector):
         self.n_neighbors = n_neighbors
         self.bank_fraction = bank_fraction
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
         if n_bank < len(outputs):
