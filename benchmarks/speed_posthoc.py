@@ -227,8 +227,8 @@ def time_features(rounds: int) -> dict:
     pairs = {
         "Mahalanobis": (skood.Mahalanobis(), lambda: peer.Mahalanobis(None), 10_000),
         "ViM": (skood.ViM(n_components=256), lambda: peer.ViM(None, 256, weight, bias), 10_000),
-        "KNN": (skood.KNN(k=50), lambda: peer.KNN(None, k=50), 10_000),
-        "NNGuide": (skood.NNGuide(k=10), lambda: peer.NNGuide(None, head, k=10), 10_000),
+        "KNN": (skood.KNN(n_neighbors=50), lambda: peer.KNN(None, k=50), 10_000),
+        "NNGuide": (skood.NNGuide(n_neighbors=10), lambda: peer.NNGuide(None, head, k=10), 10_000),
     }
     result = {}
     for name, (detector, make, n) in pairs.items():

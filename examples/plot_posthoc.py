@@ -75,7 +75,7 @@ detectors = {
     "ViM": skood.ViM(),
     "Mahalanobis": skood.Mahalanobis(),
     "RelativeMahalanobis": skood.RelativeMahalanobis(),
-    "KNN": skood.KNN(k=10),
+    "KNN": skood.KNN(n_neighbors=10),
     "NECO": skood.NECO(),
 }
 frozen = FrozenEstimator(network)

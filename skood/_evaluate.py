@@ -120,7 +120,9 @@ def evaluate(
     >>> from sklearn.datasets import load_iris
     >>> from skood import KNN, Mahalanobis, evaluate
     >>> X, y = load_iris(return_X_y=True)
-    >>> table = evaluate([KNN(k=5), Mahalanobis()], X[1::2], {"far": X + 9}, X_train=X[::2])
+    >>> table = evaluate(
+    ...     [KNN(n_neighbors=5), Mahalanobis()], X[1::2], {"far": X + 9}, X_train=X[::2]
+    ... )
     >>> [(row["detector"], row["auroc"]) for row in table]
     [('KNN', 1.0), ('Mahalanobis', 1.0)]
     """

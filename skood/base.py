@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from abc import ABCMeta, abstractmethod
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -19,12 +20,17 @@ from skood._data import Source, check_data, check_scores
 from skood._labels import check_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope
-from skood._torch.seeding import draw_seed, numpy_rng
+from skood._torch.seeding import Stream, draw_seed, numpy_rng
 
-__all__ = ["BaseDetector", "as_input", "fit_model", "split_outliers"]
+__all__ = ["BaseDetector", "as_input", "fit_model", "in_chunks", "rows_through", "split_outliers"]
 
 # Rows that the threshold is read from at most: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
+
+# Rows that are scored at once by anything that multiplies matrices: always as many, for the sums in
+# a product are ordered by its shape. A multiple of the 4 to 64 rows that numpy's BLAS takes at a
+# time, so that none is left over for other instructions.
+_CHUNK = 192
 
 
 class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
@@ -99,7 +105,9 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             rows = self._fit(inliers, y, outliers, seed)
         rows = np.arange(len(inliers)) if rows is None else rows
         if len(rows) > _THRESHOLD_ROWS:
-            rows = numpy_rng(seed).choice(rows, _THRESHOLD_ROWS, replace=False)
+            rows = numpy_rng(seed, Stream.THRESHOLD_ROWS).choice(
+                rows, _THRESHOLD_ROWS, replace=False
+            )
         scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
         with self._shows_progress("scoring"):
             scores = self._score_samples(scored)
@@ -267,4 +275,44 @@ def _fit(model: Any, source: Source, y: npt.NDArray | None) -> Any:
 
 def as_input(model: Any, source: Source) -> Any:
     """Return the data as `model` reads them: a source for ours, an array of rows for others."""
-    return source if getattr(model, "_reads_sources", False) else source.rows()
+    return source if _reads_sources(model) else source.rows()
+
+
+def _reads_sources(model: Any) -> bool:
+    return getattr(model, "_reads_sources", False)
+
+
+def rows_through(model: Any, method: str, source: Source) -> npt.NDArray:
+    """Apply a method of any fitted model to every item, so that a row's result is its own.
+
+    Our models see to that themselves; others are given chunks of one size.
+
+    Parameters
+    ----------
+    model : estimator
+    method : str
+        Takes n items and returns an array of n rows.
+    source : Source
+    """
+    function = getattr(model, method)
+    if _reads_sources(model):
+        return np.asarray(function(source))
+    return in_chunks(function, source.rows())
+
+
+def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:
+    """Apply a function of each row to exactly 192 rows at a time.
+
+    Parameters
+    ----------
+    function : callable
+        Takes 192 rows, and returns as many.
+    values : ndarray or Outputs
+        At least one row; the last one is repeated to fill up the last chunk.
+    """
+    n = len(values)
+    results = []
+    for start in range(0, n, _CHUNK):
+        rows = np.minimum(np.arange(start, start + _CHUNK), n - 1)
+        results.append(np.asarray(function(values[rows]))[: n - start])
+    return np.concatenate(results)

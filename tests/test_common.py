@@ -85,6 +85,22 @@ def test_scikit_learn_really_checks(estimator, expected):
     assert passed >= expected - (parse_version(sklearn.__version__) < parse_version("1.8"))
 
 
+# Made of another model, which has no default.
+WITHOUT_DEFAULT = (skood.RankFeat,)
+DEFAULTS = [
+    cls()
+    for cls in sorted({type(e) for e in ESTIMATORS} - {*WITHOUT_DEFAULT}, key=lambda c: c.__name__)
+]
+
+
+@parametrize_with_checks(DEFAULTS, expected_failed_checks=expected_failed_checks)
+def test_scikit_learn_with_defaults(estimator, check, monkeypatch):
+    """All parameters as they come, but for the length of training."""
+    plain = NeuralEstimator.get_params
+    assert plain
+    check(estimator)
+
+
 def test_every_public_estimator_is_listed_here():
     public = {getattr(skood, name) for name in skood.__all__ if not name.startswith("_")}
     estimators = {c for c in public if inspect.isclass(c) and issubclass(c, BaseEstimator)}
@@ -112,18 +128,20 @@ def test_docstring_names_every_parameter(cls):
 def test_scores_belong_to_the_row(estimator, X):
     """The same score in any batch and order, and with any number of threads."""
     fitted = clone(estimator).set_params(random_state=0) if takes_seed(estimator) else estimator
+    # Rows of 5 float32 values start anywhere between two multiples of 16 bytes.
+    X = np.column_stack([X, X[:, 0] ** 2])
     fitted = clone(fitted).fit(X, labels(X))
     X = np.concatenate([X] * 3)
     scores = fitted.score_samples(X)
     order = np.random.default_rng(1).permutation(len(X))
-    np.testing.assert_allclose(fitted.score_samples(X[order]), scores[order], rtol=1e-6)
+    np.testing.assert_array_equal(fitted.score_samples(X[order]), scores[order])
     for size in (1, 7, 33):
         parts = [fitted.score_samples(X[i : i + size]) for i in range(0, len(X), size)]
-        np.testing.assert_allclose(np.concatenate(parts), scores, rtol=1e-6)
+        np.testing.assert_array_equal(np.concatenate(parts), scores)
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(3 - min(threads, 2))
-        np.testing.assert_allclose(fitted.score_samples(X), scores, rtol=1e-6)
+        np.testing.assert_array_equal(fitted.score_samples(X), scores)
     finally:
         torch.set_num_threads(threads)
 

@@ -41,7 +41,7 @@ def ood(X):
 
 
 def test_rows(network, X, ood):
-    detectors = {"energy": skood.Energy(network).fit(X), "knn": skood.KNN(k=3).fit(X)}
+    detectors = {"energy": skood.Energy(network).fit(X), "knn": skood.KNN(n_neighbors=3).fit(X)}
     y = skood.PretrainedClassifier(network).predict(X)
     y[:6] = (y[:6] + 1) % 3
     table = evaluate(detectors, X, ood, y, metrics=["auroc", "fpr80"])
@@ -84,7 +84,7 @@ def test_a_shared_network_runs_once_over_a_set(network, X, ood, n_jobs):
 
 
 def test_text_and_frame(X, ood):
-    table = evaluate([skood.KNN(k=3, normalize=False)], X, ood, X_train=X)
+    table = evaluate([skood.KNN(n_neighbors=3, normalize=False)], X, ood, X_train=X)
     lines = str(table).splitlines()
     assert len(lines) == 3
     assert lines[0].split()[:3] == ["detector", "ood_set", "auroc"]
@@ -117,8 +117,8 @@ def test_labels_for_fitting(X, ood):
 
 def test_errors(X, ood):
     with pytest.raises(ValueError, match=r"unknown metrics \['auc'\]; known: auroc, fpr95"):
-        evaluate([skood.KNN(k=3).fit(X)], X, ood, metrics=["auc"])
+        evaluate([skood.KNN(n_neighbors=3).fit(X)], X, ood, metrics=["auc"])
     with pytest.raises(ValueError, match="0 detectors and 2 OOD sets"):
         evaluate([], X, ood)
     with pytest.raises(ValueError, match="0 sample"):
-        evaluate([skood.KNN(k=3).fit(X)], X, {"none": X[:0]})
+        evaluate([skood.KNN(n_neighbors=3).fit(X)], X, {"none": X[:0]})

@@ -3,13 +3,57 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-__all__ = ["draw_seed", "isolated_rng", "numpy_rng", "seed_global", "torch_rng"]
+__all__ = ["Stream", "draw_seed", "isolated_rng", "numpy_rng", "seed_global", "torch_rng"]
+
+
+@enum.unique
+class Stream(enum.IntEnum):
+    """What random numbers are drawn for, the whole package's list.
+
+    A fit has one seed, and everything that it draws has a stream of its own:
+    ``numpy_rng(seed, Stream.BANK)``. The stream comes right after the seed, and further integers,
+    an epoch for instance, after that. A new use gets a new number, and no number is used again.
+    """
+
+    # Training of a network.
+    VALIDATION_ROWS = 0
+    EPOCH_ORDER = 1
+    STEP = 2
+    INITIAL_WEIGHTS = 3
+    # Samples from a density, and around the boundary of the data.
+    SAMPLES = 10
+    OFF_MANIFOLD = 11
+    ON_MANIFOLD = 12
+    SHOWN_ROWS = 13
+    # Every detector.
+    THRESHOLD_ROWS = 20
+    # Detectors on a density.
+    BACKGROUND_VALIDATION_ROWS = 30
+    SYNTHETIC_OUTLIERS = 31
+    MUTATIONS = 32
+    # Detectors on a classifier.
+    TEMPERATURE_ROWS = 40
+    BANK = 41
+    SHIFT_ROWS = 42
+    GRAM_VALIDATION_ROWS = 43
+    COVERAGE_ROWS = 44
+    # Detectors that train a classifier of their own.
+    SAMPLER = 50
+    TRAINING_OFF_MANIFOLD = 51
+    HELD_OUT_OFF_MANIFOLD = 52
+    HELD_OUT_ON_MANIFOLD = 53
+    # Detectors around detectors.
+    CALIBRATION_ROWS = 60
+    FOLDS = 61
+    REFERENCE_HALF = 62
+    VALIDATION_OUTLIERS = 63
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:

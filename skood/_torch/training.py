@@ -21,13 +21,11 @@ from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
 from skood._torch.reading import default_n_workers, read_ahead, read_batches
 from skood._torch.run import TrainingRun
-from skood._torch.seeding import isolated_rng, numpy_rng, seed_global, torch_rng
+from skood._torch.seeding import Stream, isolated_rng, numpy_rng, seed_global, torch_rng
 from skood._torch.settings import TrainingSettings
 
 __all__ = ["hold_out", "train"]
 
-# Streams of randomness that one seed is split into.
-_SPLIT, _ORDER, _STEP = range(3)
 _SECONDS_BETWEEN_LOSSES = 1.0
 
 
@@ -51,7 +49,7 @@ def hold_out(
     groups = [np.arange(n_items)]
     if class_indices is not None:
         groups = [np.flatnonzero(class_indices == k) for k in range(class_indices.max() + 1)]
-    rng = numpy_rng(seed, _SPLIT)
+    rng = numpy_rng(seed, Stream.VALIDATION_ROWS)
     training, held_out = [], []
     for rows in groups:
         rows = rng.permutation(rows)
@@ -118,7 +116,7 @@ def train(
     seed = run.seed
 
     def batches_of(epoch: int) -> list[npt.NDArray[np.integer]]:
-        order = objective.epoch_order(training, numpy_rng(seed, _ORDER, epoch))
+        order = objective.epoch_order(training, numpy_rng(seed, Stream.EPOCH_ORDER, epoch))
         size = min(settings.batch_size, len(order))
         return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
 
@@ -138,7 +136,7 @@ def train(
         unit="step",
         verbose=settings.verbose,
     )
-    with isolated_rng(device, seed), bar:
+    with isolated_rng(device, seed, Stream.STEP), bar:
         try:
             while run.goes_on(n_steps, settings.patience):
                 if run.epoch_is_over(epoch_steps, n_steps):
@@ -151,7 +149,7 @@ def train(
                 objective.train()
                 todo = batches_of(epoch)[done : done + n_steps - run.step]
                 generators = (
-                    torch_rng(device, seed, _STEP, step)
+                    torch_rng(device, seed, Stream.STEP, step)
                     for step in range(run.step, run.step + len(todo))
                 )
                 with closing(_batches(objective, todo, generators, settings, device)) as batches:

@@ -15,8 +15,8 @@ from sklearn.utils import get_tags
 
 from skood._data import Source, check_data
 from skood._parameters import HasMethods, fit_context
-from skood._torch.seeding import draw_seed, numpy_rng
-from skood.base import BaseDetector, as_input, fit_model, split_outliers
+from skood._torch.seeding import Stream, draw_seed, numpy_rng
+from skood.base import BaseDetector, fit_model, rows_through, split_outliers
 
 __all__ = ["CalibratedDetector", "fit_detector", "hold_out", "needs_labels", "scores_of"]
 
@@ -145,7 +145,7 @@ def hold_out(
     """
     if all(isinstance(model, FrozenEstimator) for model in models):
         return np.arange(0), np.arange(n_items)
-    order = numpy_rng(seed).permutation(n_items)
+    order = numpy_rng(seed, Stream.CALIBRATION_ROWS).permutation(n_items)
     n_held_out = max(1, round(fraction * n_items))
     if n_items - n_held_out < 2:
         raise ValueError(
@@ -164,7 +164,7 @@ def scores_of(detector: Any, source: Source) -> npt.NDArray[np.float64]:
     ValueError
         When a score is NaN, which can be neither above nor below a threshold.
     """
-    scores = np.asarray(detector.score_samples(as_input(detector, source)), dtype=np.float64)
+    scores = rows_through(detector, "score_samples", source).astype(np.float64)
     if np.isnan(scores).any():
         raise ValueError(
             f"{type(detector).__name__} gave NaN as the score of {np.isnan(scores).sum()} of "

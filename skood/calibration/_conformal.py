@@ -16,7 +16,7 @@ from sklearn.utils import Tags
 from skood._data import Source
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._progress import progress_scope
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.base import as_input
 from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
 from skood.calibration._p_values import (
@@ -175,7 +175,7 @@ class ConformalDetector(PValueDetector):
     >>> from skood import KNN
     >>> from skood.calibration import ConformalDetector
     >>> X = load_iris().data
-    >>> detector = ConformalDetector(KNN(k=3), alpha=0.1, random_state=0).fit(X)
+    >>> detector = ConformalDetector(KNN(n_neighbors=3), alpha=0.1, random_state=0).fit(X)
     >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     >>> detector.p_values([[9.0, 9.0, 9.0, 9.0]]) == 1 / (detector.n_calibration_ + 1)
@@ -276,7 +276,7 @@ class ConformalDetector(PValueDetector):
                 f"{n_items} in-distribution items are too few for n_splits={self.n_splits} folds "
                 "with at least 2 to fit on; give more data or fewer folds"
             )
-        folds = np.array_split(numpy_rng(seed).permutation(n_items), self.n_splits)
+        folds = np.array_split(numpy_rng(seed, Stream.FOLDS).permutation(n_items), self.n_splits)
         return [(np.setdiff1d(np.arange(n_items), fold), np.sort(fold)) for fold in folds]
 
     def _fit_classifier(

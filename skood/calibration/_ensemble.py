@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 from skood._data import Source
 from skood._parameters import StrOptions
 from skood._progress import progress_scope
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
 from skood.calibration._p_values import (
     PValueDetector,
@@ -157,11 +157,15 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     >>> from skood import KNN, Mahalanobis
     >>> from skood.calibration import EnsembleDetector
     >>> X = load_iris().data
-    >>> detectors = [("knn", KNN(k=3)), ("distance", Mahalanobis()), ("forest", IsolationForest())]
+    >>> detectors = [
+    ...     ("knn", KNN(n_neighbors=3)),
+    ...     ("distance", Mahalanobis()),
+    ...     ("forest", IsolationForest()),
+    ... ]
     >>> ensemble = EnsembleDetector(detectors, alpha=0.1, random_state=0).fit(X)
     >>> ensemble.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
-    >>> ensemble.set_params(knn__k=5).get_params()["knn__k"]
+    >>> ensemble.set_params(knn__n_neighbors=5).get_params()["knn__n_neighbors"]
     5
     """
 
@@ -233,7 +237,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
                 "p-values of the detectors, one for their combination. Give more data, or a "
                 "larger fraction"
             )
-        halves = numpy_rng(seed, 1).permutation(held_out)
+        halves = numpy_rng(seed, Stream.REFERENCE_HALF).permutation(held_out)
         reference = inliers.subset(np.sort(halves[: len(halves) // 2]))
         calibration = inliers.subset(np.sort(halves[len(halves) // 2 :]))
         training, labels = inliers.subset(kept), None if y is None else y[kept]

@@ -12,7 +12,7 @@ from sklearn.utils import Tags
 
 from skood._data import Source
 from skood._parameters import HasMethods, Interval, StrOptions
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
 from skood.calibration._base import (
     CalibratedDetector,
@@ -113,7 +113,7 @@ class TunedThreshold(CalibratedDetector):
     >>> from skood.calibration import TunedThreshold
     >>> X, y = load_iris(return_X_y=True)
     >>> y = np.where(y == 2, -1, y)
-    >>> detector = TunedThreshold(KNN(k=3), "f1", random_state=0).fit(X, y)
+    >>> detector = TunedThreshold(KNN(n_neighbors=3), "f1", random_state=0).fit(X, y)
     >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     >>> sorted(detector.results_)
@@ -186,7 +186,7 @@ class TunedThreshold(CalibratedDetector):
             return None, outliers
         if self.objective == "tpr":
             return outliers, None
-        order = numpy_rng(seed, 1).permutation(len(outliers))
+        order = numpy_rng(seed, Stream.VALIDATION_OUTLIERS).permutation(len(outliers))
         n_held_out = max(1, round(self.validation_fraction * len(order)))
         given, validation = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
         return outliers.subset(given) if len(given) else None, outliers.subset(validation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import joblib
 import numpy as np
@@ -45,10 +46,10 @@ class Outputs:
     def __getitem__(self, rows: slice | npt.NDArray[np.integer]) -> Outputs:
         return Outputs(self.logits[rows], self.log_proba[rows], self.features[rows])
 
-    def astype(self, dtype: npt.DTypeLike) -> Outputs:
-        """Return the same numbers in another precision."""
+    def astype(self, dtype: npt.DTypeLike, order: Literal["K", "C"] = "K") -> Outputs:
+        """Return the same numbers in another precision, or order in memory."""
         arrays = self.logits, self.log_proba, self.features
-        return Outputs(*(array.astype(dtype, copy=False) for array in arrays))
+        return Outputs(*(array.astype(dtype, order=order, copy=False) for array in arrays))
 
 
 class Network:

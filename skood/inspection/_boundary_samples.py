@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from skood._data import check_data
-from skood._torch.seeding import draw_seed, numpy_rng
+from skood._torch.seeding import Stream, draw_seed, numpy_rng
 
 __all__ = ["BoundarySamplesDisplay"]
 
@@ -113,7 +113,7 @@ class BoundarySamplesDisplay:
                 f"y has {len(y)} labels for {len(source)} items; expected one for each"
             )
         seed = draw_seed(random_state)
-        rows = numpy_rng(seed).permutation(len(source))
+        rows = numpy_rng(seed, Stream.SHOWN_ROWS).permutation(len(source))
         if y is not None:
             y = np.asarray(y)
             # The first of every class, then the second of every class, and so on.

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._data import Source
-from skood.base import as_input
+from skood.base import as_input, rows_through
 from skood.density import NeuralSplineFlow, PixelCNN
 
 __all__ = ["default_density", "log_density", "log_density_of_pixels"]
@@ -21,7 +21,7 @@ def default_density(source: Source) -> PixelCNN | NeuralSplineFlow:
 
 def log_density(model: Any, source: Source) -> npt.NDArray[np.float64]:
     """Log-density of each item in nats, shape (n,)."""
-    return np.asarray(model.score_samples(as_input(model, source)), dtype=np.float64)
+    return rows_through(model, "score_samples", source).astype(np.float64)
 
 
 def log_density_of_pixels(model: Any, source: Source) -> npt.NDArray[np.float64]:

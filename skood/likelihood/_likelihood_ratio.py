@@ -16,7 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from skood._data import Source, check_data
 from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector, fit_model
 from skood.likelihood._base import default_density, log_density, log_density_of_pixels
 from skood.metrics import auroc
@@ -155,17 +155,16 @@ class LikelihoodRatio(BaseDetector):
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> None:
-        rng = numpy_rng(seed)
         model_seed = None if self.random_state is None else seed
         density = default_density(inliers) if self.density is None else self.density
         candidates = self._candidates(density)
         validation = None
         if len(candidates) > 1:
+            rng = numpy_rng(seed, Stream.BACKGROUND_VALIDATION_ROWS)
             inliers, y, held_out = self._hold_out(inliers, y, rng)
-            validation = (
-                held_out,
-                _synthetic_outliers(held_out, rng) if outliers is None else outliers,
-            )
+            if outliers is None:
+                outliers = _synthetic_outliers(held_out, numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS))
+            validation = held_out, outliers
 
         n_models = 1 + len(candidates)
         with progress_scope(label=f"1 of {n_models}, foreground"):
@@ -174,7 +173,8 @@ class LikelihoodRatio(BaseDetector):
         for number, (model, setting) in enumerate(candidates, 2):
             data = inliers
             if self.background is None and not _mutates(model):
-                data = _mutated(inliers, setting["mutation_rate"], numpy_rng(seed, 1))
+                rng = numpy_rng(seed, Stream.MUTATIONS)
+                data = _mutated(inliers, setting["mutation_rate"], rng)
             with progress_scope(label=f"{number} of {n_models}, {self._name(setting)}"):
                 backgrounds.append(fit_model(model, data, y, seed=model_seed, memory=self.memory))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import joblib
@@ -17,15 +17,12 @@ from torch import nn
 from skood._data import Source
 from skood._labels import encode_labels
 from skood._parameters import HasMethods
-from skood.base import BaseDetector, as_input, fit_model
+from skood.base import BaseDetector, fit_model, in_chunks, rows_through
 from skood.classifiers import MLP, ConvNet, NeuralClassifier, PretrainedClassifier
 from skood.classifiers._network import Network, Outputs
 from skood.classifiers._network_classifier import NetworkClassifier
 
 __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsDetector"]
-
-# Rows that a score is computed for at once, in float64.
-_CHUNK = 4096
 
 
 class _HoldsModules(BaseDetector):
@@ -42,20 +39,20 @@ class _HoldsModules(BaseDetector):
 class ClassifierDetector(_HoldsModules):
     """Base of the detectors on a classifier, which they train unless it comes trained.
 
-    A subclass writes ``_score_samples``, and ``_learn`` where something is learned from the
-    training data.
+    A subclass writes ``_score_samples``; and ``_fit_on_outputs``, and what it needs, where the
+    score has something to learn from the training data.
 
     Attributes
     ----------
     _reads_features : bool
         Whether the subclass reads penultimate features or the last layer, which a classifier
         that is no network lacks.
-    _learns_from : {"nothing", "data", "labels"}
-        What ``_learn`` needs.
+    _needs : {"nothing", "data", "labels"}
+        What of the training data ``_fit_on_outputs`` needs; with "nothing" it is not called.
     """
 
     _reads_features = False
-    _learns_from = "nothing"
+    _needs = "nothing"
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
@@ -76,26 +73,28 @@ class ClassifierDetector(_HoldsModules):
         self.memory = memory
         self.random_state = random_state
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
-        """Learn from the training data.
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
+        """Learn what the score takes from the training data, the classifier being trained.
 
         Parameters
         ----------
         outputs : Outputs
-        labels : ndarray of shape (n,)
-            Positions in the logits; empty unless ``_learns_from`` is "labels".
+        class_indices : ndarray of shape (n,)
+            Column of each row's class in the logits; empty unless ``_needs`` is "labels".
         source : Source
         """
 
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
-        self._train(inliers, y, seed)
-        self._learn_from(inliers, y)
+        self._fit_classifier(inliers, y, seed)
+        self._fit_scores(inliers, y)
         return None
 
-    def _train(self, inliers: Source, y: npt.NDArray | None, seed: int) -> None:
-        """Set ``classifier_``."""
+    def _fit_classifier(self, inliers: Source, y: npt.NDArray | None, seed: int) -> None:
+        """Train the classifier, or take it where it comes trained."""
         self.classifier_ = fitted_model(
             self.classifier,
             inliers,
@@ -113,13 +112,15 @@ class ClassifierDetector(_HoldsModules):
                 "classifier"
             )
 
-    def _learn_from(self, inliers: Source, y: npt.NDArray | None) -> None:
-        """Pass the data through the classifier, where something is learned from them."""
-        if self._learns_from != "nothing":
-            labels = np.empty(0, dtype=np.int64)
-            if self._learns_from == "labels":
-                labels = class_positions(y, self.classifier_, type(self).__name__)
-            self._learn(self._outputs(inliers), labels, inliers)
+    def _fit_scores(self, inliers: Source, y: npt.NDArray | None) -> None:
+        """Pass the data through the classifier, where the score learns from them."""
+        if self._needs != "nothing":
+            class_indices = np.empty(0, dtype=np.int64)
+            if self._needs == "labels":
+                class_indices = class_positions(y, self.classifier_, type(self).__name__)
+            outputs = self._outputs(inliers)
+            check_magnitude(outputs.logits, outputs.features)
+            self._fit_on_outputs(outputs, class_indices, inliers)
 
     def _outputs(self, source: Source) -> Outputs:
         return classifier_outputs(self.classifier_, source, self.memory)
@@ -127,7 +128,7 @@ class ClassifierDetector(_HoldsModules):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         trained = isinstance(self.classifier, (FrozenEstimator, PretrainedClassifier))
-        tags.target_tags.required = not trained or self._learns_from == "labels"
+        tags.target_tags.required = not trained or self._needs == "labels"
         return tags
 
 
@@ -139,10 +140,10 @@ class OutputsDetector(ClassifierDetector):
 
     @abstractmethod
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        """Score a few thousand rows, which come in float64."""
+        """Score a few hundred rows, which come in float64."""
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return in_chunks(self._score, self._outputs(source))
+        return in_float64(self._score, self._outputs(source))
 
     @property
     def _head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -162,7 +163,7 @@ class NetworkDetector(ClassifierDetector):
 class FeatureDetector(_HoldsModules):
     """Base of the detectors that need features only.
 
-    A subclass writes ``_learn`` and ``_score``.
+    A subclass writes ``_fit_on_features`` and ``_score``.
     """
 
     _parameter_constraints: dict = {
@@ -185,12 +186,21 @@ class FeatureDetector(_HoldsModules):
         self.random_state = random_state
 
     @abstractmethod
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        """Learn from the training features; `labels` are 0, 1, ... or None."""
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        """Learn what the score takes from the training features.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, d)
+        class_indices : ndarray of shape (n,) or None
+            0, 1, ..., or None where there are no labels.
+        """
 
     @abstractmethod
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Score a few thousand rows, which come in float64."""
+        """Score a few hundred rows, which come in float64."""
 
     def _fit(
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
@@ -206,19 +216,20 @@ class FeatureDetector(_HoldsModules):
                 name=type(self).__name__,
                 needs_labels=isinstance(self.features, NetworkClassifier),
             )
-        labels = None if y is None else np.unique(y, return_inverse=True)[1]
-        self._learn(self._transform(inliers), labels)
+        class_indices = None if y is None else np.unique(y, return_inverse=True)[1]
+        features = self._transform(inliers)
+        check_magnitude(features)
+        self._fit_on_features(features, class_indices)
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return in_chunks(self._score, self._transform(source))
+        return in_float64(self._score, self._transform(source))
 
     def _transform(self, source: Source) -> npt.NDArray:
         if self.features_ is None:
             return source.rows()
         if isinstance(self.features_, NetworkClassifier):
             return self.features_.network().outputs(source, self.memory).features
-        features = self.features_.transform(as_input(self.features_, source))
-        return np.asarray(features).reshape(len(features), -1)
+        return rows_through(self.features_, "transform", source).reshape(len(source), -1)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -269,14 +280,13 @@ def classifier_outputs(
     """Logits and probabilities of any classifier, and the features of a network."""
     if isinstance(classifier, NetworkClassifier):
         return classifier.network().outputs(source, memory)
-    rows = as_input(classifier, source)
     no_features = np.empty((len(source), 0))
     logits = log_proba = np.empty(0)
     if hasattr(classifier, "predict_proba"):
-        proba = np.asarray(classifier.predict_proba(rows), dtype=np.float64)
+        proba = rows_through(classifier, "predict_proba", source).astype(np.float64)
         logits = log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
     if hasattr(classifier, "decision_function"):
-        logits = np.asarray(classifier.decision_function(rows), dtype=np.float64)
+        logits = rows_through(classifier, "decision_function", source).astype(np.float64)
         if logits.ndim == 1:
             logits = np.stack([np.zeros_like(logits), logits], 1)
     if not logits.size:
@@ -304,13 +314,35 @@ def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.ND
     return encode_labels(y, classes, known=known)
 
 
-def in_chunks(
+def in_float64(
     score: Callable[[Any], npt.NDArray[np.float64]], values: Outputs | npt.NDArray
 ) -> npt.NDArray[np.float64]:
-    """Apply `score` to a few thousand rows at a time, in float64."""
-    return np.concatenate([score(chunk) for chunk in _chunks(values)])
+    """Score rows in float64, a few hundred at a time, the same in any company.
+
+    Raises
+    ------
+    ValueError
+        When features or logits are too large to be squared.
+    """
+
+    def checked(rows: Any) -> npt.NDArray[np.float64]:
+        rows = rows.astype(np.float64, order="C")
+        check_magnitude(*((rows.logits, rows.features) if isinstance(rows, Outputs) else (rows,)))
+        return score(rows)
+
+    return in_chunks(checked, values)
 
 
-def _chunks(values: Any) -> Iterator[Any]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK].astype(np.float64)
+def check_magnitude(*arrays: npt.NDArray) -> None:
+    """Raise a ValueError where sums of squares of features or logits would overflow."""
+    for values in arrays:
+        if values.dtype.kind != "f" or not values.size:
+            continue
+        largest = max(float(values.max()), -float(values.min()))
+        limit = 1e-4 * float(np.sqrt(np.finfo(values.dtype).max))
+        if not largest <= limit:
+            raise ValueError(
+                f"X leads to features or logits of magnitude {largest:.3g}, but up to {limit:.1g} "
+                f"can be computed with in {values.dtype}; rescale X, with StandardScaler for "
+                "instance, and look for values that are far off"
+            )

@@ -27,26 +27,29 @@ def whitening(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     -------
     ndarray of shape (d, rank), float64
         Directions with an eigenvalue below 1.4e-14 d times the largest are left out: they hold
-        rounding errors, and would otherwise outweigh all others.
+        rounding errors, and would otherwise outweigh all others. A single column of zeros where
+        nothing varies.
     """
     values, vectors = np.linalg.eigh(covariance)
     # What float32 features leave of a variance that is zero.
     cutoff = np.finfo(np.float32).eps ** 2 * len(values) * max(values[-1], 0.0)
     support = values > cutoff
+    if not support.any():
+        return np.zeros((len(values), 1))
     return vectors[:, support] / np.sqrt(values[support])
 
 
 def class_means(
     features: npt.NDArray,
-    labels: npt.NDArray[np.int64],
+    class_indices: npt.NDArray[np.int64],
     prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],
 ) -> npt.NDArray[np.float64]:
     """Mean of the prepared features of each class 0, 1, ..., shape (n_classes, d)."""
-    counts = np.bincount(labels)
+    counts = np.bincount(class_indices)
     sums = np.zeros((len(counts), features.shape[1]))
     for start in range(0, len(features), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        member = np.eye(len(counts))[labels[rows]]
+        member = np.eye(len(counts))[class_indices[rows]]
         sums += member.T @ prepare(features[rows])
     return sums / counts[:, None]
 
@@ -54,14 +57,14 @@ def class_means(
 def scatter(
     features: npt.NDArray,
     centres: npt.NDArray[np.float64],
-    labels: npt.NDArray[np.int64],
+    class_indices: npt.NDArray[np.int64],
     prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],
 ) -> npt.NDArray[np.float64]:
     """Sum the outer products of prepared features less their class's centre, shape (d, d)."""
     total = np.zeros((features.shape[1],) * 2)
     for start in range(0, len(features), _CHUNK):
         rows = slice(start, start + _CHUNK)
-        centred = prepare(features[rows]) - centres[labels[rows]]
+        centred = prepare(features[rows]) - centres[class_indices[rows]]
         total += centred.T @ centred
     return total
 

@@ -16,12 +16,9 @@ from sklearn.preprocessing import normalize
 from skood._parameters import Interval
 from skood.posthoc._base import FeatureDetector
 from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
-from skood.posthoc._neighbours import largest_products
+from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
-
-# Neighbours beyond the k-th that are looked at in double precision.
-_MORE_NEIGHBOURS = 8
 
 
 class Mahalanobis(FeatureDetector):
@@ -99,10 +96,12 @@ class Mahalanobis(FeatureDetector):
         features = features.astype(np.float64, copy=False)
         return normalize(features) if self.normalize else features
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        labels = one_class(features) if labels is None else labels
-        self.means_ = class_means(features, labels, self._prepare)
-        within = scatter(features, self.means_, labels, self._prepare)
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        class_indices = one_class(features) if class_indices is None else class_indices
+        self.means_ = class_means(features, class_indices, self._prepare)
+        within = scatter(features, self.means_, class_indices, self._prepare)
         self._whitening = whitening(within / len(features))
         # About the mean of the centres, so that little cancels in the distances.
         white_means = self.means_ @ self._whitening
@@ -161,8 +160,10 @@ class RelativeMahalanobis(Mahalanobis):
     (150,)
     """
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        super()._learn(features, labels)
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        super()._fit_on_features(features, class_indices)
         everything = one_class(features)
         means = class_means(features, everything, self._prepare)
         self.mean_ = means[0]
@@ -184,8 +185,9 @@ class KNN(FeatureDetector):
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
-    k : int, default=50
-        Which neighbour, counted from 1.
+    n_neighbors : int, default=50
+        Which neighbour counts, the nearest being the first: k. All rows are used where there are
+        fewer.
     normalize : bool, default=True
         Bring every feature vector to length 1 first.
     contamination : float, default=0.05
@@ -199,6 +201,8 @@ class KNN(FeatureDetector):
     ----------
     bank_ : ndarray of shape (n_training, n_features)
         Training features, less their mean.
+    n_neighbors_ : int
+        The k that is used, at most the number of training rows.
     features_ : transformer or None
         What makes the features.
     offset_ : float
@@ -219,20 +223,21 @@ class KNN(FeatureDetector):
     >>> from sklearn.datasets import load_iris
     >>> from skood import KNN
     >>> X = load_iris().data
-    >>> KNN(k=5, normalize=False).fit(X).predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    >>> detector = KNN(n_neighbors=5, normalize=False).fit(X)
+    >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     """
 
     _parameter_constraints: dict = {
         **FeatureDetector._parameter_constraints,
-        "k": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left")],
         "normalize": ["boolean"],
     }
 
     def __init__(
         self,
         features: Any = None,
-        k: int = 50,
+        n_neighbors: int = 50,
         *,
         normalize: bool = True,
         contamination: float = 0.05,
@@ -242,14 +247,13 @@ class KNN(FeatureDetector):
         super().__init__(
             features, contamination=contamination, memory=memory, random_state=random_state
         )
-        self.k = k
+        self.n_neighbors = n_neighbors
         self.normalize = normalize
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        if self.k > len(features):
-            raise ValueError(
-                f"k={self.k}, but there are {len(features)} training rows; give a k of at most that"
-            )
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        self.n_neighbors_ = at_most(self.n_neighbors, len(features), "training rows")
         # In the precision that the features come in: float32 from all but unusual networks. About
         # their mean, so that little cancels.
         bank = features if features.dtype.kind == "f" else features.astype(np.float64)
@@ -261,19 +265,20 @@ class KNN(FeatureDetector):
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         queries = (normalize(features) if self.normalize else features) - self._origin
-        # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. A few more than k of them, for
-        # the order among almost equals is decided below, in double precision.
+        k = self.n_neighbors_
+        # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. The order among almost equals is
+        # decided in double precision.
         _, rows = largest_products(
             queries.astype(self.bank_.dtype),
             torch.from_numpy(self.bank_),
-            min(self.k + _MORE_NEIGHBOURS, len(self.bank_)),
+            min(k + MORE_NEIGHBOURS, len(self.bank_)),
             torch.from_numpy(-self._half_square),
         )
         distances = np.empty(len(queries))
         for i, query in enumerate(queries):
             candidates = self.bank_[rows[i]].astype(np.float64)
             squared = np.square(candidates - query).sum(1)
-            distances[i] = np.sqrt(np.partition(squared, self.k - 1)[self.k - 1])
+            distances[i] = np.sqrt(np.partition(squared, k - 1)[k - 1])
         return -distances
 
 
@@ -347,17 +352,27 @@ class GMM(FeatureDetector):
         )
         self.reg_covar = reg_covar
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
-        labels = one_class(features) if labels is None else labels
-        counts = np.bincount(labels)
-        self.means_ = class_means(features, labels, as_float64)
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
+        class_indices = one_class(features) if class_indices is None else class_indices
+        counts = np.bincount(class_indices)
+        self.means_ = class_means(features, class_indices, as_float64)
         self.weights_ = counts / len(features)
         self._factors = []
         for k, mean in enumerate(self.means_):
-            rows = features[labels == k]
+            rows = features[class_indices == k]
             covariance = scatter(rows, mean[None], one_class(rows), as_float64) / len(rows)
             covariance.flat[:: len(covariance) + 1] += self.reg_covar
-            self._factors.append(np.linalg.inv(np.linalg.cholesky(covariance)).T)
+            try:
+                factor = np.linalg.inv(np.linalg.cholesky(covariance)).T
+            except np.linalg.LinAlgError as error:
+                raise ValueError(
+                    f"features of a class have variances up to {np.diag(covariance).max():.3g}, "
+                    f"beside which reg_covar={self.reg_covar} is lost in rounding errors; rescale "
+                    "X, or give a larger reg_covar"
+                ) from error
+            self._factors.append(factor)
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         densities = [
@@ -371,5 +386,5 @@ class GMM(FeatureDetector):
 
 
 def one_class(features: npt.NDArray) -> npt.NDArray[np.int64]:
-    """Labels of rows that have none."""
+    """Class indices of rows that have no labels."""
     return np.zeros(len(features), dtype=np.int64)

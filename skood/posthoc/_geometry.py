@@ -8,13 +8,14 @@ from typing import Any
 import joblib
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from sklearn.preprocessing import normalize
 
 from skood._data import Source
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._network import Outputs
-from skood.posthoc._base import OutputsDetector
+from skood.posthoc._base import OutputsDetector, in_float64
 from skood.posthoc._covariance import as_float64, scatter, whitening
 
 __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
@@ -69,21 +70,30 @@ class FDBD(OutputsDetector):
     """
 
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
+        weight, _ = self._head
+        self._apart = cdist(weight, weight)
+        # As near to the mean as rounding errors are, where the ratio would grow without bound.
+        size = max(np.linalg.norm(self.mean_), in_float64(self._spread, outputs.features).mean())
+        precision = np.finfo(np.float32)
+        self._smallest_spread = float(max(precision.eps * size, precision.tiny))
+
+    def _spread(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.linalg.norm(features - self.mean_, axis=1)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        weight, _ = self._head
-        apart = np.linalg.norm(weight[:, None] - weight, axis=2)
         best = outputs.logits.argmax(1)
         gap = outputs.logits.max(1, keepdims=True) - outputs.logits
-        boundary = apart[best]
+        boundary = self._apart[best]
         distance = np.divide(gap, boundary, out=np.zeros_like(gap), where=boundary > 0)
         n_boundaries = np.maximum((boundary > 0).sum(1), 1)
-        spread = np.linalg.norm(outputs.features - self.mean_, axis=1)
-        return distance.sum(1) / n_boundaries / np.maximum(spread, np.finfo(np.float64).tiny)
+        spread = np.maximum(self._spread(outputs.features), self._smallest_spread)
+        return distance.sum(1) / n_boundaries / spread
 
 
 class NCI(OutputsDetector):
@@ -137,7 +147,7 @@ class NCI(OutputsDetector):
         "alpha": [Interval(numbers.Real, 0, None, closed="left")],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -153,7 +163,9 @@ class NCI(OutputsDetector):
         )
         self.alpha = alpha
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -274,7 +286,7 @@ class PNML(OutputsDetector):
         "probabilities": [StrOptions({"normalized", "raw"})],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -290,7 +302,9 @@ class PNML(OutputsDetector):
         )
         self.probabilities = probabilities
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         features = outputs.features
         one = np.zeros(len(features), dtype=np.int64)
         origin = np.zeros((1, features.shape[1]))

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from skood._data import Source
 from skood._parameters import Interval, StrOptions
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._network import Outputs
-from skood.posthoc._base import NetworkDetector, in_chunks
+from skood.posthoc._base import NetworkDetector, in_float64
 from skood.posthoc._scaling import energy, number_kept, ratio
 
 __all__ = ["IODIN", "ODIN", "AdaSCALE"]
@@ -107,7 +107,7 @@ class ODIN(NetworkDetector):
         self.epsilon = epsilon
 
     def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return in_chunks(
+        return in_float64(
             lambda logits: softmax(logits / self.temperature, axis=1).max(1),
             self._outputs(source).logits if self.epsilon == 0 else self._perturbed_logits(source),
         )
@@ -290,7 +290,7 @@ class AdaSCALE(NetworkDetector):
         "step": [Interval(numbers.Real, 0, None, closed="neither")],
         "n_samples": [Interval(numbers.Integral, 1, None, closed="left")],
     }
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -332,24 +332,32 @@ class AdaSCALE(NetworkDetector):
         self._seed = seed
         super()._fit(inliers, y, outliers, seed)
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         n_samples = min(self.n_samples, len(source))
-        rows = np.sort(numpy_rng(self._seed).choice(len(source), n_samples, replace=False))
-        self.shifts_ = np.sort(self._features_and_shift(source.subset(rows))[1])
+        rng = numpy_rng(self._seed, Stream.SHIFT_ROWS)
+        rows = np.sort(rng.choice(len(source), n_samples, replace=False))
+        moved = self._before_and_after(source.subset(rows))
+        self.shifts_ = np.sort(in_float64(self._shift, moved))
 
-    def _features_and_shift(self, source: Source) -> tuple[npt.NDArray, npt.NDArray[np.float64]]:
+    def _before_and_after(self, source: Source) -> npt.NDArray:
+        """Features before and after the perturbation, shape (n, 2, d)."""
         network = self._network
 
-        def passes(x: Tensor) -> tuple[Tensor, Tensor]:
+        def passes(x: Tensor) -> Tensor:
             gradient, features, _ = network.gradient(x, lambda logits: logits.amax(1).sum())
             size = gradient.abs().flatten(1)
             n_moved = max(1, int(size.shape[1] * self.perturbed_fraction))
             smallest = size.topk(n_moved, dim=1, largest=False).indices
             mask = torch.zeros_like(size).scatter_(1, smallest, 1.0).view_as(x)
-            return features, network.forward(x + self.step * gradient.sign() * mask)[0]
+            moved = network.forward(x + self.step * gradient.sign() * mask)[0]
+            return torch.stack([features, moved], 1)
 
-        result = network.map(passes, source, type(self).__name__)
-        features, moved = (part.astype(np.float64) for part in result)
+        return np.asarray(network.map(passes, source, type(self).__name__))
+
+    def _shift(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        features, moved = pairs[:, 0], pairs[:, 1]
         n_features = features.shape[1]
         order = np.argsort(-features, axis=1, kind="stable")
         first, second = (
@@ -357,12 +365,12 @@ class AdaSCALE(NetworkDetector):
         )
         correction = np.take_along_axis(np.maximum(moved, 0), first, 1).sum(1)
         shift = np.take_along_axis(np.abs(features - moved), second, 1).sum(1)
-        return features, correction + self.shift_weight * shift
+        return correction + self.shift_weight * shift
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        features, shift = self._features_and_shift(source)
+    def _score(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        features = pairs[:, 0]
         low, high = self.percentiles
-        rank = np.searchsorted(self.shifts_, shift, side="right") / len(self.shifts_)
+        rank = np.searchsorted(self.shifts_, self._shift(pairs), side="right") / len(self.shifts_)
         percentile = low + (1 - rank) * (high - low)
         weight, bias = self._network.head
         positive = np.maximum(features, 0)
@@ -372,3 +380,6 @@ class AdaSCALE(NetworkDetector):
         if self.variant == "logits":
             return energy((features @ weight.T + bias) * r**2)
         return energy((features * np.exp(r)) @ weight.T + bias)
+
+    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+        return in_float64(self._score, self._before_and_after(source))

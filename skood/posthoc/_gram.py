@@ -14,8 +14,8 @@ from torch import Tensor
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood._torch.seeding import numpy_rng
-from skood.posthoc._base import NetworkDetector
+from skood._torch.seeding import Stream, numpy_rng
+from skood.posthoc._base import NetworkDetector, check_magnitude
 from skood.posthoc._layers import as_maps, forward, in_row_chunks, layers_of, modules_named
 
 __all__ = ["Gram"]
@@ -136,7 +136,7 @@ class Gram(NetworkDetector):
             raise ValueError(f"powers={self.powers!r}; expected whole numbers from 1 on")
         super()._fit(inliers, y, outliers, seed)
         self.layers_ = layers_of(self._network, inliers, self.layers)
-        order = numpy_rng(seed, 1).permutation(len(inliers))
+        order = numpy_rng(seed, Stream.GRAM_VALIDATION_ROWS).permutation(len(inliers))
         n_held_out = max(1, int(self.validation_fraction * len(order)))
         learned, held_out = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
         self._learn_bounds(inliers.subset(learned))
@@ -189,7 +189,9 @@ class Gram(NetworkDetector):
             confidence, predicted = torch.softmax(logits.double(), 1).max(1)
             return predicted, confidence, *(_row_sums(maps, self.powers) for maps in activations)
 
-        return in_row_chunks(network, grams, source, type(self).__name__)
+        for rows, values in in_row_chunks(network, grams, source, type(self).__name__):
+            check_magnitude(*values)
+            yield rows, values
 
 
 def _row_sums(activation: Tensor, powers: Sequence[int]) -> Tensor:

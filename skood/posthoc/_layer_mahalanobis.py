@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import joblib
@@ -12,7 +13,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from skood._data import Source
-from skood.posthoc._base import NetworkDetector
+from skood.base import in_chunks
+from skood.posthoc._base import NetworkDetector, check_magnitude
 from skood.posthoc._covariance import whitening
 from skood.posthoc._layers import (
     as_maps,
@@ -122,16 +124,17 @@ class LayerMahalanobis(NetworkDetector):
         self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
-        labels = np.unique(np.zeros(len(inliers)) if y is None else y, return_inverse=True)[1]
+        labels = np.zeros(len(inliers)) if y is None else y
+        class_indices = np.unique(labels, return_inverse=True)[1]
         network = self._network
         self.layers_ = layers_of(network, inliers, self.layers)
         weights = 1.0 if self.weights is None else self.weights
         self.weights_ = one_per_layer(weights, self.layers_, "weights")
         moments: list[_Moments] = []
         for rows, features in self._features(inliers):
-            moments = moments or [_Moments(labels.max() + 1, z.shape[1]) for z in features]
+            moments = moments or [_Moments(class_indices.max() + 1, z.shape[1]) for z in features]
             for of_layer, z in zip(moments, features, strict=True):
-                of_layer.add(z, labels[rows])
+                of_layer.add(z, class_indices[rows])
         self.means_ = [of_layer.means for of_layer in moments]
         self._whitening = [whitening(of_layer.scatter / len(inliers)) for of_layer in moments]
         self._white_means = [
@@ -144,7 +147,7 @@ class LayerMahalanobis(NetworkDetector):
             for weight, means, white, z in zip(
                 self.weights_, self._white_means, self._whitening, features, strict=True
             ):
-                scores[rows] -= weight * cdist(z @ white, means, "sqeuclidean").min(1)
+                scores[rows] -= weight * in_chunks(partial(_to_nearest, white, means), z)
         return scores
 
     def _features(self, source: Source) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
@@ -155,7 +158,16 @@ class LayerMahalanobis(NetworkDetector):
         def means_over_space(x: Tensor) -> tuple[Tensor, ...]:
             return tuple(as_maps(maps).mean(2) for maps in forward(network, x, layers)[2])
 
-        return in_row_chunks(network, means_over_space, source, type(self).__name__)
+        for rows, features in in_row_chunks(network, means_over_space, source, type(self).__name__):
+            check_magnitude(*features)
+            yield rows, features
+
+
+def _to_nearest(
+    white: npt.NDArray[np.float64], means: npt.NDArray[np.float64], z: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Squared distance of whitened features to the nearest of the means."""
+    return cdist(z @ white, means, "sqeuclidean").min(1)
 
 
 class _Moments:
@@ -170,8 +182,10 @@ class _Moments:
         self.means = np.zeros((n_classes, n_channels))
         self.scatter = np.zeros((n_channels, n_channels))
 
-    def add(self, features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64]) -> None:
-        present, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    def add(self, features: npt.NDArray[np.float64], class_indices: npt.NDArray[np.int64]) -> None:
+        present, position, counts = np.unique(
+            class_indices, return_inverse=True, return_counts=True
+        )
         means = np.eye(len(present))[position].T @ features / counts[:, None]
         before = self.counts[present]
         total = before + counts

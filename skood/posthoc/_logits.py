@@ -327,9 +327,11 @@ class KLMatching(OutputsDetector):
     (1,)
     """
 
-    _learns_from = "data"
+    _needs = "data"
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         proba = np.exp(outputs.log_proba)
         predicted = outputs.logits.argmax(1)
         templates = [proba[predicted == k].mean(0) for k in np.unique(predicted)]

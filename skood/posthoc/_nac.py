@@ -15,7 +15,7 @@ from torch import Tensor
 
 from skood._data import Source
 from skood._parameters import Interval, StrOptions
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.posthoc._base import NetworkDetector
 from skood.posthoc._layers import (
     as_maps,
@@ -156,8 +156,9 @@ class NAC(NetworkDetector):
         n_bins = self._for_each_layer("n_bins")
         self._for_each_layer("min_count")
         if len(inliers) > self.n_samples:
-            drawn = numpy_rng(seed, 1).choice(len(inliers), self.n_samples, replace=False)
-            inliers = inliers.subset(np.sort(drawn))
+            rng = numpy_rng(seed, Stream.COVERAGE_ROWS)
+            counted = rng.choice(len(inliers), self.n_samples, replace=False)
+            inliers = inliers.subset(np.sort(counted))
         if isinstance(self.steepness, str):
             self.steepness_ = self._matching_steepness(inliers)
         else:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["largest_products"]
+__all__ = ["MORE_NEIGHBOURS", "at_most", "largest_products"]
+
+# Neighbours beyond the k-th that are looked at in double precision, where the k largest products in
+# single precision may be others.
+MORE_NEIGHBOURS = 8
 
 # Queries that are compared with the whole bank at once; always as many, so that a product does
 # not depend on the rows beside it.
-_QUERIES = 512
+_QUERIES = 192
 # Bank rows of which only the largest product is looked at first.
 _BLOCK = 64
 
@@ -68,3 +74,14 @@ def _top(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
     columns = torch.cat([columns, rest], 1)
     values, picked = products.gather(1, columns).topk(k, dim=1, sorted=False)
     return values, columns.gather(1, picked)
+
+
+def at_most(n_neighbors: int, n_rows: int, which: str) -> int:
+    """Return the number of neighbours to use, with a warning where there are too few rows."""
+    if n_neighbors > n_rows:
+        warnings.warn(
+            f"n_neighbors={n_neighbors} is more than the {n_rows} {which}; all of them are used. "
+            "Give more data, or a smaller n_neighbors",
+            stacklevel=2,
+        )
+    return min(n_neighbors, n_rows)

@@ -81,7 +81,7 @@ class OpenMax(OutputsDetector):
         "alpha": [Interval(numbers.Integral, 1, None, closed="left")],
         "rows": [StrOptions({"correct", "all"})],
     }
-    _learns_from = "labels"
+    _needs = "labels"
 
     def __init__(
         self,
@@ -101,12 +101,14 @@ class OpenMax(OutputsDetector):
         self.alpha = alpha
         self.rows = rows
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         logits = outputs.logits.astype(np.float64)
         predicted = logits.argmax(1)
         centres, weibull = [], []
         for k in range(logits.shape[1]):
-            used = labels == k
+            used = class_indices == k
             if self.rows == "correct":
                 used = used & (predicted == k)
             tail = np.empty(0)
@@ -147,6 +149,11 @@ def fit_weibull(x: npt.NDArray[np.float64]) -> tuple[float, float]:
     the scale :math:`(\overline{x^c})^{1/c}`.
     """
     largest = x.max()
+    if _SHIFT < 10 * np.finfo(np.float64).eps * largest:
+        raise ValueError(
+            f"logits of training rows lie up to {largest:.3g} from the mean of their class, too "
+            "far to fit a tail to; rescale X, with StandardScaler for instance"
+        )
     log_x = np.log1p((x - largest) / largest)
 
     def slope(shape: float) -> float:

@@ -14,10 +14,10 @@ from sklearn.preprocessing import normalize
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
-from skood.posthoc._neighbours import largest_products
+from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 
 __all__ = ["SHE", "NNGuide"]
 
@@ -66,13 +66,15 @@ class SHE(OutputsDetector):
     """
 
     _reads_features = True
-    _learns_from = "labels"
+    _needs = "labels"
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         predicted = outputs.logits.argmax(1)
         patterns = []
         for k in range(outputs.logits.shape[1]):
-            of_class = labels == k
+            of_class = class_indices == k
             correct = of_class & (predicted == k)
             if not of_class.any():
                 raise ValueError(
@@ -104,8 +106,8 @@ class NNGuide(OutputsDetector):
         A classifier of :mod:`skood.classifiers` or a trained torch module. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
-    k : int, default=10
-        Number of neighbours.
+    n_neighbors : int, default=10
+        Number of neighbours, k. All rows of the bank are used where there are fewer.
     bank_fraction : float, default=1.0
         Part of the training rows, drawn at random, that is searched.
     contamination : float, default=0.05
@@ -119,6 +121,8 @@ class NNGuide(OutputsDetector):
     ----------
     bank_ : ndarray of shape (n_bank, n_features)
         Normalised training features times their energy.
+    n_neighbors_ : int
+        The k that is used, at most the number of rows in the bank.
     classifier_ : classifier
         The trained classifier.
     offset_ : float
@@ -140,16 +144,16 @@ class NNGuide(OutputsDetector):
 
     _parameter_constraints: dict = {
         **OutputsDetector._parameter_constraints,
-        "k": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left")],
         "bank_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
         classifier: Any = None,
-        k: int = 10,
+        n_neighbors: int = 10,
         bank_fraction: float = 1.0,
         *,
         contamination: float = 0.05,
@@ -159,18 +163,16 @@ class NNGuide(OutputsDetector):
         super().__init__(
             classifier, contamination=contamination, memory=memory, random_state=random_state
         )
-        self.k = k
+        self.n_neighbors = n_neighbors
         self.bank_fraction = bank_fraction
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
-        if self.k > n_bank:
-            raise ValueError(
-                f"k={self.k}, but the bank holds {n_bank} of the {len(outputs)} training rows; "
-                "give a k of at most that, or a larger bank_fraction"
-            )
+        self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
         if n_bank < len(outputs):
-            rng = numpy_rng(self._seed)
+            rng = numpy_rng(self._seed, Stream.BANK)
             outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
         energy = logsumexp(outputs.logits, axis=1, keepdims=True)
         # In the precision of the network: float32 for all but the unusual.
@@ -183,7 +185,15 @@ class NNGuide(OutputsDetector):
         super()._fit(inliers, y, outliers, seed)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        features = normalize(outputs.features).astype(self.bank_.dtype)
-        products, _ = largest_products(features, torch.from_numpy(self.bank_), self.k)
-        guidance = products.mean(1, dtype=np.float64)
+        features = normalize(outputs.features)
+        k = self.n_neighbors_
+        _, rows = largest_products(
+            features.astype(self.bank_.dtype),
+            torch.from_numpy(self.bank_),
+            min(k + MORE_NEIGHBOURS, len(self.bank_)),
+        )
+        guidance = np.empty(len(features))
+        for i, z in enumerate(features):
+            products = (self.bank_[rows[i]].astype(np.float64) * z).sum(1)
+            guidance[i] = np.sort(products)[-k:].mean()
         return logsumexp(outputs.logits, axis=1) * guidance

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skood._data import Source
 from skood._parameters import Interval
 from skood.classifiers._network import Network
-from skood.posthoc._base import NetworkDetector, in_chunks
+from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64
 from skood.posthoc._layers import last_map, modules_named, named_layers, output_shapes
 from skood.posthoc._scaling import energy
 
@@ -134,7 +134,7 @@ class RankFeat(NetworkDetector):
             return torch.stack(logits).mean(0)
 
         logits = network.map(mean_logits, source, type(self).__name__)
-        return in_chunks(
+        return in_float64(
             lambda rows: self.temperature * energy(rows / self.temperature), np.asarray(logits)
         )
 
@@ -150,6 +150,7 @@ def _logits_without(network: Network, x: Tensor, layer: nn.Module) -> Tensor:
 
 def _without_rank_one(maps: Tensor) -> Tensor:
     values = maps.flatten(2).double()
+    check_magnitude(values.cpu().numpy())
     n_channels, n_pixels = values.shape[1:]
     # The smaller of the two products, whose last eigenvector is u_1 or v_1.
     if n_channels < n_pixels:

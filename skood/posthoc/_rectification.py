@@ -64,7 +64,7 @@ class ReAct(OutputsDetector):
         "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -80,7 +80,9 @@ class ReAct(OutputsDetector):
         )
         self.percentile = percentile
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         self.threshold_ = float(np.percentile(outputs.features, self.percentile))
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -149,7 +151,7 @@ class VRA(OutputsDetector):
         "per_feature": ["boolean"],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -171,7 +173,9 @@ class VRA(OutputsDetector):
         self.suppress = suppress
         self.per_feature = per_feature
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         if self.low > self.high:
             raise ValueError(f"low={self.low} is above high={self.high}; give low <= high")
         axis = 0 if self.per_feature else None
@@ -236,7 +240,7 @@ class DICE(OutputsDetector):
         "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -252,7 +256,9 @@ class DICE(OutputsDetector):
         )
         self.percentile = percentile
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         weight, _ = self._head
         contribution = outputs.features.mean(0, dtype=np.float64) * weight
         kept = contribution > np.percentile(contribution, self.percentile)

@@ -14,7 +14,7 @@ from skood._data import Source
 from skood._parameters import Interval
 from skood.classifiers._network import Outputs
 from skood.classifiers._network_classifier import NetworkClassifier
-from skood.posthoc._base import FeatureDetector, OutputsDetector, in_chunks
+from skood.posthoc._base import FeatureDetector, OutputsDetector, in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter
 
 __all__ = ["NECO", "Residual", "ViM"]
@@ -72,7 +72,7 @@ class Residual(OutputsDetector):
         "n_components": [Interval(numbers.Integral, 1, None, closed="left"), None],
     }
     _reads_features = True
-    _learns_from = "data"
+    _needs = "data"
 
     def __init__(
         self,
@@ -88,7 +88,9 @@ class Residual(OutputsDetector):
         )
         self.n_components = n_components
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         weight, bias = self._head
         self.origin_ = -np.linalg.pinv(weight) @ bias
         n_features = weight.shape[1]
@@ -164,9 +166,11 @@ class ViM(Residual):
     (150,)
     """
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
-        super()._learn(outputs, labels, source)
-        residual = in_chunks(self._residual, outputs.features).mean()
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
+        super()._fit_on_outputs(outputs, class_indices, source)
+        residual = in_float64(self._residual, outputs.features).mean()
         largest = outputs.logits.max(1).mean(dtype=np.float64)
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0
 
@@ -254,7 +258,9 @@ class NECO(FeatureDetector):
         self.standardize = standardize
         self.max_logit = max_logit
 
-    def _learn(self, features: npt.NDArray, labels: npt.NDArray[np.int64] | None) -> None:
+    def _fit_on_features(
+        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
+    ) -> None:
         n_features = features.shape[1]
         if max(self.n_components, 1) >= n_features:
             raise ValueError(

@@ -15,7 +15,7 @@ from sklearn.frozen import FrozenEstimator
 
 from skood._data import Source
 from skood._parameters import Interval
-from skood._torch.seeding import numpy_rng
+from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
@@ -78,7 +78,7 @@ class TemperatureScaling(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
     }
-    _learns_from = "labels"
+    _needs = "labels"
 
     def __init__(
         self,
@@ -100,19 +100,21 @@ class TemperatureScaling(OutputsDetector):
         training = held_out = np.arange(len(inliers))
         trained = isinstance(self.classifier, (FrozenEstimator, PretrainedClassifier))
         if y is not None and not trained:
-            order = numpy_rng(seed).permutation(len(inliers))
+            order = numpy_rng(seed, Stream.TEMPERATURE_ROWS).permutation(len(inliers))
             n_held_out = max(1, int(self.validation_fraction * len(order)))
             # The first row of every class is for training, so that no class is lost to it.
             _, first = np.unique(y[order], return_index=True)
             order = np.concatenate([order[first], np.delete(order, first)])
             training, held_out = np.sort(order[:-n_held_out]), np.sort(order[-n_held_out:])
-        self._train(inliers.subset(training), None if y is None else y[training], seed)
-        self._learn_from(inliers.subset(held_out), None if y is None else y[held_out])
+        self._fit_classifier(inliers.subset(training), None if y is None else y[training], seed)
+        self._fit_scores(inliers.subset(held_out), None if y is None else y[held_out])
         return held_out
 
-    def _learn(self, outputs: Outputs, labels: npt.NDArray[np.int64], source: Source) -> None:
+    def _fit_on_outputs(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+    ) -> None:
         logits = outputs.logits.astype(np.float64)
-        target = np.take_along_axis(logits, labels[:, None], 1).mean()
+        target = np.take_along_axis(logits, class_indices[:, None], 1).mean()
 
         def slope(log_inverse: float) -> float:
             """Differentiate the mean negative log-likelihood in 1 / T."""
@@ -126,8 +128,8 @@ class TemperatureScaling(OutputsDetector):
         self.temperature_ = 1.0
         what = "all right" if slope(high) <= 0 else "no better than chance"
         warnings.warn(
-            f"the classifier is {what} on the {len(labels)} held-out rows, which no temperature "
-            "fits best; T = 1 is kept. Give more held-out rows",
+            f"the classifier is {what} on the {len(class_indices)} held-out rows, which no "
+            "temperature fits best; T = 1 is kept. Give more held-out rows",
             stacklevel=2,
         )
 

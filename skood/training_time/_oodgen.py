@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skood._data import Source
 from skood._parameters import Interval, StrOptions
-from skood._torch.seeding import numpy_rng, torch_rng
+from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._network import Outputs
 from skood.classifiers._objective import ClassifierObjective
@@ -24,8 +24,6 @@ from skood.training_time._boundary import BoundarySampler
 
 __all__ = ["OODGen"]
 
-# Streams of randomness that one seed is split into.
-_SAMPLER, _OFF_MANIFOLD, _HELD_OUT = range(1, 4)
 # What the rows of a training batch are.
 _REAL, _OFF, _ON = range(3)
 
@@ -186,7 +184,7 @@ class OODGen(TrainingDetector):
             directions=self.directions,
             quantile=self.quantile,
             radius=self.radius,
-            random_state=int(numpy_rng(seed, _SAMPLER).integers(2**31 - 1)),
+            random_state=int(numpy_rng(seed, Stream.SAMPLER).integers(2**31 - 1)),
         ).fit(inliers.subset(rows), classifier.classes_[class_indices[rows]])
         return _OODGenObjective(
             network, classifier, source, class_indices, self, inliers, held_out, seed
@@ -219,7 +217,7 @@ class _OODGenObjective(ClassifierObjective):
         self.training_rows = np.setdiff1d(np.arange(len(source)), held_out)
         self.off_manifold = np.empty((len(source), *source.item_shape), np.float32)
         self.draw = -1
-        self._move(held_out, _HELD_OUT)
+        self._move(held_out, Stream.HELD_OUT_OFF_MANIFOLD)
 
     def _move(self, rows: npt.NDArray[np.integer], *stream: int) -> None:
         """Draw samples off the manifold anew for some rows."""
@@ -234,7 +232,7 @@ class _OODGenObjective(ClassifierObjective):
         draw = epoch // self.detector.off_manifold_interval
         if draw != self.draw:
             self.draw = draw
-            self._move(self.training_rows, _OFF_MANIFOLD, draw)
+            self._move(self.training_rows, Stream.TRAINING_OFF_MANIFOLD, draw)
 
     def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
         half = len(rows) // 2
@@ -247,7 +245,9 @@ class _OODGenObjective(ClassifierObjective):
         class_indices = torch.from_numpy(self.class_indices[rows]).to(self.device)
         n_real, half = len(rows), len(off_manifold)
         # Held-out rows have the same samples in every epoch.
-        random = generator or torch_rng(self.device, self.seed, _HELD_OUT, int(rows[0]))
+        random = generator or torch_rng(
+            self.device, self.seed, Stream.HELD_OUT_ON_MANIFOLD, int(rows[0])
+        )
         on_manifold = self.detector.sampler_.on_manifold_in_units_of_x(
             class_indices[half : 2 * half], random
         ).reshape(-1, *self.source.item_shape)

@@ -87,6 +87,29 @@ def test_map_batches_always_passes_full_batches(n):
     np.testing.assert_array_equal(rows[n:], np.repeat(data[-1:], len(rows) - n, axis=0))
 
 
+@pytest.mark.parametrize("n_in", [3, 5, 7, 10, 31])
+def test_a_linear_layer_treats_every_place_in_a_batch_alike(n_in):
+    """Forward and backward; rows that end between two multiples of 16 bytes are the hard ones."""
+    layers = torch.nn.Sequential(
+        torch.nn.Linear(n_in, 7), torch.nn.Tanh(), torch.nn.Linear(7, 5, bias=False)
+    )
+    rows = np.random.default_rng(0).normal(size=(1, n_in)).astype(np.float32)
+
+    def output_and_gradient(items):
+        with torch.inference_mode(False), torch.enable_grad():
+            x = torch.from_numpy(items).requires_grad_()
+            (gradient,) = torch.autograd.grad(layers(x).square().sum(), x)
+        return layers(x), gradient
+
+    output, gradient = map_batches(output_and_gradient, Source.of(rows.repeat(32, 0)), 32)
+    np.testing.assert_array_equal(output, output[:1].repeat(32, 0))
+    np.testing.assert_array_equal(gradient, gradient[:1].repeat(32, 0))
+    x = torch.from_numpy(rows).requires_grad_()
+    np.testing.assert_allclose(output[:1], layers(x).detach(), rtol=1e-5, atol=1e-6)
+    (expected,) = torch.autograd.grad(layers(x).square().sum(), x)
+    np.testing.assert_allclose(gradient[:1], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_map_batches_keeps_the_type_of_the_result():
     source = Source.of(np.arange(6.0)[:, None])
     for dtype in (torch.float64, torch.int64):

@@ -346,7 +346,7 @@ def test_errors(column):
     with pytest.raises(ValueError, match='takes method="split", got "cross"'):
         ConformalDetector(column(), method="cross", class_conditional=True).fit(X)
     with pytest.raises(ValueError, match="KNN has no classifier_; give one as classifier="):
-        ConformalDetector(skood.KNN(k=2), 0.2, class_conditional=True).fit(X)
+        ConformalDetector(skood.KNN(n_neighbors=2), 0.2, class_conditional=True).fit(X)
     with pytest.raises(ValueError, match=r"calibration_fraction=0.9 of 10 .* leaves 1 to"):
         ConformalDetector(column(), calibration_fraction=0.9).fit(X[:10])
     with pytest.raises(ValueError, match="4 in-distribution items are too few for n_splits=5"):

@@ -35,7 +35,7 @@ def wrappers(detector, other):
     ]
 
 
-WRAPPERS = wrappers(IsolationForest(n_estimators=5), skood.KNN(k=2))
+WRAPPERS = wrappers(IsolationForest(n_estimators=5), skood.KNN(n_neighbors=2))
 each_wrapper = pytest.mark.parametrize(
     "detector", WRAPPERS, ids=["conformal", "cross", "ensemble", "tuned"]
 )
@@ -89,7 +89,7 @@ def test_pickle_and_clone(detector, X):
         LocalOutlierFactor(novelty=True, n_neighbors=5),
         OneClassSVM(gamma=0.1),
         GaussianMixture(2),
-        skood.KNN(k=2, normalize=False),
+        skood.KNN(n_neighbors=2, normalize=False),
         make_pipeline(StandardScaler(), skood.Mahalanobis()),
     ],
     ids=lambda model: type(model).__name__,
@@ -158,12 +158,12 @@ def test_search(detector, X):
     detector = clone(detector).set_params(random_state=0, **{prefix: skood.KNN(normalize=False)})
     search = GridSearchCV(
         detector,
-        {f"{prefix}__k": [1, 5]},
+        {f"{prefix}__n_neighbors": [1, 5]},
         scoring=lambda fitted, X, y: auroc(y, fitted.score_samples(X)),
         cv=KFold(3, shuffle=True, random_state=0),
         error_score="raise",
     ).fit(X, y)
-    assert search.best_params_[f"{prefix}__k"] in (1, 5)
+    assert search.best_params_[f"{prefix}__n_neighbors"] in (1, 5)
     assert search.best_score_ > 0.8
 
 
@@ -186,11 +186,11 @@ def test_memory(detector, X, tmp_path):
 
 def test_nested(X):
     """A calibrated detector is a detector, and may be wrapped in its turn."""
-    inner = ConformalDetector(skood.KNN(k=2, normalize=False), 0.2)
+    inner = ConformalDetector(skood.KNN(n_neighbors=2, normalize=False), 0.2)
     pair = EnsembleDetector([("one", inner), ("two", skood.Mahalanobis())], alpha=0.2)
     outer = TunedThreshold(pair)
-    outer.set_params(random_state=0, detector__one__detector__k=4).fit(X)
-    assert outer.detector_.named_detectors_.one.detectors_[0].k == 4
+    outer.set_params(random_state=0, detector__one__detector__n_neighbors=4).fit(X)
+    assert outer.detector_.named_detectors_.one.detectors_[0].n_neighbors == 4
     assert outer.predict(np.full((1, 4), 50.0)) == -1
 
 

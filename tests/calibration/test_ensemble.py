@@ -163,14 +163,14 @@ def test_rows_held_out(column):
 
 
 def test_parameters_of_the_detectors(column):
-    detectors = [("near", skood.KNN(k=2)), ("mixture", GaussianMixture())]
+    detectors = [("near", skood.KNN(n_neighbors=2)), ("mixture", GaussianMixture())]
     ensemble = EnsembleDetector(detectors, random_state=0)
-    assert ensemble.get_params()["near__k"] == 2
-    changed = clone(ensemble).set_params(near__k=4, mixture=KernelDensity(), alpha=0.1)
-    assert changed.detectors[0][1].k == 4
+    assert ensemble.get_params()["near__n_neighbors"] == 2
+    changed = clone(ensemble).set_params(near__n_neighbors=4, mixture=KernelDensity(), alpha=0.1)
+    assert changed.detectors[0][1].n_neighbors == 4
     assert isinstance(changed.detectors[1][1], KernelDensity)
-    assert ensemble.detectors[0][1].k == 2
-    assert "near__k" not in ensemble.get_params(deep=False)
+    assert ensemble.detectors[0][1].n_neighbors == 2
+    assert "near__n_neighbors" not in ensemble.get_params(deep=False)
 
 
 def test_labels_are_needed_where_a_detector_needs_them(column):

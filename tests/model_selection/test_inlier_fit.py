@@ -158,9 +158,11 @@ def test_tags(estimator):
 
 def test_classes_of_a_detector_are_the_labels_it_was_fitted_to(problem):
     X, y = problem
-    assert InlierFit(skood.KNN(k=3)).fit(X, y).classes_.tolist() == [0, 1, 2]
-    assert InlierFit(skood.KNN(k=3)).fit(X, np.where(y == 1, -1, y)).classes_.tolist() == [0, 2]
-    unlabelled = InlierFit(skood.KNN(k=3)).fit(X)
+    assert InlierFit(skood.KNN(n_neighbors=3)).fit(X, y).classes_.tolist() == [0, 1, 2]
+    assert InlierFit(skood.KNN(n_neighbors=3)).fit(
+        X, np.where(y == 1, -1, y)
+    ).classes_.tolist() == [0, 2]
+    unlabelled = InlierFit(skood.KNN(n_neighbors=3)).fit(X)
     with pytest.raises(AttributeError, match="KNN has no classes_, and was fitted without y"):
         unlabelled.classes_  # noqa: B018
     frozen = InlierFit(FrozenEstimator(LogisticRegression().fit(X[:80], y[:80]))).fit(X, y)
@@ -242,12 +244,12 @@ def test_metadata_routing(records, problem, scoring):
         for (_, _, weight), rows in zip(records.fits, expected, strict=True):
             np.testing.assert_array_equal(weight, rows)
         search.set_params(cv=LeaveClassesOut(), estimator=InlierFit(skood.KNN()))
-        search.set_params(param_grid={"estimator__k": [3]}, error_score="raise").fit(X, y)
+        search.set_params(param_grid={"estimator__n_neighbors": [3]}, error_score="raise").fit(X, y)
 
 
 def test_around_a_single_step(problem):
     X, y = problem
-    steps = StandardScaler(), skood.KNN(k=3)
+    steps = StandardScaler(), skood.KNN(n_neighbors=3)
     around_all = InlierFit(make_pipeline(*steps)).fit(X, y)
     around_one = make_pipeline(InlierFit(steps[0]), steps[1]).fit(X, y)
     np.testing.assert_array_equal(around_one.score_samples(X), around_all.score_samples(X))
@@ -256,9 +258,9 @@ def test_around_a_single_step(problem):
 
 def test_clone_nesting_and_pickle(problem):
     X, y = problem
-    wrapped = InlierFit(make_pipeline(StandardScaler(), skood.KNN(k=3)))
-    wrapped.set_params(estimator__knn__k=5)
-    assert clone(wrapped).get_params()["estimator__knn__k"] == 5
+    wrapped = InlierFit(make_pipeline(StandardScaler(), skood.KNN(n_neighbors=3)))
+    wrapped.set_params(estimator__knn__n_neighbors=5)
+    assert clone(wrapped).get_params()["estimator__knn__n_neighbors"] == 5
     fitted = wrapped.fit(X, y)
     assert not hasattr(clone(fitted), "estimator_")
     restored = pickle.loads(pickle.dumps(fitted))

@@ -97,7 +97,7 @@ def test_representation_and_pickle(scorer, text, rows):
         LocalOutlierFactor(novelty=True),
         OneClassSVM(),
         SGDOneClassSVM(random_state=0),
-        skood.KNN(k=3),
+        skood.KNN(n_neighbors=3),
         skood.MSP(LogisticRegression()),
     ],
     ids=lambda detector: type(detector).__name__,
@@ -216,7 +216,7 @@ def test_a_search_is_scored_by_its_scorer(problem):
     X, y = problem
     search = GridSearchCV(
         InlierFit(skood.KNN()),
-        {"estimator__k": [1, 5]},
+        {"estimator__n_neighbors": [1, 5]},
         scoring=get_ood_scorer("auroc"),
         cv=OODSplit(2, random_state=0),
     ).fit(X, y)

@@ -54,15 +54,17 @@ def test_grid_search(problem, n_jobs):
     pipeline = make_pipeline(StandardScaler(), skood.KNN())
     search = GridSearchCV(
         InlierFit(pipeline),
-        {"estimator__knn__k": [1, 5, 60]},
+        {"estimator__knn__n_neighbors": [1, 5, 60]},
         scoring=AUROC,
         cv=SPLIT,
         n_jobs=n_jobs,
         error_score="raise",
     ).fit(X, y)
-    expected = [np.mean(by_hand(pipeline.set_params(knn__k=k), X, y)) for k in (1, 5, 60)]
+    expected = [np.mean(by_hand(pipeline.set_params(knn__n_neighbors=k), X, y)) for k in (1, 5, 60)]
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], expected)
-    assert search.best_params_ == {"estimator__knn__k": (1, 5, 60)[int(np.argmax(expected))]}
+    assert search.best_params_ == {
+        "estimator__knn__n_neighbors": (1, 5, 60)[int(np.argmax(expected))]
+    }
     assert search.predict(X).shape == (150,)
 
 
@@ -112,7 +114,7 @@ def test_halving_search(problem, outliers_in_train):
     """Training parts, which it scores by default, can be scored when they hold outliers."""
     search = HalvingGridSearchCV(
         InlierFit(skood.KNN()),
-        {"estimator__k": [1, 3, 5]},
+        {"estimator__n_neighbors": [1, 3, 5]},
         cv=OODSplit(3, random_state=0, outliers_in_train=outliers_in_train),
         min_resources=50,
         return_train_score=outliers_in_train,
@@ -126,7 +128,7 @@ def test_halving_search(problem, outliers_in_train):
 def test_halving_search_explains_what_it_cannot_score(problem):
     X, y = problem
     search = HalvingGridSearchCV(
-        InlierFit(skood.KNN()), {"estimator__k": [1, 3]}, cv=SPLIT, **HALVING
+        InlierFit(skood.KNN()), {"estimator__n_neighbors": [1, 3]}, cv=SPLIT, **HALVING
     )
     with pytest.raises(ValueError, match=r"default of halving searches.*outliers_in_train=True"):
         search.set_params(min_resources=50).fit(X, y)
@@ -184,9 +186,9 @@ def test_types_of_x(problem, convert):
     if convert is torch.from_numpy and parse_version(sklearn.__version__) < parse_version("1.8"):
         pytest.skip("older scikit-learn takes the device of a tensor for one of numpy")
     X, y = problem
-    detector = InlierFit(skood.KNN(k=3))
+    detector = InlierFit(skood.KNN(n_neighbors=3))
     scores = cross_val_score(detector, convert(X), y, scoring=AUROC, cv=SPLIT, error_score="raise")
-    np.testing.assert_allclose(scores, by_hand(skood.KNN(k=3), X, y))
+    np.testing.assert_allclose(scores, by_hand(skood.KNN(n_neighbors=3), X, y))
 
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
@@ -207,11 +209,15 @@ def test_error_score(problem):
 def test_one_score_for_each_set_of_outliers(problem):
     X, y = problem
     groups = np.where(y == -1, np.array(["b", "a", "c"])[np.arange(150) % 3], "")
-    search = GridSearchCV(InlierFit(skood.KNN()), {"estimator__k": [3]}, scoring=AUROC, cv=SPLIT)
+    search = GridSearchCV(
+        InlierFit(skood.KNN()), {"estimator__n_neighbors": [3]}, scoring=AUROC, cv=SPLIT
+    )
     search.fit(X, y, groups=groups)
     for k, (train, test) in enumerate(SPLIT.split(X, y, groups)):
         assert set(groups[test]) == {"", "abc"[k]}
-        expected = auroc(y[test], skood.KNN(k=3).fit(X[train], y[train]).score_samples(X[test]))
+        expected = auroc(
+            y[test], skood.KNN(n_neighbors=3).fit(X[train], y[train]).score_samples(X[test])
+        )
         assert search.cv_results_[f"split{k}_test_score"] == pytest.approx(expected)
 
 
@@ -244,7 +250,7 @@ def test_tuning_on_one_set_and_testing_on_another(records, problem):
         skood.MSP(LogisticRegression()),
         InlierFit(skood.MSP(LogisticRegression())),
         InlierFit(skood.Mahalanobis()),
-        InlierFit(make_pipeline(StandardScaler(), skood.KNN(k=3))),
+        InlierFit(make_pipeline(StandardScaler(), skood.KNN(n_neighbors=3))),
         InlierFit(IsolationForest(random_state=0)),
     ],
     ids=["MSP", "InlierFit-MSP", "Mahalanobis", "KNN", "IsolationForest"],
@@ -273,8 +279,8 @@ def test_search_with_synthetic_outliers(problem):
     X, y = X[:120], y[:120]
     outliers = synthetic_outliers(X, "permutation", random_state=0)
     search = GridSearchCV(
-        InlierFit(skood.KNN()), {"estimator__k": [1, 3, 60]}, scoring=AUROC, cv=SPLIT
+        InlierFit(skood.KNN()), {"estimator__n_neighbors": [1, 3, 60]}, scoring=AUROC, cv=SPLIT
     )
     search.fit(np.concatenate([X, outliers]), np.append(y, np.full(120, -1)))
-    assert search.best_params_["estimator__k"] < 60
+    assert search.best_params_["estimator__n_neighbors"] < 60
     assert search.best_score_ > 0.55

@@ -13,7 +13,10 @@ def every(*names, **params):
     return [getattr(skood, name)(**params) for name in names]
 
 
-FROM_FEATURES = [*every("GMM", "Mahalanobis", "RelativeMahalanobis", "NECO"), skood.KNN(k=2)]
+FROM_FEATURES = [
+    *every("GMM", "Mahalanobis", "RelativeMahalanobis", "NECO"),
+    skood.KNN(n_neighbors=2),
+]
 FROM_NETWORK = every(
     "ASH", "AdaSCALE", "DICE", "Energy", "FDBD", "GEN", "GradNorm", "IODIN", "KLMatching", "LTS"
 ) + every("MSP", "NCI", "ODIN", "PNML", "ReAct", "Residual", "SCALE", "SHE", "VRA", "ViM")
@@ -79,12 +82,66 @@ def test_labels_of_a_single_class(detector, trained):
         detector.fit(X, np.zeros(len(X)))
 
 
-def test_k_larger_than_the_data(trained):
+HARD_FOR_A_NETWORK = [*FROM_NETWORK, *every("Gram", "LayerMahalanobis", "NAC", "NNGuide")]
+
+
+def plain_network():
+    generator = torch.Generator().manual_seed(0)
+    module = nn.Sequential(nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    for parameter in module.parameters():
+        parameter.data.normal_(generator=generator)
+    return module
+
+
+@pytest.mark.parametrize("detector", [*FROM_FEATURES, *HARD_FOR_A_NETWORK], ids=name)
+@pytest.mark.parametrize("scale", [0.0, 1e-310, 1e-160, 1e30, 1e140, 1e200, 1e305])
+def test_any_finite_data_give_scores_or_an_error_that_helps(detector, scale, trained):
+    _, X, y = trained
+    if "classifier" in detector.get_params():
+        detector.set_params(classifier=plain_network())
+    one_far_off = np.where(np.arange(len(X))[:, None] == 7, X * scale, X)
+    for data in (X * scale, one_far_off, np.full_like(X, scale)):
+        try:
+            scores = detector.fit(data, y).score_samples(data)
+        except ValueError as error:
+            assert "rescale X" in str(error)
+        else:
+            assert np.isfinite(detector.offset_)
+            assert np.isfinite(scores).all()
+
+
+def test_overflow_is_told_with_its_size(trained):
+    _, X, y = trained
+    with pytest.raises(ValueError, match=r"features or logits of magnitude .*e\+200, but up to"):
+        skood.Mahalanobis().fit(X * 1e200)
+    detector = skood.Mahalanobis().fit(X)
+    with pytest.raises(ValueError, match="rescale X"):
+        detector.score_samples(X * 1e200)
+    far = np.where(np.arange(len(X))[:, None] == 7, X * 1e20, X)
+    with pytest.raises(ValueError, match=r"beside which reg_covar=0.001 is lost"):
+        skood.GMM().fit(far, y)
+    with pytest.raises(ValueError, match="too far to fit a tail to"):
+        skood.OpenMax(plain_network(), rows="all").fit(X * 1e30, y)
+
+
+def test_fdbd_at_the_mean_feature(trained):
+    _, X, _ = trained
+    detector = skood.FDBD(plain_network()).fit(np.full_like(X, 3.0))
+    assert np.isfinite(detector.score_samples(np.full((1, 5), 3.0))).all()
+    assert np.isfinite(detector.offset_)
+
+
+def test_fewer_rows_than_neighbours(trained):
     network, X, _ = trained
-    with pytest.raises(ValueError, match=r"k=500, but there are 180 training rows"):
-        skood.KNN(k=500).fit(X)
-    with pytest.raises(ValueError, match=r"k=10, but the bank holds 9 of the 180"):
-        skood.NNGuide(FrozenEstimator(network), bank_fraction=0.05).fit(X)
+    with pytest.warns(UserWarning, match="n_neighbors=500 is more than the 180 training rows"):
+        knn = skood.KNN(n_neighbors=500).fit(X)
+    assert knn.n_neighbors_ == 180
+    all_of_them = skood.KNN(n_neighbors=180).fit(X)
+    np.testing.assert_array_equal(knn.score_samples(X), all_of_them.score_samples(X))
+    with pytest.warns(UserWarning, match="n_neighbors=10 is more than the 9 rows in the bank"):
+        guide = skood.NNGuide(FrozenEstimator(network), bank_fraction=0.05).fit(X)
+    assert (guide.n_neighbors_, guide.n_neighbors) == (9, 10)
+    assert np.isfinite(guide.score_samples(X)).all()
 
 
 def test_too_many_components(trained):

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 import skood
+from skood._data import Source
 
 
 @pytest.fixture
@@ -195,3 +197,18 @@ def test_scores_belong_to_the_image(detector, module, images):
 def test_percentiles_in_the_wrong_order(module, images):
     with pytest.raises(ValueError, match=r"percentiles=\(90, 80\); expected \(low, high\)"):
         skood.AdaSCALE(module, (90, 80)).fit(images)
+
+
+def test_adascale_learns_from_other_rows_than_the_threshold(monkeypatch, trained):
+    network, X, _ = trained
+    monkeypatch.setattr(skood.base, "_THRESHOLD_ROWS", 20)
+    plain, drawn = Source.subset, []
+
+    def subset(source, rows):
+        drawn.append(set(rows))
+        return plain(source, rows)
+
+    monkeypatch.setattr(Source, "subset", subset)
+    skood.AdaSCALE(FrozenEstimator(network), n_samples=20, random_state=0).fit(X)
+    learned, threshold = (rows for rows in drawn if len(rows) == 20)
+    assert len(learned & threshold) < 10

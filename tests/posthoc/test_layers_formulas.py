@@ -8,7 +8,7 @@ import torch
 from scipy.special import expit, logsumexp, softmax
 from torch import nn
 
-from skood._torch.seeding import draw_seed, numpy_rng
+from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.posthoc import _layers
 from skood.posthoc._gram import Gram
 from skood.posthoc._layer_mahalanobis import LayerMahalanobis
@@ -134,7 +134,7 @@ def gram_vectors(maps, powers):
 @pytest.mark.usefixtures("small_chunks")
 @pytest.mark.parametrize("powers", [(1, 2, 3, 4, 5), (10,)])
 def test_gram(network, X, X_new, powers):
-    order = numpy_rng(draw_seed(0), 1).permutation(60)
+    order = numpy_rng(draw_seed(0), Stream.GRAM_VALIDATION_ROWS).permutation(60)
     held_out, training = order[:12], order[12:]
     logits, logits_new = run(network, X, None), run(network, X_new, None)
     predicted, predicted_new = logits.argmax(1), logits_new.argmax(1)

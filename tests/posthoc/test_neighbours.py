@@ -44,7 +44,7 @@ def test_knn_is_exact(normalize, dtype):
     rng = np.random.default_rng(0)
     X = (100 + rng.normal(size=(1500, 6))).astype(dtype)
     queries = (100 + rng.normal(size=(40, 6))).astype(dtype)
-    detector = skood.KNN(k=7, normalize=normalize).fit(X)
+    detector = skood.KNN(n_neighbors=7, normalize=normalize).fit(X)
 
     def prepared(rows):
         return rows / np.linalg.norm(rows, axis=1, keepdims=True) if normalize else rows

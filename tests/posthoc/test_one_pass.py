@@ -43,7 +43,7 @@ FROM_OUTPUTS = [
 ]
 FROM_FEATURES = [
     skood.GMM(),
-    skood.KNN(k=3),
+    skood.KNN(n_neighbors=3),
     skood.Mahalanobis(),
     skood.NECO(),
     skood.RelativeMahalanobis(),
@@ -104,7 +104,7 @@ def test_another_last_layer_is_another_pass(images):
 
 
 def test_memory_serves_detectors_fitted_one_after_another(network, images, y, tmp_path):
-    for detector in (skood.MSP(), skood.ViM(), skood.KNN(k=3)):
+    for detector in (skood.MSP(), skood.ViM(), skood.KNN(n_neighbors=3)):
         fitted = on(detector, network).set_params(memory=str(tmp_path)).fit(images, y)
         fitted.score_samples(images)
     assert len(network.batches) == 3
@@ -115,7 +115,7 @@ def test_memory_serves_detectors_fitted_one_after_another(network, images, y, tm
 def test_a_grid_over_hyperparameters_runs_the_network_once_for_a_fold(network, images, y, tmp_path):
     search = GridSearchCV(
         skood.KNN(skood.PretrainedClassifier(network), memory=str(tmp_path)),
-        {"k": [1, 2, 3, 4]},
+        {"n_neighbors": [1, 2, 3, 4]},
         scoring=lambda detector, X, y: detector.score_samples(X).mean(),
         cv=3,
         refit=False,

@@ -66,9 +66,9 @@ CLASSIFIER_CASES = {
 FEATURE_CASES = {
     "mahalanobis": skood.Mahalanobis(),
     "relative_mahalanobis": skood.RelativeMahalanobis(),
-    "knn_5": skood.KNN(k=5),
+    "knn_5": skood.KNN(n_neighbors=5),
     "knn_50": skood.KNN(),
-    "knn_raw_5": skood.KNN(k=5, normalize=False),
+    "knn_raw_5": skood.KNN(n_neighbors=5, normalize=False),
     "gmm_reg1e-3": skood.GMM(),
     "neco_std": skood.NECO(n_components=12),
     "neco_raw": skood.NECO(n_components=12, standardize=False),
