@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skood._data import Source, check_data
 from skood._parameters import Interval
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.seeding import draw_seed, isolated_rng
+from skood._torch.seeding import Stream, draw_seed, isolated_rng
 from skood.density._base import NeuralDensity
 
 __all__ = ["NeuralSplineFlow"]
@@ -146,6 +146,6 @@ class NeuralSplineFlow(NeuralDensity):
         ndarray of shape (n_samples, n_features), float64
         """
         module, device = self._ready(n_samples)
-        with torch.inference_mode(), isolated_rng(device, draw_seed(random_state)):
+        with torch.inference_mode(), isolated_rng(device, draw_seed(random_state), Stream.SAMPLES):
             rows = module().sample((n_samples,))
             return self._preprocessing.inverse(rows).cpu().numpy()

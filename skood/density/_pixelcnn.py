@@ -19,7 +19,7 @@ from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.seeding import draw_seed, torch_rng
+from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
 from skood.density._base import NeuralDensity
 from skood.density._pixelcnn_network import PixelCNNLayer, PixelCNNNetwork
@@ -353,7 +353,7 @@ class PixelCNN(NeuralDensity):
             classes as they occur in training.
         """
         module, device = self._ready(n_samples)
-        generator = torch_rng(device, draw_seed(random_state))
+        generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
         n_channels, height, width = self.image_shape_
         x = torch.zeros(n_samples, n_channels, height, width, device=device)
         class_indices = self._draw_classes(n_samples, generator)

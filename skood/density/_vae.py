@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from skood._data import Source, check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.seeding import draw_seed, torch_rng
+from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._base import NeuralDensity
 from skood.density._evidence import divergence, lower_bound, normal_points
 from skood.density._generator import Generator
@@ -348,7 +348,8 @@ class VAE(LatentTransformer, NeuralDensity):
             noise of p(x | z).
         """
         module, device = self._ready(n_samples)
-        model, generator = self.generator(), torch_rng(device, draw_seed(random_state))
+        model = self.generator()
+        generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
         drawn = []
         with torch.inference_mode():
             for start in range(0, n_samples, _SAMPLES_AT_ONCE):

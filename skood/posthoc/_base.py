@@ -66,11 +66,13 @@ class ClassifierDetector(_HoldsModules):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.classifier = classifier
         self.contamination = contamination
         self.memory = memory
+        self.verbose = verbose
         self.random_state = random_state
 
     def _fit_on_outputs(
@@ -178,11 +180,13 @@ class FeatureDetector(_HoldsModules):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.features = features
         self.contamination = contamination
         self.memory = memory
+        self.verbose = verbose
         self.random_state = random_state
 
     @abstractmethod

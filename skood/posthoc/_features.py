@@ -40,6 +40,9 @@ class Mahalanobis(FeatureDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -85,10 +88,15 @@ class Mahalanobis(FeatureDetector):
         normalize: bool = False,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            features, contamination=contamination, memory=memory, random_state=random_state
+            features,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.normalize = normalize
 
@@ -132,6 +140,9 @@ class RelativeMahalanobis(Mahalanobis):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -194,6 +205,9 @@ class KNN(FeatureDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -242,10 +256,15 @@ class KNN(FeatureDetector):
         normalize: bool = True,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            features, contamination=contamination, memory=memory, random_state=random_state
+            features,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.n_neighbors = n_neighbors
         self.normalize = normalize
@@ -301,6 +320,9 @@ class GMM(FeatureDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -345,10 +367,15 @@ class GMM(FeatureDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            features, contamination=contamination, memory=memory, random_state=random_state
+            features,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.reg_covar = reg_covar
 

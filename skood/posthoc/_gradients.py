@@ -46,6 +46,9 @@ class ODIN(NetworkDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -98,10 +101,15 @@ class ODIN(NetworkDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.temperature = temperature
         self.epsilon = epsilon
@@ -124,7 +132,7 @@ class ODIN(NetworkDetector):
             direction = torch.where(gradient >= 0, -1.0, 1.0).to(x.dtype) * self._mask(gradient)
             return network.forward(network.perturbed(x, direction, self.epsilon))[1]
 
-        logits = network.map(perturbed_logits, source, type(self).__name__)
+        logits = network.map(perturbed_logits, source, "logits of perturbed inputs")
         assert isinstance(logits, np.ndarray), "one tensor in, one array out"
         return logits
 
@@ -153,6 +161,9 @@ class IODIN(ODIN):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -194,6 +205,7 @@ class IODIN(ODIN):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
@@ -202,6 +214,7 @@ class IODIN(ODIN):
             epsilon,
             contamination=contamination,
             memory=memory,
+            verbose=verbose,
             random_state=random_state,
         )
         self.n_entries = n_entries
@@ -254,6 +267,9 @@ class AdaSCALE(NetworkDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -306,10 +322,15 @@ class AdaSCALE(NetworkDetector):
         n_samples: int = 5000,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.percentiles = percentiles
         self.variant = variant
@@ -354,7 +375,7 @@ class AdaSCALE(NetworkDetector):
             moved = network.forward(x + self.step * gradient.sign() * mask)[0]
             return torch.stack([features, moved], 1)
 
-        return np.asarray(network.map(passes, source, type(self).__name__))
+        return np.asarray(network.map(passes, source, "features of perturbed inputs"))
 
     def _shift(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         features, moved = pairs[:, 0], pairs[:, 1]

@@ -55,6 +55,9 @@ class LayerMahalanobis(NetworkDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -112,10 +115,15 @@ class LayerMahalanobis(NetworkDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.layers = layers
         self.weights = weights

@@ -33,6 +33,9 @@ class MSP(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -75,6 +78,9 @@ class MaxLogit(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -118,6 +124,9 @@ class Energy(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -154,10 +163,15 @@ class Energy(OutputsDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.temperature = temperature
 
@@ -178,6 +192,9 @@ class Entropy(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -229,6 +246,9 @@ class GEN(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -272,10 +292,15 @@ class GEN(OutputsDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.gamma = gamma
         self.n_top = n_top
@@ -301,6 +326,9 @@ class KLMatching(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 

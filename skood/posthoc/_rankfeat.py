@@ -51,6 +51,9 @@ class RankFeat(NetworkDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -103,10 +106,15 @@ class RankFeat(NetworkDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.layer = layer
         self.temperature = temperature
@@ -133,7 +141,7 @@ class RankFeat(NetworkDetector):
             logits = [_logits_without(network, x, layer).double() for layer in layers]
             return torch.stack(logits).mean(0)
 
-        logits = network.map(mean_logits, source, type(self).__name__)
+        logits = network.map(mean_logits, source, "logits without the largest singular value")
         return in_float64(
             lambda rows: self.temperature * energy(rows / self.temperature), np.asarray(logits)
         )

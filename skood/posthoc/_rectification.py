@@ -33,6 +33,9 @@ class ReAct(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -73,10 +76,15 @@ class ReAct(OutputsDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.percentile = percentile
 
@@ -117,6 +125,9 @@ class VRA(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -163,10 +174,15 @@ class VRA(OutputsDetector):
         per_feature: bool = False,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.low = low
         self.high = high
@@ -209,6 +225,9 @@ class DICE(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -249,10 +268,15 @@ class DICE(OutputsDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.percentile = percentile
 

@@ -39,6 +39,9 @@ class Residual(OutputsDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -81,10 +84,15 @@ class Residual(OutputsDetector):
         *,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            classifier, contamination=contamination, memory=memory, random_state=random_state
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.n_components = n_components
 
@@ -136,6 +144,9 @@ class ViM(Residual):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -204,6 +215,9 @@ class NECO(FeatureDetector):
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models, and what they make of the data, are cached by content.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a model whose own ``random_state`` is None.
 
@@ -249,10 +263,15 @@ class NECO(FeatureDetector):
         max_logit: bool = False,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         super().__init__(
-            features, contamination=contamination, memory=memory, random_state=random_state
+            features,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
         )
         self.n_components = n_components
         self.standardize = standardize

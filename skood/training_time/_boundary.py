@@ -19,7 +19,7 @@ from skood._labels import check_labels, encode_labels
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope, tracked
 from skood._torch.batching import scoring_batch_size
-from skood._torch.seeding import draw_seed, torch_rng
+from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.base import fit_model, split_outliers
 from skood.density import VAE
 from skood.density._generator import Generator
@@ -277,7 +277,7 @@ class BoundarySampler(BaseEstimator):
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
-        generator = torch_rng(torch.device("cpu"), draw_seed(random_state))
+        generator = torch_rng(torch.device("cpu"), draw_seed(random_state), Stream.ON_MANIFOLD)
         if y is None:
             frequency = torch.from_numpy(self.class_frequency_)
             class_indices = torch.multinomial(frequency, n_samples, True, generator=generator)
@@ -382,7 +382,7 @@ class BoundarySampler(BaseEstimator):
     ) -> npt.NDArray:
         """Type 1 of every item, by class indices of the VAE, in the units of X."""
         n, source = len(source), model.open(source)
-        generator = torch_rng(model.device, seed)
+        generator = torch_rng(model.device, seed, Stream.OFF_MANIFOLD)
         size = scoring_batch_size(model.device)
         dtype = np.float64 if model.dtype == torch.float64 else np.float32
         moved = np.empty((n, *self.input_shape_), dtype)
