@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skood._torch.fused import add_gated, concat_elu, crop
+
 __all__ = ["PixelCNNLayer", "PixelCNNNetwork"]
 
 
-def _concat_elu(x: Tensor) -> Tensor:
-    # In place, the backward pass reads the output and computes no exponential again.
-    return F.elu(torch.cat([x, -x], 1), inplace=True)
-
-
 class PixelCNNLayer(nn.Module):
-    """Convolution on a padded (or, with negative padding, cropped) input.
+    """Convolution that sees `reach` rows above and columns to the left of its pixel.
 
-    Shifting the input instead of masking the kernel spends no work on what is masked.
+    A kernel that ends at its pixel, or before it, instead of a masked one spends no work on what
+    is masked. Torch pads all sides alike: what that adds at the bottom and the right is cropped.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class PixelCNNLayer(nn.Module):
         n_in: int,
         n_out: int,
         kernel_size: tuple[int, int] = (1, 1),
-        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        reach: tuple[int, int] = (0, 0),
         *,
         stride: int = 1,
         weight_norm: bool = False,
@@ -37,7 +37,7 @@ class PixelCNNLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
         nn.init.xavier_uniform_(self.weight)
         self.gain = nn.Parameter(torch.ones(n_out, 1, 1, 1)) if weight_norm else None
-        self.padding = padding
+        self.reach = reach
         self.stride = stride
 
     def kernel(self) -> Tensor:
@@ -46,9 +46,9 @@ class PixelCNNLayer(nn.Module):
         return self.gain * self.weight / self.weight.flatten(1).norm(dim=1)[:, None, None, None]
 
     def forward(self, x: Tensor) -> Tensor:
-        if any(self.padding):
-            x = F.pad(x, self.padding)
-        return F.conv2d(x, self.kernel(), self.bias, self.stride)
+        y = F.conv2d(x, self.kernel(), self.bias, self.stride, self.reach)
+        height, width = (-(-size // self.stride) for size in x.shape[2:])
+        return crop(y, height, width) if any(self.reach) else y
 
 
 class _Upsample(PixelCNNLayer):
@@ -63,6 +63,30 @@ class _Upsample(PixelCNNLayer):
         return y[..., overlap:]
 
 
+class _State:
+    """What a stream holds, and its concatenated ELU, which several layers read."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+    @cached_property
+    def active(self) -> Tensor:
+        return concat_elu(self.value)
+
+
+class _Skip(PixelCNNLayer):
+    """Convolution of kernel 1 over the concatenated ELU of several tensors side by side."""
+
+    def forward(self, *active: Tensor) -> Tensor:
+        # Of the features x and y the kernel reads elu([x, y, -x, -y]).
+        kernels = self.kernel().unflatten(1, (2, len(active), -1)).unbind(2)
+        biases = [self.bias, *[None] * (len(active) - 1)]
+        return sum(
+            F.conv2d(x, kernel.flatten(1, 2), bias)
+            for x, kernel, bias in zip(active, kernels, biases, strict=True)
+        )
+
+
 class _GatedBlock(nn.Module):
     """Gated residual block, with a skip input and a condition where it has them.
 
@@ -70,7 +94,7 @@ class _GatedBlock(nn.Module):
     """
 
     # Rows -1 and 0; columns -1, 0, 1 of the vertical and -1, 0 of the horizontal stream.
-    SHAPES = {"vertical": ((2, 3), (1, 1, 1, 0)), "horizontal": ((2, 2), (1, 0, 1, 0))}
+    SHAPES = {"vertical": ((2, 3), (1, 1)), "horizontal": ((2, 2), (1, 1))}
 
     def __init__(
         self,
@@ -83,26 +107,29 @@ class _GatedBlock(nn.Module):
         weight_norm: bool,
     ) -> None:
         super().__init__()
-        kernel_size, padding = self.SHAPES[stream]
+        kernel_size, reach = self.SHAPES[stream]
 
         def conv(n_in: int, n_out: int, *shape: Any) -> PixelCNNLayer:
             return PixelCNNLayer(n_in, n_out, *shape, weight_norm=weight_norm)
 
-        self.conv_in = conv(2 * n_filters, n_filters, kernel_size, padding)
-        self.conv_skip = conv(2 * n_skip * n_filters, n_filters) if n_skip else None
-        self.conv_out = conv(2 * n_filters, 2 * n_filters, kernel_size, padding)
+        self.conv_in = conv(2 * n_filters, n_filters, kernel_size, reach)
+        self.conv_skip = (
+            _Skip(2 * n_skip * n_filters, n_filters, weight_norm=weight_norm) if n_skip else None
+        )
+        self.conv_out = conv(2 * n_filters, 2 * n_filters, kernel_size, reach)
         self.condition = conv(n_classes, 2 * n_filters) if n_classes else None
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, skip: Tensor | None, condition: Tensor | None) -> Tensor:
-        h = self.conv_in(_concat_elu(x))
+    def forward(
+        self, x: _State, skips: Sequence[_State] = (), condition: Tensor | None = None
+    ) -> _State:
+        h = self.conv_in(x.active)
         if self.conv_skip is not None:
-            h = h + self.conv_skip(_concat_elu(skip))
-        h = self.conv_out(self.dropout(_concat_elu(h)))
+            h = h + self.conv_skip(*(skip.active for skip in skips))
+        h = self.conv_out(self.dropout(concat_elu(h)))
         if self.condition is not None:
             h = h + self.condition(condition)
-        a, b = h.chunk(2, 1)
-        return x + a * torch.sigmoid(b)
+        return _State(add_gated(x.value, h))
 
 
 class PixelCNNNetwork(nn.Module):
@@ -148,9 +175,9 @@ class PixelCNNNetwork(nn.Module):
                 for _ in range(n)
             )
 
-        self.first_vertical = conv(n_channels, n_filters, (2, 3), (1, 1, 2, -1))
-        self.first_above = conv(n_channels, n_filters, (1, 3), (1, 1, 1, -1))
-        self.first_left = conv(n_channels, n_filters, (2, 1), (1, -1, 1, 0))
+        self.first_vertical = conv(n_channels, n_filters, (2, 3), (2, 1))
+        self.first_above = conv(n_channels, n_filters, (1, 3), (1, 1))
+        self.first_left = conv(n_channels, n_filters, (2, 1), (1, 1))
         self.down = nn.ModuleList(pairs(n_resnet, 0, 1) for _ in range(n_hierarchies))
         self.contract = nn.ModuleList(
             nn.ModuleList(conv(n_filters, n_filters, *shape, stride=2) for shape in shapes)
@@ -169,25 +196,30 @@ class PixelCNNNetwork(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
         x = F.pad(x, (0, -width % self.scale, 0, -height % self.scale))
-        v, h = self.first_vertical(x), self.first_above(x) + self.first_left(x)
+        v, h = _State(self.first_vertical(x)), _State(self.first_above(x) + self.first_left(x))
         passed = [(v, h)]
         for i, blocks in enumerate(self.down):
             if i:
                 v, h = (
-                    contract(s) for contract, s in zip(self.contract[i - 1], (v, h), strict=True)
+                    _State(contract(s.value))
+                    for contract, s in zip(self.contract[i - 1], (v, h), strict=True)
                 )
                 passed.append((v, h))
             for vertical, horizontal in blocks:
-                v = vertical(v, None, condition)
-                h = horizontal(h, v, condition)
+                v = vertical(v, condition=condition)
+                h = horizontal(h, [v], condition)
                 passed.append((v, h))
         passed.pop()
         for i, blocks in enumerate(self.up):
             if i:
-                v, h = (expand(s) for expand, s in zip(self.expand[i - 1], (v, h), strict=True))
+                v, h = (
+                    _State(expand(s.value))
+                    for expand, s in zip(self.expand[i - 1], (v, h), strict=True)
+                )
             for vertical, horizontal in blocks:
                 v_down, h_down = passed.pop()
-                v = vertical(v, v_down, condition)
-                h = horizontal(h, torch.cat([v, h_down], 1), condition)
+                v = vertical(v, [v_down], condition)
+                h = horizontal(h, [v, h_down], condition)
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(F.elu(h.to(self.head.weight.dtype)))[:, :, :height, :width]
+            out = self.head(F.elu(h.value.to(self.head.weight.dtype)))
+            return out[:, :, :height, :width]
