@@ -18,7 +18,7 @@ class _ConcatELU(torch.autograd.Function):
         # cheaper than expm1 and, in float32, as good beside values that are summed with it.
         wide = torch.promote_types(x.dtype, torch.float32)
         e = x.abs().to(wide).neg_().exp_().sub_(1).to(x.dtype)
-        out = torch.cat([torch.maximum(x, e), torch.maximum(-x, e)], 1)
+        out = _concat(torch.maximum(x, e), torch.maximum(-x, e))
         # The convolution that follows keeps the output anyway.
         ctx.save_for_backward(out)
         return out
@@ -44,7 +44,7 @@ class _AddGated(torch.autograd.Function):
         a, b = gated.chunk(2, 1)
         gate = torch.sigmoid(b)
         of_a = _uncrop(gradient, gated.shape) * gate
-        return gradient, torch.cat([of_a, of_a * a * (1 - gate)], 1)
+        return gradient, _concat(of_a, of_a * a * (1 - gate))
 
 
 class _Crop(torch.autograd.Function):
@@ -56,6 +56,11 @@ class _Crop(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return _uncrop(gradient, ctx.shape), None, None
+
+
+def _concat(x: Tensor, y: Tensor) -> Tensor:
+    # Of channels seen as the last axis even the compiler makes channels_last without transposing.
+    return torch.cat([x.movedim(1, -1), y.movedim(1, -1)], -1).movedim(-1, 1)
 
 
 def _uncrop(x: Tensor, shape: torch.Size) -> Tensor:

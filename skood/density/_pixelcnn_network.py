@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,10 +44,10 @@ class PixelCNNLayer(nn.Module):
             return self.weight
         return self.gain * self.weight / self.weight.flatten(1).norm(dim=1)[:, None, None, None]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *, cropped: bool = True) -> Tensor:
         y = F.conv2d(x, self.kernel(), self.bias, self.stride, self.reach)
         height, width = (-(-size // self.stride) for size in x.shape[2:])
-        return crop(y, height, width) if any(self.reach) else y
+        return crop(y, height, width) if cropped and any(self.reach) else y
 
 
 class _Upsample(PixelCNNLayer):
@@ -63,28 +62,27 @@ class _Upsample(PixelCNNLayer):
         return y[..., overlap:]
 
 
-class _State:
+class _State(NamedTuple):
     """What a stream holds, and its concatenated ELU, which several layers read."""
 
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
+    value: Tensor
+    active: Tensor
 
-    @cached_property
-    def active(self) -> Tensor:
-        return concat_elu(self.value)
+    @classmethod
+    def of(cls, value: Tensor) -> _State:
+        return cls(value, concat_elu(value))
 
 
 class _Skip(PixelCNNLayer):
-    """Convolution of kernel 1 over the concatenated ELU of several tensors side by side."""
+    """Convolution of kernel 1 over the concatenated ELU of tensors x, y, ... side by side."""
 
     def forward(self, *active: Tensor) -> Tensor:
-        # Of the features x and y the kernel reads elu([x, y, -x, -y]).
-        kernels = self.kernel().unflatten(1, (2, len(active), -1)).unbind(2)
-        biases = [self.bias, *[None] * (len(active) - 1)]
-        return sum(
-            F.conv2d(x, kernel.flatten(1, 2), bias)
-            for x, kernel, bias in zip(active, kernels, biases, strict=True)
-        )
+        # The kernel is for [x, y, -x, -y]; what comes is [x, -x] and [y, -y].
+        first, *rest = self.kernel().unflatten(1, (2, len(active), -1)).unbind(2)
+        y = F.conv2d(active[0], first.flatten(1, 2), self.bias)
+        for x, kernel in zip(active[1:], rest, strict=True):
+            y = y + F.conv2d(x, kernel.flatten(1, 2))
+        return y
 
 
 class _GatedBlock(nn.Module):
@@ -94,7 +92,8 @@ class _GatedBlock(nn.Module):
     """
 
     # Rows -1 and 0; columns -1, 0, 1 of the vertical and -1, 0 of the horizontal stream.
-    SHAPES = {"vertical": ((2, 3), (1, 1)), "horizontal": ((2, 2), (1, 1))}
+    KERNELS = {"vertical": (2, 3), "horizontal": (2, 2)}
+    REACH = (1, 1)
 
     def __init__(
         self,
@@ -107,17 +106,15 @@ class _GatedBlock(nn.Module):
         weight_norm: bool,
     ) -> None:
         super().__init__()
-        kernel_size, reach = self.SHAPES[stream]
-
-        def conv(n_in: int, n_out: int, *shape: Any) -> PixelCNNLayer:
-            return PixelCNNLayer(n_in, n_out, *shape, weight_norm=weight_norm)
-
-        self.conv_in = conv(2 * n_filters, n_filters, kernel_size, reach)
+        shape, n_active = (self.KERNELS[stream], self.REACH), 2 * n_filters
+        self.conv_in = PixelCNNLayer(n_active, n_filters, *shape, weight_norm=weight_norm)
         self.conv_skip = (
-            _Skip(2 * n_skip * n_filters, n_filters, weight_norm=weight_norm) if n_skip else None
+            _Skip(n_skip * n_active, n_filters, weight_norm=weight_norm) if n_skip else None
         )
-        self.conv_out = conv(2 * n_filters, 2 * n_filters, kernel_size, reach)
-        self.condition = conv(n_classes, 2 * n_filters) if n_classes else None
+        self.conv_out = PixelCNNLayer(n_active, 2 * n_filters, *shape, weight_norm=weight_norm)
+        self.condition = (
+            PixelCNNLayer(n_classes, 2 * n_filters, weight_norm=weight_norm) if n_classes else None
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(
@@ -126,10 +123,10 @@ class _GatedBlock(nn.Module):
         h = self.conv_in(x.active)
         if self.conv_skip is not None:
             h = h + self.conv_skip(*(skip.active for skip in skips))
-        h = self.conv_out(self.dropout(concat_elu(h)))
+        h = self.conv_out(self.dropout(concat_elu(h)), cropped=False)
         if self.condition is not None:
             h = h + self.condition(condition)
-        return _State(add_gated(x.value, h))
+        return _State.of(add_gated(x.value, h))
 
 
 class PixelCNNNetwork(nn.Module):
@@ -180,14 +177,17 @@ class PixelCNNNetwork(nn.Module):
         self.first_left = conv(n_channels, n_filters, (2, 1), (1, 1))
         self.down = nn.ModuleList(pairs(n_resnet, 0, 1) for _ in range(n_hierarchies))
         self.contract = nn.ModuleList(
-            nn.ModuleList(conv(n_filters, n_filters, *shape, stride=2) for shape in shapes)
-            for shapes in [_GatedBlock.SHAPES.values()] * (n_hierarchies - 1)
+            nn.ModuleList(
+                conv(n_filters, n_filters, size, _GatedBlock.REACH, stride=2)
+                for size in _GatedBlock.KERNELS.values()
+            )
+            for _ in range(n_hierarchies - 1)
         )
         self.up = nn.ModuleList(pairs(n_resnet + (i > 0), 1, 2) for i in range(n_hierarchies))
         self.expand = nn.ModuleList(
             nn.ModuleList(
                 _Upsample(n_filters, size, weight_norm=weight_norm)
-                for size, _ in _GatedBlock.SHAPES.values()
+                for size in _GatedBlock.KERNELS.values()
             )
             for _ in range(n_hierarchies - 1)
         )
@@ -196,12 +196,15 @@ class PixelCNNNetwork(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
         x = F.pad(x, (0, -width % self.scale, 0, -height % self.scale))
-        v, h = _State(self.first_vertical(x)), _State(self.first_above(x) + self.first_left(x))
+        v, h = (
+            _State.of(self.first_vertical(x)),
+            _State.of(self.first_above(x) + self.first_left(x)),
+        )
         passed = [(v, h)]
         for i, blocks in enumerate(self.down):
             if i:
                 v, h = (
-                    _State(contract(s.value))
+                    _State.of(contract(s.value))
                     for contract, s in zip(self.contract[i - 1], (v, h), strict=True)
                 )
                 passed.append((v, h))
@@ -213,7 +216,7 @@ class PixelCNNNetwork(nn.Module):
         for i, blocks in enumerate(self.up):
             if i:
                 v, h = (
-                    _State(expand(s.value))
+                    _State.of(expand(s.value))
                     for expand, s in zip(self.expand[i - 1], (v, h), strict=True)
                 )
             for vertical, horizontal in blocks:
