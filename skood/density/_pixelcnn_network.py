@@ -18,7 +18,8 @@ class PixelCNNLayer(nn.Module):
     """Convolution that sees `reach` rows above and columns to the left of its pixel.
 
     A kernel that ends at its pixel, or before it, instead of a masked one spends no work on what
-    is masked. Torch pads all sides alike: what that adds at the bottom and the right is cropped.
+    is masked. Torch pads all sides alike: what that adds at the bottom and the right is cropped,
+    unless this is left to what reads the output.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class PixelCNNLayer(nn.Module):
         reach: tuple[int, int] = (0, 0),
         *,
         stride: int = 1,
+        cropped: bool = True,
         weight_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -38,16 +40,17 @@ class PixelCNNLayer(nn.Module):
         self.gain = nn.Parameter(torch.ones(n_out, 1, 1, 1)) if weight_norm else None
         self.reach = reach
         self.stride = stride
+        self.cropped = cropped
 
     def kernel(self) -> Tensor:
         if self.gain is None:
             return self.weight
         return self.gain * self.weight / self.weight.flatten(1).norm(dim=1)[:, None, None, None]
 
-    def forward(self, x: Tensor, *, cropped: bool = True) -> Tensor:
+    def forward(self, x: Tensor, /) -> Tensor:
         y = F.conv2d(x, self.kernel(), self.bias, self.stride, self.reach)
         height, width = (-(-size // self.stride) for size in x.shape[2:])
-        return crop(y, height, width) if cropped and any(self.reach) else y
+        return crop(y, height, width) if self.cropped and any(self.reach) else y
 
 
 class _Upsample(PixelCNNLayer):
@@ -56,7 +59,7 @@ class _Upsample(PixelCNNLayer):
     def __init__(self, n_features: int, kernel_size: tuple[int, int], *, weight_norm: bool) -> None:
         super().__init__(n_features, n_features, kernel_size, weight_norm=weight_norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, /) -> Tensor:
         y = F.conv_transpose2d(x, self.kernel().transpose(0, 1), self.bias, stride=2)
         overlap = y.shape[3] - 2 * x.shape[3]
         return y[..., overlap:]
@@ -111,7 +114,9 @@ class _GatedBlock(nn.Module):
         self.conv_skip = (
             _Skip(n_skip * n_active, n_filters, weight_norm=weight_norm) if n_skip else None
         )
-        self.conv_out = PixelCNNLayer(n_active, 2 * n_filters, *shape, weight_norm=weight_norm)
+        self.conv_out = PixelCNNLayer(
+            n_active, 2 * n_filters, *shape, cropped=False, weight_norm=weight_norm
+        )
         self.condition = (
             PixelCNNLayer(n_classes, 2 * n_filters, weight_norm=weight_norm) if n_classes else None
         )
@@ -123,7 +128,7 @@ class _GatedBlock(nn.Module):
         h = self.conv_in(x.active)
         if self.conv_skip is not None:
             h = h + self.conv_skip(*(skip.active for skip in skips))
-        h = self.conv_out(self.dropout(concat_elu(h)), cropped=False)
+        h = self.conv_out(self.dropout(concat_elu(h)))
         if self.condition is not None:
             h = h + self.condition(condition)
         return _State.of(add_gated(x.value, h))
