@@ -120,6 +120,8 @@ class Experiment:
             lr_schedule=preset.lr_schedule,
             max_epochs=10**6,
             max_steps=steps,
+            batch_size=32,
+            validation_fraction=0.0,
             checkpoint_dir=self.work,
             verbose=self.args.verbose,
             random_state=self.seed,

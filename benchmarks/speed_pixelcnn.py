@@ -34,6 +34,7 @@ from skood import LikelihoodRatio, PixelCNN
 
 RESULTS = Path(__file__).parent / "results" / "speed_pixelcnn.json"
 BATCH_SIZE, N_WARM_UP, N_PROFILED = 32, 3, 3
+PAPER = {"n_resnet": 5, "batch_size": BATCH_SIZE, "validation_fraction": 0.0, "device": "cpu"}
 CONVOLUTIONS = {"aten::_convolution", "aten::convolution_backward"}
 
 # Rows and columns that a kernel sees, relative to its pixel.
@@ -144,7 +145,7 @@ class Clock:
 
 
 class ClockedPixelCNN(PixelCNN):
-    """skood's, by default the paper's; tells a clock when its training loop asks for a batch."""
+    """Tells a clock when its training loop asks for a batch."""
 
     def _tensor(self, items: np.ndarray, device: torch.device) -> Tensor:
         self.clock()
@@ -153,7 +154,7 @@ class ClockedPixelCNN(PixelCNN):
 
 def train_skood(X: np.ndarray, clock: Clock, seed: int, **params) -> None:
     torch.compiler.reset()  # Every fit compiles anew, as it would in a process of its own.
-    model = ClockedPixelCNN(max_steps=clock.n_steps, device="cpu", random_state=seed, **params)
+    model = ClockedPixelCNN(**PAPER, max_steps=clock.n_steps, random_state=seed, **params)
     model.clock = clock
     model.fit(X)
 
@@ -184,7 +185,7 @@ VARIANTS = {
 
 def check_same_function(X: np.ndarray) -> None:
     """Assert that the plain networks, given skood's weights, compute what skood's does."""
-    model = PixelCNN(max_steps=5, device="cpu", random_state=0).fit(X)
+    model = PixelCNN(**PAPER, max_steps=5, random_state=0).fit(X)
     x = torch.from_numpy(X)[:, None].float()
     for conv in (masked_conv, shifted_conv):
         module = PlainPixelCNN(conv)
@@ -211,7 +212,7 @@ def measure_training(X: np.ndarray, n_rounds: int, n_steps: int, seed: int) -> d
 
 
 def measure_scoring(X: np.ndarray, n_rounds: int, seed: int) -> dict:
-    detector = LikelihoodRatio(PixelCNN(max_steps=1, device="cpu"), random_state=seed)
+    detector = LikelihoodRatio(PixelCNN(**PAPER, max_steps=1), random_state=seed)
     detector.fit(X[:BATCH_SIZE])
     x = torch.from_numpy(X)[:, None].float() / 127.5 - 1
     batches = x.contiguous(memory_format=torch.channels_last).split(BATCH_SIZE)
@@ -233,14 +234,16 @@ def measure_memory(n_steps: int, n_images: int, n_for_tiny: int) -> dict[str, fl
     """Peak resident memory, in GiB, of what a user would run."""
     setup = "import numpy as np\nfrom skood import LikelihoodRatio, PixelCNN\n"
     setup += "noise = lambda n: np.random.randint(0, 256, (n, 28, 28), np.uint8)\n"
-    fit = f"{setup}PixelCNN(max_steps={n_steps}, compile={{}}).fit(noise(48_000))"
+    paper = "n_resnet=5, validation_fraction=0.0, "
+    fit = f"{setup}PixelCNN({paper}batch_size={BATCH_SIZE}, max_steps={n_steps}, compile={{}})"
+    fit += ".fit(noise(48_000))"
     score = setup + "detector = LikelihoodRatio(PixelCNN({}max_steps=1, batch_size=1))\n"
     score += "detector.fit(noise(8)).score_samples(noise({}))"
     programs = {
         "import torch": "import torch",
         f"fit {n_steps} steps, eager": fit.format(False),
         f"fit {n_steps} steps, compiled": fit.format(True),
-        f"score {n_images}": score.format("", n_images),
+        f"score {n_images}": score.format(paper, n_images),
         f"score {n_for_tiny}, tiny network": score.format("n_filters=2, n_resnet=1, ", n_for_tiny),
     }
     # Not ru_maxrss: on Linux it starts at the peak of the process that started this one.

@@ -38,8 +38,9 @@ class PixelCNN(NeuralDensity):
     ----------
     n_filters : int, default=32
         Features of each of the two streams.
-    n_resnet : int, default=5
-        Gated residual blocks in a hierarchy, on the way down and up again.
+    n_resnet : int, default=2
+        Gated residual blocks in a hierarchy, on the way down and up again; 5 in [2]_. What a
+        pixel sees, and the time of a step, grow in proportion.
     n_hierarchies : int, default=1
         Resolutions; each one after the first halves height and width.
     n_components : int, default=1
@@ -64,15 +65,14 @@ class PixelCNN(NeuralDensity):
         ordered sequence, an image of shape (1, 1, d).
     max_epochs : int, default=50
         Passes over the training data, if `max_steps` does not end training before.
-    max_steps : int or None, default=5000
-        Batches to train on at most.
-    batch_size : int, default=32
+    max_steps : int or None, default=1600
+        Batches to train on at most. The default is for a first result; see Notes.
+    batch_size : int, default=16
         Images in a training batch.
     betas : tuple of float, default=(0.95, 0.9995)
         Decay rates of Adam's moments.
-    validation_fraction : float, default=0.0
-        Part of the data kept out of training; the weights of the epoch with the lowest loss on
-        it are kept.
+    patience : int or None, default=10
+        Epochs without a lower validation loss after which training stops.
     compile : bool or "auto", default="auto"
         Compile the training step with ``torch.compile``; "auto" does for long runs.
     **training
@@ -106,6 +106,11 @@ class PixelCNN(NeuralDensity):
 
     Notes
     -----
+    The defaults are sized so that 10 000 images of 28 x 28 are learned in a few minutes on two
+    cores. A better density takes more: raise `max_steps` first (to 20 000, with `max_epochs`
+    enough for it: an epoch is as many steps as there are batches), then `n_resnet` to 5. Ren et
+    al. [2]_ train ``n_resnet=5, batch_size=32`` for 50 000 steps.
+
     The network is that of TensorFlow Probability's ``PixelCNN``, with the input padded and
     shifted instead of masked kernels. The channel coefficients act on pixels rescaled to
     [-1, 1], in the units of the means. A density of images gives simple images high values
@@ -150,7 +155,7 @@ class PixelCNN(NeuralDensity):
     def __init__(
         self,
         n_filters: int = 32,
-        n_resnet: int = 5,
+        n_resnet: int = 2,
         n_hierarchies: int = 1,
         n_components: int = 1,
         *,
@@ -161,10 +166,10 @@ class PixelCNN(NeuralDensity):
         value_range: tuple[float, float] | str | None = None,
         image_shape: tuple[int, int, int] | str | None = None,
         max_epochs: int = 50,
-        max_steps: int | None = 5000,
-        batch_size: int = 32,
+        max_steps: int | None = 1600,
+        batch_size: int = 16,
         betas: tuple[float, float] = (0.95, 0.9995),
-        validation_fraction: float = 0.0,
+        patience: int | None = 10,
         compile: bool | str = "auto",
         **training: Any,
     ) -> None:
@@ -173,7 +178,7 @@ class PixelCNN(NeuralDensity):
             max_steps=max_steps,
             batch_size=batch_size,
             betas=betas,
-            validation_fraction=validation_fraction,
+            patience=patience,
             compile=compile,
             **training,
         )

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from skood._torch.fused import add_gated, concat_elu, crop
+
 __all__ = ["PixelCNNLayer", "PixelCNNNetwork"]
 
 
-def _concat_elu(x: Tensor) -> Tensor:
-    # In place, the backward pass reads the output and computes no exponential again.
-    return F.elu(torch.cat([x, -x], 1), inplace=True)
-
-
 class PixelCNNLayer(nn.Module):
-    """Convolution on a padded (or, with negative padding, cropped) input.
+    """Convolution that sees `reach` rows above and columns to the left of its pixel.
 
-    Shifting the input instead of masking the kernel spends no work on what is masked.
+    A kernel that ends at its pixel, or before it, instead of a masked one spends no work on what
+    is masked. Torch pads all sides alike: what that adds at the bottom and the right is cropped,
+    unless this is left to what reads the output.
     """
 
     def __init__(
@@ -27,9 +27,10 @@ class PixelCNNLayer(nn.Module):
         n_in: int,
         n_out: int,
         kernel_size: tuple[int, int] = (1, 1),
-        padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+        reach: tuple[int, int] = (0, 0),
         *,
         stride: int = 1,
+        cropped: bool = True,
         weight_norm: bool = False,
     ) -> None:
         super().__init__()
@@ -37,18 +38,19 @@ class PixelCNNLayer(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_out))
         nn.init.xavier_uniform_(self.weight)
         self.gain = nn.Parameter(torch.ones(n_out, 1, 1, 1)) if weight_norm else None
-        self.padding = padding
+        self.reach = reach
         self.stride = stride
+        self.cropped = cropped
 
     def kernel(self) -> Tensor:
         if self.gain is None:
             return self.weight
         return self.gain * self.weight / self.weight.flatten(1).norm(dim=1)[:, None, None, None]
 
-    def forward(self, x: Tensor) -> Tensor:
-        if any(self.padding):
-            x = F.pad(x, self.padding)
-        return F.conv2d(x, self.kernel(), self.bias, self.stride)
+    def forward(self, x: Tensor, /) -> Tensor:
+        y = F.conv2d(x, self.kernel(), self.bias, self.stride, self.reach)
+        height, width = (-(-size // self.stride) for size in x.shape[2:])
+        return crop(y, height, width) if self.cropped and any(self.reach) else y
 
 
 class _Upsample(PixelCNNLayer):
@@ -57,10 +59,33 @@ class _Upsample(PixelCNNLayer):
     def __init__(self, n_features: int, kernel_size: tuple[int, int], *, weight_norm: bool) -> None:
         super().__init__(n_features, n_features, kernel_size, weight_norm=weight_norm)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, /) -> Tensor:
         y = F.conv_transpose2d(x, self.kernel().transpose(0, 1), self.bias, stride=2)
         overlap = y.shape[3] - 2 * x.shape[3]
         return y[..., overlap:]
+
+
+class _State(NamedTuple):
+    """What a stream holds, and its concatenated ELU, which several layers read."""
+
+    value: Tensor
+    active: Tensor
+
+    @classmethod
+    def of(cls, value: Tensor) -> _State:
+        return cls(value, concat_elu(value))
+
+
+class _Skip(PixelCNNLayer):
+    """Convolution of kernel 1 over the concatenated ELU of tensors x, y, ... side by side."""
+
+    def forward(self, *active: Tensor) -> Tensor:
+        # The kernel is for [x, y, -x, -y]; what comes is [x, -x] and [y, -y].
+        first, *rest = self.kernel().unflatten(1, (2, len(active), -1)).unbind(2)
+        y = F.conv2d(active[0], first.flatten(1, 2), self.bias)
+        for x, kernel in zip(active[1:], rest, strict=True):
+            y = y + F.conv2d(x, kernel.flatten(1, 2))
+        return y
 
 
 class _GatedBlock(nn.Module):
@@ -70,7 +95,8 @@ class _GatedBlock(nn.Module):
     """
 
     # Rows -1 and 0; columns -1, 0, 1 of the vertical and -1, 0 of the horizontal stream.
-    SHAPES = {"vertical": ((2, 3), (1, 1, 1, 0)), "horizontal": ((2, 2), (1, 0, 1, 0))}
+    KERNELS = {"vertical": (2, 3), "horizontal": (2, 2)}
+    REACH = (1, 1)
 
     def __init__(
         self,
@@ -83,26 +109,29 @@ class _GatedBlock(nn.Module):
         weight_norm: bool,
     ) -> None:
         super().__init__()
-        kernel_size, padding = self.SHAPES[stream]
-
-        def conv(n_in: int, n_out: int, *shape: Any) -> PixelCNNLayer:
-            return PixelCNNLayer(n_in, n_out, *shape, weight_norm=weight_norm)
-
-        self.conv_in = conv(2 * n_filters, n_filters, kernel_size, padding)
-        self.conv_skip = conv(2 * n_skip * n_filters, n_filters) if n_skip else None
-        self.conv_out = conv(2 * n_filters, 2 * n_filters, kernel_size, padding)
-        self.condition = conv(n_classes, 2 * n_filters) if n_classes else None
+        shape, n_active = (self.KERNELS[stream], self.REACH), 2 * n_filters
+        self.conv_in = PixelCNNLayer(n_active, n_filters, *shape, weight_norm=weight_norm)
+        self.conv_skip = (
+            _Skip(n_skip * n_active, n_filters, weight_norm=weight_norm) if n_skip else None
+        )
+        self.conv_out = PixelCNNLayer(
+            n_active, 2 * n_filters, *shape, cropped=False, weight_norm=weight_norm
+        )
+        self.condition = (
+            PixelCNNLayer(n_classes, 2 * n_filters, weight_norm=weight_norm) if n_classes else None
+        )
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, skip: Tensor | None, condition: Tensor | None) -> Tensor:
-        h = self.conv_in(_concat_elu(x))
+    def forward(
+        self, x: _State, skips: Sequence[_State] = (), condition: Tensor | None = None
+    ) -> _State:
+        h = self.conv_in(x.active)
         if self.conv_skip is not None:
-            h = h + self.conv_skip(_concat_elu(skip))
-        h = self.conv_out(self.dropout(_concat_elu(h)))
+            h = h + self.conv_skip(*(skip.active for skip in skips))
+        h = self.conv_out(self.dropout(concat_elu(h)))
         if self.condition is not None:
             h = h + self.condition(condition)
-        a, b = h.chunk(2, 1)
-        return x + a * torch.sigmoid(b)
+        return _State.of(add_gated(x.value, h))
 
 
 class PixelCNNNetwork(nn.Module):
@@ -148,19 +177,22 @@ class PixelCNNNetwork(nn.Module):
                 for _ in range(n)
             )
 
-        self.first_vertical = conv(n_channels, n_filters, (2, 3), (1, 1, 2, -1))
-        self.first_above = conv(n_channels, n_filters, (1, 3), (1, 1, 1, -1))
-        self.first_left = conv(n_channels, n_filters, (2, 1), (1, -1, 1, 0))
+        self.first_vertical = conv(n_channels, n_filters, (2, 3), (2, 1))
+        self.first_above = conv(n_channels, n_filters, (1, 3), (1, 1))
+        self.first_left = conv(n_channels, n_filters, (2, 1), (1, 1))
         self.down = nn.ModuleList(pairs(n_resnet, 0, 1) for _ in range(n_hierarchies))
         self.contract = nn.ModuleList(
-            nn.ModuleList(conv(n_filters, n_filters, *shape, stride=2) for shape in shapes)
-            for shapes in [_GatedBlock.SHAPES.values()] * (n_hierarchies - 1)
+            nn.ModuleList(
+                conv(n_filters, n_filters, size, _GatedBlock.REACH, stride=2)
+                for size in _GatedBlock.KERNELS.values()
+            )
+            for _ in range(n_hierarchies - 1)
         )
         self.up = nn.ModuleList(pairs(n_resnet + (i > 0), 1, 2) for i in range(n_hierarchies))
         self.expand = nn.ModuleList(
             nn.ModuleList(
                 _Upsample(n_filters, size, weight_norm=weight_norm)
-                for size, _ in _GatedBlock.SHAPES.values()
+                for size in _GatedBlock.KERNELS.values()
             )
             for _ in range(n_hierarchies - 1)
         )
@@ -169,25 +201,33 @@ class PixelCNNNetwork(nn.Module):
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
         x = F.pad(x, (0, -width % self.scale, 0, -height % self.scale))
-        v, h = self.first_vertical(x), self.first_above(x) + self.first_left(x)
+        v, h = (
+            _State.of(self.first_vertical(x)),
+            _State.of(self.first_above(x) + self.first_left(x)),
+        )
         passed = [(v, h)]
         for i, blocks in enumerate(self.down):
             if i:
                 v, h = (
-                    contract(s) for contract, s in zip(self.contract[i - 1], (v, h), strict=True)
+                    _State.of(contract(s.value))
+                    for contract, s in zip(self.contract[i - 1], (v, h), strict=True)
                 )
                 passed.append((v, h))
             for vertical, horizontal in blocks:
-                v = vertical(v, None, condition)
-                h = horizontal(h, v, condition)
+                v = vertical(v, condition=condition)
+                h = horizontal(h, [v], condition)
                 passed.append((v, h))
         passed.pop()
         for i, blocks in enumerate(self.up):
             if i:
-                v, h = (expand(s) for expand, s in zip(self.expand[i - 1], (v, h), strict=True))
+                v, h = (
+                    _State.of(expand(s.value))
+                    for expand, s in zip(self.expand[i - 1], (v, h), strict=True)
+                )
             for vertical, horizontal in blocks:
                 v_down, h_down = passed.pop()
-                v = vertical(v, v_down, condition)
-                h = horizontal(h, torch.cat([v, h_down], 1), condition)
+                v = vertical(v, [v_down], condition)
+                h = horizontal(h, [v, h_down], condition)
         with torch.autocast(x.device.type, enabled=False):
-            return self.head(F.elu(h.to(self.head.weight.dtype)))[:, :, :height, :width]
+            out = self.head(F.elu(h.value.to(self.head.weight.dtype)))
+            return out[:, :, :height, :width]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from itertools import product
 from typing import Any
@@ -43,7 +44,7 @@ class LikelihoodRatio(BaseDetector):
         :class:`~skood.density.NeuralSplineFlow` for rows.
     background : estimator or list of estimators, default=None
         Background model, fitted as it stands to the same data. None takes `density` with
-        `mutation_rate` and `reg_weight`. From a list the best is chosen.
+        `mutation_rate`, `reg_weight` and `background_steps`. From a list the best is chosen.
     mutation_rate : float or list of float, default=0.3
         Probability with which each sub-pixel (or entry of a row) of the background model's
         training data is replaced, for ``background=None``. Our densities draw mutations
@@ -52,6 +53,10 @@ class LikelihoodRatio(BaseDetector):
     reg_weight : float or list of float, default=10.0
         Weight of the sum of squared kernel weights in the background model's loss, in nats
         per item, for ``background=None`` and a density that has a parameter of this name.
+    background_steps : int, float or None, default=0.2
+        Batches that the background model is trained on, for ``background=None`` and a density
+        that has a parameter `max_steps`: a number of them or, as a float, a part of the
+        density's `max_steps` where this is not None. None trains it as long as the density.
     validation_fraction : float, default=0.1
         Part of the in-distribution data kept out of training when there are several
         background models to choose from.
@@ -125,6 +130,11 @@ class LikelihoodRatio(BaseDetector):
         "background": [HasMethods(["fit", "score_samples"]), list, tuple, None],
         "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both"), "array-like"],
         "reg_weight": [Interval(numbers.Real, 0, None, closed="left"), "array-like"],
+        "background_steps": [
+            Interval(numbers.Integral, 1, None, closed="left"),
+            Interval(numbers.Real, 0, 1, closed="right"),
+            None,
+        ],
         "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
         "memory": [str, HasMethods(["cache"]), None],
     }
@@ -136,6 +146,7 @@ class LikelihoodRatio(BaseDetector):
         *,
         mutation_rate: Any = 0.3,
         reg_weight: Any = 10.0,
+        background_steps: int | float | None = 0.2,
         validation_fraction: float = 0.1,
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
@@ -146,6 +157,7 @@ class LikelihoodRatio(BaseDetector):
         self.background = background
         self.mutation_rate = mutation_rate
         self.reg_weight = reg_weight
+        self.background_steps = background_steps
         self.validation_fraction = validation_fraction
         self.contamination = contamination
         self.memory = memory
@@ -203,11 +215,14 @@ class LikelihoodRatio(BaseDetector):
                 f"mutation_rate={self.mutation_rate!r} must lie in [0, 1] and "
                 f"reg_weight={self.reg_weight!r} must not be negative"
             )
+        known = density.get_params(deep=False)
+        length = self._background_length(known)
         candidates = []
         for rate, weight in product(map(float, rates), map(float, weights)):
             setting = {"mutation_rate": rate, "reg_weight": weight}
-            known = set(setting) & set(density.get_params(deep=False))
-            model = clone(density).set_params(**{name: setting[name] for name in known})
+            model = clone(density).set_params(
+                **{name: setting[name] for name in set(setting) & set(known)}, **length
+            )
             candidates.append((model, setting))
         return candidates
 
@@ -217,6 +232,17 @@ class LikelihoodRatio(BaseDetector):
             return "background"
         weight = f", weight {setting['reg_weight']:g}" if np.size(self.reg_weight) > 1 else ""
         return f"background (mutation {setting['mutation_rate']:g}{weight})"
+
+    def _background_length(self, density_params: dict[str, Any]) -> dict[str, int]:
+        """Parameters of the background model that say how long it is trained."""
+        steps = self.background_steps
+        if steps is None or "max_steps" not in density_params:
+            return {}
+        if not isinstance(steps, numbers.Integral):
+            if density_params["max_steps"] is None:
+                return {}
+            steps = math.ceil(steps * density_params["max_steps"])
+        return {"max_steps": int(steps)}
 
     def _hold_out(
         self, inliers: Source, y: npt.NDArray | None, rng: np.random.Generator

@@ -167,6 +167,7 @@ def test_weight_norm_starts_with_mean_zero_and_variance_one(n_channels, n_hierar
         conditional=conditional,
         max_steps=1,
         batch_size=40,
+        validation_fraction=0.0,
         learning_rate=1e-9,
         precision="fp32",
         random_state=0,

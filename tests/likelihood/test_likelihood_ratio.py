@@ -41,7 +41,8 @@ def trained(monkeypatch):
 
 
 def test_score_is_the_difference_of_the_two_models(digits):
-    detector = LikelihoodRatio(digit_density(), mutation_rate=0.2, reg_weight=3.0).fit(digits)
+    settings = {"mutation_rate": 0.2, "reg_weight": 3.0, "background_steps": None}
+    detector = LikelihoodRatio(digit_density(), **settings).fit(digits)
     foreground = digit_density().fit(digits)
     background = digit_density(mutation_rate=0.2, reg_weight=3.0).fit(digits)
     X = digits[:40]
@@ -55,6 +56,17 @@ def test_score_is_the_difference_of_the_two_models(digits):
         detector.score_pixels(X).sum((1, 2)), detector.score_samples(X), rtol=1e-6
     )
     assert detector.selection_ == [{"mutation_rate": 0.2, "reg_weight": 3.0}]
+
+
+@pytest.mark.parametrize(
+    ("background_steps", "max_steps", "expected"),
+    [(0.3, 5, 2), (3, 5, 3), (7, None, 7), (0.3, None, None), (None, 5, 5)],
+)
+def test_length_of_the_background_training(digits, background_steps, max_steps, expected):
+    density = digit_density(max_steps=max_steps, max_epochs=1)
+    detector = LikelihoodRatio(density, background_steps=background_steps).fit(digits[:8])
+    assert detector.background_.max_steps == expected
+    assert detector.density_.max_steps == max_steps
 
 
 def test_both_settings_change_the_background_and_only_it(digits):
