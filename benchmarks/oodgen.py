@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> dict:
         random_state=args.seed,
     ).fit(X, y)
     seconds["OODGen"] = perf_counter() - start
-    by_max = clone(oodgen).set_params(variant="max").fit(X, y)
+    by_max = clone(oodgen).set_params(score_type="max").fit(X, y)
     start = perf_counter()
     softmax = MSP(FrozenEstimator(network.fit(X, y))).fit(X)
     seconds["softmax"] = perf_counter() - start
