@@ -27,7 +27,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 import skood
-from skood import ConvNet, DenseNet, share_passes
+from skood import ConvNet, DenseNet, share_forward_pass
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
 PRESETS = {
@@ -144,8 +144,8 @@ def run(args: argparse.Namespace) -> dict:
     print(f"accuracy on {args.id}: {accuracy:.4f}", flush=True)
 
     frozen = FrozenEstimator(network)
-    training = share_passes(images)
-    shared = {name: share_passes(test) for name, test in sets.items()}
+    training = share_forward_pass(images)
+    shared = {name: share_forward_pass(test) for name, test in sets.items()}
     start = perf_counter()
     for data in (training, *shared.values()):
         network.predict(data)

@@ -36,7 +36,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 import skood
-from skood import ConvNet, share_passes
+from skood import ConvNet, share_forward_pass
 from skood._torch.batching import scoring_batch_size
 
 RESULTS = Path(__file__).parent / "results" / "speed_posthoc.json"
@@ -141,12 +141,12 @@ def time_passes(n_images: int, rounds: int) -> dict:
         detector = clone(detector).set_params(**{model: frozen})
         return detector.fit(training, labels)
 
-    training = share_passes(images)
+    training = share_forward_pass(images)
     fitted = {name: on(detector) for name, detector in TWENTY.items()}
     odin = on(skood.ODIN())
 
     def twenty() -> None:
-        shared = share_passes(images)
+        shared = share_forward_pass(images)
         for detector in fitted.values():
             detector.score_samples(shared)
 
@@ -204,7 +204,7 @@ def time_features(rounds: int) -> dict:
 
     def ours(detector: skood.base.BaseDetector, n: int) -> tuple[Callable, Callable]:
         # The pass that gives the features is made before; the peer is handed features, too.
-        data, queries = share_passes(train), share_passes(test[:n])
+        data, queries = share_forward_pass(train), share_forward_pass(test[:n])
         if hasattr(detector, "classifier"):
             detector.set_params(classifier=network)
         fitted = detector.fit(data, labels)

@@ -31,7 +31,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 import skood
-from skood import ConvNet, share_passes
+from skood import ConvNet, share_forward_pass
 from skood.metrics import auroc, fpr_at_tpr
 
 digits = load_digits()
@@ -53,9 +53,9 @@ print(f"accuracy on test digits 0 to 7: {network.score(X_test, y_test):.3f}")
 # %%
 # The detectors
 # -------------
-# The network is frozen: no detector trains it again. :func:`~skood.share_passes` wraps each set,
-# so that the network runs over it once, and all detectors read what it computed. Some need labels
-# and all are handed them.
+# The network is frozen: no detector trains it again. :func:`~skood.share_forward_pass` wraps each
+# set, so that the network runs over it once, and all detectors read what it computed. Some need
+# labels and all are handed them.
 detectors = {
     "MSP": skood.MSP(),
     "MaxLogit": skood.MaxLogit(),
@@ -79,9 +79,9 @@ detectors = {
     "NECO": skood.NECO(),
 }
 frozen = FrozenEstimator(network)
-training = share_passes(X_train)
-sets = {"digits 8 and 9": share_passes(unseen), "flower patches": share_passes(patches)}
-inliers = share_passes(X_test)
+training = share_forward_pass(X_train)
+sets = {"digits 8 and 9": share_forward_pass(unseen), "flower patches": share_forward_pass(patches)}
+inliers = share_forward_pass(X_test)
 
 areas = {}
 print(f"\n{'':20}" + "".join(f"{name:>30}" for name in sets) + f"{'accepted':>12}")

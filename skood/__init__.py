@@ -61,7 +61,7 @@ _PUBLIC = {
     "calibration": ["ConformalDetector", "EnsembleDetector", "TunedThreshold"],
     "model_selection": ["InlierFit", "LeaveClassesOut", "OODSplit", "get_ood_scorer"],
     "datasets": ["synthetic_outliers"],
-    "_data": ["share_passes"],
+    "_data": ["share_forward_pass"],
     "_evaluate": ["evaluate"],
 }
 

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from joblib import Parallel, delayed
 from sklearn.base import clone
 
-from skood._data import Source, share_passes
+from skood._checked_data import CheckedData
+from skood._data import share_forward_pass
 from skood._labels import check_labels
 from skood._progress import progress_bar, progress_scope
 from skood.base import as_input
@@ -133,9 +134,9 @@ def evaluate(
             f"{len(named)} detectors and {len(ood_sets)} OOD sets were given; expected at least "
             "one of each"
         )
-    inliers = share_passes(X_id)
-    sets = {name: share_passes(X) for name, X in ood_sets.items()}
-    training = None if X_train is None else share_passes(X_train)
+    inliers = share_forward_pass(X_id)
+    sets = {name: share_forward_pass(X) for name, X in ood_sets.items()}
+    training = None if X_train is None else share_forward_pass(X_train)
     labels = None
     if y_id is not None:
         labels = check_labels(y_id, len(inliers), name="y_id", items="X_id", warn=False)
@@ -161,8 +162,8 @@ def evaluate(
 def _rows(
     name: str,
     detector: Any,
-    inliers: Source,
-    sets: Mapping[str, Source],
+    inliers: CheckedData,
+    sets: Mapping[str, CheckedData],
     labels: npt.NDArray | None,
     measures: Mapping[str, Callable[..., float]],
 ) -> list[dict[str, Any]]:
@@ -174,9 +175,9 @@ def _rows(
         common["id_accuracy"] = float(np.mean(predicted == labels))
     offset = getattr(detector, "offset_", None)
     rows = []
-    for ood_set, source in sets.items():
+    for ood_set, data in sets.items():
         start = perf_counter()
-        outside = detector.score_samples(as_input(detector, source))
+        outside = detector.score_samples(as_input(detector, data))
         seconds = perf_counter() - start
         y_true = np.repeat([1, -1], [len(inside), len(outside)])
         y_score = np.concatenate([inside, outside])

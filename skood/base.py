@@ -16,7 +16,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_memory
 
-from skood._data import Source, check_data, check_scores
+from skood._checked_data import CheckedData
+from skood._data import check_data, check_scores
 from skood._labels import check_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope
@@ -41,7 +42,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     """
 
     # Taken as data by detectors on detectors, and by `evaluate`.
-    _reads_sources = True
+    _reads_checked_data = True
 
     # Where a subclass has no such parameter.
     verbose: bool | int | str = "auto"
@@ -54,16 +55,16 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     @abstractmethod
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
         """Learn the model.
 
         Parameters
         ----------
-        inliers : Source
+        inliers : CheckedData
         y : ndarray or None
             Labels of the inliers.
-        outliers : Source or None
+        outliers : CheckedData or None
             Rows that came with y == -1.
         seed : int
             Of this fit.
@@ -75,7 +76,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         """
 
     @abstractmethod
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Score checked data, higher = more in-distribution."""
 
     @fit_context(prefer_skip_nested_validation=False)
@@ -98,8 +99,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError
             When X or y is not what it should be, or the scores of X give no finite threshold.
         """
-        source = check_data(self, X, reset=True, min_samples=2)
-        inliers, y, outliers = split_outliers(source, y)
+        data = check_data(self, X, reset=True, min_samples=2)
+        inliers, y, outliers = split_outliers(data, y)
         seed = draw_seed(self.random_state)
         with self._shows_progress():
             rows = self._fit(inliers, y, outliers, seed)
@@ -142,9 +143,9 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             When X is not as in `fit`, or so large that a score would be NaN.
         """
         check_is_fitted(self)
-        source = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
-            scores = self._score_samples(source)
+            scores = self._score_samples(data)
         check_scores(self, scores)
         return scores
 
@@ -204,21 +205,23 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return tags
 
 
-def split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, Source | None]:
+def split_outliers(
+    data: CheckedData, y: Any
+) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
     """Separate known outliers.
 
     Parameters
     ----------
-    source : Source
+    data : CheckedData
     y : array-like of shape (n_samples,) or None
         Labels; -1 marks an outlier.
 
     Returns
     -------
-    inliers : Source
+    inliers : CheckedData
     labels : ndarray or None
         Those of the inliers.
-    outliers : Source or None
+    outliers : CheckedData or None
 
     Raises
     ------
@@ -226,23 +229,23 @@ def split_outliers(source: Source, y: Any) -> tuple[Source, npt.NDArray | None, 
         When y is not one label for each item, or marks all but one item as outliers.
     """
     if y is None:
-        return source, None, None
-    y = check_labels(y, len(source))
+        return data, None, None
+    y = check_labels(y, len(data))
     outlying = is_outlier(y)
     if not outlying.any():
-        return source, y, None
+        return data, y, None
     inliers = np.flatnonzero(~outlying)
     if len(inliers) < 2:
         raise ValueError(
             f"{len(inliers)} of {len(y)} labels in y are in-distribution (not -1), at least 2 are "
             "needed: a detector learns from in-distribution data, and -1 marks known outliers"
         )
-    return source.subset(inliers), y[inliers], source.subset(np.flatnonzero(outlying))
+    return data.subset(inliers), y[inliers], data.subset(np.flatnonzero(outlying))
 
 
 def fit_model(
     model: Any,
-    source: Source,
+    data: CheckedData,
     y: npt.NDArray | None,
     *,
     seed: int | None = None,
@@ -254,7 +257,7 @@ def fit_model(
     ----------
     model : estimator
         One in ``sklearn.frozen.FrozenEstimator`` is returned as it is.
-    source : Source
+    data : CheckedData
     y : ndarray or None
     seed : int or None
         For a model whose ``random_state`` is None.
@@ -266,23 +269,23 @@ def fit_model(
     model = clone(model)
     if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
         model.set_params(random_state=seed)
-    return check_memory(memory).cache(_fit)(model, source, y)
+    return check_memory(memory).cache(_fit)(model, data, y)
 
 
-def _fit(model: Any, source: Source, y: npt.NDArray | None) -> Any:
-    return model.fit(as_input(model, source), y)
+def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
+    return model.fit(as_input(model, data), y)
 
 
-def as_input(model: Any, source: Source) -> Any:
-    """Return the data as `model` reads them: a source for ours, an array of rows for others."""
-    return source if _reads_sources(model) else source.rows()
+def as_input(model: Any, data: CheckedData) -> Any:
+    """Return the data as `model` reads them: checked data for ours, an array of rows for others."""
+    return data if _reads_checked_data(model) else data.rows()
 
 
-def _reads_sources(model: Any) -> bool:
+def _reads_checked_data(model: Any) -> bool:
     return getattr(model, "_reads_sources", False)
 
 
-def rows_through(model: Any, method: str, source: Source) -> npt.NDArray:
+def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
     """Apply a method of any fitted model to every item, so that a row's result is its own.
 
     Our models see to that themselves; others are given chunks of one size.
@@ -292,12 +295,12 @@ def rows_through(model: Any, method: str, source: Source) -> npt.NDArray:
     model : estimator
     method : str
         Takes n items and returns an array of n rows.
-    source : Source
+    data : CheckedData
     """
     function = getattr(model, method)
-    if _reads_sources(model):
-        return np.asarray(function(source))
-    return in_chunks(function, source.rows())
+    if _reads_checked_data(model):
+        return np.asarray(function(data))
+    return in_chunks(function, data.rows())
 
 
 def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:

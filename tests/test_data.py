@@ -12,7 +12,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
-from skood._data import Source, check_data, check_in_range, check_scores, resolve_value_range
+from skood._checked_data import CheckedData
+from skood._data import check_data, check_in_range, check_scores, resolve_value_range
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(7, 3))
@@ -128,16 +129,16 @@ def test_data_frame_leaves_its_feature_names():
 
 
 def test_source_is_passed_through():
-    source = Source.of(COLOUR)
+    source = CheckedData.of(COLOUR)
     reader = Reader().fit(source)
     assert reader.source_ is source
     assert reader.read(source) is source
     with pytest.raises(ValueError, match=r"items of shape \(1, 5, 4\), but Reader was fitted on"):
-        reader.read(Source.of(GREY[:, None]))
+        reader.read(CheckedData.of(GREY[:, None]))
 
 
 def test_subset():
-    source = Source.of(COLOUR).subset(np.array([4, 1, 5]))
+    source = CheckedData.of(COLOUR).subset(np.array([4, 1, 5]))
     assert len(source) == 3
     np.testing.assert_array_equal(everything(source), COLOUR[[4, 1, 5]])
     np.testing.assert_array_equal(everything(source.subset([2, 0])), COLOUR[[5, 4]])
@@ -164,8 +165,8 @@ def test_memory_map_is_not_held_in_memory(tmp_path):
         source = Reader().fit(mapped).source_
         assert not source.in_memory
         assert not source.subset([0, 1]).in_memory
-        assert Source.of(array).in_memory
-        assert Source.of(array).subset([0, 1]).in_memory
+        assert CheckedData.of(array).in_memory
+        assert CheckedData.of(array).subset([0, 1]).in_memory
         taken = source.take(np.array([3, 1]))
         assert not np.shares_memory(taken, mapped)
         np.testing.assert_array_equal(taken, expected[[3, 1]])
@@ -183,15 +184,15 @@ def test_dataset_is_read_item_by_item_when_asked_for():
 
 
 def test_source_pickles_and_hashes_by_its_content():
-    source = Source.of(COLOUR).subset([1, 2])
+    source = CheckedData.of(COLOUR).subset([1, 2])
     restored = pickle.loads(pickle.dumps(source))
     np.testing.assert_array_equal(everything(restored), COLOUR[1:3])
     assert joblib.hash(source) == joblib.hash(restored)
-    assert joblib.hash(source) != joblib.hash(Source.of(COLOUR).subset([1, 3]))
+    assert joblib.hash(source) != joblib.hash(CheckedData.of(COLOUR).subset([1, 3]))
 
 
 def test_taking_gives_a_copy():
-    source = Source.of(ROWS.copy())
+    source = CheckedData.of(ROWS.copy())
     source.take(np.arange(2))[:] = 99
     np.testing.assert_array_equal(everything(source), ROWS)
 
@@ -421,7 +422,7 @@ def test_what_a_fitted_estimator_refuses(fitted, X, message):
     ],
 )
 def test_value_range(pixels, value_range, expected):
-    resolved = resolve_value_range(Source.of(pixels.reshape(2, 1, 1, 1)), value_range)
+    resolved = resolve_value_range(CheckedData.of(pixels.reshape(2, 1, 1, 1)), value_range)
     assert resolved == expected
     assert {type(value) for value in resolved} == {float}
 
@@ -429,12 +430,12 @@ def test_value_range(pixels, value_range, expected):
 def test_minmax_reads_every_chunk():
     pixels = np.zeros((10_000, 1, 1, 1))
     pixels[[5, 4095, 4096, 9999], 0, 0, 0] = [1, -2, 3, -4]
-    assert resolve_value_range(Source.of(pixels), "minmax") == (-4, 3)
+    assert resolve_value_range(CheckedData.of(pixels), "minmax") == (-4, 3)
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, -3.0, 1e300])
 def test_minmax_of_a_constant_is_not_empty(value):
-    low, high = resolve_value_range(Source.of(np.full((2, 1, 1, 1), value)), "minmax")
+    low, high = resolve_value_range(CheckedData.of(np.full((2, 1, 1, 1), value)), "minmax")
     assert low == value
     assert np.isfinite(255 / (high - low))
 
@@ -446,14 +447,14 @@ def test_integers_have_no_range_of_their_own(dtype):
         "high), the values of black and white (uint8 is taken as 0..255, floats as 0..1)"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        resolve_value_range(Source.of(np.zeros((2, 1, 1, 1), dtype=dtype)), None)
+        resolve_value_range(CheckedData.of(np.zeros((2, 1, 1, 1), dtype=dtype)), None)
 
 
 @pytest.mark.parametrize("value_range", [(1, 0), (2, 2), (0,), (0, 1, 2), (np.nan, 1)])
 def test_value_range_that_is_none(value_range):
     message = f"value_range={value_range!r} must be (low, high) with low < high"
     with pytest.raises(ValueError, match=re.escape(message)):
-        resolve_value_range(Source.of(COLOUR), value_range)
+        resolve_value_range(CheckedData.of(COLOUR), value_range)
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.5, 255.0])
@@ -473,7 +474,7 @@ def test_pixels_out_of_range(value):
 
 @pytest.mark.parametrize("size", [1, 3, 7, 100])
 def test_chunks_are_everything_in_order(size):
-    chunks = list(Source.of(ROWS).chunks(size))
+    chunks = list(CheckedData.of(ROWS).chunks(size))
     np.testing.assert_array_equal(np.concatenate(chunks), ROWS)
     assert {len(chunk) for chunk in chunks[:-1]} <= {size}
     assert len(chunks) == -(-7 // size)

@@ -12,42 +12,26 @@ import skood
 
 ROOT = Path(skood.__file__).parent
 # What the modules of each part may import from the package.
+DOOR = {"_data", "_checked_data", "_labels", "_parameters"}
 ALLOWED = {
     "_parameters": set(),
     "_progress": set(),
-    "_data": set(),
     "_labels": set(),
-    "_torch": {"_torch", "_data", "_parameters"},
-    "density": {"density", "_torch", "_data", "_labels", "_parameters"},
-    "classifiers": {"classifiers", "_torch", "_data", "_labels", "_parameters"},
-    "base": {"_torch", "_data", "_labels", "_parameters"},
-    "likelihood": {
-        "likelihood",
-        "base",
-        "density",
-        "metrics",
-        "_torch",
-        "_data",
-        "_labels",
-        "_parameters",
-    },
-    "posthoc": {"posthoc", "base", "classifiers", "_torch", "_data", "_labels", "_parameters"},
-    "training_time": {
-        "training_time",
-        "base",
-        "classifiers",
-        "density",
-        "_torch",
-        "_data",
-        "_labels",
-        "_parameters",
-    },
-    "inspection": {"inspection", "_torch", "_data"},
+    "_checked_data": set(),
+    "_data": {"_checked_data"},
+    "_torch": {"_torch", *DOOR},
+    "density": {"density", "_torch", *DOOR},
+    "classifiers": {"classifiers", "_torch", *DOOR},
+    "base": {"_torch", *DOOR},
+    "likelihood": {"likelihood", "base", "density", "metrics", "_torch", *DOOR},
+    "posthoc": {"posthoc", "base", "classifiers", "_torch", *DOOR},
+    "training_time": {"training_time", "base", "classifiers", "density", "_torch", *DOOR},
+    "inspection": {"inspection", "_torch", *DOOR},
     "metrics": {"metrics"},
-    "model_selection": {"model_selection", "metrics", "_data", "_labels", "_parameters"},
-    "datasets": {"datasets", "_data", "_parameters"},
-    "calibration": {"calibration", "base", "metrics", "_torch", "_data", "_labels", "_parameters"},
-    "_evaluate": {"base", "metrics", "_data", "_labels"},
+    "model_selection": {"model_selection", "metrics", *DOOR},
+    "datasets": {"datasets", *DOOR},
+    "calibration": {"calibration", "base", "metrics", "_torch", *DOOR},
+    "_evaluate": {"base", "metrics", *DOOR},
 }
 # Public in their package, and not in skood itself.
 ONLY_IN_PACKAGE = {

@@ -1,4 +1,4 @@
-"""Map a function over a data source in batches of one fixed size."""
+"""Map a function over data in batches of one fixed size."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._progress import tracked
 
 __all__ = ["evaluating", "map_batches", "scoring_batch_size"]
@@ -81,20 +81,20 @@ class _AlignedRows(TorchFunctionMode):
 
 def map_batches(
     function: Callable[[npt.NDArray], torch.Tensor | tuple[torch.Tensor, ...]],
-    source: Source,
+    data: CheckedData,
     batch_size: int,
     *,
     verbose: bool | int | str = "auto",
     description: str = "scoring",
 ) -> Any:
-    """Apply `function` to every row of `source`, always on exactly `batch_size` rows.
+    """Apply `function` to every row of `data`, always on exactly `batch_size` rows.
 
     Parameters
     ----------
     function : callable
         Takes an array of shape (batch_size, ...), returns a tensor, or several, with a row for
         each row. It runs without gradients.
-    source : Source
+    data : CheckedData
     batch_size : int
         The last batch is filled up by repeating its last row.
     verbose : {"auto"}, bool or int, default="auto"
@@ -104,10 +104,10 @@ def map_batches(
 
     Returns
     -------
-    ndarray of shape (len(source), ...), or a tuple of them
+    ndarray of shape (len(data), ...), or a tuple of them
         In the dtype that `function` returned.
     """
-    n = len(source)
+    n = len(data)
     results: list[npt.NDArray] = []
     aligned = _AlignedRows()
     starts = range(0, n, batch_size)
@@ -115,7 +115,7 @@ def map_batches(
         size = min(batch_size, n - start)
         indices = np.minimum(np.arange(start, start + batch_size), n - 1)
         with torch.inference_mode(), aligned:
-            values = function(source.take(indices))
+            values = function(data.take(indices))
             several = isinstance(values, tuple)
             parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]
         results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.preprocessing import Preprocessing
 
@@ -29,8 +29,8 @@ class NeuralEstimator(BaseEstimator):
     A subclass may take the parameters of its base as ``**training``.
     """
 
-    # Detectors hand such a model their checked source instead of an array.
-    _reads_sources = True
+    # Detectors hand such a model their checked data instead of an array.
+    _reads_checked_data = True
 
     _preprocessing: Preprocessing
 
@@ -66,12 +66,12 @@ class NeuralEstimator(BaseEstimator):
             signature = inspect.Signature(list(parameters.values()))
             setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
 
-    def _checkpoint(self, source: Source, others: Any, seed: int) -> Path | None:
+    def _checkpoint(self, data: CheckedData, others: Any, seed: int) -> Path | None:
         """File that a training run resumes from, named by parameters and data.
 
         Parameters
         ----------
-        source : Source
+        data : CheckedData
             Training data; of those that are streamed the first few are looked at.
         others : object
             Whatever else training depends on, labels for instance.
@@ -80,9 +80,9 @@ class NeuralEstimator(BaseEstimator):
         if self.checkpoint_dir is None:
             return None
         params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
-        data = source if source.in_memory else source.subset(np.arange(min(len(source), 256)))
+        looked_at = data if data.in_memory else data.subset(np.arange(min(len(data), 256)))
         own_seed = None if self.random_state is None else seed
-        key = joblib.hash((params, len(source), data.content(), others, own_seed))
+        key = joblib.hash((params, len(data), looked_at.content(), others, own_seed))
         return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
 
     def __getstate__(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._data import Source, check_in_range, resolve_value_range
+from skood._checked_data import CheckedData
+from skood._data import check_in_range, resolve_value_range
 
 __all__ = ["Learned", "Preprocessing"]
 
@@ -23,7 +24,7 @@ class Preprocessing:
     ----------
     owner : object
         Estimator whose class errors name.
-    source : Source
+    data : CheckedData
         Training data.
     image_shape : sequence of int or None, default=None
         Shape (C, H, W) in which the network reads flat rows.
@@ -50,66 +51,66 @@ class Preprocessing:
     def __init__(
         self,
         owner: object,
-        source: Source,
+        data: CheckedData,
         *,
         image_shape: Any = None,
         value_range: Any = None,
         has_range: bool | None = None,
     ) -> None:
         self.owner_name = type(owner).__name__
-        self.input_shape = source.item_shape
-        if image_shape is not None and not source.is_image:
+        self.input_shape = data.item_shape
+        if image_shape is not None and not data.is_image:
             if len(image_shape) != 3:
                 raise ValueError(f"image_shape={image_shape!r} must be (C, H, W)")
-            source = source.reshape(tuple(image_shape))
-        self.item_shape = source.item_shape
+            data = data.reshape(tuple(image_shape))
+        self.item_shape = data.item_shape
         self.stated_range = value_range
         if has_range is None:
-            has_range = source.is_image
-        self.value_range = resolve_value_range(source, value_range) if has_range else None
+            has_range = data.is_image
+        self.value_range = resolve_value_range(data, value_range) if has_range else None
 
-    def open(self, source: Source) -> Source:
-        """Source whose items have the network's shape.
+    def open(self, data: CheckedData) -> CheckedData:
+        """Return the data with items of the network's shape.
 
         Raises
         ------
         ValueError
             When the dtype of X stands for another range of pixels than in fit.
         """
-        if source.item_shape != self.item_shape:
-            source = source.reshape(self.item_shape)
+        if data.item_shape != self.item_shape:
+            data = data.reshape(self.item_shape)
         if (
             self.value_range is not None
             and self.stated_range is None
-            and resolve_value_range(source, None) != self.value_range
+            and resolve_value_range(data, None) != self.value_range
         ):
             low, high = self.value_range
             raise ValueError(
-                f"X has pixels of dtype {source.dtype}, but {self.owner_name} was fitted on "
+                f"X has pixels of dtype {data.dtype}, but {self.owner_name} was fitted on "
                 f"pixels from {low:g} to {high:g} (uint8 is taken as 0..255, floats as 0..1); "
                 "convert X, or state one range for both with value_range=(low, high)"
             )
-        return source
+        return data
 
-    def check_in_memory(self, source: Source) -> None:
+    def check_in_memory(self, data: CheckedData) -> None:
         """Raise where data in memory lie outside their range, before anything is trained.
 
         Streamed data are checked as they are read.
         """
-        for items in source.chunks() if source.in_memory else ():
+        for items in data.chunks() if data.in_memory else ():
             self._check(items)
 
     def _check(self, items: npt.NDArray | Tensor) -> None:
         if self.value_range is not None and not isinstance(self.stated_range, str):
             check_in_range(items, self.value_range)
 
-    def learn_moments(self, source: Source) -> None:
+    def learn_moments(self, data: CheckedData) -> None:
         """Mean and standard deviation of each feature of rows, or channel of images."""
-        axes = (0, 2, 3) if source.is_image else (0,)
+        axes = (0, 2, 3) if data.is_image else (0,)
         # Less the first item, a feature that is constant is 0 to the last digit.
-        origin = self._scaled(source.take(np.arange(1))).mean(axes, keepdims=True)
+        origin = self._scaled(data.take(np.arange(1))).mean(axes, keepdims=True)
         count, mean, squares = 0, np.zeros_like(origin), np.zeros_like(origin)
-        for items in source.chunks():
+        for items in data.chunks():
             values = self._scaled(items) - origin
             n = values.size // values.shape[1]
             of_chunk = values.mean(axes, keepdims=True)

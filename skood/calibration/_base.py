@@ -13,7 +13,8 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.base import BaseDetector, fit_model, rows_through, split_outliers
@@ -38,16 +39,16 @@ class CalibratedDetector(BaseDetector):
 
     @abstractmethod
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         """Fit the detectors and set ``offset_``.
 
         Parameters
         ----------
-        inliers : Source
+        inliers : CheckedData
         y : ndarray or None
             Labels of the inliers.
-        outliers : Source or None
+        outliers : CheckedData or None
             Rows that came with y == -1.
         seed : int
             Of this fit.
@@ -68,8 +69,8 @@ class CalibratedDetector(BaseDetector):
         -------
         self
         """
-        source = check_data(self, X, reset=True, min_samples=2)
-        inliers, y, outliers = split_outliers(source, y)
+        data = check_data(self, X, reset=True, min_samples=2)
+        inliers, y, outliers = split_outliers(data, y)
         with self._shows_progress():
             self._fit(inliers, y, outliers, draw_seed(self.random_state))
         return self
@@ -77,9 +78,9 @@ class CalibratedDetector(BaseDetector):
 
 def fit_detector(
     detector: Any,
-    inliers: Source,
+    inliers: CheckedData,
     y: npt.NDArray | None,
-    outliers: Source | None,
+    outliers: CheckedData | None,
     *,
     seed: int,
     memory: str | joblib.Memory | None,
@@ -91,10 +92,10 @@ def fit_detector(
     Parameters
     ----------
     detector : estimator
-    inliers : Source
+    inliers : CheckedData
     y : ndarray or None
         Labels of the inliers.
-    outliers : Source or None
+    outliers : CheckedData or None
         Subset of the same data as `inliers`.
     seed : int
         For every ``random_state`` inside that is None: estimators other than ours would draw from
@@ -105,8 +106,8 @@ def fit_detector(
         return detector.estimator
     if outliers is not None and y is not None and isinstance(detector, BaseDetector):
         y = np.concatenate([y, np.full(len(outliers), -1)])
-        (source, rows), (_, outlying) = _rows_in_root(inliers), _rows_in_root(outliers)
-        inliers = source.subset(np.concatenate([rows, outlying]))
+        (data, rows), (_, outlying) = _rows_in_root(inliers), _rows_in_root(outliers)
+        inliers = data.subset(np.concatenate([rows, outlying]))
     unseeded = [
         name
         for name, value in detector.get_params().items()
@@ -116,13 +117,13 @@ def fit_detector(
     return fit_model(seeded, inliers, y, memory=memory)
 
 
-def _rows_in_root(source: Source) -> tuple[Source, npt.NDArray[np.integer]]:
-    """Return what `source` was taken from in the end, and at which rows."""
-    rows: npt.NDArray[np.integer] = np.arange(len(source))
-    while source.parent is not None:
-        source, indices = source.parent
+def _rows_in_root(data: CheckedData) -> tuple[CheckedData, npt.NDArray[np.integer]]:
+    """Return what `data` was taken from in the end, and at which rows."""
+    rows: npt.NDArray[np.integer] = np.arange(len(data))
+    while data.parent is not None:
+        data, indices = data.parent
         rows = indices[rows]
-    return source, rows
+    return data, rows
 
 
 def hold_out(
@@ -156,7 +157,7 @@ def hold_out(
     return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
 
 
-def scores_of(detector: Any, source: Source) -> npt.NDArray[np.float64]:
+def scores_of(detector: Any, data: CheckedData) -> npt.NDArray[np.float64]:
     """Score checked data with any fitted detector; infinite scores become the largest floats.
 
     Raises
@@ -164,7 +165,7 @@ def scores_of(detector: Any, source: Source) -> npt.NDArray[np.float64]:
     ValueError
         When a score is NaN, which can be neither above nor below a threshold.
     """
-    scores = rows_through(detector, "score_samples", source).astype(np.float64)
+    scores = rows_through(detector, "score_samples", data).astype(np.float64)
     if np.isnan(scores).any():
         raise ValueError(
             f"{type(detector).__name__} gave NaN as the score of {np.isnan(scores).sum()} of "

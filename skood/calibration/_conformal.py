@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
@@ -219,7 +219,7 @@ class ConformalDetector(PValueDetector):
         self.random_state = random_state
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         if self.class_conditional:
             self._check_class_conditional(y)
@@ -280,7 +280,7 @@ class ConformalDetector(PValueDetector):
         return [(np.setdiff1d(np.arange(n_items), fold), np.sort(fold)) for fold in folds]
 
     def _fit_classifier(
-        self, training: Source, labels: npt.NDArray | None, **settings: Any
+        self, training: CheckedData, labels: npt.NDArray | None, **settings: Any
     ) -> None:
         if self.classifier is not None:
             self.classifier_ = fit_detector(self.classifier, training, labels, None, **settings)
@@ -293,8 +293,8 @@ class ConformalDetector(PValueDetector):
             )
         self.classifier_ = detector.classifier_
 
-    def _predicted(self, source: Source) -> npt.NDArray:
-        return np.asarray(self.classifier_.predict(as_input(self.classifier_, source)))
+    def _predicted(self, data: CheckedData) -> npt.NDArray:
+        return np.asarray(self.classifier_.predict(as_input(self.classifier_, data)))
 
     def _group(self, scores: npt.NDArray[np.float64], predicted: npt.NDArray) -> None:
         """Set what is known of each class."""
@@ -319,37 +319,39 @@ class ConformalDetector(PValueDetector):
                 stacklevel=2,
             )
 
-    def _p_values(self, source: Source) -> npt.NDArray[np.float64]:
+    def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:
         if len(self.detectors_) > 1:
-            return (1 + self._outscored(source)[0]) / (self.n_calibration_ + 1)
-        scores = scores_of(self.detectors_[0], source)
+            return (1 + self._outscored(data)[0]) / (self.n_calibration_ + 1)
+        scores = scores_of(self.detectors_[0], data)
         p_values = conformal_p_values(self.calibration_scores_[0], scores)
         if self.class_conditional:
-            predicted = self._predicted(source)
+            predicted = self._predicted(data)
             for label, calibration in zip(self.classes_, self.class_scores_, strict=True):
                 rows = predicted == label
                 p_values[rows] = conformal_p_values(calibration, scores[rows])
         return p_values
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         if len(self.detectors_) > 1:
-            n_outscored, between = self._outscored(source)
+            n_outscored, between = self._outscored(data)
             return (n_outscored + between) / (self.n_calibration_ + 1)
-        scores = scores_of(self.detectors_[0], source)
+        scores = scores_of(self.detectors_[0], data)
         if self.class_conditional:
-            predicted = self._predicted(source)
+            predicted = self._predicted(data)
             thresholds = np.full(len(scores), self._other_threshold)
             for label, threshold in zip(self.classes_, self.thresholds_, strict=True):
                 thresholds[predicted == label] = threshold
             scores -= thresholds
         return scores
 
-    def _outscored(self, source: Source) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    def _outscored(
+        self, data: CheckedData
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Count calibration rows up to each score; and below 1, what tells equal numbers apart."""
-        n_outscored = np.zeros(len(source), dtype=np.int64)
-        between = np.zeros(len(source))
+        n_outscored = np.zeros(len(data), dtype=np.int64)
+        between = np.zeros(len(data))
         for detector, calibration in zip(self.detectors_, self.calibration_scores_, strict=True):
-            scores = scores_of(detector, source)
+            scores = scores_of(detector, data)
             n_outscored += count_up_to(calibration, scores)
             between += smooth_p_values(calibration, scores) / len(self.detectors_)
         return n_outscored, between

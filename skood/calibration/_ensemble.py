@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.utils import Bunch, Tags
 from sklearn.utils.metaestimators import _BaseComposition
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
@@ -223,7 +223,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         return self
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         self._check_detectors()
         names, detectors = zip(*self.detectors, strict=True)
@@ -264,17 +264,17 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
             )
         self._validate_names([name for name, _ in self.detectors])
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        p_values = np.empty((len(source), len(self.detectors_)))
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        p_values = np.empty((len(data), len(self.detectors_)))
         for j, (detector, reference) in enumerate(
             zip(self.detectors_, self.reference_scores_, strict=True)
         ):
-            p_values[:, j] = smooth_p_values(reference, scores_of(detector, source))
+            p_values[:, j] = smooth_p_values(reference, scores_of(detector, data))
         # The lowest of all floats would come to 0, whose logarithm is -inf.
         return _COMBINATIONS[self.combination](np.maximum(p_values, np.finfo(np.float64).tiny))
 
-    def _p_values(self, source: Source) -> npt.NDArray[np.float64]:
-        return conformal_p_values(self.calibration_scores_, self._score_samples(source))
+    def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return conformal_p_values(self.calibration_scores_, self._score_samples(data))
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from scipy.stats import false_discovery_control
 from sklearn.utils.validation import check_is_fitted
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import Interval
 from skood.calibration._base import CalibratedDetector
 
@@ -42,7 +43,7 @@ class PValueDetector(CalibratedDetector):
     }
 
     @abstractmethod
-    def _p_values(self, source: Source) -> npt.NDArray[np.float64]:
+    def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Return the p-values of checked data."""
 
     def p_values(self, X: Any) -> npt.NDArray[np.float64]:
@@ -58,9 +59,9 @@ class PValueDetector(CalibratedDetector):
             In (0, 1]; small = out-of-distribution.
         """
         check_is_fitted(self)
-        source = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
-            return self._p_values(source)
+            return self._p_values(data)
 
     def select(self, X: Any, fdr: float = 0.1) -> npt.NDArray[np.bool_]:
         r"""Declare rows of X out-of-distribution, at most `fdr` of them wrongly in expectation.

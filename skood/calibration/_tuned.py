@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import Tags
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
@@ -154,7 +154,7 @@ class TunedThreshold(CalibratedDetector):
         self.random_state = random_state
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         if self.objective != "tpr" and outliers is None:
             raise ValueError(
@@ -179,8 +179,8 @@ class TunedThreshold(CalibratedDetector):
         self._choose(np.sort(id_scores), np.sort(ood_scores), len(inliers), n_outliers)
 
     def _divide_outliers(
-        self, outliers: Source | None, seed: int
-    ) -> tuple[Source | None, Source | None]:
+        self, outliers: CheckedData | None, seed: int
+    ) -> tuple[CheckedData | None, CheckedData | None]:
         """Known outliers for the detector, and those for the threshold."""
         if outliers is None or not isinstance(self.detector, BaseDetector):
             return None, outliers
@@ -226,8 +226,8 @@ class TunedThreshold(CalibratedDetector):
         self.offset_ = float(thresholds[best])
         self.best_score_ = float(objective[best])
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return scores_of(self.detector_, source)
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return scores_of(self.detector_, data)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

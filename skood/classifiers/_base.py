@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._labels import check_labels, encode_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
@@ -214,20 +215,20 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         ValueError
             When y is missing, has a single class, or marks out-of-distribution rows by -1.
         """
-        source = self._open(X, reset=True)
-        class_indices = self._targets(y, len(source), reset=True)
+        data = self._open(X, reset=True)
+        class_indices = self._targets(y, len(data), reset=True)
         validation = None
         held_out = self._validation(X_val, y_val)
         if held_out is not None:
-            validation = np.arange(len(source), len(source) + len(held_out[0]))
-            source = Source.concatenate([source, held_out[0]])
+            validation = np.arange(len(data), len(data) + len(held_out[0]))
+            data = CheckedData.concatenate([data, held_out[0]])
             class_indices = np.concatenate([class_indices, held_out[1]])
-        self.train_network(source, class_indices, validation=validation)
+        self.train_network(data, class_indices, validation=validation)
         return self
 
     def train_network(
         self,
-        source: Source,
+        data: CheckedData,
         class_indices: npt.NDArray[np.int64],
         *,
         validation: npt.NDArray[np.integer] | None = None,
@@ -242,36 +243,36 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
 
         Parameters
         ----------
-        source : Source
+        data : CheckedData
             As `_open` returns it.
         class_indices : ndarray of shape (n,)
-            0, 1, ..., one for each item of `source`.
+            0, 1, ..., one for each item of `data`.
         validation : ndarray, default=None
             Rows held out. None draws `validation_fraction` of them.
         n_outputs : int, default=None
             Outputs of the network; None: one for each class.
         make_objective : callable, default=None
-            Takes the untrained network, this classifier, the source and the class indices.
+            Takes the untrained network, this classifier, the data and the class indices.
         depends_on : object, default=None
             Whatever else training depends on, for the name of the checkpoint.
         """
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
-        checkpoint = self._checkpoint(source, (class_indices, validation, depends_on), seed)
+        checkpoint = self._checkpoint(data, (class_indices, validation, depends_on), seed)
         seed = resumed_seed(checkpoint, seed)
         if validation is None:
-            training, validation = hold_out(len(source), self.validation_fraction, seed)
+            training, validation = hold_out(len(data), self.validation_fraction, seed)
         else:
-            training = np.setdiff1d(np.arange(len(source)), validation)
-        self._learn_normalization(source.subset(training))
+            training = np.setdiff1d(np.arange(len(data)), validation)
+        self._learn_normalization(data.subset(training))
         n_outputs = len(self.classes_) if n_outputs is None else n_outputs
         with isolated_rng(device, seed, Stream.INITIAL_WEIGHTS):
-            network = self._build(source.item_shape, n_outputs).to(device)
-        if source.is_image:
+            network = self._build(data.item_shape, n_outputs).to(device)
+        if data.is_image:
             network = network.to(memory_format=torch.channels_last)
         make_objective = make_objective or self._objective
         self.history_ = train(
-            make_objective(network, self, source, class_indices),
+            make_objective(network, self, data, class_indices),
             training,
             validation,
             TrainingSettings.of(self),
@@ -282,13 +283,13 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         )
         self.module_ = network
 
-    def _open(self, X: Any, *, reset: bool) -> Source:
-        source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+    def _open(self, X: Any, *, reset: bool) -> CheckedData:
+        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
         if reset:
             self._preprocessing = Preprocessing(
-                self, source, image_shape=self.image_shape, value_range=self.value_range
+                self, data, image_shape=self.image_shape, value_range=self.value_range
             )
-        return self._preprocessing.open(source)
+        return self._preprocessing.open(data)
 
     def _targets(self, y: Any, n_items: int, *, reset: bool) -> npt.NDArray[np.int64]:
         """Class indices of the labels, positions in ``classes_``."""
@@ -314,18 +315,18 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             )
         return targets
 
-    def _validation(self, X: Any, y: Any) -> tuple[Source, npt.NDArray[np.int64]] | None:
+    def _validation(self, X: Any, y: Any) -> tuple[CheckedData, npt.NDArray[np.int64]] | None:
         if (X is None) != (y is None):
             raise ValueError("X_val and y_val go together, but one of them is None")
         if X is None:
             return None
-        source = self._open(X, reset=False)
-        self._preprocessing.check_in_memory(source)
-        return source, self._targets(y, len(source), reset=False)
+        data = self._open(X, reset=False)
+        self._preprocessing.check_in_memory(data)
+        return data, self._targets(y, len(data), reset=False)
 
-    def _learn_normalization(self, source: Source) -> None:
+    def _learn_normalization(self, data: CheckedData) -> None:
         """Mean and standard deviation of each channel of images or feature of rows."""
-        self._preprocessing.learn_moments(source)
+        self._preprocessing.learn_moments(data)
 
     def _batch(
         self,
@@ -350,7 +351,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         return Network(
             self.module_,
             last_linear(self.module_),
-            lambda source: self._open(source, reset=False),
+            lambda data: self._open(data, reset=False),
             lambda items: self._batch(items, device, None),
             step=1.0
             if self.value_range_ is None

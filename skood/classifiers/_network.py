@@ -14,7 +14,7 @@ import torch
 from sklearn.utils.validation import check_memory
 from torch import Tensor, nn
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 
 __all__ = ["Network", "Outputs", "arrays_of", "tensors_of"]
@@ -61,7 +61,7 @@ class Network:
     last_layer : nn.Linear
         Its input are the features, its output the logits.
     open : callable
-        Checks a source and brings it into the module's shape.
+        Checks data and brings them into the module's shape.
     tensor : callable
         Turns an array of items into the module's input, on its device.
     step : Tensor or float
@@ -78,7 +78,7 @@ class Network:
         self,
         module: nn.Module,
         last_layer: nn.Linear,
-        open: Callable[[Source], Source],
+        open: Callable[[CheckedData], CheckedData],
         tensor: Callable[[npt.NDArray], Tensor],
         *,
         step: Tensor | float = 1.0,
@@ -194,7 +194,7 @@ class Network:
     def map(
         self,
         function: Callable[[Tensor], Tensor | tuple[Tensor, ...]],
-        source: Source,
+        data: CheckedData,
         description: str,
     ) -> npt.NDArray | tuple[npt.NDArray, ...]:
         """Apply a function of the network's input to every item, in batches of one size."""
@@ -206,40 +206,40 @@ class Network:
         with _one_at_a_time, evaluating(self.module):
             return map_batches(
                 read,
-                self.open(source),
+                self.open(data),
                 scoring_batch_size(self.device),
                 verbose=self.verbose,
                 description=description,
             )
 
-    def outputs(self, source: Source, memory: str | joblib.Memory | None = None) -> Outputs:
+    def outputs(self, data: CheckedData, memory: str | joblib.Memory | None = None) -> Outputs:
         """Features and logits of every item, from the cache, from an earlier pass or a new one.
 
         Parameters
         ----------
-        source : Source
+        data : CheckedData
         memory : str, joblib.Memory or None
             Where they are kept on disk, by the content of the network and of the data.
         """
         with _one_at_a_time:
-            known = self._recall(source)
+            known = self._recall(data)
             if known is None:
                 if memory is None:
-                    known = _compute(self, source, "")
+                    known = _compute(self, data, "")
                 else:
-                    cached = check_memory(memory).cache(_compute, ignore=["network", "source"])
-                    content = joblib.hash((self._content(), source.content()))
-                    known = cached(self, source, content)
-                source.passes[self.module] = self._version(), known
+                    cached = check_memory(memory).cache(_compute, ignore=["network", "data"])
+                    content = joblib.hash((self._content(), data.content()))
+                    known = cached(self, data, content)
+                data.network_outputs[self.module] = self._version(), known
         return known
 
-    def _recall(self, source: Source) -> Outputs | None:
-        version, known = source.passes.get(self.module, (None, None))
+    def _recall(self, data: CheckedData) -> Outputs | None:
+        version, known = data.network_outputs.get(self.module, (None, None))
         if known is not None and version == self._version():
             return known
-        if source.parent is None:
+        if data.parent is None:
             return None
-        parent, rows = source.parent
+        parent, rows = data.parent
         known = self._recall(parent)
         return None if known is None else known[rows]
 
@@ -291,12 +291,12 @@ def _readable(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype == torch.bfloat16 else tensor
 
 
-def _compute(network: Network, source: Source, content: str) -> Outputs:
+def _compute(network: Network, data: CheckedData, content: str) -> Outputs:
     def features_and_logits(x: Tensor) -> tuple[Tensor, Tensor]:
         features, logits, _ = network.forward(x)
         return features, logits
 
-    features, logits = network.map(features_and_logits, source, "forward pass")
+    features, logits = network.map(features_and_logits, data, "forward pass")
     wrong = ~np.isfinite(logits).all(1)
     if wrong.any():
         raise ValueError(

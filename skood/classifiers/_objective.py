@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.objective import Objective
 
 if TYPE_CHECKING:
@@ -30,32 +30,32 @@ class ClassifierObjective(Objective):
         Puts out logits; on its device.
     classifier : NeuralClassifier
         Gives augmentation, normalisation and label smoothing.
-    source : Source
+    data : CheckedData
         As the classifier has opened it.
     class_indices : ndarray of shape (n,)
-        Of the items of `source`.
+        Of the items of `data`.
     """
 
     def __init__(
         self,
         network: nn.Module,
         classifier: NeuralClassifier,
-        source: Source,
+        data: CheckedData,
         class_indices: npt.NDArray[np.int64],
     ) -> None:
         super().__init__()
         self.network = network
         self.classifier = classifier
-        self.source = source
+        self.data = data
         self.class_indices = class_indices
-        self.reads_slowly = not source.in_memory
+        self.reads_slowly = not data.in_memory
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
     def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
-        return self.source.take(rows), self.class_indices[rows]
+        return self.data.take(rows), self.class_indices[rows]
 
     def prepare(
         self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None

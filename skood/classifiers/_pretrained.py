@@ -11,7 +11,8 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood.classifiers._network import Network, arrays_of, tensors_of
 from skood.classifiers._network_classifier import NetworkClassifier, last_linear
 
@@ -60,8 +61,8 @@ class PretrainedClassifier(NetworkClassifier):
     (2,)
     """
 
-    # Detectors hand such a model their checked source instead of an array.
-    _reads_sources = True
+    # Detectors hand such a model their checked data instead of an array.
+    _reads_checked_data = True
 
     def __init__(
         self,
@@ -157,10 +158,10 @@ class PretrainedClassifier(NetworkClassifier):
             )
         return layer
 
-    def _open(self, source: Source) -> Source:
-        if self.image_shape is not None and not source.is_image:
-            return source.reshape(tuple(self.image_shape))
-        return source
+    def _open(self, data: CheckedData) -> CheckedData:
+        if self.image_shape is not None and not data.is_image:
+            return data.reshape(tuple(self.image_shape))
+        return data
 
     def network(self) -> Network:
         last_layer = self._last_layer()

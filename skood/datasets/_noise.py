@@ -205,7 +205,7 @@ def sphere_noise(
     -------
     ndarray of shape (n_samples, ...)
         With the shape of items and order of channels of X; float64 if X is, otherwise float32.
-        (The images of a Dataset, or of what `share_passes` returns, come as (n, C, H, W).)
+        (The images of a Dataset, or of what `share_forward_pass` returns, come as (n, C, H, W).)
 
     Raises
     ------
@@ -246,7 +246,7 @@ def sphere_noise(
     2.0
     """
     # Imported here because it imports torch, which the other two do not need.
-    from skood._data import share_passes
+    from skood._data import share_forward_pass
 
     n_samples = _check_n_samples(n_samples)
     if not _is_finite(margin) or margin <= 0:
@@ -254,17 +254,17 @@ def sphere_noise(
             f"margin={margin!r}; expected a finite number above 0, by which the radius of the "
             "sphere exceeds the largest norm in X"
         )
-    source = share_passes(X)
-    n_values = math.prod(source.item_shape)
+    data = share_forward_pass(X)
+    n_values = math.prod(data.item_shape)
     n_at_once = max(1, _CHUNK // n_values)
     largest = max(
         float(np.linalg.norm(items.reshape(len(items), -1).astype(np.float64), axis=1).max())
-        for items in source.chunks(n_at_once)
+        for items in data.chunks(n_at_once)
     )
-    radius = margin + (largest / 255 if source.dtype == np.uint8 else largest)
+    radius = margin + (largest / 255 if data.dtype == np.uint8 else largest)
 
     rng = generator(random_state)
-    dtype = np.float64 if source.dtype == np.float64 else np.float32
+    dtype = np.float64 if data.dtype == np.float64 else np.float32
     points = np.empty((n_samples, n_values), dtype=dtype)
     for start in range(0, n_samples, n_at_once):
         part = points[start : start + n_at_once]
@@ -273,7 +273,7 @@ def sphere_noise(
         part[...] = directions
     # All orders of the values are equally likely, so that channels need not be moved.
     has_shape = hasattr(X, "shape") or isinstance(X, (list, tuple))
-    return points.reshape(n_samples, *(np.shape(X)[1:] if has_shape else source.item_shape))
+    return points.reshape(n_samples, *(np.shape(X)[1:] if has_shape else data.item_shape))
 
 
 def _noise(

@@ -254,10 +254,10 @@ _KINDS = {**_FOR_ALL, **_FOR_IMAGES}
 def _as_array(X: Any) -> tuple[npt.NDArray, bool, bool]:
     """Return rows or (n, C, H, W) images, and how to come back: channels last, no channels."""
     # Imported here because it imports torch, which rows of numpy do not need before.
-    from skood._data import share_passes
+    from skood._data import share_forward_pass
 
-    source = share_passes(X)
-    pool = source.take(np.arange(len(source)))
+    data = share_forward_pass(X)
+    pool = data.take(np.arange(len(data)))
     given = np.shape(X) if hasattr(X, "shape") or isinstance(X, (list, tuple)) else pool.shape
     return pool, len(given) == 4 and pool.shape[1:] != given[1:], len(given) == 3
 

@@ -15,7 +15,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skood._data import Source, check_scores
+from skood._checked_data import CheckedData
+from skood._data import check_scores
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
@@ -146,11 +147,11 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         self.random_state = random_state
 
     @abstractmethod
-    def _open(self, X: Any, *, reset: bool) -> Source:
+    def _open(self, X: Any, *, reset: bool) -> CheckedData:
         """Check X and bring it into the shape the network takes."""
 
     @abstractmethod
-    def _build(self, source: Source) -> nn.Module:
+    def _build(self, data: CheckedData) -> nn.Module:
         """Make the untrained network, and set what else is learned from the data alone."""
 
     @abstractmethod
@@ -162,7 +163,7 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         """Log-probability in nats, shape (b,) or, pixel by pixel, (b, H, W)."""
 
     @abstractmethod
-    def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+    def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         """Perturb a batch at rate ``mutation_rate``."""
 
     def _initialize(self, module: nn.Module, *batch: Tensor) -> None:
@@ -183,18 +184,18 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         -------
         self
         """
-        source = self._open(X, reset=True)
-        class_indices = self._learn_classes(y, len(source))
+        data = self._open(X, reset=True)
+        class_indices = self._learn_classes(y, len(data))
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
-        checkpoint = self._checkpoint(source, class_indices, seed)
+        checkpoint = self._checkpoint(data, class_indices, seed)
         seed = resumed_seed(checkpoint, seed)
         with isolated_rng(device, seed, Stream.INITIAL_WEIGHTS):
-            network = self._build(source).to(device)
+            network = self._build(data).to(device)
         name = type(self).__name__
         self.history_ = train(
-            DensityObjective(network, self, source, class_indices, device),
-            *hold_out(len(source), self.validation_fraction, seed),
+            DensityObjective(network, self, data, class_indices, device),
+            *hold_out(len(data), self.validation_fraction, seed),
             TrainingSettings.of(self),
             seed=seed,
             device=device,
@@ -229,10 +230,10 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
     ) -> npt.NDArray[np.float64]:
         """Apply a function of the network and its input to every item of X."""
         module, device = self._ready()
-        source = self._open(X, reset=False)
+        data = self._open(X, reset=False)
         return map_batches(
             lambda items: function(module, self._tensor(items, device)).double(),
-            source,
+            data,
             scoring_batch_size(device),
             verbose=self.verbose,
             description=f"{type(self).__name__} scores",
@@ -250,10 +251,10 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         """Log-probability of x, any classes summed out."""
         return self._log_prob(module, x, None)
 
-    def _swap_values(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+    def _swap_values(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         """Replace values of rows by training values of their feature, at rate `mutation_rate`."""
-        rows = torch.randint(len(source), (len(x),), generator=generator, device=x.device)
-        donors = self._tensor(source.take(rows.cpu().numpy()), x.device)
+        rows = torch.randint(len(data), (len(x),), generator=generator, device=x.device)
+        donors = self._tensor(data.take(rows.cpu().numpy()), x.device)
         # Each column in an order of its own, so that no two values come from one row together.
         order = torch.rand(donors.shape, generator=generator, device=x.device).argsort(0)
         kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate

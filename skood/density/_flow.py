@@ -11,7 +11,8 @@ import torch
 import zuko
 from torch import Tensor, nn
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import Interval
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, isolated_rng
@@ -101,21 +102,21 @@ class NeuralSplineFlow(NeuralDensity):
         self.n_bins = n_bins
         self.hidden_features = hidden_features
 
-    def _open(self, X: Any, *, reset: bool) -> Source:
-        source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if source.is_image:
+    def _open(self, X: Any, *, reset: bool) -> CheckedData:
+        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+        if data.is_image:
             raise ValueError(
-                f"X has images of shape {source.item_shape}, but NeuralSplineFlow models rows; "
+                f"X has images of shape {data.item_shape}, but NeuralSplineFlow models rows; "
                 "use PixelCNN for images, or reshape X to (n_samples, n_features)"
             )
         if reset:
-            self._preprocessing = Preprocessing(self, source)
-        return source
+            self._preprocessing = Preprocessing(self, data)
+        return data
 
-    def _build(self, source: Source) -> nn.Module:
-        self._preprocessing.learn_moments(source)
+    def _build(self, data: CheckedData) -> nn.Module:
+        self._preprocessing.learn_moments(data)
         return zuko.flows.NSF(
-            source.item_shape[0],
+            data.item_shape[0],
             bins=self.n_bins,
             transforms=self.n_transforms,
             hidden_features=tuple(self.hidden_features),
@@ -125,8 +126,8 @@ class NeuralSplineFlow(NeuralDensity):
         """Standardised rows."""
         return self._preprocessing.tensor(items, device)
 
-    def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
-        return self._swap_values(x, source, generator)
+    def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
+        return self._swap_values(x, data, generator)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         return module().log_prob(x) - float(np.log(self.scale_).sum())

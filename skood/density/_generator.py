@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.preprocessing import Preprocessing
 
 __all__ = ["Generator"]
@@ -67,9 +67,9 @@ class Generator:
         """Whether x are values in [0, 1]; standardised rows otherwise."""
         return self.preprocessing.value_range is not None
 
-    def open(self, source: Source) -> Source:
-        """Source of items in the shape `item_shape`; one that has it comes back as it is."""
-        return self.preprocessing.open(source)
+    def open(self, data: CheckedData) -> CheckedData:
+        """Return the data with items of the shape `item_shape`."""
+        return self.preprocessing.open(data)
 
     def to_units_of_x(self, x: Tensor) -> Tensor:
         r"""Undo `tensor`; shape (b, \*input_shape), dtype `dtype`, on the device of x."""

@@ -13,7 +13,7 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood.density._generator import Generator
 
@@ -25,24 +25,24 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _map_labelled(
         self,
-        source: Source,
+        data: CheckedData,
         y: Any,
         function: Callable[[Generator, npt.NDArray, Tensor | None], Tensor],
         description: str,
     ) -> npt.NDArray:
-        """Apply a function of the generator, items and class indices to all of `source`."""
+        """Apply a function of the generator, items and class indices to all of `data`."""
         model = self.generator()
-        class_indices = self._class_indices(y, len(source))
+        class_indices = self._class_indices(y, len(data))
 
         def read(rows: npt.NDArray) -> Tensor:
             given = None
             if class_indices is not None:
                 given = torch.as_tensor(class_indices[rows[:, 0]], device=model.device)
-            return function(model, source.take(rows[:, 0]), given).double()
+            return function(model, data.take(rows[:, 0]), given).double()
 
         return map_batches(
             read,
-            Source.of(np.arange(len(source))[:, None]),
+            CheckedData.of(np.arange(len(data))[:, None]),
             scoring_batch_size(model.device),
             verbose=self.verbose,
             description=f"{type(self).__name__} {description}",
@@ -101,7 +101,7 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             latents = torch.as_tensor(z, dtype=torch.float32, device=model.device)
             return model.preprocessing.inverse(model.decode(latents, class_indices))
 
-        return self._map_labelled(Source.of(Z), y, decode, "decodes")
+        return self._map_labelled(CheckedData.of(Z), y, decode, "decodes")
 
     def reconstruct(self, X: Any, y: Any = None) -> npt.NDArray:
         """Decode the latents of X.

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.objective import Objective
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class DensityObjective(Objective):
     ----------
     network : Module
     density : NeuralDensity
-    source : Source
+    data : CheckedData
         As the density has opened it.
     class_indices : ndarray of shape (n,) or None
         What the density is conditioned on.
@@ -36,23 +36,23 @@ class DensityObjective(Objective):
         self,
         network: nn.Module,
         density: NeuralDensity,
-        source: Source,
+        data: CheckedData,
         class_indices: npt.NDArray[np.integer] | None,
         device: torch.device,
     ) -> None:
         super().__init__()
         self.network = network
         self.density = density
-        self.source = source
+        self.data = data
         self.class_indices = class_indices
         self.device = device
-        self.reads_slowly = not source.in_memory
+        self.reads_slowly = not data.in_memory
         # A tensor, since a compiled step would be compiled anew for every number.
         weight = torch.tensor(float(density.reg_weight), device=device)
         self.register_buffer("reg_weight", weight, persistent=False)
 
     def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
-        items = self.source.take(rows)
+        items = self.data.take(rows)
         return (items,) if self.class_indices is None else (items, self.class_indices[rows])
 
     def prepare(
@@ -60,7 +60,7 @@ class DensityObjective(Objective):
     ) -> tuple[Tensor, ...]:
         x = self.density._tensor(items[0], self.device)
         if generator is not None and self.density.mutation_rate > 0:
-            x = self.density._mutate(x, self.source, generator)
+            x = self.density._mutate(x, self.data, generator)
         return x, *(torch.from_numpy(indices).to(self.device) for indices in items[1:])
 
     def start(self, *batch: Tensor) -> None:

@@ -15,7 +15,8 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import Interval, StrOptions
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
@@ -193,23 +194,23 @@ class PixelCNN(NeuralDensity):
         self.value_range = value_range
         self.image_shape = image_shape
 
-    def _open(self, X: Any, *, reset: bool) -> Source:
-        source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+    def _open(self, X: Any, *, reset: bool) -> CheckedData:
+        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
         if reset:
             self._preprocessing = Preprocessing(
                 self,
-                source,
-                image_shape=self._shape_of_rows(source),
+                data,
+                image_shape=self._shape_of_rows(data),
                 value_range=self.value_range,
             )
-            self.dtype_ = source.dtype
-            self._preprocessing.check_in_memory(source)
-        return self._preprocessing.open(source)
+            self.dtype_ = data.dtype
+            self._preprocessing.check_in_memory(data)
+        return self._preprocessing.open(data)
 
-    def _shape_of_rows(self, source: Source) -> Any:
+    def _shape_of_rows(self, data: CheckedData) -> Any:
         """Shape (C, H, W) of images that come as flat rows; None for images with their axes."""
-        shape = source.item_shape
-        if source.is_image:
+        shape = data.item_shape
+        if data.is_image:
             if self.image_shape is not None and shape != tuple(self.image_shape):
                 raise ValueError(
                     f"X has images of shape {shape}, but image_shape={self.image_shape!r}; leave "
@@ -224,8 +225,8 @@ class PixelCNN(NeuralDensity):
             )
         return (1, 1, *shape) if isinstance(self.image_shape, str) else self.image_shape
 
-    def _build(self, source: Source) -> nn.Module:
-        n_channels = source.item_shape[0]
+    def _build(self, data: CheckedData) -> nn.Module:
+        n_channels = data.item_shape[0]
         network = PixelCNNNetwork(
             n_channels,
             mixture.n_parameters(n_channels, self.n_components),
@@ -265,7 +266,7 @@ class PixelCNN(NeuralDensity):
         x = x.round().clamp(0, self.n_levels - 1)
         return x.contiguous(memory_format=torch.channels_last)
 
-    def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+    def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
         move = torch.randint(self.n_levels, x.shape, generator=generator, device=x.device)
         return torch.where(kept, x, (x + move) % self.n_levels)

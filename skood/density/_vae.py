@@ -12,7 +12,8 @@ import torch
 from sklearn.utils import Tags
 from torch import Tensor, nn
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
@@ -199,41 +200,41 @@ class VAE(LatentTransformer, NeuralDensity):
         self.value_range = value_range
         self.image_shape = image_shape
 
-    def _open(self, X: Any, *, reset: bool) -> Source:
-        source = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+    def _open(self, X: Any, *, reset: bool) -> CheckedData:
+        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
         if not reset:
-            return self._preprocessing.open(source)
-        is_image = source.is_image or self.image_shape is not None
-        self.dtype_ = source.dtype
+            return self._preprocessing.open(data)
+        is_image = data.is_image or self.image_shape is not None
+        self.dtype_ = data.dtype
         self.likelihood_ = self.likelihood
         if self.likelihood == "auto":
             self.likelihood_ = "logistic" if is_image else "gaussian"
         self._preprocessing = Preprocessing(
             self,
-            source,
+            data,
             image_shape=self.image_shape,
             value_range=self.value_range,
             has_range=is_image or self.likelihood_ != "gaussian" or self.value_range is not None,
         )
-        self._preprocessing.check_in_memory(source)
-        return self._preprocessing.open(source)
+        self._preprocessing.check_in_memory(data)
+        return self._preprocessing.open(data)
 
-    def _build(self, source: Source) -> nn.Module:
+    def _build(self, data: CheckedData) -> nn.Module:
         if self.value_range_ is None:
-            self._preprocessing.learn_moments(source)
+            self._preprocessing.learn_moments(data)
         self._likelihood = self._make_likelihood()
         hidden_features = self.hidden_features
         if hidden_features is None:
-            hidden_features = (16,) if source.is_image else (128, 128)
+            hidden_features = (16,) if data.is_image else (128, 128)
         network = VAENetwork(
-            source.item_shape,
+            data.item_shape,
             self.n_latent,
             n_filters=self.n_filters,
             hidden_features=hidden_features,
             n_classes=len(self.classes_) if self.conditional else 0,
             initial_scale=self._likelihood.initial_scale,
         )
-        return network.to(memory_format=torch.channels_last) if source.is_image else network
+        return network.to(memory_format=torch.channels_last) if data.is_image else network
 
     def _make_likelihood(self) -> Likelihood:
         if self.likelihood_ == "bernoulli":
@@ -253,9 +254,9 @@ class VAE(LatentTransformer, NeuralDensity):
             x = x.clamp(0, 1)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
-    def _mutate(self, x: Tensor, source: Source, generator: torch.Generator) -> Tensor:
+    def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         if self.value_range_ is None:
-            return self._swap_values(x, source, generator)
+            return self._swap_values(x, data, generator)
         kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
         return torch.where(kept, x, torch.rand(x.shape, generator=generator, device=x.device))
 

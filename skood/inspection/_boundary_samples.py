@@ -105,15 +105,13 @@ class BoundarySamplesDisplay:
                 f"the estimator was fitted on rows of {sampler.n_features_in_} values, which are "
                 "no images; fit it on images, or plot its samples as points"
             )
-        source = check_data(sampler, X, reset=False)
+        data = check_data(sampler, X, reset=False)
         if n_columns < 1:
             raise ValueError(f"n_columns={n_columns!r}; expected at least 1")
-        if y is not None and len(y) != len(source):
-            raise ValueError(
-                f"y has {len(y)} labels for {len(source)} items; expected one for each"
-            )
+        if y is not None and len(y) != len(data):
+            raise ValueError(f"y has {len(y)} labels for {len(data)} items; expected one for each")
         seed = draw_seed(random_state)
-        rows = numpy_rng(seed, Stream.SHOWN_ROWS).permutation(len(source))
+        rows = numpy_rng(seed, Stream.SHOWN_ROWS).permutation(len(data))
         if y is not None:
             y = np.asarray(y)
             # The first of every class, then the second of every class, and so on.
@@ -123,11 +121,11 @@ class BoundarySamplesDisplay:
                 nth[members] = np.arange(len(members))
             rows = rows[np.lexsort((y[rows], nth))]
         rows = rows[:n_columns]
-        source, labels = source.subset(rows), None if y is None else y[rows]
+        data, labels = data.subset(rows), None if y is None else y[rows]
         made = {
-            "data": source.take(np.arange(len(rows))),
-            "reconstructed": vae.reconstruct(source, labels),
-            "off the manifold": sampler.sample_off_manifold(source, labels, seed),
+            "data": data.take(np.arange(len(rows))),
+            "reconstructed": vae.reconstruct(data, labels),
+            "off the manifold": sampler.sample_off_manifold(data, labels, seed),
             "on the manifold": sampler.sample_on_manifold(len(rows), labels, seed),
         }
         images = {name: part.reshape(-1, *item_shape) for name, part in made.items()}

@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood.base import as_input, rows_through
 from skood.density import NeuralSplineFlow, PixelCNN
 
 __all__ = ["default_density", "log_density", "log_density_of_pixels"]
 
 
-def default_density(source: Source) -> PixelCNN | NeuralSplineFlow:
+def default_density(data: CheckedData) -> PixelCNN | NeuralSplineFlow:
     """Density for ``density=None``: PixelCNN for images, a spline flow for rows."""
-    return PixelCNN() if source.is_image else NeuralSplineFlow()
+    return PixelCNN() if data.is_image else NeuralSplineFlow()
 
 
-def log_density(model: Any, source: Source) -> npt.NDArray[np.float64]:
+def log_density(model: Any, data: CheckedData) -> npt.NDArray[np.float64]:
     """Log-density of each item in nats, shape (n,)."""
-    return rows_through(model, "score_samples", source).astype(np.float64)
+    return rows_through(model, "score_samples", data).astype(np.float64)
 
 
-def log_density_of_pixels(model: Any, source: Source) -> npt.NDArray[np.float64]:
+def log_density_of_pixels(model: Any, data: CheckedData) -> npt.NDArray[np.float64]:
     """Log-probability of each pixel in nats, shape (n, H, W)."""
-    return np.asarray(model.score_pixels(as_input(model, source)), dtype=np.float64)
+    return np.asarray(model.score_pixels(as_input(model, data)), dtype=np.float64)

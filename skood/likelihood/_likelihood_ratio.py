@@ -14,7 +14,8 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
@@ -165,7 +166,7 @@ class LikelihoodRatio(BaseDetector):
         self.random_state = random_state
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         model_seed = None if self.random_state is None else seed
         density = default_density(inliers) if self.density is None else self.density
@@ -183,12 +184,14 @@ class LikelihoodRatio(BaseDetector):
             self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
         backgrounds = []
         for number, (model, setting) in enumerate(candidates, 2):
-            data = inliers
+            of_background = inliers
             if self.background is None and not _mutates(model):
                 rng = numpy_rng(seed, Stream.MUTATIONS)
-                data = _mutated(inliers, setting["mutation_rate"], rng)
+                of_background = _mutated(inliers, setting["mutation_rate"], rng)
             with progress_scope(label=f"{number} of {n_models}, {self._name(setting)}"):
-                backgrounds.append(fit_model(model, data, y, seed=model_seed, memory=self.memory))
+                backgrounds.append(
+                    fit_model(model, of_background, y, seed=model_seed, memory=self.memory)
+                )
 
         self.selection_ = [setting for _, setting in candidates]
         best = 0
@@ -245,8 +248,8 @@ class LikelihoodRatio(BaseDetector):
         return {"max_steps": int(steps)}
 
     def _hold_out(
-        self, inliers: Source, y: npt.NDArray | None, rng: np.random.Generator
-    ) -> tuple[Source, npt.NDArray | None, Source]:
+        self, inliers: CheckedData, y: npt.NDArray | None, rng: np.random.Generator
+    ) -> tuple[CheckedData, npt.NDArray | None, CheckedData]:
         order = rng.permutation(len(inliers))
         n_held_out = max(1, int(self.validation_fraction * len(order)))
         if len(order) - n_held_out < 2:
@@ -259,16 +262,16 @@ class LikelihoodRatio(BaseDetector):
         held_out = inliers.subset(np.sort(order[:n_held_out]))
         return inliers.subset(kept), None if y is None else y[kept], held_out
 
-    def _auroc(self, background: Any, inliers: Source, outliers: Source) -> float:
+    def _auroc(self, background: Any, inliers: CheckedData, outliers: CheckedData) -> float:
         scores = [
-            _ratio(log_density(self.density_, source), log_density(background, source))
-            for source in (inliers, outliers)
+            _ratio(log_density(self.density_, data), log_density(background, data))
+            for data in (inliers, outliers)
         ]
         labels = np.repeat([1, -1], [len(inliers), len(outliers)])
         return auroc(labels, np.concatenate(scores))
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return _ratio(log_density(self.density_, source), log_density(self.background_, source))
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return _ratio(log_density(self.density_, data), log_density(self.background_, data))
 
     @available_if(
         lambda self: all(hasattr(m, "score_pixels") for m in (self.density_, self.background_))
@@ -285,10 +288,10 @@ class LikelihoodRatio(BaseDetector):
         ndarray of shape (n_samples, H, W), float64
             In nats; their sum over an image is its score.
         """
-        source = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False)
         with self._shows_progress("scoring pixels"):
-            foreground = log_density_of_pixels(self.density_, source)
-            return foreground - log_density_of_pixels(self.background_, source)
+            foreground = log_density_of_pixels(self.density_, data)
+            return foreground - log_density_of_pixels(self.background_, data)
 
 
 def _ratio(
@@ -303,23 +306,23 @@ def _mutates(model: Any) -> bool:
     return "mutation_rate" in model.get_params(deep=False)
 
 
-def _mutated(source: Source, rate: float, rng: np.random.Generator) -> Source:
+def _mutated(data: CheckedData, rate: float, rng: np.random.Generator) -> CheckedData:
     """Rows in which each entry is, with probability `rate`, another value of its column."""
-    rows = source.rows()
+    rows = data.rows()
     donors = rows[rng.integers(len(rows), size=rows.shape), np.arange(rows.shape[1])]
-    return Source.of(np.where(rng.random(rows.shape) < rate, donors, rows))
+    return CheckedData.of(np.where(rng.random(rows.shape) < rate, donors, rows))
 
 
-def _synthetic_outliers(source: Source, rng: np.random.Generator) -> Source:
+def _synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedData:
     """Outliers made of inliers, one from each.
 
     Rows: entries from different rows. Images: every second one has its blocks in random order,
     which makes it harder to predict, and the others have one half painted over in the colour of
     the first corner, which makes them easier.
     """
-    items = source.take(np.arange(len(source)))
-    if not source.is_image:
-        return Source.of(rng.permuted(items, axis=0))
+    items = data.take(np.arange(len(data)))
+    if not data.is_image:
+        return CheckedData.of(rng.permuted(items, axis=0))
     outliers = items.copy()
     outliers[::2] = _with_blocks_shuffled(items[::2], rng)
     height, width = items.shape[2:]
@@ -331,7 +334,7 @@ def _synthetic_outliers(source: Source, rng: np.random.Generator) -> Source:
     ]
     for image, half in zip(outliers[1::2], rng.integers(4, size=len(items) // 2), strict=True):
         image[halves[half]] = image[:, :1, :1].copy()
-    return Source.of(outliers)
+    return CheckedData.of(outliers)
 
 
 def _with_blocks_shuffled(images: npt.NDArray, rng: np.random.Generator) -> npt.NDArray:

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.metaestimators import available_if
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import HasMethods
 from skood.base import BaseDetector, fit_model
 from skood.likelihood._base import default_density, log_density, log_density_of_pixels
@@ -95,7 +96,7 @@ class LogLikelihood(BaseDetector):
         self.random_state = random_state
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         self.density_ = fit_model(
             default_density(inliers) if self.density is None else self.density,
@@ -105,8 +106,8 @@ class LogLikelihood(BaseDetector):
             memory=self.memory,
         )
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return log_density(self.density_, source)
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return log_density(self.density_, data)
 
     @available_if(lambda self: hasattr(self.density_, "score_pixels"))
     def score_pixels(self, X: Any) -> npt.NDArray[np.float64]:
@@ -121,6 +122,6 @@ class LogLikelihood(BaseDetector):
         ndarray of shape (n_samples, H, W), float64
             In nats; their sum over an image is its score.
         """
-        source = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False)
         with self._shows_progress("scoring pixels"):
-            return log_density_of_pixels(self.density_, source)
+            return log_density_of_pixels(self.density_, data)

@@ -16,7 +16,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import Dataset
 
-from skood._data import Source, share_passes
+from skood._checked_data import CheckedData
+from skood._data import share_forward_pass
 from skood._labels import check_labels, is_outlier
 from skood._parameters import HasMethods, fit_context
 
@@ -215,9 +216,9 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
 
 
 def _take(X: Any, rows: npt.NDArray[np.intp]) -> Any:
-    """Rows of X, in its own type; of a Dataset, a source over these, so that it is streamed."""
-    if isinstance(X, (Source, Dataset)):
-        return share_passes(X).subset(rows)
+    """Rows of X in its own type; those of a Dataset as checked data, so that they are streamed."""
+    if isinstance(X, (CheckedData, Dataset)):
+        return share_forward_pass(X).subset(rows)
     return _safe_indexing(X, rows)
 
 

@@ -14,7 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from torch import nn
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._labels import encode_labels
 from skood._parameters import HasMethods
 from skood.base import BaseDetector, fit_model, in_chunks, rows_through
@@ -76,7 +76,7 @@ class ClassifierDetector(_HoldsModules):
         self.random_state = random_state
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         """Learn what the score takes from the training data, the classifier being trained.
 
@@ -85,17 +85,17 @@ class ClassifierDetector(_HoldsModules):
         outputs : Outputs
         class_indices : ndarray of shape (n,)
             Column of each row's class in the logits; empty unless ``_needs`` is "labels".
-        source : Source
+        data : CheckedData
         """
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
         self._fit_classifier(inliers, y, seed)
         self._fit_scores(inliers, y)
         return None
 
-    def _fit_classifier(self, inliers: Source, y: npt.NDArray | None, seed: int) -> None:
+    def _fit_classifier(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> None:
         """Train the classifier, or take it where it comes trained."""
         self.classifier_ = fitted_model(
             self.classifier,
@@ -114,7 +114,7 @@ class ClassifierDetector(_HoldsModules):
                 "classifier"
             )
 
-    def _fit_scores(self, inliers: Source, y: npt.NDArray | None) -> None:
+    def _fit_scores(self, inliers: CheckedData, y: npt.NDArray | None) -> None:
         """Pass the data through the classifier, where the score learns from them."""
         if self._needs != "nothing":
             class_indices = np.empty(0, dtype=np.int64)
@@ -124,8 +124,8 @@ class ClassifierDetector(_HoldsModules):
             check_magnitude(outputs.logits, outputs.features)
             self._fit_on_outputs(outputs, class_indices, inliers)
 
-    def _outputs(self, source: Source) -> Outputs:
-        return classifier_outputs(self.classifier_, source, self.memory)
+    def _outputs(self, data: CheckedData) -> Outputs:
+        return classifier_outputs(self.classifier_, data, self.memory)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -144,8 +144,8 @@ class OutputsDetector(ClassifierDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         """Score a few hundred rows, which come in float64."""
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return in_float64(self._score, self._outputs(source))
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return in_float64(self._score, self._outputs(data))
 
     @property
     def _head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -207,7 +207,7 @@ class FeatureDetector(_HoldsModules):
         """Score a few hundred rows, which come in float64."""
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         self.features_ = None
         if self.features is not None:
@@ -225,15 +225,15 @@ class FeatureDetector(_HoldsModules):
         check_magnitude(features)
         self._fit_on_features(features, class_indices)
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return in_float64(self._score, self._transform(source))
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return in_float64(self._score, self._transform(data))
 
-    def _transform(self, source: Source) -> npt.NDArray:
+    def _transform(self, data: CheckedData) -> npt.NDArray:
         if self.features_ is None:
-            return source.rows()
+            return data.rows()
         if isinstance(self.features_, NetworkClassifier):
-            return self.features_.network().outputs(source, self.memory).features
-        return rows_through(self.features_, "transform", source).reshape(len(source), -1)
+            return self.features_.network().outputs(data, self.memory).features
+        return rows_through(self.features_, "transform", data).reshape(len(data), -1)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -243,7 +243,7 @@ class FeatureDetector(_HoldsModules):
 
 def fitted_model(
     model: Any,
-    source: Source,
+    data: CheckedData,
     y: npt.NDArray | None,
     *,
     seed: int | None,
@@ -257,7 +257,7 @@ def fitted_model(
     ----------
     model : estimator or None
         None takes a convolutional network for images and an MLP for rows.
-    source, y, seed, memory
+    data, y, seed, memory
         As in :func:`skood.base.fit_model`.
     name : str
         Of the detector, for errors.
@@ -268,29 +268,29 @@ def fitted_model(
     if isinstance(model, FrozenEstimator):
         return model.estimator
     if model is None:
-        model = ConvNet() if source.is_image else MLP()
+        model = ConvNet() if data.is_image else MLP()
     if y is None and needs_labels:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None: its classifier, "
             f"{type(model).__name__}, is yet to be trained. Give class labels, or a trained "
             "classifier in sklearn.frozen.FrozenEstimator"
         )
-    return fit_model(model, source, y, seed=seed, memory=memory)
+    return fit_model(model, data, y, seed=seed, memory=memory)
 
 
 def classifier_outputs(
-    classifier: Any, source: Source, memory: str | joblib.Memory | None
+    classifier: Any, data: CheckedData, memory: str | joblib.Memory | None
 ) -> Outputs:
     """Logits and probabilities of any classifier, and the features of a network."""
     if isinstance(classifier, NetworkClassifier):
-        return classifier.network().outputs(source, memory)
-    no_features = np.empty((len(source), 0))
+        return classifier.network().outputs(data, memory)
+    no_features = np.empty((len(data), 0))
     logits = log_proba = np.empty(0)
     if hasattr(classifier, "predict_proba"):
-        proba = rows_through(classifier, "predict_proba", source).astype(np.float64)
+        proba = rows_through(classifier, "predict_proba", data).astype(np.float64)
         logits = log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
     if hasattr(classifier, "decision_function"):
-        logits = rows_through(classifier, "decision_function", source).astype(np.float64)
+        logits = rows_through(classifier, "decision_function", data).astype(np.float64)
         if logits.ndim == 1:
             logits = np.stack([np.zeros_like(logits), logits], 1)
     if not logits.size:

@@ -12,7 +12,7 @@ from scipy.spatial.distance import cdist
 from scipy.special import softmax
 from sklearn.preprocessing import normalize
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector, in_float64
@@ -76,7 +76,7 @@ class FDBD(OutputsDetector):
     _needs = "data"
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
         weight, _ = self._head
@@ -175,7 +175,7 @@ class NCI(OutputsDetector):
         self.alpha = alpha
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
 
@@ -325,7 +325,7 @@ class PNML(OutputsDetector):
         self.probabilities = probabilities
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         features = outputs.features
         one = np.zeros(len(features), dtype=np.int64)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from scipy.special import softmax
 from torch import Tensor
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._network import Outputs
@@ -114,13 +114,13 @@ class ODIN(NetworkDetector):
         self.temperature = temperature
         self.epsilon = epsilon
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return in_float64(
             lambda logits: softmax(logits / self.temperature, axis=1).max(1),
-            self._outputs(source).logits if self.epsilon == 0 else self._perturbed_logits(source),
+            self._outputs(data).logits if self.epsilon == 0 else self._perturbed_logits(data),
         )
 
-    def _perturbed_logits(self, source: Source) -> npt.NDArray:
+    def _perturbed_logits(self, data: CheckedData) -> npt.NDArray:
         network = self._network
 
         def perturbed_logits(x: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class ODIN(NetworkDetector):
             direction = torch.where(gradient >= 0, -1.0, 1.0).to(x.dtype) * self._mask(gradient)
             return network.forward(network.perturbed(x, direction, self.epsilon))[1]
 
-        logits = network.map(perturbed_logits, source, "logits of perturbed inputs")
+        logits = network.map(perturbed_logits, data, "logits of perturbed inputs")
         assert isinstance(logits, np.ndarray), "one tensor in, one array out"
         return logits
 
@@ -342,7 +342,7 @@ class AdaSCALE(NetworkDetector):
         self.n_samples = n_samples
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         low, high = self.percentiles
         if not 0 <= low <= high < 100:
@@ -354,15 +354,15 @@ class AdaSCALE(NetworkDetector):
         super()._fit(inliers, y, outliers, seed)
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
-        n_samples = min(self.n_samples, len(source))
+        n_samples = min(self.n_samples, len(data))
         rng = numpy_rng(self._seed, Stream.SHIFT_ROWS)
-        rows = np.sort(rng.choice(len(source), n_samples, replace=False))
-        moved = self._before_and_after(source.subset(rows))
+        rows = np.sort(rng.choice(len(data), n_samples, replace=False))
+        moved = self._before_and_after(data.subset(rows))
         self.shifts_ = np.sort(in_float64(self._shift, moved))
 
-    def _before_and_after(self, source: Source) -> npt.NDArray:
+    def _before_and_after(self, data: CheckedData) -> npt.NDArray:
         """Features before and after the perturbation, shape (n, 2, d)."""
         network = self._network
 
@@ -375,7 +375,7 @@ class AdaSCALE(NetworkDetector):
             moved = network.forward(x + self.step * gradient.sign() * mask)[0]
             return torch.stack([features, moved], 1)
 
-        return np.asarray(network.map(passes, source, "features of perturbed inputs"))
+        return np.asarray(network.map(passes, data, "features of perturbed inputs"))
 
     def _shift(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         features, moved = pairs[:, 0], pairs[:, 1]
@@ -402,5 +402,5 @@ class AdaSCALE(NetworkDetector):
             return energy((features @ weight.T + bias) * r**2)
         return energy((features * np.exp(r)) @ weight.T + bias)
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return in_float64(self._score, self._before_and_after(source))
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return in_float64(self._score, self._before_and_after(data))

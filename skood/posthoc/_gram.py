@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, numpy_rng
 from skood.posthoc._base import NetworkDetector, check_magnitude
@@ -138,7 +138,7 @@ class Gram(NetworkDetector):
         self.validation_fraction = validation_fraction
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer]:
         if not self.powers or any(p != int(p) or p < 1 for p in self.powers):
             raise ValueError(f"powers={self.powers!r}; expected whole numbers from 1 on")
@@ -152,16 +152,16 @@ class Gram(NetworkDetector):
         self.expected_ = np.concatenate(deviations).mean(0) + _EXPECTED_OFFSET
         return held_out
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return np.concatenate(
-            [0 - (deviations / self.expected_).sum(1) for _, deviations in self._deviations(source)]
+            [0 - (deviations / self.expected_).sum(1) for _, deviations in self._deviations(data)]
         )
 
-    def _learn_bounds(self, source: Source) -> None:
+    def _learn_bounds(self, data: CheckedData) -> None:
         n_classes = self._network.last_layer.out_features
         self.minima_: list[npt.NDArray[np.float64]] = []
         self.maxima_: list[npt.NDArray[np.float64]] = []
-        for _, (predicted, _, *grams) in self._grams(source):
+        for _, (predicted, _, *grams) in self._grams(data):
             if not self.minima_:
                 self.minima_ = [np.full((n_classes, *g.shape[1:]), np.inf) for g in grams]
                 self.maxima_ = [-bound for bound in self.minima_]
@@ -173,11 +173,11 @@ class Gram(NetworkDetector):
             unseen = np.isinf(low).all((1, 2))
             low[unseen], high[unseen] = low.min(0), high.max(0)
 
-    def _deviations(self, source: Source) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
+    def _deviations(self, data: CheckedData) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
         """Yield the delta of each layer, shape (b, n_layers), for a thousand items at a time."""
         # A row that touches a bound may cross it by a rounding error, in another batch.
         rounding = min(100 * torch.finfo(self._network.last_layer.weight.dtype).eps, 1e-5)
-        for rows, (predicted, confidence, *grams) in self._grams(source):
+        for rows, (predicted, confidence, *grams) in self._grams(data):
             deviations = np.empty((len(predicted), len(grams)))
             for layer, g in enumerate(grams):
                 low, high = self.minima_[layer][predicted], self.maxima_[layer][predicted]
@@ -187,7 +187,7 @@ class Gram(NetworkDetector):
                 deviations[:, layer] = np.where(outside > rounding, outside, 0).sum((1, 2))
             yield rows, deviations / confidence[:, None]
 
-    def _grams(self, source: Source) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
+    def _grams(self, data: CheckedData) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
         """Yield class, confidence and the g of each layer, shape (b, n_powers, n_channels)."""
         network = self._network
         layers = modules_named(network, self.layers_)
@@ -197,7 +197,7 @@ class Gram(NetworkDetector):
             confidence, predicted = torch.softmax(logits.double(), 1).max(1)
             return predicted, confidence, *(_row_sums(maps, self.powers) for maps in activations)
 
-        for rows, values in in_row_chunks(network, grams, source, type(self).__name__):
+        for rows, values in in_row_chunks(network, grams, data, type(self).__name__):
             check_magnitude(*values)
             yield rows, values
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood.base import in_chunks
 from skood.posthoc._base import NetworkDetector, check_magnitude
 from skood.posthoc._covariance import whitening
@@ -129,7 +129,7 @@ class LayerMahalanobis(NetworkDetector):
         self.weights = weights
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
         labels = np.zeros(len(inliers)) if y is None else y
@@ -149,16 +149,16 @@ class LayerMahalanobis(NetworkDetector):
             means @ white for means, white in zip(self.means_, self._whitening, strict=True)
         ]
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        scores = np.zeros(len(source))
-        for rows, features in self._features(source):
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        scores = np.zeros(len(data))
+        for rows, features in self._features(data):
             for weight, means, white, z in zip(
                 self.weights_, self._white_means, self._whitening, features, strict=True
             ):
                 scores[rows] -= weight * in_chunks(partial(_to_nearest, white, means), z)
         return scores
 
-    def _features(self, source: Source) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
+    def _features(self, data: CheckedData) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
         """Means over space of all layers, for a thousand items at a time."""
         network = self._network
         layers = modules_named(network, self.layers_)
@@ -166,7 +166,7 @@ class LayerMahalanobis(NetworkDetector):
         def means_over_space(x: Tensor) -> tuple[Tensor, ...]:
             return tuple(as_maps(maps).mean(2) for maps in forward(network, x, layers)[2])
 
-        for rows, features in in_row_chunks(network, means_over_space, source, type(self).__name__):
+        for rows, features in in_row_chunks(network, means_over_space, data, type(self).__name__):
             check_magnitude(*features)
             yield rows, features
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood.classifiers._network import Network
 
 __all__ = [
@@ -32,13 +32,13 @@ _CHUNK = 1024
 _LISTED = 40
 
 
-def output_shapes(network: Network, source: Source) -> dict[str, tuple[int, ...]]:
+def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, ...]]:
     """Shapes of what the modules put out for one item, in the order in which they finish.
 
     Parameters
     ----------
     network : Network
-    source : Source
+    data : CheckedData
         Whose first item is run through the network.
 
     Returns
@@ -63,7 +63,7 @@ def output_shapes(network: Network, source: Source) -> dict[str, tuple[int, ...]
             for hook in hooks:
                 hook.remove()
 
-    network.map(run, source.subset(np.arange(1)), "finding layers")
+    network.map(run, data.subset(np.arange(1)), "finding layers")
     runs = Counter(name for name, _ in finished)
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in finished:
@@ -75,14 +75,14 @@ def output_shapes(network: Network, source: Source) -> dict[str, tuple[int, ...]
 
 
 def layers_of(
-    network: Network, source: Source, layers: Sequence[str] | str | None
+    network: Network, data: CheckedData, layers: Sequence[str] | str | None
 ) -> tuple[str, ...]:
     """Names of the layers that a detector reads.
 
     Parameters
     ----------
     network : Network
-    source : Source
+    data : CheckedData
     layers : str, sequence of str or None
         None takes the last module at each resolution of the maps, and every nonlinearity that
         puts out rows; of a network that has neither, every hidden linear layer. A module may be
@@ -93,7 +93,7 @@ def layers_of(
     ValueError
         When a name is unknown, or the network has no layer to take.
     """
-    shapes = output_shapes(network, source)
+    shapes = output_shapes(network, data)
     chosen = _stages(network, shapes) if layers is None else layers
     if not chosen and layers is None:
         raise ValueError(
@@ -201,7 +201,7 @@ def as_maps(activation: Tensor) -> Tensor:
 def in_row_chunks(
     network: Network,
     function: Callable[[Tensor], tuple[Tensor, ...]],
-    source: Source,
+    data: CheckedData,
     description: str,
 ) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
     """Apply `function` to a thousand items at a time, as activations of all would fill memory.
@@ -212,9 +212,9 @@ def in_row_chunks(
     values : tuple of ndarray
         What `function` returns for these rows.
     """
-    for start in range(0, len(source), _CHUNK):
-        rows = slice(start, min(start + _CHUNK, len(source)))
-        part = source.subset(np.arange(rows.start, rows.stop))
+    for start in range(0, len(data), _CHUNK):
+        rows = slice(start, min(start + _CHUNK, len(data)))
+        part = data.subset(np.arange(rows.start, rows.stop))
         values = network.map(function, part, description)
         assert isinstance(values, tuple), "several tensors in, several arrays out"
         yield rows, values

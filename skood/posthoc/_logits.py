@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp, rel_entr
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
@@ -358,7 +358,7 @@ class KLMatching(OutputsDetector):
     _needs = "data"
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         proba = np.exp(outputs.log_proba)
         predicted = outputs.logits.argmax(1)

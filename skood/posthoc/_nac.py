@@ -13,7 +13,7 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
 from skood.posthoc._base import NetworkDetector
@@ -155,7 +155,7 @@ class NAC(NetworkDetector):
         self.n_samples = n_samples
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
         self.layers_: tuple[str, ...] = ()
@@ -180,13 +180,13 @@ class NAC(NetworkDetector):
             for counts, in_layer in zip(self.counts_, bins, strict=True):
                 np.add.at(counts, (np.arange(len(counts)), in_layer), 1)
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         coverage = [
             np.minimum(counts / full, 1.0)
             for counts, full in zip(self.counts_, self._for_each_layer("min_count"), strict=True)
         ]
-        scores = np.empty(len(source))
-        for rows, bins in self._bins(source, [counts.shape[1] for counts in self.counts_]):
+        scores = np.empty(len(data))
+        for rows, bins in self._bins(data, [counts.shape[1] for counts in self.counts_]):
             covered = [
                 of_layer[np.arange(len(of_layer)), in_layer].mean(1)
                 for of_layer, in_layer in zip(coverage, bins, strict=True)
@@ -201,19 +201,19 @@ class NAC(NetworkDetector):
             raise ValueError(f"{parameter}={getattr(self, parameter)!r}; expected positive numbers")
         return values
 
-    def _matching_steepness(self, source: Source) -> tuple[float, ...]:
+    def _matching_steepness(self, data: CheckedData) -> tuple[float, ...]:
         """One over the mean size of each layer's influences; 1 where there is none."""
         total: Any = 0.0
-        for _, influences in self._influences(source):
+        for _, influences in self._influences(data):
             total = total + np.array([np.abs(values).mean(1).sum() for values in influences])
-        return tuple(len(source) / float(size) if size > 0 else 1.0 for size in total)
+        return tuple(len(data) / float(size) if size > 0 else 1.0 for size in total)
 
     def _bins(
-        self, source: Source, n_bins: Sequence[int]
+        self, data: CheckedData, n_bins: Sequence[int]
     ) -> Iterator[tuple[slice, list[npt.NDArray[np.intp]]]]:
         """Yield the bin of each neuron, shape (b, n_neurons) for each layer."""
         edges = [_edges(n) for n in n_bins]
-        for rows, influences in self._influences(source):
+        for rows, influences in self._influences(data):
             yield (
                 rows,
                 [
@@ -222,7 +222,7 @@ class NAC(NetworkDetector):
                 ],
             )
 
-    def _influences(self, source: Source) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
+    def _influences(self, data: CheckedData) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
         """Yield output times gradient of each neuron, shape (b, n_neurons) for each layer."""
         network = self._network
         layers = modules_named(network, self.layers_)
@@ -242,7 +242,7 @@ class NAC(NetworkDetector):
                 for z, gradient in zip(neurons, gradients, strict=True)
             )
 
-        return in_row_chunks(network, influences, source, type(self).__name__)
+        return in_row_chunks(network, influences, data, type(self).__name__)
 
 
 def _edges(n_bins: int) -> npt.NDArray[np.float64]:

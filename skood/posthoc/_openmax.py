@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import softmax
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
@@ -110,7 +110,7 @@ class OpenMax(OutputsDetector):
         self.rows = rows
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         logits = outputs.logits.astype(np.float64)
         predicted = logits.argmax(1)

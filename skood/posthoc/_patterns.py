@@ -12,7 +12,7 @@ import torch
 from scipy.special import logsumexp
 from sklearn.preprocessing import normalize
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._network import Outputs
@@ -72,7 +72,7 @@ class SHE(OutputsDetector):
     _needs = "labels"
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         predicted = outputs.logits.argmax(1)
         patterns = []
@@ -178,7 +178,7 @@ class NNGuide(OutputsDetector):
         self.bank_fraction = bank_fraction
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
@@ -190,7 +190,7 @@ class NNGuide(OutputsDetector):
         self.bank_ = normalize(outputs.features) * energy.astype(outputs.features.dtype)
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         self._seed = seed
         super()._fit(inliers, y, outliers, seed)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood.classifiers._network import Network
 from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64
@@ -120,7 +120,7 @@ class RankFeat(NetworkDetector):
         self.temperature = temperature
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
         shapes = output_shapes(self._network, inliers)
@@ -133,7 +133,7 @@ class RankFeat(NetworkDetector):
         layer = last_map(maps) if self.layer is None else self.layer
         self.layers_ = named_layers(layer, maps, "layer")
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         network = self._network
         layers = modules_named(network, self.layers_)
 
@@ -141,7 +141,7 @@ class RankFeat(NetworkDetector):
             logits = [_logits_without(network, x, layer).double() for layer in layers]
             return torch.stack(logits).mean(0)
 
-        logits = network.map(mean_logits, source, "logits without the largest singular value")
+        logits = network.map(mean_logits, data, "logits without the largest singular value")
         return in_float64(
             lambda rows: self.temperature * energy(rows / self.temperature), np.asarray(logits)
         )

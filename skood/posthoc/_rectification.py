@@ -9,7 +9,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import OutputsDetector
@@ -89,7 +89,7 @@ class ReAct(OutputsDetector):
         self.percentile = percentile
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         self.threshold_ = float(np.percentile(outputs.features, self.percentile))
 
@@ -190,7 +190,7 @@ class VRA(OutputsDetector):
         self.per_feature = per_feature
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         if self.low > self.high:
             raise ValueError(f"low={self.low} is above high={self.high}; give low <= high")
@@ -281,7 +281,7 @@ class DICE(OutputsDetector):
         self.percentile = percentile
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         weight, _ = self._head
         contribution = outputs.features.mean(0, dtype=np.float64) * weight

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood.classifiers._network import Outputs
 from skood.classifiers._network_classifier import NetworkClassifier
@@ -97,7 +97,7 @@ class Residual(OutputsDetector):
         self.n_components = n_components
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         weight, bias = self._head
         self.origin_ = -np.linalg.pinv(weight) @ bias
@@ -178,9 +178,9 @@ class ViM(Residual):
     """
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
-        super()._fit_on_outputs(outputs, class_indices, source)
+        super()._fit_on_outputs(outputs, class_indices, data)
         residual = in_float64(self._residual, outputs.features).mean()
         largest = outputs.logits.max(1).mean(dtype=np.float64)
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0
@@ -309,8 +309,8 @@ class NECO(FeatureDetector):
         inside = np.linalg.norm(e @ self.components_, axis=1)
         return np.divide(inside, length, out=np.ones_like(length), where=length > 0)
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        scores = super()._score_samples(source)
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        scores = super()._score_samples(data)
         if not self.max_logit:
             return scores
         if not isinstance(self.features_, NetworkClassifier):
@@ -318,5 +318,5 @@ class NECO(FeatureDetector):
                 "max_logit=True needs logits: give a classifier of skood.classifiers or a "
                 f"trained torch module as features, not {self.features!r}"
             )
-        logits = self.features_.network().outputs(source, self.memory).logits
+        logits = self.features_.network().outputs(data, self.memory).logits
         return scores * logits.max(1).astype(np.float64)

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.frozen import FrozenEstimator
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
@@ -103,7 +103,7 @@ class TemperatureScaling(OutputsDetector):
         self.validation_fraction = validation_fraction
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer]:
         training = held_out = np.arange(len(inliers))
         trained = isinstance(self.classifier, (FrozenEstimator, PretrainedClassifier))
@@ -119,7 +119,7 @@ class TemperatureScaling(OutputsDetector):
         return held_out
 
     def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], source: Source
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         logits = outputs.logits.astype(np.float64)
         target = np.take_along_axis(logits, class_indices[:, None], 1).mean()

@@ -14,7 +14,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted, check_memory
 from torch import nn
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._torch.training import hold_out
 from skood.base import BaseDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
@@ -59,11 +60,11 @@ class TrainingDetector(BaseDetector):
         self,
         network: nn.Module,
         classifier: NeuralClassifier,
-        source: Source,
+        data: CheckedData,
         class_indices: npt.NDArray[np.int64],
         *,
         held_out: npt.NDArray[np.integer],
-        inliers: Source,
+        inliers: CheckedData,
         seed: int,
     ) -> ClassifierObjective:
         """Make what the classifier learns.
@@ -74,12 +75,12 @@ class TrainingDetector(BaseDetector):
             Not trained yet, with an output for each class and `_n_extra_outputs` more.
         classifier : NeuralClassifier
             With its normalisation and ``classes_``.
-        source : Source
+        data : CheckedData
             The inliers as the classifier reads them.
         class_indices : ndarray of shape (n,)
         held_out : ndarray
             Rows that are not trained on.
-        inliers : Source
+        inliers : CheckedData
             As they came.
         seed : int
             Of this fit.
@@ -89,16 +90,16 @@ class TrainingDetector(BaseDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         """Score what the network makes of the data, higher = more in-distribution."""
 
-    def _default_classifier(self, source: Source) -> NeuralClassifier:
+    def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
         """Classifier for ``classifier=None``."""
-        if not source.is_image:
+        if not data.is_image:
             return MLP(validation_fraction=0.1)
         return ShallowConvNet(
             optimizer="adam", learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1
         )
 
     def _fit(
-        self, inliers: Source, y: npt.NDArray | None, outliers: Source | None, seed: int
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
         defaults = type(self)().get_params(deep=False)
         elsewhere = {*self._scoring_parameters, "memory", "verbose", "random_state"}
@@ -109,8 +110,8 @@ class TrainingDetector(BaseDetector):
             setattr(self, name, value)
         return held_out if len(held_out) else None
 
-    def _score_samples(self, source: Source) -> npt.NDArray[np.float64]:
-        return self._score(self.classifier_.network().outputs(source))
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return self._score(self.classifier_.network().outputs(data))
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Probability of each class, and of rejection where the method has that class.
@@ -125,9 +126,9 @@ class TrainingDetector(BaseDetector):
             In the order of `classes_`, and last that of rejection.
         """
         check_is_fitted(self)
-        source = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
-            return self.classifier_.predict_proba(source)
+            return self.classifier_.predict_proba(data)
 
     def predict_class(self, X: Any) -> npt.NDArray:
         """Return the most probable class, or rejection where the method has that class.
@@ -142,9 +143,9 @@ class TrainingDetector(BaseDetector):
             Labels, and -1 ("-1" among strings) where rejection is more probable than any class.
         """
         check_is_fitted(self)
-        source = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
-            return self.classifier_.predict(source)
+            return self.classifier_.predict(data)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -153,7 +154,7 @@ class TrainingDetector(BaseDetector):
 
 
 def _train(
-    detector: TrainingDetector, inliers: Source, y: npt.NDArray, seed: int
+    detector: TrainingDetector, inliers: CheckedData, y: npt.NDArray, seed: int
 ) -> tuple[dict[str, Any], npt.NDArray[np.integer]]:
     """Train the classifier of a detector.
 
@@ -168,13 +169,13 @@ def _train(
     classifier = detector._default_classifier(inliers) if classifier is None else clone(classifier)
     if classifier.random_state is None:
         classifier.set_params(random_state=seed)
-    source = classifier._open(inliers, reset=True)
+    data = classifier._open(inliers, reset=True)
     class_indices = classifier._targets(y, len(inliers), reset=True)
     labels = classifier.classes_
-    _, held_out = hold_out(len(source), classifier.validation_fraction, seed, class_indices)
+    _, held_out = hold_out(len(data), classifier.validation_fraction, seed, class_indices)
 
     classifier.train_network(
-        source,
+        data,
         class_indices,
         validation=held_out,
         n_outputs=len(labels) + detector._n_extra_outputs,

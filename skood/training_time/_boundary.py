@@ -14,7 +14,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skood._data import Source, check_data
+from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._labels import check_labels, encode_labels
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope, tracked
@@ -118,7 +119,7 @@ class BoundarySampler(BaseEstimator):
     (10, 4)
     """
 
-    _reads_sources = True
+    _reads_checked_data = True
 
     _parameter_constraints: dict = {
         "vae": [BaseEstimator, None],
@@ -177,19 +178,19 @@ class BoundarySampler(BaseEstimator):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}; expected (low, high) with 0 <= low <= high"
                 )
-        source = check_data(self, X, reset=True, min_samples=2)
-        source, y, _ = split_outliers(source, y)
-        self.classes_, class_indices = None, np.zeros(len(source), dtype=np.intp)
+        data = check_data(self, X, reset=True, min_samples=2)
+        data, y, _ = split_outliers(data, y)
+        self.classes_, class_indices = None, np.zeros(len(data), dtype=np.intp)
         if y is not None:
             self.classes_, class_indices = np.unique(y, return_inverse=True)
         vae = self.vae
         if vae is None:
-            vae = _default_vae(source, conditional=y is not None)
+            vae = _default_vae(data, conditional=y is not None)
         self._check_vae(vae, class_indices)
         with progress_scope(self.verbose, label=type(self).__name__):
-            model = fit_model(vae, source, y, seed=draw_seed(self.random_state))
+            model = fit_model(vae, data, y, seed=draw_seed(self.random_state))
             self.vae_ = model.estimator if isinstance(model, FrozenEstimator) else model
-            latents = self.vae_.transform(source, y)
+            latents = self.vae_.transform(data, y)
         n_classes = class_indices.max() + 1
         self._class_indices_of_vae = self.vae_.generator().class_indices(self.classes_, n_classes)
         ellipsoids = [
@@ -246,12 +247,12 @@ class BoundarySampler(BaseEstimator):
             In the units of X; pixels are clipped to their range.
         """
         check_is_fitted(self)
-        source = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False)
         model = self.vae_.generator()
-        class_indices = model.class_indices(y, len(source))
+        class_indices = model.class_indices(y, len(data))
         if class_indices is not None:
             class_indices = torch.as_tensor(class_indices, device=model.device)
-        return self._move_all(model, source, class_indices, draw_seed(random_state))
+        return self._move_all(model, data, class_indices, draw_seed(random_state))
 
     def sample_on_manifold(
         self,
@@ -298,13 +299,13 @@ class BoundarySampler(BaseEstimator):
     # index is a position in `classes_`, and x is the input of the VAE, as its `generator()` says.
 
     def off_manifold_in_units_of_x(
-        self, source: Source, class_indices: npt.NDArray[np.integer] | None, seed: int
+        self, data: CheckedData, class_indices: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray:
-        r"""Type 1 of every item of a source, with a progress bar where `verbose`.
+        r"""Type 1 of every item, with a progress bar where `verbose`.
 
         Parameters
         ----------
-        source : Source
+        data : CheckedData
             Checked data of the sampler, in the shape of X or of the VAE's items.
         class_indices : ndarray of shape (n,) or None
             None takes the most probable classes, where the VAE is conditional.
@@ -315,7 +316,7 @@ class BoundarySampler(BaseEstimator):
         ndarray of shape (n, \*input_shape), float32 or, for such X, float64
         """
         model = self.vae_.generator()
-        return self._move_all(model, source, self._given(class_indices, model), seed)
+        return self._move_all(model, data, self._given(class_indices, model), seed)
 
     def off_manifold(
         self, x: Tensor, class_indices: Tensor | None, generator: torch.Generator
@@ -378,10 +379,10 @@ class BoundarySampler(BaseEstimator):
         return of_vae[torch.as_tensor(class_indices, device=model.device)]
 
     def _move_all(
-        self, model: Generator, source: Source, class_indices: Tensor | None, seed: int
+        self, model: Generator, data: CheckedData, class_indices: Tensor | None, seed: int
     ) -> npt.NDArray:
         """Type 1 of every item, by class indices of the VAE, in the units of X."""
-        n, source = len(source), model.open(source)
+        n, data = len(data), model.open(data)
         generator = torch_rng(model.device, seed, Stream.OFF_MANIFOLD)
         size = scoring_batch_size(model.device)
         dtype = np.float64 if model.dtype == torch.float64 else np.float32
@@ -396,7 +397,7 @@ class BoundarySampler(BaseEstimator):
             rows = np.arange(start, min(start + size, n))
             given = None if class_indices is None else class_indices[start : start + size]
             with torch.no_grad():
-                x = self._move(model, model.tensor(source.take(rows)), given, generator)
+                x = self._move(model, model.tensor(data.take(rows)), given, generator)
                 moved[rows] = model.to_units_of_x(x).cpu().numpy()
         return moved
 
@@ -415,8 +416,8 @@ class BoundarySampler(BaseEstimator):
         return tags
 
 
-def _default_vae(source: Source, *, conditional: bool) -> VAE:
-    if source.is_image:
+def _default_vae(data: CheckedData, *, conditional: bool) -> VAE:
+    if data.is_image:
         return VAE(likelihood="bernoulli", conditional=conditional)
-    n_latent = min(8, (source.item_shape[0] + 1) // 2)
+    n_latent = min(8, (data.item_shape[0] + 1) // 2)
     return VAE(n_latent, conditional=conditional)

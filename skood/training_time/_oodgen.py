@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers import NeuralClassifier
@@ -170,14 +170,14 @@ class OODGen(TrainingDetector):
         self,
         network: nn.Module,
         classifier: NeuralClassifier,
-        source: Source,
+        data: CheckedData,
         class_indices: npt.NDArray[np.int64],
         *,
         held_out: npt.NDArray[np.integer],
-        inliers: Source,
+        inliers: CheckedData,
         seed: int,
     ) -> ClassifierObjective:
-        rows = np.setdiff1d(np.arange(len(source)), held_out)
+        rows = np.setdiff1d(np.arange(len(data)), held_out)
         self.sampler_ = BoundarySampler(
             self.vae,
             distance=self.distance,
@@ -187,7 +187,7 @@ class OODGen(TrainingDetector):
             random_state=int(numpy_rng(seed, Stream.SAMPLER).integers(2**31 - 1)),
         ).fit(inliers.subset(rows), classifier.classes_[class_indices[rows]])
         return _OODGenObjective(
-            network, classifier, source, class_indices, self, inliers, held_out, seed
+            network, classifier, data, class_indices, self, inliers, held_out, seed
         )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -203,19 +203,19 @@ class _OODGenObjective(ClassifierObjective):
         self,
         network: nn.Module,
         classifier: NeuralClassifier,
-        source: Source,
+        data: CheckedData,
         class_indices: npt.NDArray[np.int64],
         detector: OODGen,
-        inliers: Source,
+        inliers: CheckedData,
         held_out: npt.NDArray[np.integer],
         seed: int,
     ) -> None:
-        super().__init__(network, classifier, source, class_indices)
+        super().__init__(network, classifier, data, class_indices)
         self.detector = detector
         self.inliers = inliers
         self.seed = seed
-        self.training_rows = np.setdiff1d(np.arange(len(source)), held_out)
-        self.off_manifold = np.empty((len(source), *source.item_shape), np.float32)
+        self.training_rows = np.setdiff1d(np.arange(len(data)), held_out)
+        self.off_manifold = np.empty((len(data), *data.item_shape), np.float32)
         self.draw = -1
         self._move(held_out, Stream.HELD_OUT_OFF_MANIFOLD)
 
@@ -226,7 +226,7 @@ class _OODGenObjective(ClassifierObjective):
         moved = sampler.off_manifold_in_units_of_x(
             self.inliers.subset(rows), self.class_indices[rows], seed
         )
-        self.off_manifold[rows] = moved.reshape(-1, *self.source.item_shape)
+        self.off_manifold[rows] = moved.reshape(-1, *self.data.item_shape)
 
     def start_epoch(self, epoch: int, *, resumed: bool) -> None:
         draw = epoch // self.detector.off_manifold_interval
@@ -236,7 +236,7 @@ class _OODGenObjective(ClassifierObjective):
 
     def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
         half = len(rows) // 2
-        return self.source.take(rows), self.off_manifold[rows[:half]], rows
+        return self.data.take(rows), self.off_manifold[rows[:half]], rows
 
     def prepare(
         self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
@@ -250,7 +250,7 @@ class _OODGenObjective(ClassifierObjective):
         )
         on_manifold = self.detector.sampler_.on_manifold_in_units_of_x(
             class_indices[half : 2 * half], random
-        ).reshape(-1, *self.source.item_shape)
+        ).reshape(-1, *self.data.item_shape)
         parts = [images, off_manifold, on_manifold]
         x = [self.classifier._batch(part, self.device, generator) for part in parts if len(part)]
         reject = class_indices.new_full((2 * half,), len(self.classifier.classes_))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")
@@ -15,8 +15,8 @@ class Model:
 
 
 def learned(X, **settings):
-    preprocessing = Preprocessing(Model(), Source.of(X), **settings)
-    preprocessing.learn_moments(preprocessing.open(Source.of(X)))
+    preprocessing = Preprocessing(Model(), CheckedData.of(X), **settings)
+    preprocessing.learn_moments(preprocessing.open(CheckedData.of(X)))
     return preprocessing
 
 
@@ -68,7 +68,7 @@ FORMS = {
 def test_there_and_back(form):
     X, settings = FORMS[form]
     preprocessing = learned(X, **settings)
-    source = preprocessing.open(Source.of(X))
+    source = preprocessing.open(CheckedData.of(X))
     items = source.take(np.arange(20))
     x = preprocessing.tensor(items, CPU)
     assert x.dtype == torch.float32
@@ -97,10 +97,10 @@ def test_range_of_tensors_is_checked():
 
 def test_shape_of_images_has_three_axes():
     with pytest.raises(ValueError, match=r"image_shape=\(3, 4\) must be \(C, H, W\)"):
-        Preprocessing(Model(), Source.of(np.zeros((5, 12))), image_shape=(3, 4))
+        Preprocessing(Model(), CheckedData.of(np.zeros((5, 12))), image_shape=(3, 4))
 
 
 def test_dtype_of_another_range_is_refused():
     preprocessing = learned(np.zeros((5, 1, 2, 2), dtype=np.uint8))
     with pytest.raises(ValueError, match="Model was fitted on pixels from 0 to 255"):
-        preprocessing.open(Source.of(np.zeros((5, 1, 2, 2))))
+        preprocessing.open(CheckedData.of(np.zeros((5, 1, 2, 2))))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.seeding import draw_seed, isolated_rng, numpy_rng, seed_global, torch_rng
@@ -75,7 +75,7 @@ def test_map_batches_always_passes_full_batches(n):
         assert torch.is_inference_mode_enabled()
         return torch.from_numpy(2 * items).float()[:, None]
 
-    result = map_batches(function, Source.of(data), 4)
+    result = map_batches(function, CheckedData.of(data), 4)
     assert result.shape == (n, 1, 3)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[:, 0], 2 * data, rtol=1e-6)
@@ -101,7 +101,7 @@ def test_a_linear_layer_treats_every_place_in_a_batch_alike(n_in):
             (gradient,) = torch.autograd.grad(layers(x).square().sum(), x)
         return layers(x), gradient
 
-    output, gradient = map_batches(output_and_gradient, Source.of(rows.repeat(32, 0)), 32)
+    output, gradient = map_batches(output_and_gradient, CheckedData.of(rows.repeat(32, 0)), 32)
     np.testing.assert_array_equal(output, output[:1].repeat(32, 0))
     np.testing.assert_array_equal(gradient, gradient[:1].repeat(32, 0))
     x = torch.from_numpy(rows).requires_grad_()
@@ -111,7 +111,7 @@ def test_a_linear_layer_treats_every_place_in_a_batch_alike(n_in):
 
 
 def test_map_batches_keeps_the_type_of_the_result():
-    source = Source.of(np.arange(6.0)[:, None])
+    source = CheckedData.of(np.arange(6.0)[:, None])
     for dtype in (torch.float64, torch.int64):
         result = map_batches(lambda x, dtype=dtype: torch.tensor(x[:, 0], dtype=dtype), source, 4)
         assert result.tolist() == list(range(6))
@@ -119,7 +119,7 @@ def test_map_batches_keeps_the_type_of_the_result():
 
 
 def test_map_batches_shows_progress(capsys):
-    source = Source.of(np.zeros((9, 1)))
+    source = CheckedData.of(np.zeros((9, 1)))
     map_batches(torch.from_numpy, source, 4)
     assert capsys.readouterr().err == ""
     map_batches(torch.from_numpy, source, 4, verbose=1, description="counting")

@@ -113,7 +113,7 @@ def test_images_and_streams_and_shared_sources(detector):
         detector = clone(detector).set_params(random_state=0, **{name: model})
         expected = clone(detector).fit(images).score_samples(images)
         assert expected.shape == (60,)
-        for data in (TensorDataset(torch.from_numpy(images)), skood.share_passes(images)):
+        for data in (TensorDataset(torch.from_numpy(images)), skood.share_forward_pass(images)):
             fitted = clone(detector).fit(data)
             assert fitted.input_shape_ == (1, 6, 6)
             np.testing.assert_allclose(fitted.score_samples(data), expected, rtol=1e-5)
@@ -133,7 +133,7 @@ def test_one_pass_of_a_shared_network(detector):
     if name == "one":
         models["other"] = skood.Energy(frozen)
     detector = clone(detector).set_params(random_state=0, **models)
-    shared = skood.share_passes(images)
+    shared = skood.share_forward_pass(images)
     skood.MSP(frozen).fit(shared).score_samples(shared)
     n_images.clear()
     detector.fit(shared).score_samples(shared)

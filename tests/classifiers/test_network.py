@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from skood._data import share_passes
+from skood._data import share_forward_pass
 from skood.classifiers import MLP, PretrainedClassifier
 from skood.classifiers._network import Outputs
 
@@ -67,7 +67,7 @@ def module():
 
 
 def outputs(module, X, memory=None, **settings):
-    return PretrainedClassifier(module, **settings).network().outputs(share_passes(X), memory)
+    return PretrainedClassifier(module, **settings).network().outputs(share_forward_pass(X), memory)
 
 
 class TestWhatScoringLeavesAlone:
@@ -143,7 +143,7 @@ class TestScoreBelongsToTheRow:
 
 class TestOnePass:
     def test_serves_every_reader(self, module, X):
-        shared = share_passes(X)
+        shared = share_forward_pass(X)
         classifier = PretrainedClassifier(module)
         results = [
             getattr(classifier, method)(shared)
@@ -159,7 +159,7 @@ class TestOnePass:
             np.testing.assert_array_equal(result, array)
 
     def test_is_for_one_set_of_weights(self, X):
-        shared = share_passes(X)
+        shared = share_forward_pass(X)
         for seed in (0, 1):
             module = build(seed)
             np.testing.assert_array_equal(
@@ -168,17 +168,17 @@ class TestOnePass:
             )
 
     def test_is_for_one_normalisation_and_one_layer(self, module, X):
-        shared = share_passes(X)
+        shared = share_forward_pass(X)
         plain = PretrainedClassifier(module).decision_function(shared)
         shifted = PretrainedClassifier(module, mean=[1, 2, 3]).decision_function(shared)
         assert not np.allclose(shifted, plain)
         deep = nn.Sequential(nn.Linear(5, 4), nn.Linear(4, 3))
-        rows = share_passes(np.ones((2, 5), dtype=np.float32))
+        rows = share_forward_pass(np.ones((2, 5), dtype=np.float32))
         assert PretrainedClassifier(deep).transform(rows).shape == (2, 4)
         assert PretrainedClassifier(deep, last_layer="0").transform(rows).shape == (2, 5)
 
     def test_of_a_trained_classifier(self, tiny, images, labels):
-        shared = share_passes(images)
+        shared = share_forward_pass(images)
         network = tiny().fit(shared, labels)
         network.module_ = module = Counting(network.module_)
         expected = network.decision_function(images)
@@ -193,7 +193,7 @@ class TestOnePass:
 
     @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
     def test_is_repeated_after_a_step_of_an_optimiser(self, module, X, optimizer):
-        shared = share_passes(X)
+        shared = share_forward_pass(X)
         classifier = PretrainedClassifier(module)
         before = classifier.decision_function(shared)
         step = optimizer(module.parameters(), lr=0.1)
@@ -207,7 +207,7 @@ class TestOnePass:
 
     @pytest.mark.parametrize("how", ["in place", "replaced", "loaded", "running mean", "restored"])
     def test_is_repeated_after_any_change(self, module, X, how):
-        shared = share_passes(X)
+        shared = share_forward_pass(X)
         classifier = PretrainedClassifier(module)
         before = classifier.decision_function(shared)
         head, norm = module.module[5], module.module[1]
@@ -228,7 +228,7 @@ class TestOnePass:
         np.testing.assert_array_equal(after, classifier.decision_function(X))
 
     def test_serves_subsets(self, module, X):
-        shared = share_passes(X)
+        shared = share_forward_pass(X)
         classifier = PretrainedClassifier(module)
         expected = classifier.decision_function(shared)
         module.new()
@@ -251,16 +251,16 @@ class TestOnePass:
         assert module.new() == 3
 
     def test_is_forgotten_with_the_network(self, X):
-        shared = share_passes(X)
+        shared = share_forward_pass(X)
         module = build()
         alive = weakref.ref(module)
         PretrainedClassifier(module).predict(shared)
-        assert len(shared.passes) == 1
-        assert len(pickle.loads(pickle.dumps(shared)).passes) == 0
+        assert len(shared.network_outputs) == 1
+        assert len(pickle.loads(pickle.dumps(shared)).network_outputs) == 0
         del module
         gc.collect()
         assert alive() is None
-        assert len(shared.passes) == 0
+        assert len(shared.network_outputs) == 0
 
 
 class TestDiskCache:
@@ -270,14 +270,14 @@ class TestDiskCache:
         script = f"""
 import numpy as np, torch
 from torch import nn
-from skood._data import share_passes
+from skood._data import share_forward_pass
 from skood.classifiers import PretrainedClassifier
 {inspect.getsource(build)}
 {inspect.getsource(images_of)}
 for seed, n in [(0, 70), (1, 70), (0, 69)]:
     n_batches, module = [], build(seed)
     module[0].register_forward_hook(lambda *_: n_batches.append(1))
-    source = share_passes(images_of(70)[:n])
+    source = share_forward_pass(images_of(70)[:n])
     outputs = PretrainedClassifier(module).network().outputs(source, {str(tmp_path)!r})
     print(len(n_batches), float(outputs.logits.sum()))
 """

@@ -7,7 +7,7 @@ import torch
 from scipy.stats import norm
 from torch.utils.data import TensorDataset
 
-from skood import MLP, ConvNet, share_passes
+from skood import MLP, ConvNet, share_forward_pass
 from skood.datasets import gaussian_noise, sphere_noise, uniform_noise
 
 CLIPPED = [gaussian_noise, uniform_noise]
@@ -171,7 +171,7 @@ def test_sphere_of_frames():
 def test_sphere_of_streams():
     pixels = data((5, 6, 3), np.uint8)
     dataset = TensorDataset(torch.from_numpy(pixels), torch.arange(20))
-    for X in (dataset, share_passes(pixels)):
+    for X in (dataset, share_forward_pass(pixels)):
         points = sphere_noise(X, 9, random_state=0)
         assert points.shape == (9, 3, 5, 6)
         np.testing.assert_allclose(norms(points), norms(pixels).max() / 255 + 2, rtol=1e-6)

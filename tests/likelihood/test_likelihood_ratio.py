@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skood import LikelihoodRatio, LogLikelihood, PixelCNN
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood.density import _base
 from skood.likelihood._likelihood_ratio import _mutated, _synthetic_outliers
 from skood.metrics import auroc
@@ -214,7 +214,7 @@ def test_pipeline_with_flat_rows(digits):
 def test_mutated_rows():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(5000, 3)) * [1, 10, 100] + [0, 50, -500]
-    mutated = _mutated(Source.of(rows), 0.3, rng).rows()
+    mutated = _mutated(CheckedData.of(rows), 0.3, rng).rows()
     changed = mutated != rows
     # A donor is the row itself once in 5000 times.
     assert changed.mean() == pytest.approx(0.3, abs=5 * np.sqrt(0.21 / rows.size))
@@ -222,14 +222,14 @@ def test_mutated_rows():
         assert np.isin(mutated[:, column], rows[:, column]).all()
     together = changed[:, 0] & changed[:, 1]
     assert together.mean() == pytest.approx(0.09, abs=5 * np.sqrt(0.09 * 0.91 / 5000))
-    np.testing.assert_array_equal(_mutated(Source.of(rows), 0.0, rng).rows(), rows)
+    np.testing.assert_array_equal(_mutated(CheckedData.of(rows), 0.0, rng).rows(), rows)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 13), (1, 1, 6), (1, 2, 2)])
 def test_synthetic_outliers_of_images(shape):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (40, *shape), dtype=np.uint8)
-    outliers = _synthetic_outliers(Source.of(images), rng).take(np.arange(40))
+    outliers = _synthetic_outliers(CheckedData.of(images), rng).take(np.arange(40))
     assert outliers.shape == images.shape
     assert outliers.dtype == np.uint8
     shuffled, painted = outliers[::2], outliers[1::2]
@@ -246,7 +246,7 @@ def test_synthetic_outliers_of_images(shape):
 def test_synthetic_outliers_of_rows_keep_the_columns():
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(50, 3))
-    outliers = _synthetic_outliers(Source.of(rows), rng).rows()
+    outliers = _synthetic_outliers(CheckedData.of(rows), rng).rows()
     np.testing.assert_array_equal(np.sort(outliers, 0), np.sort(rows, 0))
     assert not np.isclose(np.corrcoef(outliers[:, 0], rows[:, 0])[0, 1], 1)
 

@@ -80,8 +80,10 @@ def test_frames_keep_their_names_and_index(records, problem):
     assert wrapped.n_features_in_ == 2
 
 
-@pytest.mark.parametrize("wrap", [skood.share_passes, lambda X: TensorDataset(torch.tensor(X))])
-def test_sources_and_datasets(problem, wrap):
+@pytest.mark.parametrize(
+    "wrap", [skood.share_forward_pass, lambda X: TensorDataset(torch.tensor(X))]
+)
+def test_checked_data_and_datasets(problem, wrap):
     X, y = problem
     fitted = InlierFit(skood.Mahalanobis()).fit(wrap(X), y)
     expected = skood.Mahalanobis().fit(X[y >= 0], y[y >= 0])

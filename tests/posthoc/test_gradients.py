@@ -7,7 +7,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 import skood
-from skood._data import Source
+from skood._checked_data import CheckedData
 
 
 @pytest.fixture
@@ -202,13 +202,13 @@ def test_percentiles_in_the_wrong_order(module, images):
 def test_adascale_learns_from_other_rows_than_the_threshold(monkeypatch, trained):
     network, X, _ = trained
     monkeypatch.setattr(skood.base, "_THRESHOLD_ROWS", 20)
-    plain, drawn = Source.subset, []
+    plain, drawn = CheckedData.subset, []
 
     def subset(source, rows):
         drawn.append(set(rows))
         return plain(source, rows)
 
-    monkeypatch.setattr(Source, "subset", subset)
+    monkeypatch.setattr(CheckedData, "subset", subset)
     skood.AdaSCALE(FrozenEstimator(network), n_samples=20, random_state=0).fit(X)
     learned, threshold = (rows for rows in drawn if len(rows) == 20)
     assert len(learned & threshold) < 10

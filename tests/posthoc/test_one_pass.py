@@ -13,7 +13,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 import skood
-from skood import share_passes
+from skood import share_forward_pass
 from skood.classifiers import NeuralClassifier
 from skood.metrics import auroc
 
@@ -65,7 +65,7 @@ def test_fit_runs_the_network_once(detector, network, images, y):
 
 
 def test_shared_data_are_passed_once(network, images, y):
-    shared, other = share_passes(images), share_passes(images[::-1].copy())
+    shared, other = share_forward_pass(images), share_forward_pass(images[::-1].copy())
     alone = {}
     for detector in FROM_OUTPUTS + FROM_FEATURES:
         fitted = on(detector, network).fit(images, y)
@@ -78,7 +78,7 @@ def test_shared_data_are_passed_once(network, images, y):
 
 
 def test_known_outliers_do_not_break_sharing(network, images, y):
-    shared = share_passes(images)
+    shared = share_forward_pass(images)
     skood.MSP(network).fit(shared)
     y = np.where(np.arange(90) < 10, -1, y)
     skood.ViM(network).fit(shared, y)
@@ -86,7 +86,7 @@ def test_known_outliers_do_not_break_sharing(network, images, y):
 
 
 def test_changed_weights_are_noticed(network, images):
-    shared = share_passes(images)
+    shared = share_forward_pass(images)
     detector = skood.Energy(network).fit(shared)
     before = detector.score_samples(shared)
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_changed_weights_are_noticed(network, images):
 def test_another_last_layer_is_another_pass(images):
     layers = torch.nn.Flatten(), torch.nn.Linear(36, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)
     module = torch.nn.Sequential(*layers)
-    shared = share_passes(images)
+    shared = share_forward_pass(images)
     first = skood.PretrainedClassifier(module, last_layer="1").transform(shared)
     second = skood.PretrainedClassifier(module).transform(shared)
     assert (first.shape, second.shape) == ((90, 36), (90, 4))

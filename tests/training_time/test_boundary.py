@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from skood import VAE, BoundarySampler
-from skood._data import Source
+from skood._checked_data import CheckedData
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import torch_rng
 from skood.training_time._directions import normal_vectors, reduced_normal_vectors
@@ -325,7 +325,7 @@ def test_class_indices_of_a_vae_that_knows_more_classes(iris):
     drawn = of_two.sample_on_manifold(y=labels, random_state=3)
     np.testing.assert_allclose(drawn, vae.inverse_transform(latents, labels), rtol=1e-5)
     moved = of_two.sample_off_manifold(X[50:], y[50:], random_state=3)
-    source = Source.of(X[50:])
+    source = CheckedData.of(X[50:])
     np.testing.assert_array_equal(
         of_two.off_manifold_in_units_of_x(source, y[50:] - 1, seed), moved
     )
@@ -349,7 +349,7 @@ def test_interface_for_other_packages(of_images, of_rows, iris, digits):
             model.to_units_of_x(drawn),
             sampler.on_manifold_in_units_of_x(indices, torch_rng(torch.device("cpu"), 5)),
         )
-        assert len(sampler.off_manifold_in_units_of_x(Source.of(X[:0]), None, 0)) == 0
+        assert len(sampler.off_manifold_in_units_of_x(CheckedData.of(X[:0]), None, 0)) == 0
 
 
 def test_conditional_vae_wants_labels(of_rows, iris):
