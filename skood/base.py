@@ -282,7 +282,7 @@ def as_input(model: Any, data: CheckedData) -> Any:
 
 
 def _reads_checked_data(model: Any) -> bool:
-    return getattr(model, "_reads_sources", False)
+    return getattr(model, "_reads_checked_data", False)
 
 
 def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
