@@ -102,6 +102,11 @@ class LikelihoodRatio(BaseDetector):
     random order or of which one half is painted over, rows whose entries come from different
     rows.
 
+    The defaults are for a first result: 10 000 images of 28 x 28 take two cores without bfloat16
+    less than ten minutes. For a better detector raise `max_steps` of the density, as
+    :class:`~skood.density.PixelCNN` says, and choose `mutation_rate` and `reg_weight` among
+    several.
+
     The gain depends on the model. With autoregressive densities it is large; for Glow on
     CIFAR-10 against SVHN an AUROC of only .064 is on record.
 

@@ -16,6 +16,7 @@ def tiny():
             "n_resnet": 1,
             "max_steps": 2,
             "batch_size": 8,
+            "validation_fraction": 0.0,
             "learning_rate": 1e-2,
             "precision": "fp32",
             "compile": False,
