@@ -22,11 +22,10 @@ class Stream(enum.IntEnum):
     an epoch for instance, after that. A new use gets a new number, and no number is used again.
     """
 
-    # Training of a network.
+    # Training of a network; its initial weights are drawn by the seed alone, as nothing else is.
     VALIDATION_ROWS = 0
     EPOCH_ORDER = 1
     STEP = 2
-    INITIAL_WEIGHTS = 3
     # Samples from a density, and around the boundary of the data.
     SAMPLES = 10
     OFF_MANIFOLD = 11

@@ -22,7 +22,7 @@ from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.run import resumed_seed
-from skood._torch.seeding import Stream, draw_seed, isolated_rng
+from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.classifiers._network import Network
@@ -266,7 +266,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             training = np.setdiff1d(np.arange(len(data)), validation)
         self._learn_normalization(data.subset(training))
         n_outputs = len(self.classes_) if n_outputs is None else n_outputs
-        with isolated_rng(device, seed, Stream.INITIAL_WEIGHTS):
+        with isolated_rng(device, seed):
             network = self._build(data.item_shape, n_outputs).to(device)
         if data.is_image:
             network = network.to(memory_format=torch.channels_last)

@@ -22,7 +22,7 @@ from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.run import resumed_seed
-from skood._torch.seeding import Stream, draw_seed, isolated_rng
+from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.density._conditioning import ClassConditioning
@@ -190,7 +190,7 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         seed = draw_seed(self.random_state)
         checkpoint = self._checkpoint(data, class_indices, seed)
         seed = resumed_seed(checkpoint, seed)
-        with isolated_rng(device, seed, Stream.INITIAL_WEIGHTS):
+        with isolated_rng(device, seed):
             network = self._build(data).to(device)
         name = type(self).__name__
         self.history_ = train(

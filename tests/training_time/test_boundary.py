@@ -16,7 +16,7 @@ from torch import nn
 from skood import VAE, BoundarySampler
 from skood._checked_data import CheckedData
 from skood._torch.jacobian import forward_jacobian
-from skood._torch.seeding import torch_rng
+from skood._torch.seeding import Stream, torch_rng
 from skood.training_time._directions import normal_vectors, reduced_normal_vectors
 
 
@@ -255,7 +255,9 @@ def test_samples_on_the_manifold_are_decoded_latents(of_rows):
     y = np.array([2, 0, 1, 1])
     drawn = of_rows.sample_on_manifold(y=y, random_state=3)
     seed = np.random.RandomState(3).randint(2**31 - 1)
-    latents = of_rows.latents(torch.from_numpy(y), torch_rng(torch.device("cpu"), seed))
+    latents = of_rows.latents(
+        torch.from_numpy(y), torch_rng(torch.device("cpu"), seed, Stream.ON_MANIFOLD)
+    )
     np.testing.assert_allclose(drawn, of_rows.vae_.inverse_transform(latents, y), rtol=1e-5)
 
 
@@ -321,7 +323,7 @@ def test_class_indices_of_a_vae_that_knows_more_classes(iris):
     labels = np.array([2, 1, 1, 2])
     seed = np.random.RandomState(3).randint(2**31 - 1)
     indices = torch.tensor([1, 0, 0, 1])
-    latents = of_two.latents(indices, torch_rng(torch.device("cpu"), seed))
+    latents = of_two.latents(indices, torch_rng(torch.device("cpu"), seed, Stream.ON_MANIFOLD))
     drawn = of_two.sample_on_manifold(y=labels, random_state=3)
     np.testing.assert_allclose(drawn, vae.inverse_transform(latents, labels), rtol=1e-5)
     moved = of_two.sample_off_manifold(X[50:], y[50:], random_state=3)
@@ -339,7 +341,9 @@ def test_interface_for_other_packages(of_images, of_rows, iris, digits):
         X = X[:20]
         indices = torch.zeros(20, dtype=int) if y is None else torch.from_numpy(y[:20])
         x = model.tensor(X)
-        moved = sampler.off_manifold(x, indices, torch_rng(torch.device("cpu"), seed))
+        moved = sampler.off_manifold(
+            x, indices, torch_rng(torch.device("cpu"), seed, Stream.OFF_MANIFOLD)
+        )
         assert moved.shape == x.shape
         expected = sampler.sample_off_manifold(X, None if y is None else y[:20], random_state=0)
         np.testing.assert_array_equal(model.to_units_of_x(moved), expected)
