@@ -1,51 +1,89 @@
 """Calls with good and bad data on every public estimator: how many end in what.
 
-    python benchmarks/campaign.py --n 100000 --seed 0
+    python benchmarks/campaign.py --n 100000 --jobs 2
 
 A call ends in a result, in a clear error, which names the argument and is raised on purpose, or in
 anything else, of which the first examples are printed with what makes them again. The cases are
 those of tests/campaign.py, which the test suite draws a few hundred of. A case takes 40 ms on one
-core.
+core. The counts belong to the seed, whatever the number of jobs.
 """
 
 import argparse
+import json
+import os
 import re
 import sys
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
+# A case is decided by arithmetic of one thread on the CPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
+import joblib
+import numpy as np
+import torch
+from _machine import machine
 from campaign import SUBJECTS, draw
+from tqdm import tqdm
+
+CASES_AT_ONCE = 100
+
+
+def run(n: int, *seed: int) -> tuple[Counter[str], list[tuple[str, str]]]:
+    """Counts of the verdicts of `n` cases, and what ended in anything else: its kind and text."""
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(seed)
+    counts: Counter[str] = Counter()
+    examples = []
+    for _ in range(n):
+        case = draw(rng)
+        verdict, text = case.run()
+        counts[verdict] += 1
+        if verdict == "anything else":
+            kind = type(SUBJECTS[case.subject]()).__name__ + re.sub(r"[\d.]+", "#", text)[:120]
+            examples.append((kind, f"{text}\n    {case}"))
+    return counts, examples
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--n", type=int, default=100_000, help="cases")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--examples", type=int, default=20, help="printed of anything else")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
-    torch.set_num_threads(1)
 
-    rng = np.random.default_rng(options.seed)
     counts: Counter[str] = Counter()
     examples: dict[str, list[str]] = {}
-    for _ in tqdm(range(options.n), unit="case", mininterval=1):
-        case = draw(rng)
-        verdict, text = case.run()
-        counts[verdict] += 1
-        if verdict == "anything else":
-            kind = type(SUBJECTS[case.subject]()).__name__ + re.sub(r"[\d.]+", "#", text)[:120]
-            examples.setdefault(kind, []).append(f"{text}\n    {case}")
+    parallel = joblib.Parallel(options.jobs, return_as="generator", batch_size=1)
+    parts = parallel(
+        joblib.delayed(run)(min(CASES_AT_ONCE, options.n - start), options.seed, start)
+        for start in range(0, options.n, CASES_AT_ONCE)
+    )
+    with tqdm(total=options.n, unit="case", mininterval=5) as bar:
+        for of_part, found in parts:
+            counts += of_part
+            bar.update(of_part.total())
+            for kind, text in found:
+                examples.setdefault(kind, []).append(text)
 
     for verdict, count in counts.most_common():
         print(f"{count:8} {verdict}")
-    for found in sorted(examples.values(), key=len, reverse=True)[: options.examples]:
-        print(f"\n{len(found)} times: {found[0]}")
+    for texts in sorted(examples.values(), key=len, reverse=True)[: options.examples]:
+        print(f"\n{len(texts)} times: {texts[0]}")
+    if options.out:
+        report = {
+            "date": date.today().isoformat(),
+            "machine": machine(),
+            "cases": options.n,
+            "seed": options.seed,
+            "counts": dict(counts.most_common()),
+            "anything else": {kind: len(texts) for kind, texts in examples.items()},
+        }
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from skood._checked_data import CheckedData
 from skood._progress import tracked
+from skood._torch.reading import read_ahead, read_batches
 
 __all__ = ["evaluating", "map_batches", "scoring_batch_size"]
 
@@ -22,14 +23,14 @@ __all__ = ["evaluating", "map_batches", "scoring_batch_size"]
 _ALIGNED = 16
 
 
-def scoring_batch_size(device: torch.device) -> int:
-    """Rows in a scoring batch.
+def scoring_batch_size(device: torch.device, *, is_image: bool = True) -> int:
+    """Items in a scoring batch.
 
     Fixed for a device: the sums inside a float32 convolution or matrix product are ordered by
     the shape of the batch, so a score could otherwise change in its last digits with the rows
-    scored beside it. Small on the CPU, where one row costs as much as a whole batch.
+    scored beside it. Small on the CPU, where one image costs as much as a whole batch.
     """
-    return 256 if device.type == "cuda" else 32
+    return 256 if device.type == "cuda" else 32 if is_image else 128
 
 
 class _AlignedRows(TorchFunctionMode):
@@ -84,10 +85,13 @@ def map_batches(
     data: CheckedData,
     batch_size: int,
     *,
+    device: torch.device | None = None,
     verbose: bool | int | str = "auto",
     description: str = "scoring",
 ) -> Any:
     """Apply `function` to every row of `data`, always on exactly `batch_size` rows.
+
+    Data that are streamed are read ahead.
 
     Parameters
     ----------
@@ -97,6 +101,8 @@ def map_batches(
     data : CheckedData
     batch_size : int
         The last batch is filled up by repeating its last row.
+    device : torch.device, default=None
+        Where `function` puts what it reads; None: the CPU.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown, see :mod:`skood._progress`.
     description : str
@@ -111,11 +117,22 @@ def map_batches(
     results: list[npt.NDArray] = []
     aligned = _AlignedRows()
     starts = range(0, n, batch_size)
-    for start in tracked(starts, description=description, unit="batch", verbose=verbose):
+    rows = [np.minimum(np.arange(start, start + batch_size), n - 1) for start in starts]
+    slow = not data.in_memory
+    batches = read_batches(data.take, rows, device=device or torch.device("cpu"), slow=slow)
+    if slow:
+        batches = read_ahead(batches)
+    bar = tracked(
+        zip(starts, batches, strict=True),
+        total=len(starts),
+        description=description,
+        unit="batch",
+        verbose=verbose,
+    )
+    for start, items in bar:
         size = min(batch_size, n - start)
-        indices = np.minimum(np.arange(start, start + batch_size), n - 1)
         with torch.inference_mode(), aligned:
-            values = function(data.take(indices))
+            values = function(items)
             several = isinstance(values, tuple)
             parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]
         results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]

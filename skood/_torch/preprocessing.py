@@ -122,6 +122,11 @@ class Preprocessing:
             mean += apart * (n / (count + n))
             count += n
         mean, scale = (mean + origin)[0], np.sqrt(squares / count)[0]
+        if not np.isfinite(scale).all():
+            raise ValueError(
+                "the values of X are so large that their squares overflow; rescale X, with "
+                "scikit-learn's StandardScaler for instance"
+            )
         # Rounding errors of the mean of equal values are no scale.
         varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
         self.mean, self.scale = mean, np.where(varies, scale, 1.0)

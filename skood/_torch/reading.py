@@ -14,30 +14,21 @@ import numpy.typing as npt
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-__all__ = ["default_n_workers", "read_ahead", "read_batches"]
+__all__ = ["read_ahead", "read_batches"]
 
 # Batches that wait to be worked on.
 _AHEAD = 2
-
-
-def default_n_workers(device: torch.device, *, slow: bool) -> int:
-    """Worker processes for ``n_workers=None``.
-
-    A GPU is starved by one process that decodes images; a CPU has nothing to spare.
-    """
-    if device.type == "cpu" or not slow:
-        return 0
-    return min(8, max(1, (os.cpu_count() or 1) - 1))
 
 
 def read_batches(
     read: Callable[[npt.NDArray[np.integer]], Any],
     batches: Sequence[npt.NDArray[np.integer]],
     *,
-    n_workers: int = 0,
-    pin_memory: bool = False,
+    device: torch.device,
+    slow: bool,
+    n_workers: int | None = None,
 ) -> Iterator[Any]:
-    """Read one batch after the other, in worker processes where there are any.
+    """Read one batch after the other, in worker processes where that pays.
 
     Parameters
     ----------
@@ -45,15 +36,21 @@ def read_batches(
         Takes row numbers, returns an array or a tuple of arrays.
     batches : sequence of ndarray
         Row numbers.
-    n_workers : int
-        0 reads in this process.
-    pin_memory : bool
-        Of arrays from worker processes, for faster copies to a GPU.
+    device : torch.device
+        Where the batches go. For a GPU workers put them into pinned memory.
+    slow : bool
+        Whether `read` waits for a disk or decodes images.
+    n_workers : int or None
+        Processes that read; 0 reads in this one. None takes several for a GPU, which one process
+        that decodes images would starve, and none for a CPU, which has nothing to spare.
 
     Yields
     ------
     ndarray or tuple of ndarray
     """
+    on_gpu = device.type != "cpu"
+    if n_workers is None:
+        n_workers = min(8, max(1, (os.cpu_count() or 1) - 1)) if on_gpu and slow else 0
     if n_workers == 0 or not batches:
         yield from map(read, batches)
         return
@@ -63,7 +60,7 @@ def read_batches(
         _Batches(read, batches),
         batch_size=None,
         num_workers=min(n_workers, len(batches)),
-        pin_memory=pin_memory,
+        pin_memory=on_gpu,
         collate_fn=_as_tensors,
         # Its own, since the loader would draw from torch's global generator.
         generator=torch.Generator().manual_seed(0),

@@ -19,7 +19,7 @@ from skood._progress import progress_bar
 from skood._torch.compiling import maybe_compile
 from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
-from skood._torch.reading import default_n_workers, read_ahead, read_batches
+from skood._torch.reading import read_ahead, read_batches
 from skood._torch.run import TrainingRun
 from skood._torch.seeding import Stream, isolated_rng, numpy_rng, seed_global, torch_rng
 from skood._torch.settings import TrainingSettings
@@ -225,18 +225,17 @@ def _batches(
     device: torch.device,
 ) -> Generator[tuple[tuple[Tensor, ...], Any], None, None]:
     """Read and prepare batches, each with its generator, ahead of their use where that pays."""
-    slow, on_gpu = objective.reads_slowly, device.type == "cuda"
-    n_workers = settings.n_workers
-    if n_workers is None:
-        n_workers = default_n_workers(device, slow=slow)
+    slow = objective.reads_slowly
 
     def prepared(items: Any, generator: torch.Generator | None) -> tuple[tuple[Tensor, ...], Any]:
         with torch.no_grad():
             return objective.prepare(items, generator), generator
 
-    read = read_batches(objective.read, rows, n_workers=n_workers, pin_memory=on_gpu)
+    read = read_batches(
+        objective.read, rows, device=device, slow=slow, n_workers=settings.n_workers
+    )
     batches = map(prepared, read, generators)
-    yield from read_ahead(batches) if slow or on_gpu else batches
+    yield from read_ahead(batches) if slow or device.type != "cpu" else batches
 
 
 def _validate(

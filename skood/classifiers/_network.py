@@ -203,11 +203,13 @@ class Network:
             values = function(self.tensor(items))
             return tuple(map(_readable, values)) if isinstance(values, tuple) else _readable(values)
 
+        data = self.open(data)
         with _one_at_a_time, evaluating(self.module):
             return map_batches(
                 read,
-                self.open(data),
-                scoring_batch_size(self.device),
+                data,
+                scoring_batch_size(self.device, is_image=data.is_image),
+                device=self.device,
                 verbose=self.verbose,
                 description=description,
             )

@@ -234,7 +234,8 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         return map_batches(
             lambda items: function(module, self._tensor(items, device)).double(),
             data,
-            scoring_batch_size(device),
+            scoring_batch_size(device, is_image=data.is_image),
+            device=device,
             verbose=self.verbose,
             description=f"{type(self).__name__} scores",
         )

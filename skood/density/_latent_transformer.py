@@ -43,7 +43,7 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return map_batches(
             read,
             CheckedData.of(np.arange(len(data))[:, None]),
-            scoring_batch_size(model.device),
+            scoring_batch_size(model.device, is_image=data.is_image),
             verbose=self.verbose,
             description=f"{type(self).__name__} {description}",
         )

@@ -130,8 +130,9 @@ def test_map_batches_shows_progress(capsys):
 
 def test_scoring_runs_in_batches_of_the_device_size(tiny_flow_calls):
     sizes, flow = tiny_flow_calls
-    flow.score_samples(np.zeros((70, 2)))
-    assert sizes == [scoring_batch_size(CPU)] * 3
+    flow.score_samples(np.zeros((300, 2)))
+    assert sizes == [scoring_batch_size(CPU, is_image=False)] * 3
+    assert scoring_batch_size(CPU, is_image=False) > scoring_batch_size(CPU)
     assert scoring_batch_size(torch.device("cuda")) > scoring_batch_size(CPU)
 
 
