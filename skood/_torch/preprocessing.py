@@ -166,7 +166,7 @@ class Preprocessing:
                 items = items.astype(np.float32)
             items = torch.from_numpy(np.ascontiguousarray(items))
         low, high = self.value_range
-        return (items.to(device).float() - low) / (high - low)
+        return (items.to(device, non_blocking=True).float() - low) / (high - low)
 
     def standardized(self, x: Tensor) -> Tensor:
         """Bring each channel of pixels in [0, 1] to mean 0 and scale 1; rows already are."""

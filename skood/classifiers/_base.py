@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -216,45 +217,71 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             When y is missing, has a single class, or marks out-of-distribution rows by -1.
         """
         data = self._open(X, reset=True)
-        class_indices = self._targets(y, len(data), reset=True)
+        class_indices = self._learn_classes(y, len(data))
         validation = None
         held_out = self._validation(X_val, y_val)
         if held_out is not None:
             validation = np.arange(len(data), len(data) + len(held_out[0]))
             data = CheckedData.concatenate([data, held_out[0]])
             class_indices = np.concatenate([class_indices, held_out[1]])
-        self.train_network(data, class_indices, validation=validation)
+        self._train(data, class_indices, validation, self._objective, len(self.classes_))
         return self
 
-    def train_network(
+    def fit_objective(
         self,
         data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
+        y: Any,
+        make_objective: Callable[..., ClassifierObjective],
         *,
-        validation: npt.NDArray[np.integer] | None = None,
-        n_outputs: int | None = None,
-        make_objective: Callable[..., ClassifierObjective] | None = None,
+        seed: int,
+        n_extra_outputs: int = 0,
         depends_on: Any = None,
-    ) -> None:
-        """Train the network, on this classifier's objective or another one.
+    ) -> npt.NDArray[np.integer]:
+        """Train the network on something else than this classifier's objective.
 
-        Sets ``module_``, ``history_`` and what normalises the data. For the methods of this
-        package that train a classifier; `fit` is for users.
+        For the methods of this package that train a classifier; `fit` is for users.
 
         Parameters
         ----------
         data : CheckedData
-            As `_open` returns it.
-        class_indices : ndarray of shape (n,)
-            0, 1, ..., one for each item of `data`.
-        validation : ndarray, default=None
-            Rows held out. None draws `validation_fraction` of them.
-        n_outputs : int, default=None
-            Outputs of the network; None: one for each class.
-        make_objective : callable, default=None
-            Takes the untrained network, this classifier, the data and the class indices.
+            As `check_data` returns them.
+        y : array-like of shape (n,)
+            Labels.
+        make_objective : callable
+            Takes the untrained network, this classifier, the data as the network reads them, the
+            class indices and the rows held out.
+        seed : int
+            Of the choice of the rows held out, `validation_fraction` of every class.
+        n_extra_outputs : int, default=0
+            Outputs of the network beside those of the classes.
         depends_on : object, default=None
             Whatever else training depends on, for the name of the checkpoint.
+
+        Returns
+        -------
+        ndarray
+            Rows that were held out.
+        """
+        data = self._open(data, reset=True)
+        class_indices = self._learn_classes(y, len(data))
+        _, held_out = hold_out(len(data), self.validation_fraction, seed, class_indices)
+        n_outputs = len(self.classes_) + n_extra_outputs
+        make = partial(make_objective, held_out=held_out)
+        self._train(data, class_indices, held_out, make, n_outputs, depends_on)
+        return held_out
+
+    def _train(
+        self,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        validation: npt.NDArray[np.integer] | None,
+        make_objective: Callable[..., ClassifierObjective],
+        n_outputs: int,
+        depends_on: Any = None,
+    ) -> None:
+        """Set ``module_``, ``history_`` and what normalises the data.
+
+        `validation` are rows; None draws `validation_fraction` of them.
         """
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
@@ -264,13 +291,11 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             training, validation = hold_out(len(data), self.validation_fraction, seed)
         else:
             training = np.setdiff1d(np.arange(len(data)), validation)
-        self._learn_normalization(data.subset(training))
-        n_outputs = len(self.classes_) if n_outputs is None else n_outputs
+        self._preprocessing.learn_moments(data.subset(training))
         with isolated_rng(device, seed):
             network = self._build(data.item_shape, n_outputs).to(device)
         if data.is_image:
             network = network.to(memory_format=torch.channels_last)
-        make_objective = make_objective or self._objective
         self.history_ = train(
             make_objective(network, self, data, class_indices),
             training,
@@ -291,19 +316,15 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             )
         return self._preprocessing.open(data)
 
-    def _targets(self, y: Any, n_items: int, *, reset: bool) -> npt.NDArray[np.int64]:
-        """Class indices of the labels, positions in ``classes_``."""
+    def _learn_classes(self, y: Any, n_items: int) -> npt.NDArray[np.int64]:
+        """Learn ``classes_``, and return the class indices of the labels."""
         if y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None; give "
                 "the class labels of X"
             )
-        if not reset:
-            known = ", which y does not have; validation data are of the classes trained on"
-            labels = check_labels(y, n_items, name="y_val", items="X_val")
-            return encode_labels(labels, self.classes_, name="y_val", known=known)
         y = check_labels(y, n_items)
-        self.classes_, targets = np.unique(y, return_inverse=True)
+        self.classes_, class_indices = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"y has one class, {self.classes_[0]}; a classifier needs at least 2 classes"
@@ -313,20 +334,19 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
                 "y has labels -1, which mark out-of-distribution rows; a classifier is trained on "
                 "in-distribution rows alone: leave those out, or fit a detector, which does"
             )
-        return targets
+        return class_indices
 
     def _validation(self, X: Any, y: Any) -> tuple[CheckedData, npt.NDArray[np.int64]] | None:
+        """Check validation data, and find their class indices, where there are any."""
         if (X is None) != (y is None):
             raise ValueError("X_val and y_val go together, but one of them is None")
         if X is None:
             return None
         data = self._open(X, reset=False)
         self._preprocessing.check_in_memory(data)
-        return data, self._targets(y, len(data), reset=False)
-
-    def _learn_normalization(self, data: CheckedData) -> None:
-        """Mean and standard deviation of each channel of images or feature of rows."""
-        self._preprocessing.learn_moments(data)
+        labels = check_labels(y, len(data), name="y_val", items="X_val")
+        known = ", which y does not have; validation data are of the classes trained on"
+        return data, encode_labels(labels, self.classes_, name="y_val", known=known)
 
     def _batch(
         self,

@@ -50,6 +50,12 @@ class ClassifierObjective(Objective):
         self.class_indices = class_indices
         self.reads_slowly = not data.in_memory
 
+    def network_input(
+        self, items: npt.NDArray | Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Normalise items in the units of X, and augment them where there is a generator."""
+        return self.classifier._batch(items, self.device, generator)
+
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
@@ -61,7 +67,7 @@ class ClassifierObjective(Objective):
         self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
     ) -> tuple[Tensor, ...]:
         images, class_indices = items
-        x = self.classifier._batch(images, self.device, generator)
+        x = self.network_input(images, generator)
         return x, torch.from_numpy(class_indices).to(self.device)
 
     def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:

@@ -225,6 +225,6 @@ def _take(X: Any, rows: npt.NDArray[np.intp]) -> Any:
 def _has_rows(value: Any, n_samples: int) -> bool:
     if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__len__"):
         return False
-    # A sparse matrix has a length that it refuses to tell, and an array without axes has none.
+    # A sparse matrix raises when asked for its length, and an array without axes has no length.
     shape = getattr(value, "shape", None)
     return (len(value) if shape is None else (*shape, None)[0]) == n_samples

@@ -16,7 +16,6 @@ from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._torch.training import hold_out
 from skood.base import BaseDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Outputs
@@ -169,22 +168,17 @@ def _train(
     classifier = detector._default_classifier(inliers) if classifier is None else clone(classifier)
     if classifier.random_state is None:
         classifier.set_params(random_state=seed)
-    data = classifier._open(inliers, reset=True)
-    class_indices = classifier._targets(y, len(inliers), reset=True)
-    labels = classifier.classes_
-    _, held_out = hold_out(len(data), classifier.validation_fraction, seed, class_indices)
-
-    classifier.train_network(
-        data,
-        class_indices,
-        validation=held_out,
-        n_outputs=len(labels) + detector._n_extra_outputs,
-        make_objective=partial(
-            detector._make_objective, held_out=held_out, inliers=inliers, seed=seed
-        ),
+    held_out = classifier.fit_objective(
+        inliers,
+        y,
+        partial(detector._make_objective, inliers=inliers, seed=seed),
+        seed=seed,
+        n_extra_outputs=detector._n_extra_outputs,
         depends_on=(detector, seed),
     )
-    classifier.classes_ = np.append(labels, [-1] * detector._n_extra_outputs)
+    labels = classifier.classes_
+    if detector._n_extra_outputs:
+        classifier.classes_ = np.append(labels, np.full(detector._n_extra_outputs, -1))
     detector.classifier_, detector.classes_ = classifier, labels
     detector.history_ = classifier.history_
     learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}

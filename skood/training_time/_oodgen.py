@@ -252,7 +252,7 @@ class _OODGenObjective(ClassifierObjective):
             class_indices[half : 2 * half], random
         ).reshape(-1, *self.data.item_shape)
         parts = [images, off_manifold, on_manifold]
-        x = [self.classifier._batch(part, self.device, generator) for part in parts if len(part)]
+        x = [self.network_input(part, generator) for part in parts if len(part)]
         reject = class_indices.new_full((2 * half,), len(self.classifier.classes_))
         kind = np.repeat([_REAL, _OFF, _ON], [n_real, half, half])
         class_index = torch.cat([class_indices, reject])

@@ -183,7 +183,7 @@ class TestLastLayer:
     def test_found_one_must_make_the_output(self, layers):
         """A head in an unusual place: the last linear layer is not the one at the end."""
         layers.forward = lambda x: layers[0](x) + 0 * layers[2](layers[1](layers[0](x))).sum()
-        with pytest.raises(ValueError, match=r"puts out shape \(32, 6\), but its last linear"):
+        with pytest.raises(ValueError, match=r"puts out shape \(128, 6\), but its last linear"):
             PretrainedClassifier(layers).predict(np.zeros((2, 4)))
 
     @pytest.mark.parametrize(
@@ -201,10 +201,10 @@ class TestLastLayer:
         ("module", "message"),
         [
             (nn.Flatten(), "the network Flatten has no nn.Linear layer"),
-            (nn.Linear(4, 1), r"puts out shape \(32, 1\); expected .* at least 2 classes"),
+            (nn.Linear(4, 1), r"puts out shape \(128, 1\); expected .* at least 2 classes"),
             (
                 nn.Sequential(nn.Unflatten(1, (2, 2)), nn.Linear(2, 3)),
-                r"puts out shape \(32, 2, 3\); expected logits of shape \(batch, n_classes\)",
+                r"puts out shape \(128, 2, 3\); expected logits of shape \(batch, n_classes\)",
             ),
         ],
     )

@@ -70,13 +70,13 @@ def test_a_detector_with_another_loss(iris, tmp_path, monkeypatch):
 def test_a_search_over_what_training_does_not_depend_on_trains_once(iris, tmp_path, monkeypatch):
     X, y = iris
     trained = []
-    original = MLP.train_network
+    original = MLP.fit_objective
 
     def counted(self, *args, **kwargs):
         trained.append(1)
         return original(self, *args, **kwargs)
 
-    monkeypatch.setattr(MLP, "train_network", counted)
+    monkeypatch.setattr(MLP, "fit_objective", counted)
     data = np.r_[X, X[::5] + 3 * np.random.default_rng(0).normal(size=(30, 4))]
     GridSearchCV(
         LogitNorm(MLP(max_epochs=2), memory=str(tmp_path), random_state=0),

@@ -44,7 +44,7 @@ def trained(images):
     network = ShallowConvNet(
         (16, 32),
         hidden_features=64,
-        max_epochs=25,
+        max_epochs=60,
         batch_size=64,
         optimizer="adam",
         learning_rate=3e-3,
