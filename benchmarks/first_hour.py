@@ -1,0 +1,81 @@
+"""What a new user gets: the three lines of the README on images, with every default.
+
+    python benchmarks/first_hour.py --data DIR
+
+``LikelihoodRatio().fit(X)`` on 10 000 images of Fashion-MNIST, scored on its test images and on
+MNIST: seconds, bits per dimension, AUROC of log p and of the likelihood ratio. notMNIST is the set
+that the defaults were looked at with. DIR is laid out as for the other benchmarks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+from _images import labelled_images
+from _machine import machine
+
+from skood import LikelihoodRatio
+from skood.metrics import auroc
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def measure(data: Path, n_training: int, n_test: int, seed: int) -> dict:
+    rng = np.random.default_rng(seed)
+
+    def images(name: str, split: str, n: int) -> np.ndarray:
+        found = labelled_images(data, name, split)[0]
+        return found[np.sort(rng.permutation(len(found))[:n])]
+
+    X = images("fashion_mnist", "train", n_training)
+    start = perf_counter()
+    detector = LikelihoodRatio(random_state=seed).fit(X)
+    seconds = perf_counter() - start
+    sets = {name: images(name, "test", n_test) for name in ("fashion_mnist", "mnist", "notmnist")}
+    log_p = {name: detector.density_.score_samples(images) for name, images in sets.items()}
+    ratio = {name: detector.score_samples(images) for name, images in sets.items()}
+
+    def area(scores: dict[str, np.ndarray], outliers: str) -> float:
+        inliers, outliers = scores["fashion_mnist"], scores[outliers]
+        labels = np.repeat([1, -1], [len(inliers), len(outliers)])
+        return auroc(labels, np.concatenate([inliers, outliers]))
+
+    return {
+        "seed": seed,
+        "seconds": seconds,
+        "epochs": {
+            "density": len(detector.density_.history_["loss"]),
+            "background": len(detector.background_.history_["loss"]),
+        },
+        "bits_per_dim": float(detector.density_.bits_per_dim(sets["fashion_mnist"]).mean()),
+        "accepted": float((detector.predict(sets["fashion_mnist"]) == 1).mean()),
+        **{
+            f"{score} against {name}": area(scores, name)
+            for score, scores in [("log p", log_p), ("ratio", ratio)]
+            for name in ("mnist", "notmnist")
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--n-training", type=int, default=10_000)
+    parser.add_argument("--n-test", type=int, default=1000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--out", type=Path, default=RESULTS / "first_hour.json")
+    args = parser.parse_args()
+    report = {"date": date.today().isoformat(), "machine": machine(), "runs": []}
+    for seed in args.seeds:
+        report["runs"].append(measure(args.data, args.n_training, args.n_test, seed))
+        print(json.dumps(report["runs"][-1], indent=1), flush=True)
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
