@@ -265,6 +265,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="training steps timed in a round")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="try everything out, write nothing")
+    parser.add_argument("--training", action="store_true", help="measure training alone")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--full", action="store_true", help="memory of scoring 60 000, not 3 000")
     args = parser.parse_args()
@@ -282,7 +283,7 @@ def main() -> None:
     check_same_function(X[:64])
     report["training"] = measure_training(X, args.rounds, args.steps, args.seed)
     show("training: median [min, max]", report["training"])
-    if DEVICE.type == "cpu":
+    if DEVICE.type == "cpu" and not args.training:
         measure_on_cpu(report, X, n_scored, sizes, args)
     if not args.quick:
         args.out.parent.mkdir(exist_ok=True)

@@ -1,5 +1,10 @@
 """Fixtures that several test modules share."""
 
+import os
+
+# Results must not depend on the machine. To try the tests on a GPU, set it to a device's number.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
+
 import numpy as np
 import pytest
 import torch

@@ -96,8 +96,8 @@ def _as_array(items: Any) -> npt.NDArray:
     return items.numpy() if isinstance(items, torch.Tensor) else items
 
 
-def read_ahead(values: Iterable[Any]) -> Iterator[Any]:
-    """Iterate over `values` in a thread, a few ahead of whoever takes them.
+def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Iterator[Any]:
+    """Iterate over `values` in a thread of this name, a few ahead of whoever takes them.
 
     Without gradients. An exception reaches the taker, and the thread ends with the iterator.
     """
@@ -123,7 +123,7 @@ def read_ahead(values: Iterable[Any]) -> Iterator[Any]:
         except BaseException as error:
             put("error", error)
 
-    thread = threading.Thread(target=work, name="skood-reader", daemon=True)
+    thread = threading.Thread(target=work, name=name, daemon=True)
     thread.start()
     try:
         while True:

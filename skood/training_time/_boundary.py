@@ -399,6 +399,11 @@ class BoundarySampler(BaseEstimator):
             with torch.no_grad():
                 x = self._move(model, model.tensor(data.take(rows)), given, generator)
                 moved[rows] = model.to_units_of_x(x).cpu().numpy()
+        if not np.isfinite(moved).all():
+            raise ValueError(
+                "X has values that are too large for the VAE to compute with in float32; rescale X, "
+                "with scikit-learn's StandardScaler for instance"
+            )
         return moved
 
     def _move(

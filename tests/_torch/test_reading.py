@@ -63,11 +63,11 @@ def test_reading_ahead_stops_with_its_reader():
             taken.append(len(taken))
             yield taken[-1]
 
-    before = threading.active_count()
-    numbers = read_ahead(endless())
+    numbers = read_ahead(endless(), name="counting")
     assert [next(numbers) for _ in range(3)] == [0, 1, 2]
+    assert "counting" in {thread.name for thread in threading.enumerate()}
     numbers.close()
-    assert threading.active_count() == before
+    assert "counting" not in {thread.name for thread in threading.enumerate()}
     # Two wait, one is held while there is no room, three were taken.
     assert len(taken) <= 6
 

@@ -132,7 +132,9 @@ def test_batches(iris, monkeypatch):
         return off_manifold[-1][0]
 
     monkeypatch.setattr(BoundarySampler, "off_manifold_in_units_of_x", noted)
-    network = Recorder(max_epochs=5, batch_size=50, compile=False, learning_rate=1e-3)
+    # In bfloat16 there would be batches to prove it.
+    settings = {"compile": False, "precision": "fp32"}
+    network = Recorder(max_epochs=5, batch_size=50, learning_rate=1e-3, **settings)
     detector = tiny(classifier=network, off_manifold_interval=2).fit(X, y)
     mean, std = detector.classifier_.mean_, detector.classifier_.std_
     assert len(Recorder.batches) == 15
