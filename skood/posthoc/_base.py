@@ -10,6 +10,7 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_softmax
+from sklearn.base import is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from torch import nn
@@ -275,6 +276,8 @@ def fitted_model(
             f"{type(model).__name__}, is yet to be trained. Give class labels, or a trained "
             "classifier in sklearn.frozen.FrozenEstimator"
         )
+    if y is not None and is_classifier(model) and len(np.unique(y)) < 2:
+        raise ValueError(f"y has one class, {y[0]}; a classifier needs at least 2 classes")
     return fit_model(model, data, y, seed=seed, memory=memory)
 
 
