@@ -401,8 +401,8 @@ class BoundarySampler(BaseEstimator):
                 moved[rows] = model.to_units_of_x(x).cpu().numpy()
         if not np.isfinite(moved).all():
             raise ValueError(
-                "X has values that are too large for the VAE to compute with in float32; rescale X, "
-                "with scikit-learn's StandardScaler for instance"
+                "X has values that are too large for the VAE to compute with in float32; rescale "
+                "X, with scikit-learn's StandardScaler for instance"
             )
         return moved
 
