@@ -21,9 +21,18 @@ from skood._data import check_data, check_scores
 from skood._labels import check_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope
+from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 
-__all__ = ["BaseDetector", "as_input", "fit_model", "in_chunks", "rows_through", "split_outliers"]
+__all__ = [
+    "BaseDetector",
+    "as_input",
+    "cached_call",
+    "fit_model",
+    "in_chunks",
+    "rows_through",
+    "split_outliers",
+]
 
 # Rows that the threshold is read from at most: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
@@ -269,11 +278,28 @@ def fit_model(
     model = clone(model)
     if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
         model.set_params(random_state=seed)
-    return check_memory(memory).cache(_fit)(model, data, y)
+    return cached_call(memory, _fit, model, data, y)
+
+
+def cached_call(memory: str | joblib.Memory | None, function: Callable, *args: Any) -> Any:
+    """Call a function through a cache, which does not keep what Ctrl-C cut short.
+
+    Parameters
+    ----------
+    memory : str, joblib.Memory or None
+    function : callable
+        Of a module; passes its result through :func:`~skood._torch.run.kept_unless_interrupted`.
+    *args : object
+    """
+    try:
+        return check_memory(memory).cache(function)(*args)
+    except InterruptedTraining as interrupted:
+        return interrupted.result
 
 
 def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
-    return model.fit(as_input(model, data), y)
+    before = n_interrupted()
+    return kept_unless_interrupted(model.fit(as_input(model, data), y), before)
 
 
 def as_input(model: Any, data: CheckedData) -> Any:

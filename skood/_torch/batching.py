@@ -86,6 +86,7 @@ def map_batches(
     batch_size: int,
     *,
     device: torch.device | None = None,
+    n_workers: int | None = None,
     verbose: bool | int | str = "auto",
     description: str = "scoring",
 ) -> Any:
@@ -103,6 +104,8 @@ def map_batches(
         The last batch is filled up by repeating its last row.
     device : torch.device, default=None
         Where `function` puts what it reads; None: the CPU.
+    n_workers : int or None, default=None
+        Processes that read, see :func:`~skood._torch.reading.read_batches`.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown, see :mod:`skood._progress`.
     description : str
@@ -119,25 +122,26 @@ def map_batches(
     starts = range(0, n, batch_size)
     rows = [np.minimum(np.arange(start, start + batch_size), n - 1) for start in starts]
     slow = not data.in_memory
-    batches = read_batches(data.take, rows, device=device or torch.device("cpu"), slow=slow)
-    if slow:
-        batches = read_ahead(batches)
-    bar = tracked(
-        zip(starts, batches, strict=True),
-        total=len(starts),
-        description=description,
-        unit="batch",
-        verbose=verbose,
+    batches = read_batches(
+        data.take, rows, device=device or torch.device("cpu"), slow=slow, n_workers=n_workers
     )
-    for start, items in bar:
-        size = min(batch_size, n - start)
-        with torch.inference_mode(), aligned:
-            values = function(items)
-            several = isinstance(values, tuple)
-            parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]
-        results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
-        for result, part in zip(results, parts, strict=True):
-            result[start : start + size] = part
+    with contextlib.closing(read_ahead(batches) if slow else batches) as batches:
+        bar = tracked(
+            zip(starts, batches, strict=True),
+            total=len(starts),
+            description=description,
+            unit="batch",
+            verbose=verbose,
+        )
+        for start, items in bar:
+            size = min(batch_size, n - start)
+            with torch.inference_mode(), aligned:
+                values = function(items)
+                several = isinstance(values, tuple)
+                parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]
+            results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
+            for result, part in zip(results, parts, strict=True):
+                result[start : start + size] = part
     return tuple(results) if several else results[0]
 
 

@@ -72,7 +72,7 @@ class NeuralEstimator(BaseEstimator):
         Parameters
         ----------
         data : CheckedData
-            Training data; of those that are streamed the first few are looked at.
+            Training data; of streamed ones a few items, from the first to the last, are looked at.
         others : object
             Whatever else training depends on, labels for instance.
         seed : int
@@ -80,7 +80,10 @@ class NeuralEstimator(BaseEstimator):
         if self.checkpoint_dir is None:
             return None
         params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
-        looked_at = data if data.in_memory else data.subset(np.arange(min(len(data), 256)))
+        looked_at = data
+        if not data.in_memory:
+            rows = np.linspace(0, len(data) - 1, min(len(data), 256)).astype(np.intp)
+            looked_at = data.subset(rows)
         own_seed = None if self.random_state is None else seed
         key = joblib.hash((params, len(data), looked_at.content(), others, own_seed))
         return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"

@@ -99,7 +99,11 @@ def _fault(
     device: torch.device,
 ) -> str | None:
     """Say what is wrong in bfloat16; None where it agrees with float32."""
-    loss, exact_loss, layers = compare_with_fp32(objective, losses, batch, device)
+    try:
+        loss, exact_loss, layers = compare_with_fp32(objective, losses, batch, device)
+    except torch.OutOfMemoryError:
+        # A batch that fits in bfloat16 alone can be compared with nothing.
+        return None
     if not math.isfinite(exact_loss):
         return None
     if not abs(loss - exact_loss) <= _LOSS_TOLERANCE * max(abs(exact_loss), 1.0):
@@ -147,17 +151,26 @@ def compare_with_fp32(
         In bfloat16 and in float32.
     layers : dict of str to LayerComparison
     """
-    buffers = [(buffer, buffer.clone()) for buffer in objective.buffers()]
+    # With the modules that hold them, since a loss may put another tensor in the place of one.
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in objective.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     # A GPU draws other masks in another precision, whatever the seed.
     dropouts = [m for m in objective.modules() if isinstance(m, _DropoutNd) and m.training]
+
+    def restore() -> None:
+        for module, name, buffer, value in buffers:
+            buffer.copy_(value)
+            module._buffers[name] = buffer
 
     def loss_and_gradients(bf16: bool) -> tuple[float, dict[str, Tensor]]:
         seed_global(device, 0)
         objective.zero_grad(set_to_none=True)
         loss = losses(bf16, *batch)["loss"]
         loss.backward()
-        for buffer, value in buffers:
-            buffer.copy_(value)
+        restore()
         return float(loss.detach()), _gradients_by_layer(objective)
 
     try:
@@ -168,6 +181,7 @@ def compare_with_fp32(
     finally:
         for dropout in dropouts:
             dropout.train()
+        restore()
         objective.zero_grad(set_to_none=True)
     layers = {}
     for name, expected in exact.items():
@@ -183,5 +197,5 @@ def _gradients_by_layer(objective: nn.Module) -> dict[str, Tensor]:
     for name, layer in objective.named_modules():
         own = [p.grad.flatten() for p in layer.parameters(recurse=False) if p.grad is not None]
         if own:
-            gradients[name] = torch.cat(own).double()
+            gradients[name] = torch.cat(own).cpu().double()
     return gradients

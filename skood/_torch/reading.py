@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import contextlib
 import os
 import queue
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ def read_batches(
     device: torch.device,
     slow: bool,
     n_workers: int | None = None,
-) -> Iterator[Any]:
+    seed: int = 0,
+) -> Generator[Any, None, None]:
     """Read one batch after the other, in worker processes where that pays.
 
     Parameters
@@ -43,6 +45,8 @@ def read_batches(
     n_workers : int or None
         Processes that read; 0 reads in this one. None takes several for a GPU, which one process
         that decodes images would starve, and none for a CPU, which has nothing to spare.
+    seed : int
+        Of torch's and Python's random numbers in the workers.
 
     Yields
     ------
@@ -55,7 +59,7 @@ def read_batches(
         yield from map(read, batches)
         return
     # Forked workers share the data with this process; elsewhere they get a pickled copy.
-    can_fork = "fork" in multiprocessing.get_all_start_methods()
+    can_fork = sys.platform == "linux"
     loader = DataLoader(
         _Batches(read, batches),
         batch_size=None,
@@ -63,7 +67,7 @@ def read_batches(
         pin_memory=on_gpu,
         collate_fn=_as_tensors,
         # Its own, since the loader would draw from torch's global generator.
-        generator=torch.Generator().manual_seed(0),
+        generator=torch.Generator().manual_seed(seed),
         multiprocessing_context="fork" if can_fork else None,
     )
     for items in loader:
@@ -88,7 +92,7 @@ def _as_tensors(items: Any) -> Any:
         return tuple(map(_as_tensors, items))
     try:
         return torch.from_numpy(np.ascontiguousarray(items))
-    except TypeError:  # A dtype that torch does not have.
+    except (TypeError, ValueError):  # A dtype or byte order that torch does not have.
         return items
 
 
@@ -96,13 +100,17 @@ def _as_array(items: Any) -> npt.NDArray:
     return items.numpy() if isinstance(items, torch.Tensor) else items
 
 
-def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Iterator[Any]:
+def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Generator[Any, None, None]:
     """Iterate over `values` in a thread of this name, a few ahead of whoever takes them.
 
     Without gradients. An exception reaches the taker, and the thread ends with the iterator.
     """
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(_AHEAD)
     stopped = threading.Event()
+    # A thread starts on the first GPU and its default stream, whatever those of its maker are.
+    on_device = contextlib.nullcontext()
+    if torch.cuda.is_initialized():
+        on_device = torch.cuda.stream(torch.cuda.current_stream())
 
     def put(kind: str, value: Any) -> None:
         while not stopped.is_set():
@@ -114,7 +122,7 @@ def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Iterator[An
 
     def work() -> None:
         try:
-            with torch.no_grad():
+            with torch.no_grad(), on_device:
                 for value in values:
                     put("value", value)
                     if stopped.is_set():

@@ -12,7 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-__all__ = ["TrainingRun", "resumed_seed"]
+__all__ = [
+    "InterruptedTraining",
+    "TrainingRun",
+    "kept_unless_interrupted",
+    "n_interrupted",
+    "note_interruption",
+    "resumed_seed",
+]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
@@ -26,6 +33,42 @@ def resumed_seed(checkpoint: Path | None, seed: int) -> int:
     if checkpoint is None or not checkpoint.exists():
         return seed
     return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["seed"]
+
+
+class InterruptedTraining(Exception):
+    """Carries the result of a call in which Ctrl-C ended a training run, past a cache."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+
+_interruptions = 0
+
+
+def note_interruption() -> None:
+    """Remember that Ctrl-C ended a training run."""
+    global _interruptions
+    _interruptions += 1
+
+
+def n_interrupted() -> int:
+    """How many training runs of this process Ctrl-C has ended."""
+    return _interruptions
+
+
+def kept_unless_interrupted(result: Any, before: int) -> Any:
+    """Return `result`, which a cache then keeps; raise where a run was interrupted meanwhile.
+
+    Parameters
+    ----------
+    result : object
+    before : int
+        What :func:`n_interrupted` returned before the work on `result` began.
+    """
+    if n_interrupted() > before:
+        raise InterruptedTraining(result)
+    return result
 
 
 class TrainingRun:
@@ -48,6 +91,8 @@ class TrainingRun:
         self.seed = seed
         self.path = path
         self.step = 0
+        # Whether steps run in bfloat16, once that is decided.
+        self.bf16: bool | None = None
         # The last epoch that was begun.
         self.epoch = -1
         self.history: dict[str, list[float]] = {"loss": []}
@@ -114,6 +159,7 @@ class TrainingRun:
             "seed": self.seed,
             "step": self.step,
             "epoch": self.epoch,
+            "bf16": self.bf16,
             "history": self.history,
             "best": self.best,
             "sums": self._sums,
@@ -130,5 +176,5 @@ class TrainingRun:
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.seed, self.step, self.epoch = state["seed"], state["step"], state["epoch"]
-        self.history, self.best = state["history"], state["best"]
+        self.history, self.best, self.bf16 = state["history"], state["best"], state["bf16"]
         self._sums, self._count = state["sums"], state["count"]

@@ -26,6 +26,9 @@ class Stream(enum.IntEnum):
     VALIDATION_ROWS = 0
     EPOCH_ORDER = 1
     STEP = 2
+    STEP_LOSS = 3
+    AROUND_STEPS = 4
+    READING = 5
     # Samples from a density, and around the boundary of the data.
     SAMPLES = 10
     OFF_MANIFOLD = 11

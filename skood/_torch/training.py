@@ -20,7 +20,7 @@ from skood._torch.compiling import maybe_compile
 from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
 from skood._torch.reading import read_ahead, read_batches
-from skood._torch.run import TrainingRun
+from skood._torch.run import TrainingRun, note_interruption
 from skood._torch.seeding import Stream, isolated_rng, numpy_rng, seed_global, torch_rng
 from skood._torch.settings import TrainingSettings
 
@@ -125,9 +125,8 @@ def train(
     if settings.max_steps is not None:
         n_steps = min(n_steps, settings.max_steps)
 
-    step_losses = _step_losses(objective, device)
-    compiled = maybe_compile(step_losses, settings.compile, n_steps - run.step)
-    bf16: bool | None = None
+    mean_losses = _mean_losses(objective, device)
+    compiled = maybe_compile(_with_penalty(objective, mean_losses), settings.compile, n_steps)
     shown_at = monotonic()
     bar = progress_bar(
         total=n_steps,
@@ -136,7 +135,7 @@ def train(
         unit="step",
         verbose=settings.verbose,
     )
-    with isolated_rng(device, seed, Stream.STEP), bar:
+    with isolated_rng(device, seed, Stream.AROUND_STEPS), bar:
         try:
             while run.goes_on(n_steps, settings.patience):
                 if run.epoch_is_over(epoch_steps, n_steps):
@@ -152,18 +151,21 @@ def train(
                     torch_rng(device, seed, Stream.STEP, step)
                     for step in range(run.step, run.step + len(todo))
                 )
-                with closing(_batches(objective, todo, generators, settings, device)) as batches:
-                    for batch, generator in batches:
+                reading_seed = _seed(seed, Stream.READING, run.step)
+                with closing(
+                    _batches(objective, todo, generators, settings, device, reading_seed)
+                ) as batches:
+                    for batch in batches:
                         if run.step == 0:
                             objective.start(*batch)
-                        if bf16 is None:
-                            bf16 = trains_in_bf16(
-                                objective, step_losses, batch, device, settings.precision
+                        if run.bf16 is None:
+                            run.bf16 = trains_in_bf16(
+                                objective, mean_losses, batch, device, settings.precision
                             )
-                        seed_global(device, generator.initial_seed())
+                        seed_global(device, _seed(seed, Stream.STEP_LOSS, run.step))
                         settings.set_learning_rate(optimizer, run.step, n_steps)
                         optimizer.zero_grad(set_to_none=True)
-                        losses = compiled(bf16, *batch)
+                        losses = compiled(run.bf16, *batch)
                         losses["loss"].backward()
                         if settings.clip_norm is not None:
                             nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
@@ -179,6 +181,7 @@ def train(
                             run.save()
             bar.total = run.step
         except KeyboardInterrupt:
+            note_interruption()
             warnings.warn(
                 f"{description} was interrupted after {run.step} of {n_steps} steps; "
                 "the model keeps what it had learned",
@@ -195,12 +198,28 @@ def train(
     return run.history
 
 
-def _step_losses(objective: Objective, device: torch.device) -> Callable[..., dict[str, Tensor]]:
+def _seed(*seed: int) -> int:
+    """Seed for a generator, that depends on all the integers of `seed`."""
+    return torch_rng(torch.device("cpu"), *seed).initial_seed()
+
+
+def _mean_losses(objective: Objective, device: torch.device) -> Callable[..., dict[str, Tensor]]:
     """Make a function of precision and batch that returns the mean loss and its terms."""
 
     def losses(bf16: bool, *batch: Tensor) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            means = _means(objective.loss(*batch))
+            return _means(objective.loss(*batch))
+
+    return losses
+
+
+def _with_penalty(
+    objective: Objective, mean_losses: Callable[..., dict[str, Tensor]]
+) -> Callable[..., dict[str, Tensor]]:
+    """Make a function like `mean_losses` that adds the objective's penalty."""
+
+    def losses(bf16: bool, *batch: Tensor) -> dict[str, Tensor]:
+        means = mean_losses(bf16, *batch)
         penalty = objective.penalty()
         if penalty is not None:
             means["loss"] = means["loss"] + penalty
@@ -223,16 +242,17 @@ def _batches(
     generators: Iterable[torch.Generator | None],
     settings: TrainingSettings,
     device: torch.device,
-) -> Generator[tuple[tuple[Tensor, ...], Any], None, None]:
-    """Read and prepare batches, each with its generator, ahead of their use where that pays."""
+    seed: int = 0,
+) -> Generator[tuple[Tensor, ...], None, None]:
+    """Read and prepare batches, ahead of their use where that pays."""
     slow = objective.reads_slowly
 
-    def prepared(items: Any, generator: torch.Generator | None) -> tuple[tuple[Tensor, ...], Any]:
+    def prepared(items: Any, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         with torch.no_grad():
-            return objective.prepare(items, generator), generator
+            return objective.prepare(items, generator)
 
     read = read_batches(
-        objective.read, rows, device=device, slow=slow, n_workers=settings.n_workers
+        objective.read, rows, device=device, slow=slow, n_workers=settings.n_workers, seed=seed
     )
     batches = map(prepared, read, generators)
     yield from read_ahead(batches) if slow or device.type != "cpu" else batches
@@ -254,7 +274,7 @@ def _validate(
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     batches = _batches(objective, parts, [None] * len(parts), settings, device)
     with torch.no_grad(), closing(batches):
-        for batch, _ in batches:
+        for batch in batches:
             losses = objective.loss(*batch)
             for name, term in ({"": losses} if isinstance(losses, Tensor) else losses).items():
                 terms.setdefault(name, []).append(term.double().flatten())

@@ -377,6 +377,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             if self.value_range_ is None
             else torch.as_tensor(1 / self.std_, device=device),
             settings=(self.value_range_, tuple(self.mean_.flat), tuple(self.std_.flat)),
+            n_workers=self.n_workers,
             verbose=self.verbose,
         )
 

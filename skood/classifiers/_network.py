@@ -71,6 +71,8 @@ class Network:
         Whether the last layer must make what the module puts out; not where a user names it.
     settings : tuple
         Whatever else the outputs depend on, for the cache.
+    n_workers : int or None, default=None
+        Processes that read streamed data.
     verbose : {"auto"}, bool or int
     """
 
@@ -84,6 +86,7 @@ class Network:
         step: Tensor | float = 1.0,
         is_final: bool = True,
         settings: tuple = (),
+        n_workers: int | None = None,
         verbose: bool | int | str = "auto",
     ) -> None:
         self.module = module
@@ -93,6 +96,7 @@ class Network:
         self.step = step
         self.is_final = is_final
         self.settings = settings
+        self.n_workers = n_workers
         self.verbose = verbose
 
     @property
@@ -210,6 +214,7 @@ class Network:
                 data,
                 scoring_batch_size(self.device, is_image=data.is_image),
                 device=self.device,
+                n_workers=self.n_workers,
                 verbose=self.verbose,
                 description=description,
             )

@@ -236,6 +236,7 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
             data,
             scoring_batch_size(device, is_image=data.is_image),
             device=device,
+            n_workers=self.n_workers,
             verbose=self.verbose,
             description=f"{type(self).__name__} scores",
         )

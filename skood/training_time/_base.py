@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted, check_memory
+from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood.base import BaseDetector
+from skood._torch.run import kept_unless_interrupted, n_interrupted
+from skood.base import BaseDetector, cached_call
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Outputs
 from skood.classifiers._objective import ClassifierObjective
@@ -103,8 +104,7 @@ class TrainingDetector(BaseDetector):
         defaults = type(self)().get_params(deep=False)
         elsewhere = {*self._scoring_parameters, "memory", "verbose", "random_state"}
         trainee = clone(self).set_params(**{k: defaults[k] for k in elsewhere & set(defaults)})
-        train = check_memory(self.memory).cache(_train)
-        learned, held_out = train(trainee, inliers, y, seed)
+        learned, held_out = cached_call(self.memory, _train, trainee, inliers, y, seed)
         for name, value in learned.items():
             setattr(self, name, value)
         return held_out if len(held_out) else None
@@ -164,6 +164,7 @@ def _train(
     held_out : ndarray
         Rows of `inliers` that were not trained on.
     """
+    before = n_interrupted()
     classifier = detector.classifier
     classifier = detector._default_classifier(inliers) if classifier is None else clone(classifier)
     if classifier.random_state is None:
@@ -182,4 +183,4 @@ def _train(
     detector.classifier_, detector.classes_ = classifier, labels
     detector.history_ = classifier.history_
     learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}
-    return learned, held_out
+    return kept_unless_interrupted((learned, held_out), before)
