@@ -1,4 +1,4 @@
-"""Read the batches of a data set ahead of the work on them."""
+"""Prefetching of the batches of a data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["read_ahead", "read_batches"]
 
-# Batches that wait to be worked on.
+# Number of prefetched batches.
 _AHEAD = 2
 
 
@@ -28,7 +28,7 @@ def read_batches(
     slow: bool,
     n_workers: int | None = None,
 ) -> Iterator[Any]:
-    """Read one batch after the other, in worker processes where that pays.
+    """Read one batch after the other, in worker processes if that saves time.
 
     Parameters
     ----------
@@ -37,12 +37,13 @@ def read_batches(
     batches : sequence of ndarray
         Row numbers.
     device : torch.device
-        Where the batches go. For a GPU workers put them into pinned memory.
+        Target of the batches. For a GPU, workers put them into pinned memory.
     slow : bool
         Whether `read` waits for a disk or decodes images.
     n_workers : int or None
-        Processes that read; 0 reads in this one. None takes several for a GPU, which one process
-        that decodes images would starve, and none for a CPU, which has nothing to spare.
+        Processes that read; 0 reads in the current process. None takes several for a GPU, which
+        would wait for a single process that decodes images, and none for a CPU, which has no
+        idle cores.
 
     Yields
     ------
@@ -62,7 +63,7 @@ def read_batches(
         num_workers=min(n_workers, len(batches)),
         pin_memory=on_gpu,
         collate_fn=_as_tensors,
-        # Its own, since the loader would draw from torch's global generator.
+        # A separate generator, since the loader would draw from torch's global one.
         generator=torch.Generator().manual_seed(0),
         multiprocessing_context="fork" if can_fork else None,
     )
@@ -83,7 +84,7 @@ class _Batches(Dataset):
 
 
 def _as_tensors(items: Any) -> Any:
-    """Tensors, which travel between processes in shared memory."""
+    """Convert to tensors, which are passed between processes in shared memory."""
     if isinstance(items, tuple):
         return tuple(map(_as_tensors, items))
     try:
@@ -97,9 +98,9 @@ def _as_array(items: Any) -> npt.NDArray:
 
 
 def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Iterator[Any]:
-    """Iterate over `values` in a thread of this name, a few ahead of whoever takes them.
+    """Iterate over `values` in a thread of this name, a few ahead of the consumer.
 
-    Without gradients. An exception reaches the taker, and the thread ends with the iterator.
+    Without gradients. Exceptions are raised in the consumer; the thread ends with the iterator.
     """
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(_AHEAD)
     stopped = threading.Event()
