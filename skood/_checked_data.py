@@ -1,4 +1,4 @@
-"""X once it is checked: rows or images, in memory or streamed, behind one face."""
+"""Checked data: one interface to rows or images, in memory or streamed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBERS = "biuf"
 
 
 class CheckedData:
-    r"""Rows or images, in memory or streamed, behind one face.
+    r"""One interface to rows or images, in memory or streamed.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class CheckedData:
         (d,) for rows, (C, H, W) for images.
     dtype : numpy dtype
     in_memory : bool
-        Whether reading everything at once costs no more memory than is already spent.
+        Whether the data are already in memory, so that reading all of them costs no more.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CheckedData:
         self.item_shape = item_shape
         self.dtype = np.dtype(dtype)
         self.in_memory = in_memory
-        # What networks made of these items, so that no pass is made twice over them.
+        # Cached network outputs for these items, so that no forward pass is repeated.
         self.network_outputs: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self.parent: tuple[CheckedData, npt.NDArray[np.integer]] | None = None
 
@@ -60,7 +60,7 @@ class CheckedData:
 
     @classmethod
     def concatenate(cls, parts: Sequence[CheckedData]) -> CheckedData:
-        """Put the items of several, all of one shape, one after the other."""
+        """Concatenate several data sets with items of one shape."""
         return cls(
             _Concatenation(parts),
             sum(map(len, parts)),
@@ -87,7 +87,7 @@ class CheckedData:
         return self._read(indices).reshape(len(indices), *self.item_shape)
 
     def subset(self, indices: npt.NDArray[np.integer]) -> CheckedData:
-        """Pick the items at `indices`, which are read when they are asked for."""
+        """Select the items at `indices` lazily; they are read on access."""
         indices = np.asarray(indices)
         read = _Subset(self._read, indices)
         part = CheckedData(
@@ -97,7 +97,7 @@ class CheckedData:
         return part
 
     def reshape(self, item_shape: tuple[int, ...]) -> CheckedData:
-        """Give the same items another shape of the same size."""
+        """Reshape every item to another shape of the same size."""
         if np.prod(item_shape) != np.prod(self.item_shape):
             raise ValueError(
                 f"X does not fit: items of shape {self.item_shape} hold "
@@ -196,7 +196,7 @@ class DatasetReader:
 
 
 def _owner(data: npt.NDArray) -> Any:
-    """Array at the end of a chain of views."""
+    """Return the array that a chain of views is based on."""
     while isinstance(data, np.ndarray) and isinstance(data.base, np.ndarray):
         data = data.base
     return data

@@ -1,4 +1,4 @@
-"""The door through which data enter: what X may be, and how it is checked."""
+"""Input validation: the accepted forms of X and how they are checked."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def _of_numbers(X: Any) -> Any:
-    """Array of X, a data frame as it is; raises where numpy and pandas would not name X."""
+    """Return X as an array, a data frame unchanged; unlike numpy's, the errors name X."""
     if scipy.sparse.issparse(X) or (isinstance(X, np.ndarray) and X.dtype.kind in NUMBERS):
         return X
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
@@ -48,7 +48,7 @@ def _of_numbers(X: Any) -> Any:
 
 
 def _check_columns(frame: Any) -> None:
-    """Raise for a data frame whose columns share a name or hold something else than numbers."""
+    """Raise for a data frame with duplicate column names or non-numeric columns."""
     names = list(frame.columns)
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
@@ -78,7 +78,7 @@ def check_data(
     """Check X and return it as a :class:`CheckedData`.
 
     Sets ``n_features_in_``, ``input_shape_`` and, for data frames, ``feature_names_in_`` on
-    `estimator` when `reset`; compares with them otherwise.
+    `estimator` if `reset`; otherwise checks that X matches them.
 
     Parameters
     ----------
@@ -109,10 +109,10 @@ def check_data(
 
 
 def share_forward_pass(X: Any) -> CheckedData:
-    """Wrap data so that what a network makes of them is computed once.
+    """Wrap data so that each network runs over them only once.
 
-    Every detector that is fitted on the result, or scores it, reads the logits and features
-    which the first of them computed, as long as they share a network.
+    The first detector that is fitted on the result, or scores it, computes the logits and
+    features; later detectors with the same network reuse them.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def share_forward_pass(X: Any) -> CheckedData:
     Returns
     -------
     CheckedData
-        Taken in place of X by every estimator of this package.
+        Accepted in place of X by every estimator of this package.
 
     Examples
     --------
@@ -201,12 +201,12 @@ def resolve_value_range(data: CheckedData, value_range: Any) -> tuple[float, flo
     Raises
     ------
     ValueError
-        When the range cannot be told from the dtype, or is empty.
+        When the range cannot be inferred from the dtype, or is empty.
     """
     if isinstance(value_range, str):
         extremes = np.array([(float(b.min()), float(b.max())) for b in data.chunks()])
         low, high = float(extremes[:, 0].min()), float(extremes[:, 1].max())
-        # Constant data have no range of their own; any other keeps them one level.
+        # The range of constant data would be empty; any non-empty range maps them to one level.
         return low, high if low < high else low + max(1.0, abs(low))
     if value_range is not None:
         if len(value_range) != 2 or not value_range[0] < value_range[1]:

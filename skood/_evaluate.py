@@ -34,7 +34,7 @@ _METRICS: dict[str, Callable[..., float]] = {
 class Evaluation(list):
     """Rows of a table, each a dict; what :func:`evaluate` returns.
 
-    Printing it sets the rows out as text.
+    Printing it shows an aligned text table.
     """
 
     def to_frame(self) -> Any:
@@ -75,7 +75,7 @@ def evaluate(
     n_jobs: int | None = None,
     verbose: bool | int | str = "auto",
 ) -> Evaluation:
-    """Score ID data and OOD sets by several detectors, and measure how well they are told apart.
+    """Score ID data and OOD sets by several detectors, and measure how well they are separated.
 
     A network that several detectors share runs over each set once.
 
@@ -90,7 +90,7 @@ def evaluate(
     y_id : array-like of shape (n_samples,), default=None
         Class labels of `X_id`, for the accuracy of the classifiers.
     X_train : array-like, Tensor or Dataset of shape (n_train, ...), default=None
-        What clones of the detectors are fitted on first.
+        Training data, on which clones of the detectors are fitted first.
     y_train : array-like of shape (n_train,), default=None
     metrics : sequence of str, or dict of str to callable, default=("auroc", "fpr95", "aupr_in")
         Names are "auroc", "fpr95", "fpr80", "aupr_in", "aupr_out" and "detection_error", with

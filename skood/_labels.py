@@ -1,4 +1,4 @@
-"""What y may be: class labels, checked once, and the class indices made of them."""
+"""Validation of y: checks of class labels and their conversion to class indices."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def check_labels(
     y : array-like or Tensor of shape (n,)
         A -1 among strings marks an OOD row, and becomes "-1".
     n_items : int, default=None
-        How many labels are wanted; None takes any number.
+        Expected number of labels; None accepts any number.
     name : str, default="y"
-        Of the argument, for errors.
+        Name of the argument, for error messages.
     items : str or None, default="X"
-        Name of what the labels belong to, for errors.
+        Name of the labelled data, for error messages.
     warn : bool, default=True
-        Whether a column, shape (n, 1), is taken with scikit-learn's DataConversionWarning.
+        Whether to emit scikit-learn's DataConversionWarning for a column of shape (n, 1).
 
     Raises
     ------
     ValueError
-        When y has more than one axis or another length, or holds what is no label: None, NaN or
-        another missing value, dates, fractions, or strings beside numbers.
+        When y has more than one axis or another length, or holds values that are not labels:
+        None, NaN or another missing value, dates, fractions, or both strings and numbers.
     """
     labels = _plain(column_or_1d(_as_array(y, name), warn=warn), name)
     if isinstance(y, (list, tuple)) and labels.dtype.kind == "O":
@@ -66,18 +66,18 @@ def encode_labels(
     Parameters
     ----------
     y : ndarray of shape (n,)
-        As :func:`check_labels` gives them.
+        As returned by :func:`check_labels`.
     classes : array-like of shape (n_classes,)
         In any order.
     name : str, default="y"
-        Of the argument, for errors.
+        Name of the argument, for error messages.
     known : str, default=None
-        What the error says of the labels that are known; None lists `classes`.
+        Description of the known labels in the error message; None lists `classes`.
 
     Raises
     ------
     ValueError
-        For labels that are none of `classes`.
+        For labels that are not in `classes`.
     """
     classes = np.asarray(classes)
     positions = {label: index for index, label in enumerate(classes.tolist())}
@@ -94,12 +94,12 @@ def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
     """Mask of the labels that mark OOD rows, shape (n,)."""
     if labels.dtype.kind in "biuf":
         return labels == -1
-    # An array of strings turns a -1 among them into one.
+    # In an array of strings, numpy converts -1 to "-1".
     return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
 
 
 def _as_array(y: Any, name: str) -> Any:
-    """Labels as an array in which every entry still has its own type."""
+    """Return labels as an array in which every entry keeps its original type."""
     if isinstance(y, Tensor):
         y = y.detach().cpu()
         # numpy has no bfloat16.
@@ -115,7 +115,7 @@ def _as_array(y: Any, name: str) -> Any:
         raise ValueError(
             f"{name} cannot be read as one label a row: {error}; {_EXPECTED}"
         ) from error
-    # numpy would make strings of the numbers, and of the None, in a list that has both.
+    # numpy would convert numbers and None to strings in a list that also holds strings.
     if array.ndim == 1 and array.dtype.kind == "U":
         array = np.empty(len(entries), dtype=object)
         array[:] = entries
@@ -123,7 +123,7 @@ def _as_array(y: Any, name: str) -> Any:
 
 
 def _plain(labels: npt.NDArray, name: str) -> npt.NDArray:
-    """Check what the entries are, and give numbers that came as objects their own type."""
+    """Check the types of the entries, and convert numbers of dtype object to a numeric dtype."""
     if labels.dtype.kind in "OT":
         entries = labels.tolist()
         for row, entry in enumerate(entries):
@@ -140,7 +140,7 @@ def _plain(labels: npt.NDArray, name: str) -> npt.NDArray:
                     f"{name} mixes strings, such as {strings[0]!r}, with numbers, such as "
                     f"{classes[0]!r}; {_EXPECTED}. Turn all labels into strings, for instance"
                 )
-            # Objects still, so that classes_ are of the type that came.
+            # Kept as objects, so that classes_ have the type of the input labels.
             return np.array([str(entry) for entry in entries], dtype=object)
         labels = np.array(entries)
     if labels.dtype.kind not in "biufU":

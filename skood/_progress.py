@@ -1,15 +1,15 @@
-"""Progress bars: who sees them, when they appear and what they say.
+"""Progress bars: when they are shown, and their descriptions.
 
 A `verbose` is "auto", a bool or an int, here and in every estimator.
 
-- "auto" follows the enclosing :func:`progress_scope`. Where none decides, a bar is shown if a
-  person watches (stderr is a terminal, or the process is the kernel of a notebook; never a worker
-  process), and only once the work has taken some seconds.
-- True, 1 and more: shown at once, wherever stderr goes.
+- "auto" follows the enclosing :func:`progress_scope`. If no scope decides, a bar is shown in an
+  interactive process (stderr is a terminal, or the process is the kernel of a notebook; never in a
+  worker process), and only after the work has taken some seconds.
+- True, 1 and more: shown at once, even if stderr is redirected.
 - False and 0: never shown.
 
-A model's own True or False wins over the scopes around it, and an inner scope over an outer one.
-The labels of all scopes around a bar stand before its description:
+A model's own True or False takes precedence over enclosing scopes, and an inner scope over an
+outer one. The labels of all enclosing scopes precede the description of a bar:
 "LikelihoodRatio 1 of 2, foreground: PixelCNN". Scopes are context variables: a thread starts
 without any.
 """
@@ -37,9 +37,9 @@ with warnings.catch_warnings():
 __all__ = ["progress_bar", "progress_scope", "tracked"]
 
 _DELAY = 3.0
-# What a narrow terminal cuts off stands last.
+# The parts that a narrow terminal may cut off come last.
 _FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}] {rate_fmt} {bar}"
-# Characters that counts, times and a loss take behind the description.
+# Characters taken by counts, times and a loss after the description.
 _ROOM_BEHIND = 36
 
 
@@ -55,14 +55,14 @@ _scope: ContextVar[_Scope] = ContextVar("progress_scope", default=_NO_SCOPE)
 
 @contextlib.contextmanager
 def progress_scope(verbose: bool | int | str = "auto", label: str | None = None) -> Iterator[None]:
-    """Decide on the bars that are made inside the block.
+    """Set `verbose` and a label for the bars that are made inside the block.
 
     Parameters
     ----------
     verbose : {"auto"}, bool or int, default="auto"
-        For the bars whose own `verbose` is "auto". "auto" leaves it to the scope around this one.
+        For bars whose own `verbose` is "auto". "auto" follows the enclosing scope.
     label : str, default=None
-        Stands before their description, after the labels of the scopes around this one.
+        Precedes the description of the bars, after the labels of the enclosing scopes.
     """
     outer = _scope.get()
     token = _scope.set(
@@ -90,13 +90,13 @@ class _Bar(tqdm):
         self._timer.start()
 
     def refresh(self, *args: Any, **kwargs: Any) -> None:
-        """Show the bar as it stands; tqdm's own, which `set_postfix` calls, knows no delay."""
+        """Redraw the bar after its delay, which tqdm's version, used by `set_postfix`, ignores."""
         if self.disable:
             return
         with self.get_lock():
             if self.delay <= 0 or self._time() >= self.start_t + self.delay:
                 super().refresh(*args, **kwargs)
-                # A bar with a delay to come is closed without its last state.
+                # With a remaining delay, tqdm would close the bar without its last state.
                 self.delay = 0
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ def progress_bar(
     verbose : {"auto"}, bool or int, default="auto"
         Whether it is shown; see above.
     initial : int, default=0
-        Updates that were made before, by a run that is resumed.
+        Updates already made, by a run that is resumed.
 
     Returns
     -------
@@ -150,8 +150,8 @@ def tracked(
 ) -> Iterator:
     """Iterate with a progress bar.
 
-    It appears with the first item that ends after the delay, and not in the midst of one: an
-    iterator does not learn of an error in its loop, and would appear after that.
+    The bar appears with the first item that ends after the delay, not during an item: an iterator
+    is not notified of an error in its loop, and could show the bar after the error.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def _make_bar(
 
 
 def _described(description: str, labels: tuple[str, ...]) -> str:
-    """Put labels before the description, the inner ones where not all of them fit in."""
+    """Put labels before the description; if not all fit, only the inner ones."""
     room = shutil.get_terminal_size((120, 24)).columns - _ROOM_BEHIND
     while labels:
         text = f"{' '.join(labels)}: {description}"
@@ -203,7 +203,7 @@ def _described(description: str, labels: tuple[str, ...]) -> str:
 
 
 def _is_watched() -> bool:
-    """Whether a person sees what this process shows."""
+    """Whether this process is interactive, so that its output is seen."""
     if multiprocessing.parent_process() is not None:
         return False
     if sys.stderr is not None and sys.stderr.isatty():

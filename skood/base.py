@@ -1,4 +1,4 @@
-"""The contract that every detector keeps."""
+"""The interface that every detector implements."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ __all__ = [
     "split_outliers",
 ]
 
-# Rows that the threshold is read from at most: the standard error of a 5 % rate is then 0.3 %.
+# Most rows used to set the threshold: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
 
-# Rows that are scored at once by anything that multiplies matrices: always as many, for the sums in
-# a product are ordered by its shape. A multiple of the 4 to 64 rows that numpy's BLAS takes at a
-# time, so that none is left over for other instructions.
+# Rows per matrix product in scoring. The number is fixed because the shape of a product determines
+# the order of its sums. It is a multiple of the 4 to 64 rows in a block of numpy's BLAS, so that no
+# remainder is computed by other instructions.
 _CHUNK = 192
 
 
@@ -50,10 +50,10 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     which scores; it has the parameters `contamination`, `verbose` and `random_state`.
     """
 
-    # Taken as data by detectors on detectors, and by `evaluate`.
+    # Input type accepted by detectors that wrap detectors, and by `evaluate`.
     _reads_checked_data = True
 
-    # Where a subclass has no such parameter.
+    # Default for subclasses without this parameter.
     verbose: bool | int | str = "auto"
 
     _parameter_constraints: dict = {
@@ -74,14 +74,14 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         y : ndarray or None
             Labels of the inliers.
         outliers : CheckedData or None
-            Rows that came with y == -1.
+            Known outliers, the rows with y == -1.
         seed : int
-            Of this fit.
+            Seed of this fit.
 
         Returns
         -------
         ndarray or None
-            Rows that were held out from learning, where the threshold is to be read from these.
+            Rows held out from learning, if the threshold is to be set on them.
         """
 
     @abstractmethod
@@ -106,7 +106,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError
-            When X or y is not what it should be, or the scores of X give no finite threshold.
+            When X or y is invalid, or the scores of X give no finite threshold.
         """
         data = check_data(self, X, reset=True, min_samples=2)
         inliers, y, outliers = split_outliers(data, y)
@@ -149,7 +149,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Raises
         ------
         ValueError
-            When X is not as in `fit`, or so large that a score would be NaN.
+            When X does not match that of `fit`, or is so large that a score would be NaN.
         """
         check_is_fitted(self)
         data = check_data(self, X, reset=False)
@@ -204,7 +204,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         return self.fit(X, y, **kwargs).predict(X)
 
     def _shows_progress(self, doing: str = "") -> AbstractContextManager[None]:
-        """Name the detector in the progress bars of a block, and show them as `verbose` says."""
+        """Label the progress bars of a block with the detector's name, and apply `verbose`."""
         label = f"{type(self).__name__} {doing}".rstrip()
         return progress_scope(self.verbose, label)
 
@@ -229,13 +229,13 @@ def split_outliers(
     -------
     inliers : CheckedData
     labels : ndarray or None
-        Those of the inliers.
+        Labels of the inliers.
     outliers : CheckedData or None
 
     Raises
     ------
     ValueError
-        When y is not one label for each item, or marks all but one item as outliers.
+        When y does not have one label per item, or leaves fewer than two inliers.
     """
     if y is None:
         return data, None, None
@@ -303,7 +303,7 @@ def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
 
 
 def as_input(model: Any, data: CheckedData) -> Any:
-    """Return the data as `model` reads them: checked data for ours, an array of rows for others."""
+    """Return the input for `model`: checked data for our models, an array of rows for others."""
     return data if _reads_checked_data(model) else data.rows()
 
 
@@ -312,9 +312,9 @@ def _reads_checked_data(model: Any) -> bool:
 
 
 def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
-    """Apply a method of any fitted model to every item, so that a row's result is its own.
+    """Apply a method of a fitted model to every item, independently of the other items.
 
-    Our models see to that themselves; others are given chunks of one size.
+    Our models ensure this themselves; other models are called on chunks of a fixed size.
 
     Parameters
     ----------
@@ -335,9 +335,9 @@ def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:
     Parameters
     ----------
     function : callable
-        Takes 192 rows, and returns as many.
+        Takes 192 rows and returns 192.
     values : ndarray or Outputs
-        At least one row; the last one is repeated to fill up the last chunk.
+        At least one row; the last row is repeated to fill the last chunk.
     """
     n = len(values)
     results = []

@@ -26,23 +26,23 @@ _ALIGNED = 16
 def scoring_batch_size(device: torch.device, *, is_image: bool = True) -> int:
     """Items in a scoring batch.
 
-    Fixed for a device: the sums inside a float32 convolution or matrix product are ordered by
-    the shape of the batch, so a score could otherwise change in its last digits with the rows
-    scored beside it. Small on the CPU, where one image costs as much as a whole batch.
+    Fixed for a device: the shape of the batch determines the order of the sums in a float32
+    convolution or matrix product, so with varying sizes the last digits of a score could depend
+    on the other rows. Small on the CPU, where one image costs as much as a whole batch.
     """
     return 256 if device.type == "cuda" else 32 if is_image else 128
 
 
 class _AlignedRows(TorchFunctionMode):
-    """Fill up the rows that linear layers multiply with zeros, to a multiple of 64 bytes.
+    """Pad the input rows of linear layers with zeros, to a multiple of 64 bytes.
 
-    MKL orders the sums of a small product by where in memory a row starts, so that the result
-    would depend on the row's place in the batch.
+    In small products, MKL orders the sums by the memory alignment of a row, so that the result
+    would depend on the row's position in the batch.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Of parameters, which do not change while data are scored.
+        # Padded parameters are cached, since they do not change while data are scored.
         self._filled: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def __torch_function__(
@@ -73,7 +73,7 @@ class _AlignedRows(TorchFunctionMode):
     def _pad(self, weight: torch.Tensor, padding: tuple[int, ...]) -> torch.Tensor:
         if not isinstance(weight, nn.Parameter):
             return F.pad(weight, padding)
-        # What is made in inference mode cannot be differentiated.
+        # Tensors created in inference mode cannot be differentiated.
         key = weight, padding, torch.is_inference_mode_enabled()
         if key not in self._filled:
             self._filled[key] = F.pad(weight, padding)
@@ -92,7 +92,7 @@ def map_batches(
 ) -> Any:
     """Apply `function` to every row of `data`, always on exactly `batch_size` rows.
 
-    Data that are streamed are read ahead.
+    Streamed data are prefetched.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ def map_batches(
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` into eval mode inside the block, and give it back in the mode it came in."""
+    """Put `module` into eval mode inside the block, and restore its mode afterwards."""
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

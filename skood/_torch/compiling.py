@@ -1,4 +1,4 @@
-"""Compiled training steps that go on uncompiled where the compiler fails."""
+"""Compiled training steps that fall back to uncompiled ones if the compiler fails."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STEPS_THAT_PAY_FOR_COMPILING = 2000
 def maybe_compile(
     function: Callable[..., Any], wanted: bool | str, n_steps: int
 ) -> Callable[..., Any]:
-    """Compile `function` where that is wanted, or, with "auto", where it pays."""
+    """Compile `function` if requested, or, with "auto", if it saves time."""
     if wanted == "auto":
         has_compiler = torch.cuda.is_available() or any(
             map(shutil.which, ("c++", "g++", "clang++"))
@@ -28,11 +28,11 @@ def maybe_compile(
 
 
 class _CompiledWithFallback:
-    """Compiled function that goes on uncompiled where the compiler fails."""
+    """Compiled function that falls back to the uncompiled one if the compiler fails."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
-        # On first use, since torch.compile itself raises on a Python that it does not know.
+        # On first use, since torch.compile itself raises on unsupported Python versions.
         self.compile: Callable[[], Callable[..., Any]] | None = cache(
             partial(torch.compile, function)
         )

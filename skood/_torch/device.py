@@ -1,4 +1,4 @@
-"""Where a network runs."""
+"""Choice of the device that a network runs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What estimators that train a network have in common."""
+"""Base of the estimators that train a network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from skood._torch.preprocessing import Preprocessing
 
 __all__ = ["NeuralEstimator"]
 
-# Parameters that change where and how loudly a model is trained, but not what it learns.
+# Parameters that affect where a model is trained and what it prints, but not what it learns.
 _IMMATERIAL = {"device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
 
 
@@ -67,14 +67,14 @@ class NeuralEstimator(BaseEstimator):
             setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
 
     def _checkpoint(self, data: CheckedData, others: Any, seed: int) -> Path | None:
-        """File that a training run resumes from, named by parameters and data.
+        """Return the file that a training run resumes from, named by parameters and data.
 
         Parameters
         ----------
         data : CheckedData
             Training data; of streamed ones a few items, from the first to the last, are looked at.
         others : object
-            Whatever else training depends on, labels for instance.
+            Other values that training depends on, labels for instance.
         seed : int
         """
         if self.checkpoint_dir is None:

@@ -15,11 +15,11 @@ class _ConcatELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         # elu(x) = max(x, e) and elu(-x) = max(-x, e) share the one e = exp(-|x|) - 1, which is
-        # cheaper than expm1 and, in float32, as good beside values that are summed with it.
+        # cheaper than expm1; its rounding error is negligible for the sums in which it is used.
         wide = torch.promote_types(x.dtype, torch.float32)
         e = x.abs().to(wide).neg_().exp_().sub_(1).to(x.dtype)
         out = _concat(torch.maximum(x, e), torch.maximum(-x, e))
-        # The convolution that follows keeps the output anyway.
+        # Saves the output, which the following convolution keeps in memory anyway.
         ctx.save_for_backward(out)
         return out
 
@@ -59,7 +59,7 @@ class _Crop(torch.autograd.Function):
 
 
 def _concat(x: Tensor, y: Tensor) -> Tensor:
-    # Of channels seen as the last axis even the compiler makes channels_last without transposing.
+    # With channels as the last axis, the compiler too outputs channels_last without transposing.
     return torch.cat([x.movedim(1, -1), y.movedim(1, -1)], -1).movedim(-1, 1)
 
 
@@ -76,7 +76,7 @@ def concat_elu(x: Tensor) -> Tensor:
 def add_gated(x: Tensor, gated: Tensor) -> Tensor:
     """Add to x the first half of the channels of `gated` times the sigmoid of the second.
 
-    Rows and columns that `gated` has below and to the right of x are left out.
+    Extra rows (bottom) and columns (right) of `gated` are cropped to the size of x.
     """
     return _AddGated.apply(x, gated)
 

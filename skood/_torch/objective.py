@@ -13,12 +13,12 @@ __all__ = ["Objective"]
 
 
 class Objective(nn.Module):
-    """What is learned, and from which data.
+    """Training objective: the data and the loss of a method.
 
-    A method writes ``read``, ``prepare`` and ``loss``, and overrides of the rest what it needs.
-    Whatever is learned or kept between steps is a parameter or a buffer of this module (the
-    network, extra heads, averaged weights, queues, running means): the optimizer moves the
-    parameters, checkpoints and the best epoch hold both.
+    A method implements ``read``, ``prepare`` and ``loss``, and overrides the others as needed.
+    Everything learned or kept between steps is a parameter or a buffer of this module (the
+    network, extra heads, averaged weights, queues, running means): the optimizer updates the
+    parameters; checkpoints and the weights of the best epoch include both.
 
     The training loop calls the methods in this order::
 
@@ -28,7 +28,7 @@ class Objective(nn.Module):
             read, prepare, loss, metrics                    for each validation batch
     """
 
-    # Whether `read` waits for something: a disk, the decoding of an image.
+    # Whether `read` is slow, because it reads from disk or decodes images.
     reads_slowly: bool = False
 
     def read(self, rows: npt.NDArray[np.integer]) -> Any:
@@ -41,8 +41,8 @@ class Objective(nn.Module):
         Returns
         -------
         ndarray or tuple of ndarray
-            Handed to `prepare`. May be read ahead in a thread or in a worker process, which
-            has its own copy of this object.
+            Passed to `prepare`. May be prefetched in a thread or in a worker process with its
+            own copy of this object.
         """
         raise NotImplementedError
 
@@ -54,8 +54,8 @@ class Objective(nn.Module):
         items : ndarray or tuple of ndarray
             What `read` returned.
         generator : torch.Generator or None
-            On the device, and the only source of randomness here: batches may be prepared
-            ahead. None for validation items, which are not augmented.
+            On the device, and the only source of randomness allowed, since batches may be
+            prepared ahead. None for validation items, which are not augmented.
 
         Returns
         -------
@@ -76,12 +76,12 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def metrics(self, *batch: Tensor) -> dict[str, Tensor]:
-        """Compute what else to note of validation data.
+        """Compute further metrics of validation data.
 
         Returns
         -------
         dict of str to Tensor of shape (m,)
-            Values of as many rows as each concerns; the history keeps their means.
+            Values of the rows that each metric covers; the history keeps their means.
         """
         return {}
 
@@ -116,9 +116,9 @@ class Objective(nn.Module):
         epoch : int
             From 0.
         resumed : bool
-            Whether this epoch had begun before an interruption: buffers hold what this method and
-            the steps since then made of them, and only what no buffer holds is to be made again.
+            Whether this epoch had begun before an interruption: buffers are restored to their
+            state at the checkpoint, and only state outside buffers must be rebuilt.
         """
 
     def after_step(self) -> None:
-        """Follow an update of the parameters: averages of weights, for instance."""
+        """Act after an update of the parameters: update averages of weights, for instance."""

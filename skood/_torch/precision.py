@@ -1,4 +1,4 @@
-"""Whether training may run in bfloat16: not by what a machine claims, but by what it computes."""
+"""Whether training may run in bfloat16, decided by a test of the computed gradients."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from skood._torch.seeding import seed_global
 
 __all__ = ["compare_with_fp32", "trains_in_bf16"]
 
-# Rounding to bfloat16 turns the gradient of a layer in a random direction, in deep networks by half
-# its norm, and leaves most of it as it was (benchmarks/precision.py). A kernel that is wrong leaves
-# nothing of it, or adds many times its norm.
+# Rounding to bfloat16 adds to the gradient of a layer a random error, of half its norm in deep
+# networks, but preserves most of the gradient (benchmarks/precision.py). A wrong kernel preserves
+# nothing of it, or adds an error of many times its norm.
 _KEPT = 0.6, 1.5
 _LARGEST_ERROR = 1.0
-# Part of the norm of the whole gradient up to which a layer's error is not looked at.
+# Fraction of the whole gradient's norm below which the error of a layer is ignored.
 _SMALL = 0.005
 _LOSS_TOLERANCE = 0.1
 
@@ -43,23 +43,23 @@ def trains_in_bf16(
     Parameters
     ----------
     objective : Module
-        In training mode. Its buffers and random numbers are as before when this returns.
+        In training mode. Buffers and random state are restored before this returns.
     losses : callable
         Takes whether to use bfloat16 and the tensors of `batch`; returns the mean loss as "loss".
     batch : sequence of Tensor
     device : torch.device
     precision : {"auto", "bf16", "fp32"}
-        "auto" takes bfloat16 where the hardware multiplies it natively and gets it right.
+        "auto" takes bfloat16 where the hardware multiplies it natively and correctly.
 
     Raises
     ------
     RuntimeError
-        When `precision` is "bf16" and the machine gets it wrong.
+        When `precision` is "bf16" and the bfloat16 results are wrong.
 
     Warns
     -----
     UserWarning
-        When `precision` is "auto" and the machine gets it wrong.
+        When `precision` is "auto" and the bfloat16 results are wrong.
     """
     if precision == "fp32" or (precision == "auto" and not has_fast_bf16(device)):
         return False
@@ -87,7 +87,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # bfloat16 without one of these instruction sets is emulated, and slower than float32.
+    # Without one of these instruction sets, bfloat16 is emulated and slower than float32.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
@@ -120,16 +120,16 @@ def _fault(
 
 
 class LayerComparison(NamedTuple):
-    """Gradient of a layer in bfloat16 beside that in float32.
+    """Comparison of a layer's gradients in bfloat16 and in float32.
 
     Attributes
     ----------
     norm : float
-        Of the gradient in float32.
+        Norm of the gradient in float32.
     error : float
         Norm of the difference.
     kept : float
-        Part of the gradient in float32 that the other contains; its projection, 1 if they agree.
+        Projection of the bfloat16 gradient on the float32 one, over its norm; 1 if they agree.
     """
 
     norm: float

@@ -1,4 +1,4 @@
-"""The way from items of X to the input of a network, and back."""
+"""Conversion of items of X to the input of a network, and back."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["Learned", "Preprocessing"]
 
 
 class Preprocessing:
-    r"""Brings pixels to [0, 1], and rows to mean 0 and standard deviation 1.
+    r"""Scales pixels to [0, 1], and standardises rows.
 
-    Learned in fit: the range of pixels when it is made, means and scales by `learn_moments`.
+    The range of pixels is set on construction; means and scales are set by `learn_moments`.
 
     Parameters
     ----------
     owner : object
-        Estimator whose class errors name.
+        Estimator whose class is named in error messages.
     data : CheckedData
         Training data.
     image_shape : sequence of int or None, default=None
@@ -75,7 +75,7 @@ class Preprocessing:
         Raises
         ------
         ValueError
-            When the dtype of X stands for another range of pixels than in fit.
+            When the dtype of X implies another range of pixels than in fit.
         """
         if data.item_shape != self.item_shape:
             data = data.reshape(self.item_shape)
@@ -93,7 +93,7 @@ class Preprocessing:
         return data
 
     def check_in_memory(self, data: CheckedData) -> None:
-        """Raise where data in memory lie outside their range, before anything is trained.
+        """Raise before training if data in memory lie outside their range.
 
         Streamed data are checked as they are read.
         """
@@ -107,15 +107,15 @@ class Preprocessing:
     def learn_moments(self, data: CheckedData) -> None:
         """Mean and standard deviation of each feature of rows, or channel of images."""
         axes = (0, 2, 3) if data.is_image else (0,)
-        # Less the first item, a feature that is constant is 0 to the last digit.
+        # With the first item subtracted, a constant feature is exactly 0.
         origin = self._scaled(data.take(np.arange(1))).mean(axes, keepdims=True)
         count, mean, squares = 0, np.zeros_like(origin), np.zeros_like(origin)
         for items in data.chunks():
             values = self._scaled(items) - origin
             n = values.size // values.shape[1]
             of_chunk = values.mean(axes, keepdims=True)
-            # Chan et al. (1983): squares of deviations from the mean, not of the values, keep
-            # their digits when all values are far from 0.
+            # Chan et al. (1983): squared deviations from the mean avoid the cancellation of
+            # squared values when all values are far from 0.
             apart = of_chunk - mean
             squares += np.square(values - of_chunk).sum(axes, keepdims=True)
             squares += np.square(apart) * (count * n / (count + n))
@@ -127,7 +127,7 @@ class Preprocessing:
                 "the values of X are so large that their squares overflow; rescale X, with "
                 "scikit-learn's StandardScaler for instance"
             )
-        # Rounding errors of the mean of equal values are no scale.
+        # Deviations of the size of rounding errors come from a constant feature.
         varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
         self.mean, self.scale = mean, np.where(varies, scale, 1.0)
 
@@ -161,7 +161,7 @@ class Preprocessing:
             return ((rows.double() - mean) / scale).float().to(device)
         self._check(items)
         if not isinstance(items, Tensor):
-            # What torch reads as it is, uint8 above all, is sent to the device before it grows.
+            # Dtypes that torch supports, above all uint8, are converted on the device.
             if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:
                 items = items.astype(np.float32)
             items = torch.from_numpy(np.ascontiguousarray(items))
@@ -169,7 +169,7 @@ class Preprocessing:
         return (items.to(device, non_blocking=True).float() - low) / (high - low)
 
     def standardized(self, x: Tensor) -> Tensor:
-        """Bring each channel of pixels in [0, 1] to mean 0 and scale 1; rows already are."""
+        """Standardise each channel of pixels in [0, 1]; rows are standardised already."""
         if self.value_range is None:
             return x
         mean, scale = self._moments(x.device, x.dtype)
@@ -193,7 +193,7 @@ class Preprocessing:
             mean, scale = self._moments(x.device, torch.float64)
             return mean + scale * x
         low, high = self.value_range
-        # White is `high` to the last digit, so that what is drawn lies in the range.
+        # White is exactly `high`, so that samples lie in the range.
         return (low * (1 - x) + high * x).reshape(len(x), *self.input_shape)
 
     def _moments(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -204,12 +204,12 @@ class Preprocessing:
 
 
 class Learned:
-    """Fitted attribute of an estimator that its ``_preprocessing`` holds, to read and to set.
+    """Define a readable and settable fitted attribute, stored in ``_preprocessing``.
 
     Parameters
     ----------
     name : str
-        Of the attribute of :class:`Preprocessing`.
+        Name of the attribute of :class:`Preprocessing`.
     """
 
     def __init__(self, name: str) -> None:

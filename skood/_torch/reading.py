@@ -1,4 +1,4 @@
-"""Read the batches of a data set ahead of the work on them."""
+"""Prefetching of the batches of a data set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 __all__ = ["read_ahead", "read_batches"]
 
-# Batches that wait to be worked on.
+# Number of prefetched batches.
 _AHEAD = 2
 
 
@@ -39,7 +39,7 @@ def read_batches(
     batches : sequence of ndarray
         Row numbers.
     device : torch.device
-        Where the batches go. For a GPU workers put them into pinned memory.
+        Target of the batches. For a GPU, workers put them into pinned memory.
     slow : bool
         Whether `read` waits for a disk or decodes images.
     n_workers : int or None
@@ -87,7 +87,7 @@ class _Batches(Dataset):
 
 
 def _as_tensors(items: Any) -> Any:
-    """Tensors, which travel between processes in shared memory."""
+    """Convert to tensors, which are passed between processes in shared memory."""
     if isinstance(items, tuple):
         return tuple(map(_as_tensors, items))
     try:
@@ -103,7 +103,7 @@ def _as_array(items: Any) -> npt.NDArray:
 def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Generator[Any, None, None]:
     """Iterate over `values` in a thread of this name, a few ahead of whoever takes them.
 
-    Without gradients. An exception reaches the taker, and the thread ends with the iterator.
+    Without gradients. Exceptions are raised in the consumer; the thread ends with the iterator.
     """
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(_AHEAD)
     stopped = threading.Event()

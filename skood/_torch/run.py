@@ -25,10 +25,10 @@ _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
 
 def resumed_seed(checkpoint: Path | None, seed: int) -> int:
-    """Seed of the run that `checkpoint` holds, or `seed` where there is none.
+    """Return the seed of the run saved in `checkpoint`, or `seed` if there is none.
 
-    Where random_state is None the seed of a fit is new, but the rows that an interrupted run has
-    learned from must not become those it is validated on.
+    With random_state=None every fit draws a new seed, but rows that an interrupted run was trained
+    on must not become its validation rows when it is resumed.
     """
     if checkpoint is None or not checkpoint.exists():
         return seed
@@ -72,7 +72,7 @@ def kept_unless_interrupted(result: Any, before: int) -> Any:
 
 
 class TrainingRun:
-    """State of one training run: what a checkpoint must hold.
+    """State of one training run, as saved in a checkpoint.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ class TrainingRun:
         return self._count == epoch_steps or self.step == n_steps
 
     def advance(self, losses: Mapping[str, Tensor]) -> None:
-        """Count a step with its loss and the terms of it."""
+        """Count a step, and add its loss and the terms of the loss."""
         self.step += 1
         self._count += 1
         for name, loss in losses.items():

@@ -15,14 +15,14 @@ __all__ = ["Stream", "draw_seed", "isolated_rng", "numpy_rng", "seed_global", "t
 
 @enum.unique
 class Stream(enum.IntEnum):
-    """What random numbers are drawn for, the whole package's list.
+    """All purposes for which the package draws random numbers.
 
-    A fit has one seed, and everything that it draws has a stream of its own:
-    ``numpy_rng(seed, Stream.BANK)``. The stream comes right after the seed, and further integers,
-    an epoch for instance, after that. A new use gets a new number, and no number is used again.
+    A fit has one seed, and every purpose has a separate stream: ``numpy_rng(seed, Stream.BANK)``.
+    The stream follows the seed, and further integers, an epoch for instance, follow the stream. A
+    new purpose gets a new number; numbers are never reused.
     """
 
-    # Training of a network; its initial weights are drawn by the seed alone, as nothing else is.
+    # Training of a network; only its initial weights are drawn by the seed alone.
     VALIDATION_ROWS = 0
     EPOCH_ORDER = 1
     STEP = 2
@@ -46,12 +46,12 @@ class Stream(enum.IntEnum):
     SHIFT_ROWS = 42
     GRAM_VALIDATION_ROWS = 43
     COVERAGE_ROWS = 44
-    # Detectors that train a classifier of their own.
+    # Detectors that train their own classifier.
     SAMPLER = 50
     TRAINING_OFF_MANIFOLD = 51
     HELD_OUT_OFF_MANIFOLD = 52
     HELD_OUT_ON_MANIFOLD = 53
-    # Detectors around detectors.
+    # Detectors that wrap detectors.
     CALIBRATION_ROWS = 60
     FOLDS = 61
     REFERENCE_HALF = 62
@@ -71,7 +71,7 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 def numpy_rng(*seed: int) -> np.random.Generator:
     """Return a numpy generator that depends on all the integers of `seed`."""
-    # The length tells (1,) from (1, 0), which numpy would pad to the same entropy.
+    # The length distinguishes (1,) from (1, 0), which numpy would pad to the same entropy.
     return np.random.default_rng([len(seed), *seed])
 
 

@@ -1,4 +1,4 @@
-"""How to train: what every training run is told."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["TrainingSettings"]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How to train; estimators expose these as parameters of the same names."""
+    """Settings of training, which estimators expose as parameters of the same names."""
 
     max_epochs: int
     max_steps: int | None
@@ -53,7 +53,7 @@ class TrainingSettings:
         return make(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, n_steps: int) -> None:
-        """Bring every group of parameters to its learning rate at `step`."""
+        """Set the learning rate of every group of parameters at `step`."""
         rate = self.learning_rate * self.lr_factor(step, n_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -1,4 +1,4 @@
-"""What calibrated detectors share: a detector fitted on one part of the data, scores of another."""
+"""Base of the calibrated detectors: one part of the data to fit a detector, one to calibrate it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LARGEST = np.finfo(np.float64).max / 2
 
 
 class CalibratedDetector(BaseDetector):
-    """Base of the detectors around detectors, whose threshold comes from rows held out from them.
+    """Base of the detectors that wrap detectors and set the threshold on held-out rows.
 
     A subclass writes ``_fit``, which sets ``offset_`` too, and ``_score_samples``; it has the
     parameters `memory`, `verbose` and `random_state`.
@@ -49,9 +49,9 @@ class CalibratedDetector(BaseDetector):
         y : ndarray or None
             Labels of the inliers.
         outliers : CheckedData or None
-            Rows that came with y == -1.
+            Known outliers, the rows with y == -1.
         seed : int
-            Of this fit.
+            Seed of this fit.
         """
 
     @fit_context(prefer_skip_nested_validation=False)
@@ -85,9 +85,9 @@ def fit_detector(
     seed: int,
     memory: str | joblib.Memory | None,
 ) -> Any:
-    """Fit a clone of `detector`; one in ``FrozenEstimator`` is taken out as it is.
+    """Fit a clone of `detector`; one in ``FrozenEstimator`` is unwrapped and not fitted.
 
-    Known outliers are given to detectors of this package only, which expect them.
+    Only detectors of this package receive known outliers; others do not expect them.
 
     Parameters
     ----------
@@ -98,8 +98,8 @@ def fit_detector(
     outliers : CheckedData or None
         Subset of the same data as `inliers`.
     seed : int
-        For every ``random_state`` inside that is None: estimators other than ours would draw from
-        numpy's global generator.
+        Replaces every ``random_state`` of None inside, with which estimators other than ours would
+        draw from numpy's global generator.
     memory : str, joblib.Memory or None
     """
     if isinstance(detector, FrozenEstimator):
@@ -118,7 +118,7 @@ def fit_detector(
 
 
 def _rows_in_root(data: CheckedData) -> tuple[CheckedData, npt.NDArray[np.integer]]:
-    """Return what `data` was taken from in the end, and at which rows."""
+    """Return the data set that `data` is a subset of, and the indices of its rows."""
     rows: npt.NDArray[np.integer] = np.arange(len(data))
     while data.parent is not None:
         data, indices = data.parent
@@ -131,7 +131,7 @@ def hold_out(
 ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
     """Split rows at random: those to fit `models` on, and those to calibrate with.
 
-    Not stratified by class: the rows held out must be as any other rows of the distribution.
+    Not stratified by class: the rows held out must be exchangeable with new rows.
 
     Parameters
     ----------
@@ -142,7 +142,7 @@ def hold_out(
         Part that is held out.
     seed : int
     name : str
-        Of the parameter that holds `fraction`, for the error.
+        Name of the parameter that holds `fraction`, for the error message.
     """
     if all(isinstance(model, FrozenEstimator) for model in models):
         return np.arange(0), np.arange(n_items)

@@ -33,7 +33,7 @@ __all__ = ["ConformalDetector"]
 
 
 class ConformalDetector(PValueDetector):
-    r"""Detector that rejects at most a share `alpha` of in-distribution data, whatever it wraps.
+    r"""Detector that rejects at most a share `alpha` of in-distribution data, for any detector.
 
     A part of the in-distribution data is held out from the wrapped detector. The scores
     :math:`s_1, \dots, s_n` of these calibration rows give the p-value of x,
@@ -89,7 +89,7 @@ class ConformalDetector(PValueDetector):
     offset_ : float
         Threshold on the score; -inf where n is too small to reject anything.
     classifier_ : classifier
-        What predicts the classes; only with ``class_conditional=True``, as the next three.
+        Predicts the classes. This and the next three only with ``class_conditional=True``.
     classes_ : ndarray of shape (n_classes,)
         Predicted classes with enough calibration rows for `alpha`.
     class_scores_ : list of ndarray
@@ -112,7 +112,7 @@ class ConformalDetector(PValueDetector):
     scores without ties, the rate of false alarms is a draw from a Beta distribution with
     parameters k and n + 1 - k, where :math:`k = \lfloor \alpha (n + 1) \rfloor`: its standard
     deviation is about :math:`\sqrt{\alpha (1 - \alpha) / n}`. No p-value is below 1 / (n + 1), so
-    fewer than :math:`1 / \alpha - 1` calibration rows reject nothing, which warns.
+    fewer than :math:`1 / \alpha - 1` calibration rows reject nothing; `fit` then warns.
 
     **Several rows at once.** The p-values of rows of one X share the calibration rows. They are
     positively dependent in the way (PRDS) that the procedure of Benjamini and Hochberg allows,
@@ -121,32 +121,32 @@ class ConformalDetector(PValueDetector):
     between classes, but nothing is proved for "cross".
 
     **The score.** ``score_samples`` are the scores of the wrapped detector and ``offset_`` is the
-    smallest one with a p-value above `alpha`, so that nothing of the ranking is lost. With
+    smallest one with a p-value above `alpha`, so that the ranking is preserved. With
     ``class_conditional=True`` the threshold of the predicted class is subtracted, and ``offset_``
     is 0. With ``method="cross"`` the score is the number of calibration rows that x outscores or
-    equals, in the detectors that did not learn from them, divided by n + 1; less than one row
-    is added that grows with the scores and tells apart what has the same number. Infinite scores
-    become the largest floats.
+    equals, by the detectors that were not fitted to them, divided by n + 1; a term below 1 that
+    grows with the scores is added to the number to break ties. Infinite scores become the largest
+    floats.
 
     **Cross-conformal.** With :math:`s^{-k}` from the detector that did not see fold k,
 
     .. math:: p(x) = \frac{1 + \sum_k \#\{i \in \text{fold } k :
         s^{-k}(x_i) \le s^{-k}(x)\}}{n + 1}
 
-    (Vovk 2015), which is, but for the ones added, an average over folds. What is proved for K
-    folds is :math:`P(p \le \alpha) \le 2 \alpha + 2 (1 - \alpha) (K - 1) / (n + K)`, because
-    twice an average of p-values is one (Gasparin and Ramdas 2025; Barber et al. 2021 for CV+ and,
-    with K = n, the jackknife+). The rate is near `alpha` where the detectors of the folds rank
-    alike, which they do unless they are unstable.
+    (Vovk 2015), which is an average over folds except for the added ones. For K folds it is proved
+    that :math:`P(p \le \alpha) \le 2 \alpha + 2 (1 - \alpha) (K - 1) / (n + K)`, because twice an
+    average of p-values is a p-value (Gasparin and Ramdas 2025; Barber et al. 2021 for CV+ and, with
+    K = n, the jackknife+). The rate is near `alpha` if the detectors of the folds rank rows alike,
+    as stable detectors do.
 
-    **Class-conditional.** Calibration rows are grouped by their *predicted* class, as new rows
-    have no other (Mondrian conformal prediction, Vovk et al. 2005, chapter 4). Rows of a
+    **Class-conditional.** Calibration rows are grouped by their *predicted* class, since new rows
+    have no label (Mondrian conformal prediction, Vovk et al. 2005, chapter 4). Rows of a
     predicted class with fewer than :math:`1 / \alpha - 1` calibration rows are compared with
-    all of them, which warns: the bound does not hold within such classes, and the overall rate
+    all of them, with a warning: the bound does not hold within such classes, and the overall rate
     of false alarms is at most `alpha` plus the smaller of `alpha` and their share.
 
-    **Known outliers.** Rows with ``y == -1`` are no calibration rows. A detector of this package
-    is given them, and uses or drops them; others never see them.
+    **Known outliers.** Rows with ``y == -1`` are not used for calibration. A detector of this
+    package receives them, and uses or drops them; other detectors do not.
 
     The package nonconform calibrates detectors of PyOD and scikit-learn in the same way, by the
     methods ``compute_p_values`` and ``select`` of a detector with a strategy object, and offers a
@@ -264,7 +264,7 @@ class ConformalDetector(PValueDetector):
     def _parts(
         self, n_items: int, seed: int
     ) -> list[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
-        """Rows to fit on and rows to calibrate with, a pair for each detector."""
+        """Return rows to fit on and rows to calibrate with, a pair for each detector."""
         models = [self.detector]
         if self.class_conditional and self.classifier is not None:
             models.append(self.classifier)
@@ -297,7 +297,7 @@ class ConformalDetector(PValueDetector):
         return np.asarray(self.classifier_.predict(as_input(self.classifier_, data)))
 
     def _group(self, scores: npt.NDArray[np.float64], predicted: npt.NDArray) -> None:
-        """Set what is known of each class."""
+        """Set the calibration attributes of each class."""
         labels, n_rows = np.unique(predicted, return_counts=True)
         enough = np.array([n_rejected_ranks(n, self.alpha) > 0 for n in n_rows])
         self.classes_ = labels[enough]
@@ -347,7 +347,7 @@ class ConformalDetector(PValueDetector):
     def _outscored(
         self, data: CheckedData
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Count calibration rows up to each score; and below 1, what tells equal numbers apart."""
+        """Count calibration rows up to each score, and return terms below 1 that break ties."""
         n_outscored = np.zeros(len(data), dtype=np.int64)
         between = np.zeros(len(data))
         for detector, calibration in zip(self.detectors_, self.calibration_scores_, strict=True):

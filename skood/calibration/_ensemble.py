@@ -64,8 +64,8 @@ def _is_named_detector(item: Any) -> bool:
 class EnsembleDetector(PValueDetector, _BaseComposition):
     r"""Detector that combines the p-values of several detectors into one.
 
-    Scores of different detectors have no common scale; their p-values :math:`p_1, \dots, p_m`
-    have. The score is one of
+    Unlike the scores of different detectors, their p-values :math:`p_1, \dots, p_m` have a
+    common scale. The score is one of
 
     .. math::
 
@@ -74,8 +74,8 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         \text{bonferroni: } m \min_j p_j, \quad
         \text{mean rank: } \frac{1}{m} \sum_j p_j,
 
-    and is calibrated in its turn, because the p-values of one row depend on each other: its own
-    p-value, on which `predict` decides, has :math:`P(p \le \alpha) \le \alpha` for rows
+    and is itself calibrated, because the p-values of one row depend on each other. The p-value of
+    the score, on which `predict` is based, has :math:`P(p \le \alpha) \le \alpha` for rows
     exchangeable with the calibration rows, however the detectors depend on each other.
 
     Parameters
@@ -85,9 +85,9 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         :class:`sklearn.frozen.FrozenEstimator` are not fitted again; if all are, all
         in-distribution rows given to `fit` are calibration rows.
     combination : {"fisher", "harmonic", "bonferroni", "mean_rank"}, default="fisher"
-        "fisher" and "mean_rank" gather weak evidence from all detectors, "mean_rank" with no
-        weight on a single extreme one; "bonferroni" heeds the strongest alone, and "harmonic" is
-        between.
+        "fisher" and "mean_rank" accumulate weak evidence from all detectors; in "mean_rank" a
+        single extreme p-value has little weight. "bonferroni" uses the smallest p-value only, and
+        "harmonic" lies in between.
     alpha : float, default=0.05
         Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
     calibration_fraction : float, default=0.3
@@ -106,7 +106,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     detectors_ : list of estimators
         The fitted detectors.
     named_detectors_ : Bunch
-        The same by name.
+        The fitted detectors by name.
     reference_scores_ : list of ndarray
         For each detector, its scores of the first half of the rows held out, ascending.
     calibration_scores_ : ndarray
@@ -126,21 +126,21 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
 
     Notes
     -----
-    The rows held out are halved at random. Ranks among the scores of the first half make the
-    :math:`p_j`. The score is thereby a fixed function of the row, and its values on the second
+    The rows held out are halved at random. The :math:`p_j` are computed from ranks among the scores
+    of the first half. The score is then a fixed function of the row, and its values on the second
     half and on new rows are exchangeable: the p-value is that of
     :class:`ConformalDetector`, and `select` bounds the false discovery rate. No distribution of
-    the combination under independence, such as Fisher's chi-squared, is used; with detectors that
-    agree it would raise several times the false alarms it promises.
+    the combination under independence, such as Fisher's chi-squared, is used; with correlated
+    detectors, its rate of false alarms would be several times the nominal one.
 
     The :math:`p_j` are conformal p-values made continuous: ranks are interpolated between the n
     scores of the first half, which changes them by at most 1 / (n + 1), and below all of these
-    they fall off with the inverse of the distance. So outliers that have the smallest p-value in
-    every detector are still ranked, and rounding errors of a score change nothing. For the sake
-    of the ranking, too, Bonferroni's bound is not cut off at 1.
+    they decay with the inverse of the distance. Outliers that have the smallest p-value in every
+    detector are therefore still ranked, and rounding errors of a score have no effect. Bonferroni's
+    bound is not cut off at 1, also to preserve the ranking.
 
-    Rows with ``y == -1`` are no calibration rows. Detectors of this package are given them, and
-    use or drop them; others never see them.
+    Rows with ``y == -1`` are not used for calibration. Detectors of this package receive them, and
+    use or drop them; other detectors do not.
 
     References
     ----------
@@ -270,7 +270,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
             zip(self.detectors_, self.reference_scores_, strict=True)
         ):
             p_values[:, j] = smooth_p_values(reference, scores_of(detector, data))
-        # The lowest of all floats would come to 0, whose logarithm is -inf.
+        # The lowest of all floats would give a p-value of 0, whose logarithm is -inf.
         return _COMBINATIONS[self.combination](np.maximum(p_values, np.finfo(np.float64).tiny))
 
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""What detectors with conformal p-values share."""
+"""Base of the detectors with conformal p-values."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = [
 class PValueDetector(CalibratedDetector):
     """Base of the detectors with conformal p-values, which decide at level `alpha`.
 
-    A subclass writes ``_p_values`` besides what :class:`CalibratedDetector` asks for, such that
-    ``score >= offset_`` exactly where ``p > alpha``.
+    A subclass writes ``_p_values`` in addition to the methods that :class:`CalibratedDetector`
+    requires, such that ``score >= offset_`` if and only if ``p > alpha``.
     """
 
     _parameter_constraints: dict = {
@@ -85,7 +85,7 @@ class PValueDetector(CalibratedDetector):
         if not 0 < fdr < 1:
             raise ValueError(f"fdr={fdr!r}; expected a rate between 0 and 1, such as 0.1")
         adjusted = false_discovery_control(self.p_values(X), method="bh")
-        # Fractions of n + 1 often lie on the bound, where a rounding error must not decide.
+        # Fractions of n + 1 often equal the bound, and rounding errors must not decide then.
         return adjusted <= fdr * (1 + 1e-12)
 
 
@@ -145,7 +145,7 @@ def warn_if_too_few(n_calibration: int, alpha: float, n_items: int, offset: floa
     n_items : int
         In-distribution items, of which the calibration rows are a part.
     offset : float
-        The threshold that comes of it.
+        The resulting threshold.
     """
     if n_rejected_ranks(n_calibration, alpha) == 0:
         needed = math.ceil(1 / alpha - 1 - 1e-9)

@@ -28,8 +28,8 @@ __all__ = ["TunedThreshold"]
 class TunedThreshold(CalibratedDetector):
     r"""Detector whose threshold is chosen on held-out data for an objective.
 
-    What :class:`sklearn.model_selection.TunedThresholdClassifierCV` is to classifiers. Rows with
-    a score :math:`\ge t` are accepted; with tpr(t) the share of held-out in-distribution rows
+    The counterpart of :class:`sklearn.model_selection.TunedThresholdClassifierCV` for detectors.
+    Rows with a score :math:`\ge t` are accepted; with tpr(t) the share of held-out ID rows
     accepted, fpr(t) that of held-out known outliers, and N, M the numbers of in-distribution rows
     and known outliers given to `fit`, the threshold is
 
@@ -51,9 +51,9 @@ class TunedThreshold(CalibratedDetector):
     target : float, default=None
         Rate for "tpr" and "fpr", in [0, 1]. None takes 0.95 for "tpr" and 0.05 for "fpr".
     false_alarm_cost : float, default=1.0
-        Of an in-distribution row that is rejected, for "cost".
+        Cost of an in-distribution row that is rejected, for "cost".
     miss_cost : float, default=1.0
-        Of an outlier that is accepted, for "cost".
+        Cost of an outlier that is accepted, for "cost".
     validation_fraction : float, default=0.3
         Part of the in-distribution rows, and of known outliers, held out from the detector.
     memory : str or joblib.Memory, default=None
@@ -72,7 +72,7 @@ class TunedThreshold(CalibratedDetector):
     offset_ : float
         The chosen threshold on the score.
     best_score_ : float
-        Value of the objective there, a cost with a minus.
+        Value of the objective at the threshold; a cost is negated.
     results_ : dict of ndarray
         For each candidate, ascending, its "threshold", "tpr", "fpr" where known outliers were
         held out, and "objective". Candidates are the held-out scores, and the next larger float
@@ -91,13 +91,13 @@ class TunedThreshold(CalibratedDetector):
     The rates are those of the held-out rows. On new data they differ by sampling, and "tpr" has
     no guarantee; :class:`ConformalDetector` has.
 
-    Known outliers are for the choice of the threshold. A detector of this package, which may
-    learn from them, is given only those that are not held out for the choice: the others would
-    look easier than new ones. With "tpr", which makes no use of them, it is given all. Other
-    detectors never see them, and all of them are held out.
+    Known outliers serve to choose the threshold. A detector of this package, which may learn from
+    them, receives only those not held out for this choice: outliers that it has learned from would
+    look easier than new ones. With "tpr", which does not use outliers, it receives all. For other
+    detectors, all known outliers are held out.
 
-    F1 and the mean cost depend on how common outliers are; N and M in `fit` are taken for that.
-    Where they are rarer or more common in use, scale the costs by it.
+    F1 and the mean cost depend on the prevalence of outliers, which is taken from N and M in `fit`.
+    If it differs in use, scale the costs accordingly.
 
     Of several thresholds that are equally good by "f1" or "cost", the smallest is taken.
 

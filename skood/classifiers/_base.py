@@ -1,4 +1,4 @@
-"""What every neural classifier does: check, normalise, augment, train, predict."""
+"""Base of the neural classifiers: checks, normalisation, augmentation, training."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ __all__ = ["NeuralClassifier", "image_shape_of", "initialize_convolutions"]
 
 
 def image_shape_of(item_shape: tuple[int, ...], estimator: BaseEstimator) -> tuple[int, int, int]:
-    """Return (C, H, W), or explain that a convolutional network takes no rows."""
+    """Return (C, H, W); raise for rows, which a convolutional network cannot read."""
     if len(item_shape) != 3:
         raise ValueError(
             f"X has rows of {item_shape[0]} values, but {type(estimator).__name__} takes images; "
@@ -45,7 +45,7 @@ def image_shape_of(item_shape: tuple[int, ...], estimator: BaseEstimator) -> tup
 
 
 def initialize_convolutions(module: nn.Module) -> None:
-    """Draw the weights of all convolutions anew, as in He et al. (2015), arXiv:1502.01852."""
+    """Initialise the weights of all convolutions as in He et al. (2015), arXiv:1502.01852."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -55,47 +55,47 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
     """Base of the architectures: a network trained by SGD on cross-entropy.
 
     A subclass names the parameters of its architecture in ``__init__``, takes those below as
-    ``**training``, and writes ``_build``. Pixels are brought to [0, 1], and every channel (of
-    rows: every feature) to the mean 0 and standard deviation 1 that it has over the training
-    data; the same numbers normalise everything that is scored later.
+    ``**training``, and writes ``_build``. Pixels are scaled to [0, 1], and every channel (of
+    rows: every feature) is then standardised with its mean and standard deviation over the
+    training data, in training and in prediction.
 
     Parameters
     ----------
     max_epochs : int, default=100
         Passes over the data.
     max_steps : int, default=None
-        Ends training earlier.
+        Largest number of training steps; None sets no limit.
     batch_size : int, default=128
         Rows in a training step.
     learning_rate : float, default=0.1
-        At the start.
+        Initial learning rate.
     optimizer : {"sgd", "adam", "adadelta"}, default="sgd"
-        What follows the gradient.
+        Optimization algorithm.
     momentum : float, default=0.9
-        Nesterov's, of "sgd".
+        Nesterov momentum of "sgd".
     weight_decay : float, default=0.0005
-        Times half the squared norm of all parameters is added to the loss.
+        Weight of the L2 penalty, half the squared norm of all parameters.
     lr_schedule : {"cosine", "step", "constant"}, default="cosine"
         "cosine" falls to 1 % after a short warm-up; "step" divides by 10 at half and at three
         quarters of the training.
     label_smoothing : float, default=0.0
-        Part of the target that is spread evenly over all classes.
+        Part of the target probability that is spread evenly over all classes.
     augmentation : {"auto", "crop", "flip", "crop_flip"} or None, default="auto"
-        Random shifts by up to an eighth of the image, black coming in, and horizontal flips.
-        "auto" does both with colour images, and neither with grey ones, where a mirrored digit
-        is none.
+        Random shifts by up to an eighth of the image, filled with black, and horizontal flips.
+        "auto" applies both to colour images and neither to grey ones, since a mirrored digit is
+        not a digit.
     clip_norm : float, default=None
-        Bound on the norm of the gradient.
+        Largest norm of the gradient; longer ones are scaled down.
     validation_fraction : float, default=0.0
         Part of the training data held out when `fit` is not given `X_val`.
     patience : int, default=None
         Epochs without a lower validation loss after which training ends.
     image_shape : tuple of int, default=None
-        (C, H, W) of images that come as flat rows, in a Pipeline for instance.
+        (C, H, W) of images given as flat rows, in a Pipeline for instance.
     value_range : (float, float) or "minmax", default=None
-        Values of black and white. None: 0..255 for uint8, 0..1 for floats. Rows have none.
+        Values of black and white, for images. None: 0..255 for uint8, 0..1 for floats.
     precision : {"auto", "bf16", "fp32"}, default="auto"
-        Of training; "auto" takes bfloat16 where the hardware multiplies it natively.
+        Precision of training; "auto" uses bfloat16 where the hardware supports it natively.
     compile : bool or "auto", default="auto"
         Whether the training step is compiled; "auto" compiles long runs.
     device : str or torch.device, default=None
@@ -178,7 +178,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
     mean_ = Learned("mean")
     std_ = Learned("scale")
 
-    # What the network learns; a subclass that learns something else names its own.
+    # Training objective; a subclass may override it.
     _objective: type[ClassifierObjective] = ClassifierObjective
 
     @abstractmethod
@@ -279,7 +279,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         n_outputs: int,
         depends_on: Any = None,
     ) -> None:
-        """Set ``module_``, ``history_`` and what normalises the data.
+        """Set ``module_``, ``history_`` and the normalisation constants.
 
         `validation` are rows; None draws `validation_fraction` of them.
         """
@@ -354,7 +354,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         device: torch.device,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """Network's input of a training step, augmented where there is a generator."""
+        """Return the network's input, augmented if a generator is given."""
         x = self._preprocessing.tensor(items, device)
         if generator is not None and x.ndim == 4:
             x = _augment(x, self._augmentation(x.shape[1]), generator)
@@ -383,7 +383,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
 
 
 def _augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Shift and flip each image of a batch by itself."""
+    """Shift and flip each image of a batch independently."""
     n, _, height, width = x.shape
     rows = torch.arange(height, device=x.device).expand(n, height)
     columns = torch.arange(width, device=x.device).expand(n, width)

@@ -15,11 +15,10 @@ __all__ = ["ConvNet"]
 
 
 class ConvNet(NeuralClassifier):
-    """Small convolutional network, for images of 28 x 28 and about that size.
+    """Small convolutional network, for images of about 28 x 28.
 
-    Every stage is two convolutions of 3 x 3, each with batch normalisation and ReLU; between
-    the stages height and width are halved by max pooling, after the last one they are averaged
-    out.
+    Every stage has two 3 x 3 convolutions, each with batch normalisation and ReLU. Max pooling
+    between the stages halves height and width; global average pooling follows the last stage.
 
     Parameters
     ----------
@@ -39,9 +38,9 @@ class ConvNet(NeuralClassifier):
     classes_ : ndarray of shape (n_classes,)
         Labels, sorted.
     history_ : dict of str to list of float
-        Loss, and validation loss where there are such data, of each epoch.
+        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
-        What the pixels, in [0, 1], are normalised by.
+        Mean and standard deviation of the pixels, in [0, 1].
     n_features_in_ : int
         Values in an item.
 

@@ -16,24 +16,24 @@ __all__ = ["DenseNet"]
 class DenseNet(NeuralClassifier):
     """Densely connected network for images of 32 x 32, the DenseNet-BC of [1]_.
 
-    A convolution of 3 x 3 and three dense blocks. Each layer of a block reads the outputs of
-    all before it, through a bottleneck of four times the growth rate, and adds as many
-    channels as the growth rate says. Between the blocks channels, height and width are halved.
+    A 3 x 3 convolution and three dense blocks. Each layer of a block reads the outputs of all
+    earlier layers through a bottleneck of four times the growth rate, and adds `growth_rate`
+    channels. Between the blocks, channels, height and width are halved.
 
     Parameters
     ----------
     depth : int, default=100
-        Layers with weights: 4 and a multiple of 6.
+        Layers with weights: 4 plus a multiple of 6.
     growth_rate : int, default=12
         Channels that a layer adds. Depth 100 and growth rate 12 give 342 penultimate features.
     dropout : float, default=0.0
-        Rate of dropout of what a layer adds, in training.
+        Dropout rate of the channels that a layer adds, in training.
     max_epochs : int, default=300
         Passes over the data.
     batch_size : int, default=64
         Rows in a training step.
     weight_decay : float, default=0.0001
-        Times half the squared norm of all parameters is added to the loss.
+        Weight of the L2 penalty, half the squared norm of all parameters.
     lr_schedule : {"cosine", "step", "constant"}, default="step"
         "step" divides by 10 at half and at three quarters of the training, as in [1]_.
     **training
@@ -46,9 +46,9 @@ class DenseNet(NeuralClassifier):
     classes_ : ndarray of shape (n_classes,)
         Labels, sorted.
     history_ : dict of str to list of float
-        Loss, and validation loss where there are such data, of each epoch.
+        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
-        What the pixels, in [0, 1], are normalised by.
+        Mean and standard deviation of the pixels, in [0, 1].
     n_features_in_ : int
         Values in an item.
 
@@ -122,7 +122,7 @@ class DenseNet(NeuralClassifier):
         )
         features = network.features
         features.conv0 = nn.Conv2d(n_channels, n_stem, 3, padding=1, bias=False)
-        # What torchvision's, for photographs, has after its first convolution.
+        # Torchvision's network, for photographs, has these after its first convolution.
         del features.norm0, features.relu0, features.pool0
         initialize_convolutions(network)
         return network

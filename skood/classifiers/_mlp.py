@@ -25,7 +25,7 @@ class MLP(NeuralClassifier):
     dropout : float, default=0.0
         Rate of dropout after each hidden layer, in training.
     learning_rate : float, default=0.05
-        At the start.
+        Initial learning rate.
     max_epochs : int, default=100
         Passes over the data.
     **training
@@ -38,9 +38,9 @@ class MLP(NeuralClassifier):
     classes_ : ndarray of shape (n_classes,)
         Labels, sorted.
     history_ : dict of str to list of float
-        Loss, and validation loss where there are such data, of each epoch.
+        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (d,)
-        What the rows are standardised by.
+        Mean and standard deviation of the features.
     n_features_in_ : int
         Values in an item.
 

@@ -1,4 +1,4 @@
-"""A classifier's network as the detectors see it: one pass gives features and logits."""
+"""The detectors' interface to a classifier's network: features and logits from one pass."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 
 __all__ = ["Network", "Outputs", "arrays_of", "tensors_of"]
 
-# A network has one mode and one set of hooks, and uses all cores: threads take turns.
+# A network's mode and hooks are shared, and it uses all cores: only one thread runs at a time.
 _one_at_a_time = threading.RLock()
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a classifier makes of a data set.
+    """Outputs of a classifier for a data set.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Outputs:
     log_proba : ndarray of shape (n, n_classes), nats
     features : ndarray of shape (n, d)
         Penultimate features, the input of the last linear layer; d is 0 for a classifier that
-        is no network.
+        is not a network.
     """
 
     logits: npt.NDArray
@@ -53,22 +53,22 @@ class Outputs:
 
 
 class Network:
-    """A trained module, with the way data get into it.
+    """A trained module with its preprocessing.
 
     Parameters
     ----------
     module : Module
     last_layer : nn.Linear
-        Its input are the features, its output the logits.
+        Maps the features to the logits.
     open : callable
         Checks data and brings them into the module's shape.
     tensor : callable
         Turns an array of items into the module's input, on its device.
     step : Tensor or float
-        What a perturbation of size 1 changes in the module's input: 1 for pixels in [0, 1],
+        Change of the module's input for a perturbation of size 1: 1 for pixels in [0, 1],
         the standard deviation of each feature for rows.
     is_final : bool
-        Whether the last layer must make what the module puts out; not where a user names it.
+        Whether the last layer's output must be the module's output; not if the user names it.
     settings : tuple
         Whatever else the outputs depend on, for the cache.
     n_workers : int or None, default=None
@@ -119,9 +119,9 @@ class Network:
         Parameters
         ----------
         x : Tensor
-            As `tensor` makes it.
+            As returned by `tensor`.
         layers : sequence of Module
-            Whose outputs are wanted as well.
+            Layers whose outputs to return as well.
 
         Returns
         -------
@@ -176,9 +176,9 @@ class Network:
     def gradient(
         self, x: Tensor, loss: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradient in x of a loss of the logits, with the features and logits it came from.
+        """Return the gradient in x of a loss of the logits, and the features and logits.
 
-        The parameters get none.
+        No gradient is computed for the parameters.
         """
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone().requires_grad_()
@@ -187,7 +187,7 @@ class Network:
         return gradient, features.detach(), logits.detach()
 
     def perturbed(self, x: Tensor, direction: Tensor, size: float) -> Tensor:
-        """Step of `size`, in [0, 1] pixel units, from x along `direction`."""
+        """Move x along `direction` by `size`, in [0, 1] pixel units."""
         step = self.step
         if isinstance(step, Tensor):
             step = step.to(x.dtype)
@@ -220,13 +220,13 @@ class Network:
             )
 
     def outputs(self, data: CheckedData, memory: str | joblib.Memory | None = None) -> Outputs:
-        """Features and logits of every item, from the cache, from an earlier pass or a new one.
+        """Return features and logits of every item, from a cache, an earlier pass or a new one.
 
         Parameters
         ----------
         data : CheckedData
         memory : str, joblib.Memory or None
-            Where they are kept on disk, by the content of the network and of the data.
+            Disk cache, keyed by the content of the network and of the data.
         """
         with _one_at_a_time:
             known = self._recall(data)
@@ -251,7 +251,7 @@ class Network:
         return None if known is None else known[rows]
 
     def _version(self) -> tuple:
-        """Tell apart all states of the weights, changed in place or replaced."""
+        """Return a key that changes whenever weights are changed in place or replaced."""
         tensors = tensors_of(self.module).values()
         return [(id(t), t._version) for t in tensors], id(self.last_layer), self.settings
 
@@ -263,7 +263,7 @@ class Network:
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, those with several names under each of them."""
+    """Return parameters and buffers by name; shared ones appear under each of their names."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -271,7 +271,7 @@ def tensors_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def arrays_of(module: nn.Module) -> dict[str, npt.NDArray]:
-    """Parameters and buffers as arrays; bfloat16, which numpy lacks, as float32."""
+    """Return parameters and buffers as arrays; bfloat16, which numpy lacks, as float32."""
     return {
         name: _readable(tensor.detach()).cpu().contiguous().numpy()
         for name, tensor in tensors_of(module).items()
@@ -279,7 +279,7 @@ def arrays_of(module: nn.Module) -> dict[str, npt.NDArray]:
 
 
 def _mismatch(module: nn.Module, x: Tensor) -> str:
-    """Say what data came, and what the first layer with parameters takes."""
+    """Describe the data and the input that the first layer with parameters expects."""
     items = f"rows of {x.shape[1]} values" if x.ndim == 2 else f"images of {tuple(x.shape[1:])}"
     said = f"X has {items} (C, H, W)" if x.ndim == 4 else f"X has {items}"
     said += f", {x.dtype}, which the network {type(module).__name__} does not take"

@@ -1,4 +1,4 @@
-"""Prediction by a trained network: what trained and pretrained classifiers share."""
+"""Prediction by a trained network, shared by trained and pretrained classifiers."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metacl
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
-            For two classes, as everywhere in scikit-learn, the logit of the second less that
+            For two classes, as everywhere in scikit-learn, the logit of the second minus that
             of the first, shape (n_samples,).
         """
         logits = self._outputs(X).logits.astype(np.float64)

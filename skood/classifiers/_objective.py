@@ -1,4 +1,4 @@
-"""What a classifier learns."""
+"""Training objective of a classifier."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["ClassifierObjective"]
 class ClassifierObjective(Objective):
     """Cross-entropy of a network on augmented and normalised items.
 
-    Methods that train a classifier differently override ``loss``, and what else they change.
+    Methods with another objective override ``loss`` and whatever else differs.
 
     Parameters
     ----------
     network : Module
-        Puts out logits; on its device.
+        Outputs logits; on its device.
     classifier : NeuralClassifier
-        Gives augmentation, normalisation and label smoothing.
+        Supplies augmentation, normalisation and label smoothing.
     data : CheckedData
-        As the classifier has opened it.
+        As preprocessed by the classifier.
     class_indices : ndarray of shape (n,)
-        Of the items of `data`.
+        Class indices of the items of `data`.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ClassifierObjective(Objective):
     def network_input(
         self, items: npt.NDArray | Tensor, generator: torch.Generator | None
     ) -> Tensor:
-        """Normalise items in the units of X, and augment them where there is a generator."""
+        """Normalise items in the units of X, and augment them if a generator is given."""
         return self.classifier._batch(items, self.device, generator)
 
     @property

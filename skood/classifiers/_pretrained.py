@@ -1,4 +1,4 @@
-"""Networks that come trained."""
+"""Pretrained networks."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ __all__ = ["PretrainedClassifier"]
 class PretrainedClassifier(NetworkClassifier):
     """Any trained torch module, as a classifier that is not trained again.
 
-    Detectors take a bare module as well, and put it into this class with its defaults. The
-    module is held, not copied, by ``clone``; it pickles, and its hash depends on its content
+    Detectors also accept a bare module, and wrap it in this class with the defaults. ``clone``
+    shares the module instead of copying it; it pickles, and its hash depends on its content
     alone.
 
     Parameters
@@ -31,15 +31,15 @@ class PretrainedClassifier(NetworkClassifier):
     module : Module
         Takes a batch of images (b, C, H, W) or rows (b, d). It stays on its device.
     last_layer : str or nn.Linear, default=None
-        The linear layer whose input are the features and whose output the logits: a part of
-        `module`, or its name as ``module.named_modules()`` has it. None takes the last one.
+        The linear layer that maps the features to the logits: a submodule of `module`, or its
+        name in ``module.named_modules()``. None takes the last linear layer.
     mean, std : sequence of float, default=None
-        What the module's input is normalised by, for each channel of images that are in
-        [0, 1]. None when the module, or whoever made X, does so.
+        Mean and standard deviation by which each channel of images in [0, 1] is normalised.
+        None when the module normalises its input, or X is already normalised.
     classes : array-like of shape (n_classes,), default=None
         Labels in the order of the logits. None: 0, 1, 2, ...
     image_shape : tuple of int, default=None
-        (C, H, W) of images that come as flat rows.
+        (C, H, W) of images given as flat rows.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class PretrainedClassifier(NetworkClassifier):
 
     Notes
     -----
-    Pixels of uint8 are divided by 255; anything else goes into the module as it is.
+    Pixels of uint8 are divided by 255; anything else is passed to the module unchanged.
 
     Examples
     --------
@@ -83,7 +83,7 @@ class PretrainedClassifier(NetworkClassifier):
 
     @classmethod
     def from_torchvision(cls, name: str, weights: Any = "DEFAULT") -> PretrainedClassifier:
-        """Classifier of torchvision with its published weights and normalisation.
+        """Load a classifier of torchvision with its published weights and normalisation.
 
         Parameters
         ----------
@@ -95,9 +95,8 @@ class PretrainedClassifier(NetworkClassifier):
         Returns
         -------
         PretrainedClassifier
-            Its images are to be of the size that the weights were trained on: apply the
-            resizing of ``weights.transforms()`` to them, but not its normalisation, which is
-            done here.
+            It expects images of the size that the weights were trained on: resize them as
+            ``weights.transforms()`` does, but do not normalise them, which is done here.
         """
         from torchvision.models import get_model, get_model_weights
 
@@ -199,7 +198,7 @@ class PretrainedClassifier(NetworkClassifier):
         )
 
     def _outputs(self, X: Any) -> Any:
-        # Nothing was fitted that X could be compared with.
+        # There is no fit, so that there is no earlier X to compare with.
         return self.network().outputs(check_data(BaseEstimator(), X, reset=True))
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -209,7 +208,7 @@ class PretrainedClassifier(NetworkClassifier):
         return type(self)(**self.get_params(deep=False))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Arrays, not torch's storages, whose pickles differ from one process to the next.
+        # Arrays, because the pickles of torch's storages differ between processes.
         state = dict(super().__getstate__())
         hollow = {
             id(tensor): _like(tensor, torch.empty_like(tensor, device="meta"))
@@ -234,7 +233,7 @@ class PretrainedClassifier(NetworkClassifier):
 
 
 def _like(tensor: Tensor, values: Tensor) -> Tensor:
-    """`values`, as a parameter where `tensor` is one."""
+    """Return `values`, as a parameter if `tensor` is one."""
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(values, requires_grad=tensor.requires_grad)
     return values

@@ -20,16 +20,16 @@ _SMALLER_THAN = 64
 class ResNet(NeuralClassifier):
     """Residual network, of [1]_.
 
-    Torchvision's, whose depth 50 has its strides in the 3 x 3 convolutions.
+    The variant of torchvision, whose depth 50 has its strides in the 3 x 3 convolutions.
 
     Parameters
     ----------
     depth : {18, 34, 50}, default=18
         Layers with weights. 18 and 34 give 512 penultimate features, 50 gives 2048.
     stem : {"auto", "small", "large"}, default="auto"
-        The first layers. "large", for photographs, is a convolution of 7 x 7 and max pooling,
-        which bring height and width down to a quarter. "small" is a convolution of 3 x 3 that
-        keeps them, as is usual for CIFAR. "auto" takes it below 64 pixels.
+        The first layers. "large", for photographs, is a 7 x 7 convolution and max pooling, which
+        reduce height and width to a quarter. "small" is a 3 x 3 convolution that preserves them,
+        as is usual for CIFAR. "auto" takes "small" below 64 pixels.
     **training
         As in :class:`~skood.classifiers.NeuralClassifier`.
 
@@ -40,9 +40,9 @@ class ResNet(NeuralClassifier):
     classes_ : ndarray of shape (n_classes,)
         Labels, sorted.
     history_ : dict of str to list of float
-        Loss, and validation loss where there are such data, of each epoch.
+        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
-        What the pixels, in [0, 1], are normalised by.
+        Mean and standard deviation of the pixels, in [0, 1].
     n_features_in_ : int
         Values in an item.
 

@@ -15,7 +15,7 @@ __all__ = ["ShallowConvNet"]
 
 
 class ShallowConvNet(NeuralClassifier):
-    """Two convolutions and two linear layers, for grey images of 28 x 28 and about that size.
+    """Two convolutions and two linear layers, for grey images of about 28 x 28.
 
     The classifier of Vernekar et al. [1]_, which is also Keras' example for MNIST [2]_:
     convolutions of 3 x 3 without padding, each with ReLU, max pooling that halves height and
@@ -32,7 +32,7 @@ class ShallowConvNet(NeuralClassifier):
     max_epochs : int, default=30
         Passes over the data.
     learning_rate : float, default=0.05
-        At the start.
+        Initial learning rate.
     **training
         As in :class:`~skood.classifiers.NeuralClassifier`.
 
@@ -43,9 +43,9 @@ class ShallowConvNet(NeuralClassifier):
     classes_ : ndarray of shape (n_classes,)
         Labels, sorted.
     history_ : dict of str to list of float
-        Loss, and validation loss where there are such data, of each epoch.
+        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
-        What the pixels, in [0, 1], are normalised by.
+        Mean and standard deviation of the pixels, in [0, 1].
     n_features_in_ : int
         Values in an item.
 
@@ -55,10 +55,10 @@ class ShallowConvNet(NeuralClassifier):
 
     Notes
     -----
-    There is no batch normalisation, which makes the network fit for training on batches that mix
+    Without batch normalisation, the network is suitable for training on batches that mix
     in-distribution and generated images. A normalisation layer would use the statistics of the
-    mixture in training, and keep their averages for scoring, where there is no such mixture.
-    Here what the network makes of an image depends on no other image of the batch.
+    mixture in training, and their averages in scoring, where there is no such mixture. In this
+    network, the output for an image does not depend on the other images of the batch.
 
     For images of 28 x 28 x 1 and 10 classes it has 1 199 882 weights, of which the linear layer
     after the pooling has 1 179 776: their number grows with the area of the images.
@@ -115,7 +115,7 @@ class ShallowConvNet(NeuralClassifier):
                 f"dropout={self.dropout!r}; expected two rates in [0, 1), after the pooling and of "
                 "the penultimate features"
             )
-        # Without padding, a convolution takes away two rows and two columns.
+        # Without padding, a 3 x 3 convolution removes two rows and two columns.
         lost = 2 * len(self.n_filters)
         if min(height, width) < lost + 2:
             raise ValueError(

@@ -26,14 +26,14 @@ _SMALLEST = 16
 class VGG(NeuralClassifier):
     """The convolutions of VGG [1]_ with batch normalisation, for images of 32 x 32.
 
-    Five stages of 3 x 3 convolutions, each followed by max pooling. As is usual for CIFAR, what
-    is left of height and width is averaged out, and one linear layer takes the place of three.
-    The poolings round up, so that 28 x 28 pixels last for all five.
+    Five stages of 3 x 3 convolutions, each followed by max pooling. As is usual for CIFAR,
+    global average pooling and one linear layer replace the three linear layers. The poolings
+    round up, so that 28 x 28 pixels are enough for all five.
 
     Parameters
     ----------
     depth : {11, 13, 16, 19}, default=16
-        The published network's layers with weights. All give 512 penultimate features.
+        Layers with weights in the published network. All give 512 penultimate features.
     **training
         As in :class:`~skood.classifiers.NeuralClassifier`.
 
@@ -44,9 +44,9 @@ class VGG(NeuralClassifier):
     classes_ : ndarray of shape (n_classes,)
         Labels, sorted.
     history_ : dict of str to list of float
-        Loss, and validation loss where there are such data, of each epoch.
+        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
-        What the pixels, in [0, 1], are normalised by.
+        Mean and standard deviation of the pixels, in [0, 1].
     n_features_in_ : int
         Values in an item.
 
@@ -86,7 +86,7 @@ class VGG(NeuralClassifier):
         layers: list[nn.Module] = []
         for n_convolutions, n_out in zip(_CONVOLUTIONS[self.depth], _CHANNELS, strict=True):
             for _ in range(n_convolutions):
-                # Batch normalisation takes away what a bias adds.
+                # No bias, since batch normalisation subtracts the mean.
                 layers += [nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)]
                 layers += [nn.BatchNorm2d(n_out), nn.ReLU()]
                 n_in = n_out

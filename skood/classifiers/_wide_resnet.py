@@ -16,13 +16,13 @@ __all__ = ["WideResNet"]
 class WideResNet(NeuralClassifier):
     """Wide residual network for images of 32 x 32, of [1]_.
 
-    A convolution of 3 x 3 and three stages of residual blocks, whose batch normalisation and
-    ReLU come before their convolutions; the second and the third stage halve height and width.
+    A 3 x 3 convolution and three stages of pre-activation residual blocks (batch normalisation
+    and ReLU before each convolution); the second and the third stage halve height and width.
 
     Parameters
     ----------
     depth : int, default=28
-        Layers with weights: 4 and a multiple of 6.
+        Layers with weights: 4 plus a multiple of 6.
     widen_factor : int, default=10
         Multiplies the 16, 32 and 64 channels of the stages; 10 gives 640 penultimate features.
     dropout : float, default=0.0
@@ -42,9 +42,9 @@ class WideResNet(NeuralClassifier):
     classes_ : ndarray of shape (n_classes,)
         Labels, sorted.
     history_ : dict of str to list of float
-        Loss, and validation loss where there are such data, of each epoch.
+        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
-        What the pixels, in [0, 1], are normalised by.
+        Mean and standard deviation of the pixels, in [0, 1].
     n_features_in_ : int
         Values in an item.
 
@@ -107,7 +107,7 @@ class WideResNet(NeuralClassifier):
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut, which is a convolution where the shape changes."""
+    """Two convolutions and a shortcut, which is a convolution where the shape changes."""
 
     def __init__(self, n_in: int, n_out: int, stride: int, dropout: float) -> None:
         super().__init__()

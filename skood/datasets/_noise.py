@@ -1,4 +1,4 @@
-"""Noise that has nothing of the data: the far outliers of the literature."""
+"""Noise independent of the data: the far outliers of the literature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skood.datasets._random import generator
 
 __all__ = ["gaussian_noise", "sphere_noise", "uniform_noise"]
 
-# Values that are drawn at a time, in float64 whatever the dtype of the result.
+# Values drawn at a time, always in float64, for every dtype of the result.
 _CHUNK = 2**20
 
 
@@ -30,7 +30,7 @@ def gaussian_noise(
 ) -> npt.NDArray:
     r"""Make images or rows of clipped Gaussian noise.
 
-    Every value is drawn by itself. With `value_range` from a to b,
+    Values are drawn independently. With `value_range` from a to b,
 
     .. math::
 
@@ -52,7 +52,7 @@ def gaussian_noise(
     value_range : (float, float), default=None
         Values of black and white. None: 0..255 for uint8, 0..1 for floats.
     dtype : dtype, default=numpy.float32
-        Of floats or integers. It rounds the result and does not change what is drawn.
+        Float or integer. It only rounds the result; the draws are the same for every dtype.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.
 
@@ -74,7 +74,7 @@ def gaussian_noise(
     --------
     uniform_noise : Noise that has all values equally often.
     sphere_noise : Noise outside the range of pixels.
-    synthetic_outliers : Outliers made of the data, which lie closer to them.
+    synthetic_outliers : Outliers made from the data, which lie closer to them.
 
     References
     ----------
@@ -115,7 +115,7 @@ def uniform_noise(
 ) -> npt.NDArray:
     r"""Make images or rows of uniform noise.
 
-    Every value is drawn by itself, uniform in `value_range`, as in Liang et al. [1]_.
+    Values are drawn independently, uniform in `value_range`, as in Liang et al. [1]_.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def uniform_noise(
     value_range : (float, float), default=None
         Values of black and white. None: 0..255 for uint8, 0..1 for floats.
     dtype : dtype, default=numpy.float32
-        Of floats or integers. It rounds the result and does not change what is drawn.
+        Float or integer. It only rounds the result; the draws are the same for every dtype.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.
 
@@ -149,7 +149,7 @@ def uniform_noise(
     --------
     gaussian_noise : Noise that is black or white more often than not.
     sphere_noise : Noise outside the range of pixels.
-    synthetic_outliers : Outliers made of the data, which lie closer to them.
+    synthetic_outliers : Outliers made from the data, which lie closer to them.
 
     References
     ----------
@@ -204,7 +204,7 @@ def sphere_noise(
     Returns
     -------
     ndarray of shape (n_samples, ...)
-        With the shape of items and order of channels of X; float64 if X is, otherwise float32.
+        With the item shape and channel order of X; float64 if X is float64, otherwise float32.
         (The images of a Dataset, or of what `share_forward_pass` returns, come as (n, C, H, W).)
 
     Raises
@@ -216,14 +216,14 @@ def sphere_noise(
     See Also
     --------
     gaussian_noise, uniform_noise : Noise inside the range of pixels.
-    synthetic_outliers : Outliers made of the data, which lie closer to them.
+    synthetic_outliers : Outliers made from the data, which lie closer to them.
 
     Notes
     -----
-    About half of the values are negative, so that the points are no images: they lie outside
-    [0, 1], and an estimator that checks the range of pixels refuses them. Fit it with
-    ``value_range="minmax"``, which takes any value. Fit it on floats too, where X is of uint8:
-    on ``X / 255``, since the points come where white is 1.
+    About half of the values are negative, so the points are not images: they lie outside [0, 1],
+    and an estimator that checks the range of pixels rejects them. Fit the estimator with
+    ``value_range="minmax"``, which accepts any value. If X is uint8, fit it on ``X / 255``, since
+    the points are on the scale where white is 1.
 
     References
     ----------
@@ -271,7 +271,7 @@ def sphere_noise(
         directions = rng.standard_normal(part.shape)
         directions *= radius / np.linalg.norm(directions, axis=1, keepdims=True)
         part[...] = directions
-    # All orders of the values are equally likely, so that channels need not be moved.
+    # The values are exchangeable, so that the channel axis need not be moved.
     has_shape = hasattr(X, "shape") or isinstance(X, (list, tuple))
     return points.reshape(n_samples, *(np.shape(X)[1:] if has_shape else data.item_shape))
 
@@ -284,7 +284,7 @@ def _noise(
     dtype: npt.DTypeLike,
     random_state: int | np.random.RandomState | None,
 ) -> npt.NDArray:
-    """Values that `draw` makes where black is 0 and white is 1, brought to range and dtype."""
+    """Convert values of `draw`, with black 0 and white 1, to the requested range and dtype."""
     n_samples = _check_n_samples(n_samples)
     shape = _check_shape(shape)
     dtype = _check_dtype(dtype)

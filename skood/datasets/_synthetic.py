@@ -32,27 +32,27 @@ def synthetic_outliers(
     X : array-like, Tensor or Dataset of shape (n, ...)
         Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
     kind : str or sequence of str, default="all"
-        How they are made. Several kinds get equal numbers of outliers, in random order; "all"
-        stands for all that X allows. With :math:`s` the `strength`, of rows and images:
+        How outliers are made. Several kinds get equal numbers of outliers, in random order; "all"
+        takes all kinds that apply to X. With :math:`s` the `strength`, for rows and images:
 
         - "mixup": :math:`(1 - s/2) x + s/2 \, x'` with another item :math:`x'` of X;
         - "mutation": each value is replaced with probability :math:`s/2`, in images by a uniform
           draw from the range of values, in rows by a value of the same column;
         - "noise": :math:`(1 - s) x + s u` with uniform noise :math:`u` over the range of values;
-        - "permutation": a part :math:`s` of the columns (or subpixels) come from other items, each
-          from another one: every column is distributed as before, and independent of the others.
+        - "permutation": a part :math:`s` of the columns (or subpixels) is permuted independently
+          across items: every column keeps its distribution, but is independent of the others.
 
-        Of images only:
+        For images only:
 
         - "blur": a Gaussian blur with a standard deviation of :math:`s/8` of the shorter side;
         - "far_crop": a corner, of :math:`1 - 3s/4` of the height and width, is magnified to the
-          full size, so that what is in the middle is lost;
+          full size, so that the middle of the image is lost;
         - "inversion": :math:`(1 - s) x + s (a + b - x)` in a range of values from a to b;
-        - "patch_shuffle": a part :math:`s` of 4 x 4 patches, at least two, change places. Pixels
-          at the right and lower edge that fill no patch stay.
+        - "patch_shuffle": a part :math:`s` of 4 x 4 patches, at least two, is permuted. Pixels at
+          the right and lower edge that do not fill a patch are unchanged.
     n_samples : int, default=None
-        Number of outliers. None makes the i-th of the i-th item, as many as there are; otherwise
-        items are drawn, none twice before all are used.
+        Number of outliers. None makes one outlier from each item, in order; otherwise items are
+        drawn, none twice before all are used.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.
     strength : float, default=1.0
@@ -61,10 +61,10 @@ def synthetic_outliers(
     Returns
     -------
     ndarray of shape (n_samples, ...)
-        With the dtype, shape of items and order of channels of X, and in its range of values: 0
-        to 255 for uint8, 0 to 1 for images of floats that lie there, otherwise the smallest to
-        the largest value of X, for rows those of each column. (The images of a Dataset come as
-        (n, C, H, W).)
+        With the dtype, item shape and channel order of X, and in its range of values: 0 to 255
+        for uint8, 0 to 1 for images of floats within it, otherwise from the smallest to the
+        largest value of X (for rows, of each column). Images of a Dataset are returned as
+        (n, C, H, W).
 
     Raises
     ------
@@ -79,9 +79,9 @@ def synthetic_outliers(
     Notes
     -----
     Which hyperparameters such outliers choose depends on their kind. Several kinds, and
-    `OODSplit` with the kind as ``groups``, show whether one choice serves all. "mutation" is what
-    background models are trained on in [1]_, permuted patches are used in [2]_ and mixing items
-    in [3]_, to train with instead of validating.
+    `OODSplit` with the kind as ``groups``, show whether one choice suits all kinds. For training
+    instead of validation, mutation is used in [1]_ (for background models), patch permutation in
+    [2]_ and mixing of items in [3]_.
 
     References
     ----------
@@ -131,7 +131,7 @@ def synthetic_outliers(
 
 
 class _Task(NamedTuple):
-    """What to make outliers of; images are (C, H, W)."""
+    """Items to make outliers from; images are (C, H, W)."""
 
     pool: npt.NDArray
     sample: npt.NDArray[np.intp]
@@ -146,7 +146,7 @@ class _Task(NamedTuple):
 
     @property
     def numbers(self) -> npt.NDArray:
-        """Items to calculate with: uint8 would overflow."""
+        """Items as floats for arithmetic, in which uint8 would overflow."""
         return self.items.astype(self.precision)
 
     @property
@@ -184,7 +184,7 @@ def _permutation(task: _Task) -> npt.NDArray:
     flat = items.reshape(len(items), -1)
     n_columns = max(1, round(task.strength * flat.shape[1]))
     columns = np.sort(task.rng.choice(flat.shape[1], n_columns, replace=False))
-    # From all of X where few are asked for, since one item by itself has nothing to exchange.
+    # Drawn from all of X even for few samples, since a single item has nothing to exchange with.
     donors = flat if len(items) >= len(task.pool) else task.pool.reshape(len(task.pool), -1)
     flat[:, columns] = task.rng.permuted(donors[:, columns], axis=0)[: len(flat)]
     return flat.reshape(items.shape)
@@ -207,7 +207,7 @@ def _far_crop(task: _Task) -> npt.NDArray:
             (width, max(1, round(part * width)), corner[1]),
         )
     )
-    # Images first and channels last, as an index of several arrays has it.
+    # Advanced indexing with several arrays puts images first and channels last.
     crops = task.pool[task.sample[:, None, None], :, rows[:, :, None], columns[:, None, :]]
     return np.moveaxis(crops, 3, 1)
 
@@ -228,7 +228,7 @@ def _patch_shuffle(task: _Task) -> npt.NDArray:
     order = np.tile(np.arange(down * across), (n, 1))
     n_moved = max(2, round(task.strength * down * across))
     moved = task.rng.permuted(order, axis=1)[:, :n_moved]
-    # In a circle, so that none of them stays where it was.
+    # A cyclic permutation, so that no patch stays in its place.
     np.put_along_axis(order, moved, np.roll(moved, 1, axis=1), axis=1)
     patches = np.take_along_axis(patches, order[:, :, None], axis=1)
     patches = patches.reshape(n, down, across, n_channels, tall, wide).transpose(0, 3, 1, 4, 2, 5)
@@ -252,7 +252,7 @@ _KINDS = {**_FOR_ALL, **_FOR_IMAGES}
 
 
 def _as_array(X: Any) -> tuple[npt.NDArray, bool, bool]:
-    """Return rows or (n, C, H, W) images, and how to come back: channels last, no channels."""
+    """Return rows or (n, C, H, W) images, and whether X had channels last or no channels."""
     # Imported here because it imports torch, which rows of numpy do not need before.
     from skood._data import share_forward_pass
 
@@ -308,9 +308,9 @@ def _value_range(pool: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
 def _cast(
     values: npt.NDArray, dtype: npt.DTypeLike, low: npt.NDArray, high: npt.NDArray
 ) -> npt.NDArray:
-    """Back to the dtype of X, without what rounding has put outside the range."""
+    """Convert to the dtype of X, and clip values that rounding has put outside the range."""
     if values.dtype.kind in "biu":
-        return values  # copied, not calculated
+        return values  # The values are copied, not computed.
     if np.dtype(dtype).kind in "biu":
         values = np.rint(values)
     return np.clip(values, low, high).astype(dtype)

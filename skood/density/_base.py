@@ -1,4 +1,4 @@
-"""What every neural density does: check, train, score in batches, travel between devices."""
+"""Base of the neural densities: checks, training, batched scoring, device-independent pickles."""
 
 from __future__ import annotations
 
@@ -41,22 +41,22 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
     Parameters
     ----------
     mutation_rate : float, default=0.0
-        Probability with which each value of a training batch is replaced, drawn afresh for every
-        batch: of pixels by a draw from all levels, of rows by one from the training values of its
-        feature. For background models.
+        Probability with which each value of a training batch is replaced, redrawn for every
+        batch: a sub-pixel by a draw from all levels, an entry of a row by a training value of the
+        same feature. For background models.
     reg_weight : float, default=0.0
         Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
         nats per item. For background models.
     max_epochs : int, default=100
         Passes over the training data, if `max_steps` does not end training before.
     max_steps : int or None, default=None
-        Batches to train on at most.
+        Largest number of training steps.
     batch_size : int, default=128
         Items in a training batch.
     learning_rate : float, default=0.002
-        At its highest.
+        Peak learning rate.
     optimizer : {"adam", "rmsprop"}, default="adam"
-        What follows the gradient.
+        Optimization algorithm.
     betas : tuple of float, default=(0.9, 0.999)
         Decay rates of Adam's moments.
     lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
@@ -250,14 +250,14 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         return self.module_.to(device).eval(), device
 
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Log-probability of x, any classes summed out."""
+        """Return the log-probability of x, marginalised over the classes of a conditional model."""
         return self._log_prob(module, x, None)
 
     def _swap_values(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         """Replace values of rows by training values of their feature, at rate `mutation_rate`."""
         rows = torch.randint(len(data), (len(x),), generator=generator, device=x.device)
         donors = self._tensor(data.take(rows.cpu().numpy()), x.device)
-        # Each column in an order of its own, so that no two values come from one row together.
+        # Each column is permuted independently, so that replacements do not come from one row.
         order = torch.rand(donors.shape, generator=generator, device=x.device).argsort(0)
         kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
         return torch.where(kept, x, donors.gather(0, order))

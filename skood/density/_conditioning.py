@@ -1,4 +1,4 @@
-"""Densities p(x | y) of labelled data, and the mixture over the classes that they make."""
+"""Class-conditional densities p(x | y), and their mixture over the classes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ClassConditioning"]
 
 
 class ClassConditioning:
-    """What a density with the parameter ``conditional`` does with labels.
+    """Label handling of densities with the parameter ``conditional``.
 
     A *class index* is the position of a label in ``classes_``.
     """
@@ -48,14 +48,14 @@ class ClassConditioning:
         return class_indices
 
     def _class_indices(self, y: Any, n_items: int) -> npt.NDArray[np.int64] | None:
-        """Class indices of labels, for a conditional model that is given some."""
+        """Return the class indices of labels, if the model is conditional and labels are given."""
         if not self.conditional or y is None:
             return None
         known = f", which y had not in fit; expected some of {self.classes_}"
         return encode_labels(check_labels(y, n_items, items=None), self.classes_, known=known)
 
     def _draw_classes(self, n_items: int, generator: torch.Generator) -> Tensor | None:
-        """Class indices drawn as they occur in training, for a conditional model."""
+        """Draw class indices by their training frequencies, for a conditional model."""
         if not self.conditional:
             return None
         prior = torch.as_tensor(np.exp(self.class_log_prior_), device=generator.device)

@@ -27,9 +27,9 @@ def lower_bound(
     log_likelihood : callable
         Takes z of shape (b, n_latent), returns log p(x | z) in nats, shape (b,), float64.
     mean, log_variance : Tensor of shape (b, n_latent)
-        Of q(z | x), a normal distribution.
+        Mean and log-variance of q(z | x), a normal distribution.
     points : Tensor of shape (K, n_latent)
-        Of a standard normal distribution, the same for every item.
+        Quasi-random points of a standard normal distribution, the same for every item.
     importance_weighted : bool
         Whether the bound is :math:`\log \frac{1}{K} \sum_k p(x|z_k) p(z_k) / q(z_k|x)` (Burda
         et al. 2016, equation 8), or the mean of log p(x | z_k) less KL(q || p) (Kingma and
@@ -61,7 +61,7 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 @lru_cache(maxsize=8)
 def normal_points(n_points: int, n_dimensions: int) -> Tensor:
     """Scrambled Sobol points of a standard normal distribution, shape (n_points, n_dimensions)."""
-    # What is made in inference mode could not be differentiated through when it is used again.
+    # Tensors created in inference mode could not be used in a later backward pass.
     with torch.inference_mode(False):
         engine = torch.quasirandom.SobolEngine(n_dimensions, scramble=True, seed=0)
         uniform = engine.draw(n_points, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)

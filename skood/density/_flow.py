@@ -34,7 +34,7 @@ class NeuralSplineFlow(NeuralDensity):
     n_bins : int, default=8
         Bins of each spline.
     hidden_features : tuple of int, default=(64, 64)
-        Widths of the networks that put out the splines.
+        Hidden widths of the networks that output the splines' parameters.
     clip_norm : float or None, default=10.0
         Largest norm of a gradient; longer ones are scaled down.
     patience : int or None, default=20

@@ -1,4 +1,4 @@
-"""How other packages use a generative model: tensors in, tensors out."""
+"""Tensor interface through which other packages use a generative model."""
 
 from __future__ import annotations
 
@@ -31,20 +31,19 @@ class Generator:
     device : torch.device
         Where tensors are made and expected.
     dtype : torch.dtype
-        Of values in the units of X: float64 where X had it, else float32.
+        Dtype of values in the units of X: float64 if X was float64, else float32.
     preprocessing : Preprocessing
         From X to x and back.
     tensor : callable
-        ``tensor(items)`` makes x from an array of items that `open` gives.
+        ``tensor(items)`` converts an array of items of the data that `open` returns to x.
     encode : callable
         ``encode(x, class_indices=None)`` returns latents (b, n_latent), the means of q(z | x, y),
-        and the class indices they are for, the most probable ones where a conditional model was
-        given none.
+        and the class indices used, by default the most probable ones of a conditional model.
     decode : callable
         ``decode(z, class_indices)`` returns the location of p(x | z, y).
     class_indices : callable
-        ``class_indices(y, n_items)`` returns an array of class indices of n_items labels, None
-        for None and for a model that is not conditional.
+        ``class_indices(y, n_items)`` returns the class indices of n_items labels; None if y is
+        None or the model is not conditional.
     """
 
     n_latent: int

@@ -21,7 +21,7 @@ __all__ = ["LatentTransformer"]
 
 
 class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
-    """Encodes and decodes by what a density's ``generator()`` returns."""
+    """Encoding and decoding through the `Generator` of a density."""
 
     def _map_labelled(
         self,
@@ -80,8 +80,7 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         Returns
         -------
         ndarray of shape (n_samples, C, H, W) or (n_samples, d), float64
-            Location of p(x | z) in the units of X: its mean, where the likelihood is not
-            discretised.
+            Location of p(x | z) in the units of X: the mean, unless the likelihood is discretised.
 
         Raises
         ------

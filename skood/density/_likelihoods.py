@@ -42,7 +42,7 @@ class Likelihood(ABC):
 
 
 class Bernoulli(Likelihood):
-    """Distribution of black and white; a grey value counts as that probability of white."""
+    """Bernoulli distribution; a grey value is treated as a probability of white."""
 
     def log_prob(self, x: Tensor, raw: Tensor, scale: Tensor | None) -> Tensor:
         return -F.binary_cross_entropy_with_logits(raw, x, reduction="none")
@@ -57,7 +57,7 @@ class Gaussian(Likelihood):
     Parameters
     ----------
     unit : float or ndarray of shape (d,)
-        What 1 stands for in the units of X.
+        One unit of x in the units of X.
     has_range : bool
         Whether x are values from 0 to 1, to which draws are clipped, or standardised rows.
     """

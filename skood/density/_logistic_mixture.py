@@ -13,7 +13,7 @@ _SMALLEST_SCALE = 1e-5
 
 
 def n_parameters(n_channels: int, n_components: int) -> int:
-    r"""Numbers a pixel needs: M (1 + 2 C + C (C - 1) / 2)."""
+    r"""Return the number of parameters per pixel, M (1 + 2 C + C (C - 1) / 2)."""
     return n_components * (1 + 2 * n_channels + n_channels * (n_channels - 1) // 2)
 
 
@@ -22,7 +22,7 @@ def split_parameters(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Turn the output of a network into the parameters of the mixture.
 
-    The network speaks in the units of pixels rescaled to [-1, 1]. With h = (n_levels - 1) / 2,
+    The network's outputs refer to pixels rescaled to [-1, 1]. With h = (n_levels - 1) / 2,
     a location becomes h (loc + 1) levels and a scale h softplus(scale) levels.
 
     Parameters

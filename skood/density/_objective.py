@@ -1,4 +1,4 @@
-"""What a density learns."""
+"""Training objective of a density."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class DensityObjective(Objective):
     network : Module
     density : NeuralDensity
     data : CheckedData
-        As the density has opened it.
+        As preprocessed by the density.
     class_indices : ndarray of shape (n,) or None
         What the density is conditioned on.
     device : torch.device
@@ -47,7 +47,7 @@ class DensityObjective(Objective):
         self.class_indices = class_indices
         self.device = device
         self.reads_slowly = not data.in_memory
-        # A tensor, since a compiled step would be compiled anew for every number.
+        # A tensor, since a compiled step would be recompiled for every Python number.
         weight = torch.tensor(float(density.reg_weight), device=device)
         self.register_buffer("reg_weight", weight, persistent=False)
 

@@ -40,8 +40,8 @@ class PixelCNN(NeuralDensity):
     n_filters : int, default=32
         Features of each of the two streams.
     n_resnet : int, default=2
-        Gated residual blocks in a hierarchy, on the way down and up again; 5 in [2]_. What a
-        pixel sees, and the time of a step, grow in proportion.
+        Gated residual blocks in a hierarchy, in each of the downward and the upward pass; 5 in
+        [2]_. The receptive field and the time of a step grow in proportion.
     n_hierarchies : int, default=1
         Resolutions; each one after the first halves height and width.
     n_components : int, default=1
@@ -53,21 +53,21 @@ class PixelCNN(NeuralDensity):
         mean 0 and variance 1 (Salimans and Kingma 2016).
     conditional : bool, default=False
         Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
-        weighted as they occur in training.
+        weighted by their training frequencies.
     n_levels : int, default=256
-        Values that a sub-pixel can take. Pixels are rounded to the nearest of as many equally
+        Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
         spaced values in `value_range`.
     value_range : (float, float), "minmax" or None, default=None
         Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
         anything else. "minmax": the range of the training data, to which later data are
         clipped.
     image_shape : (int, int, int), "row" or None, default=None
-        Shape (C, H, W) of images that come as flat rows. "row" models a row of d values as an
+        Shape (C, H, W) of images given as flat rows. "row" models a row of d values as an
         ordered sequence, an image of shape (1, 1, d).
     max_epochs : int, default=50
         Passes over the training data, if `max_steps` does not end training before.
     max_steps : int or None, default=1600
-        Batches to train on at most. The default is for a first result; see Notes.
+        Largest number of training steps. The default is for a first result; see Notes.
     batch_size : int, default=16
         Images in a training batch.
     betas : tuple of float, default=(0.95, 0.9995)
@@ -95,7 +95,7 @@ class PixelCNN(NeuralDensity):
     image_shape_ : tuple of int
         (C, H, W).
     dtype_ : numpy dtype
-        Of the training data, which samples are given in.
+        Dtype of the training data and of samples.
     input_shape_ : tuple of int
         Shape of an item, (C, H, W) or (d,).
     n_features_in_ : int
@@ -103,7 +103,7 @@ class PixelCNN(NeuralDensity):
 
     See Also
     --------
-    skood.likelihood.LikelihoodRatio : Detector that divides by a background model.
+    skood.likelihood.LikelihoodRatio : Detector that divides by the density of a background model.
 
     Notes
     -----
@@ -208,7 +208,7 @@ class PixelCNN(NeuralDensity):
         return self._preprocessing.open(data)
 
     def _shape_of_rows(self, data: CheckedData) -> Any:
-        """Shape (C, H, W) of images that come as flat rows; None for images with their axes."""
+        """Shape (C, H, W) of images given as flat rows; None for images with their axes."""
         shape = data.item_shape
         if data.is_image:
             if self.image_shape is not None and shape != tuple(self.image_shape):
@@ -272,7 +272,7 @@ class PixelCNN(NeuralDensity):
         return torch.where(kept, x, (x + move) % self.n_levels)
 
     def _raw(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
-        """Mixture parameters as the network puts them out."""
+        """Return the network's output, the unconstrained mixture parameters."""
         one_hot = self._one_hot(class_indices)
         condition = None if one_hot is None else one_hot.to(x.dtype)[:, :, None, None]
         return module(2 * x / (self.n_levels - 1) - 1, condition)
@@ -338,7 +338,7 @@ class PixelCNN(NeuralDensity):
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            -log2 p(x) / (C H W); log2(n_levels) is what a uniform model needs.
+            -log2 p(x) / (C H W); log2(n_levels) for a uniform model.
         """
         return -self.score_samples(X) / (math.log(2) * self.n_features_in_)
 

@@ -17,9 +17,9 @@ __all__ = ["PixelCNNLayer", "PixelCNNNetwork"]
 class PixelCNNLayer(nn.Module):
     """Convolution that sees `reach` rows above and columns to the left of its pixel.
 
-    A kernel that ends at its pixel, or before it, instead of a masked one spends no work on what
-    is masked. Torch pads all sides alike: what that adds at the bottom and the right is cropped,
-    unless this is left to what reads the output.
+    A kernel that ends at its pixel, or before it, avoids the wasted work of a masked kernel. Torch
+    pads all sides alike: the excess at the bottom and the right is cropped, here or by the reader
+    of the output.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class _Upsample(PixelCNNLayer):
 
 
 class _State(NamedTuple):
-    """What a stream holds, and its concatenated ELU, which several layers read."""
+    """Activations of a stream, and their concatenated ELU, which several layers read."""
 
     value: Tensor
     active: Tensor
@@ -77,10 +77,10 @@ class _State(NamedTuple):
 
 
 class _Skip(PixelCNNLayer):
-    """Convolution of kernel 1 over the concatenated ELU of tensors x, y, ... side by side."""
+    """1 x 1 convolution of the concatenated ELU of tensors x, y, ..., joined by channel."""
 
     def forward(self, *active: Tensor) -> Tensor:
-        # The kernel is for [x, y, -x, -y]; what comes is [x, -x] and [y, -y].
+        # The kernel is for [x, y, -x, -y]; the inputs are [x, -x] and [y, -y].
         first, *rest = self.kernel().unflatten(1, (2, len(active), -1)).unbind(2)
         y = F.conv2d(active[0], first.flatten(1, 2), self.bias)
         for x, kernel in zip(active[1:], rest, strict=True):
@@ -89,7 +89,7 @@ class _Skip(PixelCNNLayer):
 
 
 class _GatedBlock(nn.Module):
-    """Gated residual block, with a skip input and a condition where it has them.
+    """Gated residual block, with an optional skip input and an optional condition.
 
     out = x + a sigmoid(b), where (a, b) are the halves of the second convolution.
     """

@@ -57,27 +57,27 @@ class VAE(LatentTransformer, NeuralDensity):
         "logistic" for images, "gaussian" for rows.
     conditional : bool, default=False
         Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
-        weighted as they occur in training.
+        weighted by their training frequencies.
     bound : {"importance", "elbo"}, default="importance"
-        Lower bound on log p(x) that `score_samples` returns: the importance-weighted one, or the
-        one of training.
+        Lower bound on log p(x) that `score_samples` returns: the importance-weighted bound, or
+        the training objective.
     n_importance_samples : int, default=64
-        Draws of z that a score takes, best a power of 2; each one costs a pass of the decoder.
+        Draws of z per score, preferably a power of 2; each one costs a pass of the decoder.
     sample_latents : bool, default=True
         Whether training draws z. False trains on the mean of q(z | x), as the released code of
         OODGen [3]_ does.
     n_levels : int, default=256
-        Values that a pixel can take, of the likelihood "logistic". Pixels are rounded to the
-        nearest of as many equally spaced values in `value_range`.
+        Number of values of a pixel, for the likelihood "logistic". Pixels are rounded to the
+        nearest of `n_levels` equally spaced values in `value_range`.
     value_range : (float, float), "minmax" or None, default=None
         Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
         anything else. "minmax": the range of the training data, to which later data are clipped
-        unless the likelihood is "gaussian". Rows with that one have no range unless it is given,
-        and are standardised instead.
+        unless the likelihood is "gaussian". With "gaussian", rows are standardised instead unless
+        a range is given.
     image_shape : (int, int, int) or None, default=None
-        Shape (C, H, W) of images that come as flat rows.
+        Shape (C, H, W) of images given as flat rows.
     learning_rate : float, default=0.001
-        At its highest.
+        Peak learning rate.
     lr_schedule : {"cosine", "exponential", "constant"}, default="constant"
         "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
         `lr_decay` after every step.
@@ -98,13 +98,13 @@ class VAE(LatentTransformer, NeuralDensity):
     value_range_ : tuple of float or None
         Values of black and white; None for standardised rows.
     mean_, scale_ : ndarray of shape (d,)
-        What rows without a range of values are standardised by.
+        Mean and standard deviation of rows without a range of values.
     classes_ : ndarray of shape (n_classes,)
         Labels, if `conditional`.
     class_log_prior_ : ndarray of shape (n_classes,)
         Logarithm of their frequencies, if `conditional`.
     dtype_ : numpy dtype
-        Of the training data, which samples are given in.
+        Dtype of the training data and of samples.
     input_shape_ : tuple of int
         Shape of an item, (C, H, W) or (d,).
     n_features_in_ : int
@@ -121,8 +121,8 @@ class VAE(LatentTransformer, NeuralDensity):
 
     .. math:: \log p(x) \ge \log \frac{1}{K} \sum_k \frac{p(x|z_k) \, p(z_k)}{q(z_k|x)}
 
-    in expectation, the tighter the larger K is [2]_. The draws are K scrambled Sobol points,
-    the same for every item, so that a score does not depend on what is scored beside it. Scores
+    in expectation, the tighter the larger K is [2]_. The draws are K scrambled Sobol points, the
+    same for every item, so that a score does not depend on the other items scored with it. Scores
     are logarithms of probabilities ("bernoulli", "logistic") or of densities in the units of X.
     A density of images gives simple images high values whether or not they are in-distribution.
 
@@ -261,7 +261,7 @@ class VAE(LatentTransformer, NeuralDensity):
         return torch.where(kept, x, torch.rand(x.shape, generator=generator, device=x.device))
 
     def _log_likelihood(self, module: nn.Module, x: Tensor, raw: Tensor) -> Tensor:
-        """Log p(x | z) in nats, shape (b,), float64, from what the decoder puts out."""
+        """Return log p(x | z) in nats, shape (b,), float64, from the decoder's output."""
         with torch.autocast(x.device.type, enabled=False):
             log_prob = self._likelihood.log_prob(x, raw.float(), module.scale())
             return log_prob.flatten(1).double().sum(1)
@@ -301,7 +301,7 @@ class VAE(LatentTransformer, NeuralDensity):
         return self._bound(module, x, None)
 
     def generator(self) -> Generator:
-        """Return the fitted model as other packages use it, on its device.
+        """Return the tensor interface to the fitted model, on its device.
 
         Returns
         -------
@@ -361,7 +361,7 @@ class VAE(LatentTransformer, NeuralDensity):
                 drawn.append(self._preprocessing.inverse(x).cpu().numpy())
         values = np.concatenate(drawn)
         if self.dtype_.kind in "biu":
-            # Draws of standardised rows may lie beyond what the dtype holds.
+            # Draws of standardised rows may exceed the range of the dtype.
             info = None if self.dtype_.kind == "b" else np.iinfo(self.dtype_)
             values = values.round().clip(*((info.min, info.max) if info else (0, 1)))
         return values.astype(self.dtype_)

@@ -12,20 +12,20 @@ from torch import Tensor, nn
 
 __all__ = ["VAENetwork"]
 
-# Narrower, q(z | x) is a point, and wider, it ignores x; between them exp is finite.
+# Below, q(z | x) is a point; above, it ignores x. Between these bounds exp is finite.
 _LOG_VARIANCES = -15.0, 15.0
-# Least scale, in parts of the range or of a feature's standard deviation: the likelihood of a
+# Smallest scale, relative to the range or a feature's standard deviation: the likelihood of a
 # constant value would otherwise grow without bound.
 _SMALLEST_SCALE = 1e-3
-# How much faster a scale learns than a weight, since it has to change by more.
+# Learning rate of a scale relative to a weight; larger, since a scale has to change by more.
 _HASTE = 10.0
 
 
 class VAENetwork(nn.Module):
     """Encoder and decoder.
 
-    Images are read by convolutions of 3 x 3 which halve height and width, and a hidden layer; a
-    linear layer and transposed convolutions make them. Rows are read and made by hidden layers.
+    Images are encoded by 3 x 3 convolutions that halve height and width, and a hidden layer; they
+    are decoded by a linear layer and transposed convolutions. Rows use hidden layers for both.
 
     Parameters
     ----------
@@ -39,8 +39,8 @@ class VAENetwork(nn.Module):
     n_classes : int
         0 for a model that is not conditional.
     initial_scale : float or None
-        Where the scale of the likelihood starts, one for each channel or feature; None for a
-        likelihood without.
+        Initial scale of the likelihood, for each channel or feature; None for a likelihood
+        without a scale.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class VAENetwork(nn.Module):
             self.raw_scale = nn.Parameter(torch.full(shape, start))
 
     def scale(self) -> Tensor | None:
-        """Scale of the likelihood, shape (C, 1, 1) or (d,); None for one without."""
+        """Scale of the likelihood, shape (C, 1, 1) or (d,); None for a likelihood without."""
         if self.raw_scale is None:
             return None
         return F.softplus(_HASTE * self.raw_scale) + _SMALLEST_SCALE
@@ -104,7 +104,7 @@ def _hidden(widths: Sequence[int]) -> list[nn.Module]:
 
 
 def _doubling(filters: Sequence[int], sizes: Sequence[tuple[int, ...]]) -> list[nn.Module]:
-    """Transposed convolutions back through `sizes`, and one more, to the channels of the image."""
+    """Build transposed convolutions back through `sizes`, and one to the channels of the image."""
     layers: list[nn.Module] = []
     n_in = filters[-1]
     for n_out, small, large in zip(

@@ -1,4 +1,4 @@
-"""Pictures, in the manner of scikit-learn's displays; needs matplotlib."""
+"""Plots in the style of scikit-learn's displays; requires matplotlib."""
 
 from skood.inspection._boundary_samples import BoundarySamplesDisplay
 

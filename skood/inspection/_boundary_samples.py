@@ -16,21 +16,21 @@ __all__ = ["BoundarySamplesDisplay"]
 
 
 class BoundarySamplesDisplay:
-    """Sheet of images: data, their reconstructions, and generated samples beside them.
+    """Sheet of images: data, their reconstructions, and samples generated from them.
 
     Use :meth:`from_estimator` to make one.
 
     Parameters
     ----------
     images : dict of str to ndarray of shape (n_columns, C, H, W)
-        Rows of the sheet, by what they are called.
+        Rows of the sheet, by name.
     value_range : (float, float)
         Values of black and white.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        What was drawn on.
+        The axes drawn on.
     figure_ : matplotlib Figure
         Its figure.
     image_ : matplotlib AxesImage
@@ -77,10 +77,10 @@ class BoundarySamplesDisplay:
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             In-distribution images.
         y : array-like of shape (n_samples,), default=None
-            Their labels, if the estimator was fitted with some. Columns then take the classes in
-            turn.
+            Labels of X, if the estimator was fitted with labels. Columns then cycle through the
+            classes.
         n_columns : int, default=10
-            Images in a row of the sheet, as many as there are in X at most.
+            Images in a row of the sheet, at most the number of images in X.
         random_state : int, RandomState instance or None, default=None
             Seed of the choice of images and of the samples.
         ax : matplotlib Axes, default=None

@@ -1,4 +1,4 @@
-"""Detectors on a density: what log p(x) says, and what repairs it."""
+"""Detectors on a density: the log-likelihood, and the likelihood ratio that corrects it."""
 
 from skood.likelihood._likelihood_ratio import LikelihoodRatio
 from skood.likelihood._log_likelihood import LogLikelihood

@@ -1,4 +1,4 @@
-"""What the detectors on a density share."""
+"""Functions shared by the detectors on a density."""
 
 from __future__ import annotations
 

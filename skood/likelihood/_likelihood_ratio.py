@@ -31,10 +31,10 @@ class LikelihoodRatio(BaseDetector):
 
     .. math:: \mathrm{LLR}(x) = \log p_\theta(x) - \log p_{\theta_0}(x)
 
-    Both models see the same training data, the background model :math:`\theta_0` with random
+    Both models are trained on the same data, the background model :math:`\theta_0` with random
     mutations and a penalty on its weights: it learns what is common to many images (their
-    background, and how simple they are) and not what is particular to these. Ren et al. 2019,
-    eq. 3.
+    background and their simplicity) and not what is specific to the in-distribution. Ren et
+    al. 2019, eq. 3.
 
     Parameters
     ----------
@@ -44,20 +44,20 @@ class LikelihoodRatio(BaseDetector):
         :class:`~skood.density.PixelCNN` for images and
         :class:`~skood.density.NeuralSplineFlow` for rows.
     background : estimator or list of estimators, default=None
-        Background model, fitted as it stands to the same data. None takes `density` with
-        `mutation_rate`, `reg_weight` and `background_steps`. From a list the best is chosen.
+        Background model, fitted to the same data without changes. None derives it from `density`
+        with `mutation_rate`, `reg_weight` and `background_steps`. From a list the best is chosen.
     mutation_rate : float or list of float, default=0.3
         Probability with which each sub-pixel (or entry of a row) of the background model's
-        training data is replaced, for ``background=None``. Our densities draw mutations
-        afresh for every batch; for others the data are mutated once, each entry replaced by
-        a draw from the values of its column.
+        training data is replaced, for ``background=None``. Our densities redraw the mutations
+        for every batch; for others the data are mutated once, each replaced entry being
+        drawn from the values of its column.
     reg_weight : float or list of float, default=10.0
         Weight of the sum of squared kernel weights in the background model's loss, in nats
         per item, for ``background=None`` and a density that has a parameter of this name.
     background_steps : int, float or None, default=0.2
-        Batches that the background model is trained on, for ``background=None`` and a density
-        that has a parameter `max_steps`: a number of them or, as a float, a part of the
-        density's `max_steps` where this is not None. None trains it as long as the density.
+        Training steps of the background model, for ``background=None`` and a density with a
+        parameter `max_steps`: their number or, as a float, a fraction of the density's
+        `max_steps` if this is not None. None trains it for as long as the density.
     validation_fraction : float, default=0.1
         Part of the in-distribution data kept out of training when there are several
         background models to choose from.
@@ -78,7 +78,7 @@ class LikelihoodRatio(BaseDetector):
     density_ : estimator
         The fitted density.
     background_ : estimator
-        The fitted background model, the chosen one if there were several.
+        The fitted background model; the best one if there were several.
     selection_ : list of dict
         For each candidate background model its "mutation_rate" and "reg_weight", where it has
         them, and its "auroc", if there were several.
@@ -97,10 +97,9 @@ class LikelihoodRatio(BaseDetector):
     -----
     With several values of `mutation_rate` or `reg_weight`, or several background models, every
     one is trained and that with the highest AUROC of the ratio is kept, measured on validation
-    data: the in-distribution part held out, against the rows that came with ``y == -1``. Where
-    there are none, outliers are made from the held-out part: images whose blocks are put in
-    random order or of which one half is painted over, rows whose entries come from different
-    rows.
+    data: the held-out in-distribution rows, against known outliers (rows with ``y == -1``).
+    Without known outliers, outliers are made from the held-out rows: images whose blocks are
+    permuted or of which one half is painted over, rows whose entries come from different rows.
 
     The defaults are for a first result: 10 000 images of 28 x 28 take two cores without bfloat16
     less than ten minutes. For a better detector raise `max_steps` of the density, as
@@ -108,7 +107,7 @@ class LikelihoodRatio(BaseDetector):
     several.
 
     The gain depends on the model. With autoregressive densities it is large; for Glow on
-    CIFAR-10 against SVHN an AUROC of only .064 is on record.
+    CIFAR-10 against SVHN an AUROC of only .064 has been reported.
 
     References
     ----------
@@ -242,7 +241,7 @@ class LikelihoodRatio(BaseDetector):
         return f"background (mutation {setting['mutation_rate']:g}{weight})"
 
     def _background_length(self, density_params: dict[str, Any]) -> dict[str, int]:
-        """Parameters of the background model that say how long it is trained."""
+        """Return the parameters that set the training length of the background model."""
         steps = self.background_steps
         if steps is None or "max_steps" not in density_params:
             return {}
@@ -282,7 +281,7 @@ class LikelihoodRatio(BaseDetector):
         lambda self: all(hasattr(m, "score_pixels") for m in (self.density_, self.background_))
     )
     def score_pixels(self, X: Any) -> npt.NDArray[np.float64]:
-        """Heat map of the ratio: what each pixel adds to the score.
+        """Compute the contribution of each pixel to the score, a heat map.
 
         Parameters
         ----------
@@ -302,7 +301,7 @@ class LikelihoodRatio(BaseDetector):
 def _ratio(
     foreground: npt.NDArray[np.float64], background: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Difference of two log-densities; impossible under the foreground is -inf in any case."""
+    """Subtract log-densities; a foreground of -inf gives -inf, whatever the background."""
     with np.errstate(invalid="ignore"):
         return np.where(np.isneginf(foreground), -np.inf, foreground - background)
 
@@ -319,7 +318,7 @@ def _mutated(data: CheckedData, rate: float, rng: np.random.Generator) -> Checke
 
 
 def _synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedData:
-    """Outliers made of inliers, one from each.
+    """Make one outlier from each inlier.
 
     Rows: entries from different rows. Images: every second one has its blocks in random order,
     which makes it harder to predict, and the others have one half painted over in the colour of

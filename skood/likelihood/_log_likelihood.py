@@ -21,9 +21,9 @@ __all__ = ["LogLikelihood"]
 class LogLikelihood(BaseDetector):
     """Detector whose score is the log-density, log p(x).
 
-    The baseline that the other detectors of this package repair: a density of images gives
-    many out-of-distribution images, simple ones above all, a higher value than its own
-    training data (Nalisnick et al. 2019).
+    The baseline that the likelihood ratio improves: a density of images assigns many
+    out-of-distribution images, above all simple ones, a higher value than its training data
+    (Nalisnick et al. 2019).
 
     Parameters
     ----------

@@ -1,11 +1,11 @@
 """Measures of how well scores separate in-distribution from out-of-distribution rows.
 
-Functions of a score take ``(y_true, y_score)`` in scikit-learn's order, and those of a classifier
-that rejects ``(y_true, y_pred, y_score)``: ``y_true`` holds class labels (>= 0 or strings,
-in-distribution) and -1 (out-of-distribution), ``y_score`` is higher for rows that are more
-in-distribution. Labels may be floats without a fraction, as in scikit-learn; booleans are refused,
-since neither of them is -1 and True could mean either kind of row. Only numpy and scikit-learn are
-needed here.
+Metrics of a score take ``(y_true, y_score)`` in scikit-learn's order, and metrics of a classifier
+with rejection take ``(y_true, y_pred, y_score)``: ``y_true`` holds class labels (>= 0 or strings,
+in-distribution) and -1 (out-of-distribution); ``y_score`` is higher for rows that are more
+in-distribution. Labels may be whole floats, as in scikit-learn; booleans are rejected, since
+neither value is -1 and True could mean either kind of row. The module needs only numpy and
+scikit-learn.
 """
 
 from skood.metrics._bootstrap import bootstrap_interval

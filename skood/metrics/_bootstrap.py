@@ -43,16 +43,16 @@ def bootstrap_interval(
     Parameters
     ----------
     metric : callable
-        Called as ``metric(y_true, *arrays, **metric_params)``, with arrays of as many ID and as
-        many OOD rows as the data have: any metric of this module. Which class is positive is
-        the metric's to say.
+        Any metric of this module, called as ``metric(y_true, *arrays, **metric_params)`` on
+        resampled arrays with the numbers of ID and OOD rows of the data. The metric defines
+        which class is positive.
     y_true : array-like of int or str, shape (n,)
         Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
         strings "-1") for out-of-distribution rows.
     *arrays : array-like of shape (n, ...)
         The metric's other arrays, in its order: ``y_score``, or ``y_pred`` and ``y_score``.
     n_resamples : int, default=1000
-        Resamples. The bounds are quantiles of as many values.
+        Number of resamples. The bounds are quantiles over the resamples.
     confidence : float, default=0.95
         Nominal coverage in (0, 1).
     random_state : int, RandomState, Generator or None, default=None
@@ -70,8 +70,8 @@ def bootstrap_interval(
     ------
     ValueError
         If ``y_true`` is not of integers >= -1 or strings with both ID and OOD rows, an array has
-        another number of rows, ``n_resamples`` is no positive integer or ``confidence`` lies
-        outside (0, 1); and what the metric raises.
+        another number of rows, ``n_resamples`` is not a positive integer or ``confidence`` lies
+        outside (0, 1). Errors of the metric are passed on.
 
     Notes
     -----
@@ -82,9 +82,9 @@ def bootstrap_interval(
 
     .. math:: \big[ \hat\theta^*_{(\alpha / 2)}, \; \hat\theta^*_{(1 - \alpha / 2)} \big]
 
-    The interval says how far the value depends on which test rows were drawn, independently of
-    each other; what another training run would change is not in it. Where one threshold
-    separates the classes, every resample gives the same value and the interval has no width.
+    The interval measures the variation due to the sampling of the test rows, assumed independent;
+    it does not cover the variation between training runs. If one threshold separates the classes,
+    every resample gives the same value and the interval has zero width.
     Memory is linear in n + B.
 
     References
@@ -138,8 +138,8 @@ def percentile_bounds(
     Parameters
     ----------
     statistic : callable
-        Takes the indices of drawn rows, one stratum after the other, and returns numbers, always
-        of one shape.
+        Takes the indices of the drawn rows, one stratum after the other, and returns an array of
+        fixed shape.
     strata : list of ndarray of int
         Row indices; as many are drawn from each as it has.
     n_resamples : int

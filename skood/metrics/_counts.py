@@ -1,4 +1,4 @@
-"""What the metrics read: labels and scores, checked, and the rows that share each score."""
+"""Input of the metrics: checked labels and scores, and row counts at each distinct score."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 
 class RankCounts(NamedTuple):
-    """Rows at each distinct score, from the largest score down: all that a measure depends on.
+    """Row counts at each distinct score, from the largest score down; they determine all metrics.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
     Raises
     ------
     ValueError
-        If they are anything else.
+        If the labels are of any other type.
     """
     labels = np.asarray(y)
     if labels.ndim != 1:
@@ -125,7 +125,7 @@ def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
             f"{name} is empty, expected a label for each row, ID and OOD. Concatenate the two "
             "sets before calling a metric."
         )
-    # Columns of pandas hold strings as objects, and a -1 among them may be a number.
+    # pandas stores strings as objects, and -1 may be a number in such a column.
     if labels.dtype.kind in "OT" and all(isinstance(c, str | int | np.integer) for c in labels):
         labels = np.array(labels.tolist())
     if labels.dtype.kind == "f" and _are_whole(labels):
@@ -150,13 +150,13 @@ def _are_whole(labels: NDArray[np.floating]) -> bool:
 
 
 def is_ood(labels: NDArray) -> NDArray[np.bool_]:
-    """Return where labels that :func:`read_labels` gave say OOD."""
-    # Labels that are strings turn a -1 among them into one.
+    """Return the mask of OOD rows, from labels returned by :func:`read_labels`."""
+    # In an array of strings, numpy converts -1 to "-1".
     return labels == ("-1" if labels.dtype.kind == "U" else -1)
 
 
 def id_mask(labels: NDArray) -> NDArray[np.bool_]:
-    """Return where labels that :func:`read_labels` gave say ID.
+    """Return the mask of ID rows, from labels returned by :func:`read_labels`.
 
     Raises
     ------
@@ -188,7 +188,7 @@ def read_predictions(y_pred: ArrayLike, labels: NDArray) -> NDArray:
     Raises
     ------
     ValueError
-        If they are no labels, or of another number or type than the true ones.
+        If the values are not labels, or differ from the true ones in number or type.
     """
     predicted = read_labels(y_pred, "y_pred")
     if len(predicted) != len(labels):

@@ -188,13 +188,13 @@ def cauroc(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike) -> float:
 
     Notes
     -----
-    The name under which Dinari and Freifeld [1]_ report the area,
+    Dinari and Freifeld [1]_ report the area under this name,
 
     .. math:: \int_0^1 \mathrm{CCR} \; d\,\mathrm{FPR}
 
-    here with all ID rows in the denominator of the CCR. The code that they released divides by
-    the correctly classified ID rows alone, which leaves the classifier's errors out: its value
-    is this one over the accuracy, but for its sum over a grid of thresholds.
+    here with all ID rows in the denominator of the CCR. Their released code divides by the number
+    of correctly classified ID rows, which ignores the classifier's errors: its value is this area
+    divided by the accuracy, up to its summation over a grid of thresholds.
 
     References
     ----------
@@ -245,9 +245,9 @@ def open_set_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
         \frac{1}{K + 1} \sum_c \frac{2\, \mathrm{TP}_c}
         {2\, \mathrm{TP}_c + \mathrm{FP}_c + \mathrm{FN}_c}
 
-    A class that is predicted and has no row counts with 0, and one that has neither is left out.
-    This is the mean of the F1 of the classes, and not the F1 of the means of precision and
-    recall that some works report.
+    A class with predictions but without rows counts as 0; a class with neither is left out. This
+    is the mean of the classes' F1, not the F1 of the mean precision and the mean recall that some
+    works report.
 
     References
     ----------

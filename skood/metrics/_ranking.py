@@ -23,7 +23,7 @@ __all__ = [
 def area_above(positive: NDArray[np.intp], ood: NDArray[np.intp]) -> float:
     """Sum P(s > s_ood) + P(s = s_ood) / 2 over rows, counted at each score from the largest down.
 
-    In integers up to the last division, so that it does not depend on the order of the sums.
+    Computed in integers up to the last division, so that the order of the sums has no effect.
     """
     n_ood = int(ood.sum())
     # Twice the OOD rows below each score plus those at it.
@@ -32,7 +32,7 @@ def area_above(positive: NDArray[np.intp], ood: NDArray[np.intp]) -> float:
 
 
 def average_precision(positive: NDArray[np.intp], negative: NDArray[np.intp]) -> float:
-    """Sum precision over the steps of recall, for counts in the order in which rows enter."""
+    """Sum precision over the steps of recall, for counts in the order of acceptance."""
     precision = np.cumsum(positive) / np.cumsum(positive + negative)
     return float(positive @ precision / positive.sum())
 
@@ -71,8 +71,8 @@ def auroc(y_true: ArrayLike, y_score: ArrayLike) -> float:
     Returns
     -------
     float
-        Area in [0, 1]: 1 if every ID row scores above every OOD row, 0.5 for a score that says
-        nothing, 0 if the order is inverted.
+        Area in [0, 1]: 1 if every ID row scores above every OOD row, 0.5 for an uninformative
+        score, 0 if the order is inverted.
 
     Raises
     ------
@@ -174,8 +174,8 @@ def aupr_out(y_true: ArrayLike, y_score: ArrayLike) -> float:
         Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
         strings "-1") for out-of-distribution rows.
     y_score : array-like of float, shape (n,)
-        Scores, higher = more in-distribution, as for every metric here: the sign is turned
-        inside. -inf and +inf are legitimate.
+        Scores, higher = more in-distribution, as for every metric here; they are negated
+        internally. -inf and +inf are legitimate.
 
     Returns
     -------
@@ -258,7 +258,7 @@ def fpr_at_tpr(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.95) -> f
         t^* = \max \{ t : P(s_\mathrm{id} \ge t) \ge \mathrm{tpr} \}
 
     where t runs over the observed scores. OpenOOD and pytorch-ood take OOD as the positive class,
-    which is another number; swap +1 and -1 in ``y_true`` and negate the scores to obtain it.
+    which gives a different value; swap +1 and -1 in ``y_true`` and negate the scores to obtain it.
 
     References
     ----------
@@ -314,7 +314,7 @@ def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     The two classes weigh the same whatever their sizes. Lee et al. [1]_ report one minus this as
     detection accuracy. Liang et al. [2]_ evaluate the bracket at a 95 % true-positive rate
-    instead of minimising it, which cannot be smaller.
+    instead of minimising it, so their value is at least as large.
 
     References
     ----------

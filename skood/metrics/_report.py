@@ -1,4 +1,4 @@
-"""All measures of a score in one table, as scikit-learn's classification report."""
+"""All measures of a score in one table, similar to scikit-learn's classification report."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def ood_report(
         Classes predicted without rejection, in the labels of ``y_true``. Adds the accuracy on
         the ID rows, the correct-classification rate (CCR) and the OSCR.
     groups : array-like of str or int, shape (n,), default=None
-        Name of the OOD set that each row is from; what it says of ID rows is not used. Each set
-        is measured against all ID rows.
+        Name of the OOD set of each row; the entries of ID rows are ignored. Each set is measured
+        against all ID rows.
     tpr : float, default=0.95
-        Share of ID rows accepted where the FPR is read.
+        Share of ID rows accepted at the threshold of the FPR.
     fpr : float, default=0.01
-        Largest share of OOD rows accepted where the CCR is read.
+        Largest share of OOD rows accepted at the threshold of the CCR.
     digits : int, default=3
         Decimals of the text.
     output_dict : bool, default=False
@@ -65,20 +65,20 @@ def ood_report(
     n_resamples : int, default=1000
         Resamples for the intervals.
     random_state : int, RandomState, Generator or None, default=None
-        Of the resamples. None takes entropy from the operating system.
+        Seed of the resamples. None takes entropy from the operating system.
 
     Returns
     -------
     str or dict
-        A table with a row for each OOD set, in the order in which they first come, and a line
-        that says which class each measure takes as positive. Without ``groups`` the one set is
-        called "OOD"; with them a row "mean" follows, in which every set has the same weight.
+        A table with a row for each OOD set, in the order of first occurrence, and a line that
+        states the positive class of each measure. Without ``groups`` the only set is called
+        "OOD"; with ``groups`` a row "mean" follows, in which every set has the same weight.
 
         The dict holds "n_id", "accuracy" where predictions are given, "sets" with a dict for
-        each set, and "mean" where groups are given. That of a set holds "auroc", "aupr_in",
+        each set, and "mean" where groups are given. The dict of a set holds "auroc", "aupr_in",
         "aupr_out", "fpr_at_tpr", "detection_error", with predictions "ccr_at_fpr" and "oscr",
         "n_ood", and where ``confidence`` is given "intervals" with ``(low, high)`` for each
-        measure. That of the mean holds the same but for "n_ood".
+        measure. "mean" holds the same except "n_ood".
 
     Raises
     ------
@@ -195,7 +195,7 @@ def _columns(tpr: float, fpr: float, *, with_classes: bool) -> list[_Column]:
 
 
 def _sets(groups: ArrayLike, is_id: NDArray[np.bool_]) -> dict[str, NDArray[np.intp]]:
-    """Return the rows of each OOD set by its name, in the order in which they first come."""
+    """Return the rows of each OOD set by its name, in the order of first occurrence."""
     names = np.asarray(groups)
     if names.shape != is_id.shape:
         raise ValueError(

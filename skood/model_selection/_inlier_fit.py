@@ -1,4 +1,4 @@
-"""A wrapper that keeps known outliers out of whatever is fitted."""
+"""A meta-estimator that removes known outliers before fitting."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _has(name: str) -> Callable[[InlierFit], bool]:
 
 
 def _delegated(name: str) -> Any:
-    """Make the method `name`, which calls that of the inner estimator and exists where it does."""
+    """Make the method `name`, which delegates to the inner estimator and exists if it has one."""
 
     def method(self: InlierFit, X: Any, *args: Any, **params: Any) -> Any:
         check_is_fitted(self)
@@ -45,13 +45,13 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
     """Meta-estimator that fits any estimator or Pipeline to the in-distribution rows only.
 
     Rows with ``y == -1`` are dropped before anything is fitted. Detectors of this package do so
-    themselves, but the steps before them in a Pipeline and the detectors of scikit-learn do not,
-    and the refit of a search is on all rows, whatever its splitter.
+    themselves, but preceding steps of a Pipeline and the detectors of scikit-learn do not, and a
+    search always refits on all rows, regardless of its splitter.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted to the rows that remain. Everything else is handed on to it: predictions, scores,
+        Fitted to the remaining rows. Everything else is delegated to it: predictions, scores,
         transforms, tags, metadata routing, and parameters as ``estimator__name``.
 
     Attributes
@@ -59,14 +59,14 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
     estimator_ : estimator
         The fitted estimator.
     classes_ : ndarray
-        Its classes; where it keeps none, the labels in the y that it was fitted to, by which
-        the scorers of :func:`get_ood_scorer` tell classes that it does not know.
+        Classes of the estimator or, if it has no ``classes_``, the labels that it was fitted to.
+        The scorers of :func:`get_ood_scorer` use them to identify unknown classes.
     n_features_in_ : int
         Values in an item, where the estimator counts them.
     feature_names_in_ : ndarray of str
         Names of columns, where X had them.
     offset_ : float
-        Threshold of a detector, also of one that a Pipeline ends in.
+        Threshold of a detector, or of a Pipeline that ends in one.
 
     See Also
     --------
@@ -74,9 +74,9 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
 
     Notes
     -----
-    In a search it is the outermost estimator: around a search, it would leave this no OOD rows to
-    score. Methods that learn from known outliers, such as :class:`~skood.LikelihoodRatio` when it
-    chooses its background model, are not to be wrapped.
+    Use it as the outermost estimator inside a search: if it wrapped the search, no OOD rows would
+    be left to score. Do not wrap methods that learn from known outliers, such as
+    :class:`~skood.LikelihoodRatio` when it chooses its background model.
 
     Examples
     --------
@@ -115,8 +115,8 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
         y : array-like of shape (n_samples,), default=None
             Labels, -1 for OOD rows. Without them all rows are in-distribution.
         **fit_params : dict
-            Passed to ``fit`` of the estimator; what has one value for each row, such as
-            ``sample_weight``, without those of the OOD rows.
+            Passed to ``fit`` of the estimator; from parameters with one value per row, such as
+            ``sample_weight``, the values of OOD rows are removed.
 
         Returns
         -------
@@ -203,7 +203,7 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
         return (inner[-1] if isinstance(inner, Pipeline) else inner).offset_
 
     def get_metadata_routing(self) -> Any:
-        """Return what the estimator requests, since all metadata are handed on to it.
+        """Return the requests of the estimator, since all metadata are passed on to it.
 
         Returns
         -------
@@ -216,7 +216,7 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
 
 
 def _take(X: Any, rows: npt.NDArray[np.intp]) -> Any:
-    """Rows of X in its own type; those of a Dataset as checked data, so that they are streamed."""
+    """Return rows of X in the type of X; rows of a Dataset as checked data, which are streamed."""
     if isinstance(X, (CheckedData, Dataset)):
         return share_forward_pass(X).subset(rows)
     return _safe_indexing(X, rows)

@@ -1,4 +1,4 @@
-"""What the labels y say: class labels >= 0 or strings, and -1 for OOD."""
+"""Labels y for model selection: class labels >= 0 or strings, and -1 for OOD."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def labels_and_outliers(y: Any, name: str) -> tuple[npt.NDArray, npt.NDArray[np.
     ----------
     y : array-like of shape (n,)
     name : str
-        Of what needs them, for errors.
+        Name of the function or class that needs the labels, for error messages.
 
     Raises
     ------
     ValueError
-        When y is None, holds a number below -1 or what is no label.
+        When y is None, or holds a number below -1 or a value that is not a label.
     """
     if y is None:
         raise ValueError(

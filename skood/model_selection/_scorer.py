@@ -15,7 +15,7 @@ from skood.model_selection._labels import labels_and_outliers
 
 __all__ = ["get_ood_scorer", "get_ood_scorer_names"]
 
-# Metric, sign that makes greater better, and the parameters that the name stands for.
+# Metric, sign for which greater is better, and the parameters implied by the name.
 _METRICS: dict[str, tuple[Callable[..., float], int, dict[str, Any]]] = {
     "auroc": (auroc, 1, {}),
     "aupr_in": (aupr_in, 1, {}),
@@ -25,7 +25,7 @@ _METRICS: dict[str, tuple[Callable[..., float], int, dict[str, Any]]] = {
     "fpr95": (fpr_at_tpr, -1, {"tpr": 0.95}),
     "fpr_at_tpr": (fpr_at_tpr, -1, {}),
 }
-# Where fitted estimators keep the estimator that they hand predictions on to.
+# Attributes in which fitted estimators store the estimator that they delegate to.
 _INNER = "best_estimator_", "estimator_", "classifier_"
 
 
@@ -75,8 +75,8 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
     Notes
     -----
     Scores are read from ``score_samples``, or ``decision_function`` where there is none, and
-    taken as higher = more in-distribution, as scikit-learn's outlier detectors have it. (Those
-    of PyOD have the opposite sign.)
+    taken as higher = more in-distribution, as for scikit-learn's outlier detectors. (Those of
+    PyOD have the opposite sign.)
 
     Unlike :func:`sklearn.metrics.make_scorer` this reads ``score_samples`` of any estimator and
     sees the classes that it was trained on.
@@ -135,7 +135,7 @@ class _OODScorer:
         return self._measure(*_labels_and_scores(estimator, X, y))
 
     def _accept_sample_weight(self) -> bool:
-        # Asked of every scorer by a search on several that is given sample weights to fit with.
+        # A search with several scorers and sample weights calls this on every scorer.
         return False
 
     def __repr__(self) -> str:
@@ -174,7 +174,7 @@ def _labels_and_scores(
     is_ood = outlier | unknown
     if is_ood.all() or not is_ood.any():
         raise ValueError(_one_sided(labels, outlier, unknown, classes))
-    # A classifier's decision function is about classes, and with two of them looks like a score.
+    # A classifier's decision function separates classes; for two classes it has a score's shape.
     method = getattr(estimator, "score_samples", None)
     if method is None and not is_classifier(estimator):
         method = getattr(estimator, "decision_function", None)

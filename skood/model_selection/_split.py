@@ -1,4 +1,4 @@
-"""Splitters that train on in-distribution rows and test on these and on outliers."""
+"""Splitters with in-distribution training parts, and test parts that include outliers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from skood.model_selection._labels import labels_and_outliers
 
 __all__ = ["LeaveClassesOut", "OODSplit"]
 
-# Splits that LeaveClassesOut makes when it is not told a number.
+# Default limit on the number of splits of LeaveClassesOut.
 _MAX_COMBINATIONS = 10
 
 Split = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
@@ -34,8 +34,8 @@ class OODSplit(BaseCrossValidator):
     n_splits : int, default=5
         Number of folds, at least 2.
     shuffle : bool, default=True
-        Whether rows are dealt in random order. Otherwise the rows of a class that a fold tests are
-        neighbours in X.
+        Whether rows are dealt in random order. Otherwise each fold tests rows of a class that are
+        consecutive in X.
     random_state : int, RandomState instance or None, default=None
         Seed of the order. An int gives the same folds in every call, which scikit-learn's halving
         searches need. None takes entropy from the system.
@@ -80,7 +80,7 @@ class OODSplit(BaseCrossValidator):
     ['noise', 'svhn']
     """
 
-    # Groups are handed on without being asked for, as to scikit-learn's group splitters.
+    # Groups are routed by default, as to scikit-learn's group splitters.
     __metadata_request__split = {"groups": True}
 
     def __init__(
@@ -174,7 +174,7 @@ class OODSplit(BaseCrossValidator):
 
 
 class LeaveClassesOut(BaseCrossValidator):
-    """Splitter that holds whole classes out of training, to be told from the others as outliers.
+    """Splitter that holds whole classes out of training, and tests on them as outliers.
 
     For tuning a detector when there are no OOD rows. A test part holds all rows of the classes
     left out, and a random part of the rows of every other class; the rest is for training. The
@@ -199,11 +199,11 @@ class LeaveClassesOut(BaseCrossValidator):
 
     Notes
     -----
-    Rows with ``y == -1`` are in no part: they stay untouched for a final test.
+    Rows with ``y == -1`` are in no part, and remain available for a final test.
 
-    What an estimator was trained on is read from the ``classes_`` of it or of the classifier in
-    it. Estimators that keep none, such as :class:`~skood.KNN` or
-    :class:`~sklearn.ensemble.IsolationForest`, go into :class:`InlierFit`, which does.
+    The training classes of an estimator are read from its ``classes_``, or from those of the
+    classifier in it. Wrap estimators without ``classes_``, such as :class:`~skood.KNN` or
+    :class:`~sklearn.ensemble.IsolationForest`, in :class:`InlierFit`, which has them.
 
     Examples
     --------
@@ -352,7 +352,7 @@ def _deal(
     order = order[np.argsort(classes[order], kind="stable")]
     dealt = np.arange(len(classes)) % n_splits
     folds = np.empty(len(classes), dtype=np.intp)
-    # Sorted within a class, so that without shuffling neighbours stay in one fold.
+    # Sorted within a class, so that without shuffling consecutive rows share a fold.
     folds[order] = dealt[np.lexsort((dealt, classes[order]))]
     return folds
 

@@ -1,4 +1,4 @@
-"""Detectors on a trained classifier: post-hoc methods, grouped by what they read."""
+"""Post-hoc detectors on a trained classifier, grouped by the outputs that they use."""
 
 from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm

@@ -1,4 +1,4 @@
-"""What post-hoc detectors share: the classifier or the features, and one pass over the data."""
+"""Base of the post-hoc detectors: the classifier or the features, and one pass over the data."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsD
 
 
 class _HoldsModules(BaseDetector):
-    """Puts a bare module that is given as a parameter into a handle."""
+    """Wraps a bare module given as a parameter in a handle."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A module among the parameters would be copied by clone, and hashed by its storage.
+        # A bare module among the parameters would be copied by clone, and hashed by its storage.
         module = value.estimator if isinstance(value, FrozenEstimator) else value
         super().__setattr__(
             name, PretrainedClassifier(module) if isinstance(module, nn.Module) else value
@@ -38,18 +38,18 @@ class _HoldsModules(BaseDetector):
 
 
 class ClassifierDetector(_HoldsModules):
-    """Base of the detectors on a classifier, which they train unless it comes trained.
+    """Base of the detectors on a classifier, which they train unless it is already trained.
 
-    A subclass writes ``_score_samples``; and ``_fit_on_outputs``, and what it needs, where the
-    score has something to learn from the training data.
+    A subclass writes ``_score_samples`` and, if the score learns from the training data,
+    ``_fit_on_outputs`` and ``_needs``.
 
     Attributes
     ----------
     _reads_features : bool
-        Whether the subclass reads penultimate features or the last layer, which a classifier
-        that is no network lacks.
+        Whether the subclass reads penultimate features or the last layer, which only networks
+        have.
     _needs : {"nothing", "data", "labels"}
-        What of the training data ``_fit_on_outputs`` needs; with "nothing" it is not called.
+        Which training data ``_fit_on_outputs`` needs; with "nothing" it is not called.
     """
 
     _reads_features = False
@@ -79,7 +79,7 @@ class ClassifierDetector(_HoldsModules):
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
-        """Learn what the score takes from the training data, the classifier being trained.
+        """Learn the score's statistics from the training data, after the classifier is trained.
 
         Parameters
         ----------
@@ -97,7 +97,7 @@ class ClassifierDetector(_HoldsModules):
         return None
 
     def _fit_classifier(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> None:
-        """Train the classifier, or take it where it comes trained."""
+        """Train the classifier unless it is already trained."""
         self.classifier_ = fitted_model(
             self.classifier,
             inliers,
@@ -116,7 +116,7 @@ class ClassifierDetector(_HoldsModules):
             )
 
     def _fit_scores(self, inliers: CheckedData, y: npt.NDArray | None) -> None:
-        """Pass the data through the classifier, where the score learns from them."""
+        """Pass the data through the classifier if the score learns from them."""
         if self._needs != "nothing":
             class_indices = np.empty(0, dtype=np.int64)
             if self._needs == "labels":
@@ -164,7 +164,7 @@ class NetworkDetector(ClassifierDetector):
 
 
 class FeatureDetector(_HoldsModules):
-    """Base of the detectors that need features only.
+    """Base of the detectors that need only features.
 
     A subclass writes ``_fit_on_features`` and ``_score``.
     """
@@ -194,7 +194,7 @@ class FeatureDetector(_HoldsModules):
     def _fit_on_features(
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
     ) -> None:
-        """Learn what the score takes from the training features.
+        """Learn the score's statistics from the training features.
 
         Parameters
         ----------
@@ -252,7 +252,7 @@ def fitted_model(
     name: str,
     needs_labels: bool = True,
 ) -> Any:
-    """Train `model`, or return it as it is when it comes trained.
+    """Train `model`, or return it unchanged if it is already trained.
 
     Parameters
     ----------
@@ -261,7 +261,7 @@ def fitted_model(
     data, y, seed, memory
         As in :func:`skood.base.fit_model`.
     name : str
-        Of the detector, for errors.
+        Name of the detector, for error messages.
     needs_labels : bool
     """
     if isinstance(model, PretrainedClassifier):
@@ -284,7 +284,7 @@ def fitted_model(
 def classifier_outputs(
     classifier: Any, data: CheckedData, memory: str | joblib.Memory | None
 ) -> Outputs:
-    """Logits and probabilities of any classifier, and the features of a network."""
+    """Return logits and probabilities of any classifier, and the features of a network."""
     if isinstance(classifier, NetworkClassifier):
         return classifier.network().outputs(data, memory)
     no_features = np.empty((len(data), 0))
@@ -307,7 +307,7 @@ def classifier_outputs(
 
 
 def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.NDArray[np.int64]:
-    """Class indices of labels, as the logits of `classifier` are ordered."""
+    """Return the class indices of labels, in the order of the logits of `classifier`."""
     if y is None:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None: it learns from the "
@@ -324,7 +324,7 @@ def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.ND
 def in_float64(
     score: Callable[[Any], npt.NDArray[np.float64]], values: Outputs | npt.NDArray
 ) -> npt.NDArray[np.float64]:
-    """Score rows in float64, a few hundred at a time, the same in any company.
+    """Score rows in float64, a few hundred at a time, independently of each other.
 
     Raises
     ------

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 __all__ = ["as_float64", "class_means", "scatter", "whitening"]
 
-# Rows that are brought to float64 at once.
+# Rows that are converted to float64 at once.
 _CHUNK = 4096
 
 
@@ -31,7 +31,7 @@ def whitening(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         nothing varies.
     """
     values, vectors = np.linalg.eigh(covariance)
-    # What float32 features leave of a variance that is zero.
+    # Rounding error of a zero variance that is computed from float32 features.
     cutoff = np.finfo(np.float32).eps ** 2 * len(values) * max(values[-1], 0.0)
     support = values > cutoff
     if not support.any():

@@ -1,4 +1,4 @@
-"""Detectors that need features only: distances to what training looked like."""
+"""Detectors that need only features: distances to, or densities of, training features."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Mahalanobis(FeatureDetector):
     Parameters
     ----------
     features : transformer or Module, default=None
-        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
@@ -39,7 +39,7 @@ class Mahalanobis(FeatureDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -51,7 +51,7 @@ class Mahalanobis(FeatureDetector):
     means_ : ndarray of shape (n_classes, n_features)
         Of each class.
     features_ : transformer or None
-        What makes the features.
+        The fitted feature extractor.
     offset_ : float
         Threshold on the score.
 
@@ -111,7 +111,7 @@ class Mahalanobis(FeatureDetector):
         self.means_ = class_means(features, class_indices, self._prepare)
         within = scatter(features, self.means_, class_indices, self._prepare)
         self._whitening = whitening(within / len(features))
-        # About the mean of the centres, so that little cancels in the distances.
+        # Centred at the mean of the class means, to limit cancellation in the distances.
         white_means = self.means_ @ self._whitening
         self._origin = white_means.mean(0)
         self._white_means = white_means - self._origin
@@ -122,7 +122,7 @@ class Mahalanobis(FeatureDetector):
 
 
 class RelativeMahalanobis(Mahalanobis):
-    r"""Mahalanobis distance to the nearest class less that to all the data.
+    r"""Mahalanobis distance to the nearest class minus that to all the data.
 
     :math:`-\min_k [d_k^2(z) - d_0^2(z)]`, where :math:`d_0` has the mean and the covariance
     (divided by the number of rows) of all training features.
@@ -130,7 +130,7 @@ class RelativeMahalanobis(Mahalanobis):
     Parameters
     ----------
     features : transformer or Module, default=None
-        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
@@ -139,7 +139,7 @@ class RelativeMahalanobis(Mahalanobis):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -153,7 +153,7 @@ class RelativeMahalanobis(Mahalanobis):
     mean_ : ndarray of shape (n_features,)
         Of all the data.
     features_ : transformer or None
-        What makes the features.
+        The fitted feature extractor.
     offset_ : float
         Threshold on the score.
 
@@ -192,19 +192,18 @@ class KNN(FeatureDetector):
     Parameters
     ----------
     features : transformer or Module, default=None
-        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
     n_neighbors : int, default=50
-        Which neighbour counts, the nearest being the first: k. All rows are used where there are
-        fewer.
+        k, the rank of the neighbour whose distance is used; at most the number of training rows.
     normalize : bool, default=True
         Bring every feature vector to length 1 first.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -214,18 +213,18 @@ class KNN(FeatureDetector):
     Attributes
     ----------
     bank_ : ndarray of shape (n_training, n_features)
-        Training features, less their mean.
+        Training features minus their mean.
     n_neighbors_ : int
         The k that is used, at most the number of training rows.
     features_ : transformer or None
-        What makes the features.
+        The fitted feature extractor.
     offset_ : float
         Threshold on the score.
 
     Notes
     -----
     The search is exact. A training row is its own nearest neighbour, so the threshold, which
-    is read from training rows, is a little strict: by about one in k.
+    is read from training rows, is slightly strict: it corresponds to k - 1 other neighbours.
 
     References
     ----------
@@ -273,8 +272,8 @@ class KNN(FeatureDetector):
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
     ) -> None:
         self.n_neighbors_ = at_most(self.n_neighbors, len(features), "training rows")
-        # In the precision that the features come in: float32 from all but unusual networks. About
-        # their mean, so that little cancels.
+        # In the dtype of the features, float32 for almost all networks. Centred, to limit
+        # cancellation.
         bank = features if features.dtype.kind == "f" else features.astype(np.float64)
         bank = normalize(bank) if self.normalize else bank
         origin = bank.mean(0, dtype=np.float64).astype(bank.dtype)
@@ -310,7 +309,7 @@ class GMM(FeatureDetector):
     Parameters
     ----------
     features : transformer or Module, default=None
-        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
@@ -319,7 +318,7 @@ class GMM(FeatureDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -333,7 +332,7 @@ class GMM(FeatureDetector):
     weights_ : ndarray of shape (n_classes,)
         Frequency of each class.
     features_ : transformer or None
-        What makes the features.
+        The fitted feature extractor.
     offset_ : float
         Threshold on the score.
 

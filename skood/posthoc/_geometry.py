@@ -1,4 +1,4 @@
-"""Detectors that set a feature against the last layer."""
+"""Detectors that compare a feature with the last layer."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
 
 class FDBD(OutputsDetector):
-    r"""Mean distance to the decision boundaries, over that to the mean feature.
+    r"""Mean distance to the decision boundaries, divided by that to the mean feature.
 
     .. math::
 
@@ -38,7 +38,7 @@ class FDBD(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -81,7 +81,7 @@ class FDBD(OutputsDetector):
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
         weight, _ = self._head
         self._apart = cdist(weight, weight)
-        # As near to the mean as rounding errors are, where the ratio would grow without bound.
+        # Within rounding errors of the mean, the ratio would grow without bound.
         size = max(np.linalg.norm(self.mean_), in_float64(self._spread, outputs.features).mean())
         precision = np.finfo(np.float32)
         self._smallest_spread = float(max(precision.eps * size, precision.tiny))
@@ -100,7 +100,7 @@ class FDBD(OutputsDetector):
 
 
 class NCI(OutputsDetector):
-    r"""Nearness to the weight of the predicted class, as neural collapse would have it.
+    r"""Proximity to the weight of the predicted class, motivated by neural collapse.
 
     .. math::
 
@@ -118,7 +118,7 @@ class NCI(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -203,7 +203,7 @@ class GradNorm(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -219,7 +219,7 @@ class GradNorm(OutputsDetector):
 
     Notes
     -----
-    The mean over classes of the paper's equation; the authors' code sums, K times larger.
+    The paper's equation, a mean over classes; the authors' code takes the sum, K times larger.
 
     References
     ----------
@@ -265,7 +265,7 @@ class PNML(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.

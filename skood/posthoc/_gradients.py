@@ -41,11 +41,11 @@ class ODIN(NetworkDetector):
         T.
     epsilon : float, default=0.0014
         Size of the step, where pixels lie in [0, 1]; for rows in standard deviations of each
-        feature. 0 leaves the gradient out, and the two passes it costs.
+        feature. 0 skips the perturbation and the two passes that it costs.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -160,7 +160,7 @@ class IODIN(ODIN):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -226,7 +226,7 @@ class IODIN(ODIN):
 
 
 class AdaSCALE(NetworkDetector):
-    r"""Scaled activations whose percentile adapts to how much a perturbation moves them.
+    r"""Energy of scaled activations, with a percentile adapted to their shift by a perturbation.
 
     The entries of x with the smallest gradient of the largest logit are moved along its sign.
     With z the features before and :math:`\tilde z` those after it,
@@ -236,9 +236,9 @@ class AdaSCALE(NetworkDetector):
         Q' = \lambda \sum_{top\text{-}k_2} |z - \tilde z| + \sum_{top\text{-}k_1} \tilde z^+,
         \qquad p = p_{min} + (1 - F(Q')) (p_{max} - p_{min}),
 
-    where the top is that of z and F the distribution of Q' over training data. The energy is
-    that of :class:`SCALE` ("activations") or of logits scaled by the squared ratio ("logits"),
-    at the percentile p.
+    where both sums run over the largest entries of z, and F is the distribution function of Q' over
+    training data. The score is the energy of :class:`SCALE` ("activations"), or of logits scaled by
+    the squared ratio ("logits"), at the percentile p.
 
     Parameters
     ----------
@@ -259,14 +259,14 @@ class AdaSCALE(NetworkDetector):
     perturbed_fraction : float, default=0.05
         Part of the entries of x that is moved.
     step : float, default=0.5
-        By how much, in standard deviations of a channel, or in whatever unit a module that
-        normalises by itself takes.
+        Size of the step, in standard deviations of a channel, or in the input units of a module
+        that normalises its input itself.
     n_samples : int, default=5000
         Training rows that F is learned from, drawn at random.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.

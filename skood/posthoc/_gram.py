@@ -20,7 +20,7 @@ from skood.posthoc._layers import as_maps, forward, in_row_chunks, layers_of, mo
 
 __all__ = ["Gram"]
 
-# Added to what is divided by, as in the authors' code.
+# Added to divisors, as in the authors' code.
 _BOUND_OFFSET = 1e-6
 _EXPECTED_OFFSET = 1e-7
 
@@ -28,8 +28,8 @@ _EXPECTED_OFFSET = 1e-7
 class Gram(NetworkDetector):
     r"""Deviation of Gram matrices from the range that training rows of the same class span.
 
-    With F the map of layer l in the shape (channels, pixels), its powers taken element by
-    element, and the root with the sign kept,
+    With F the map of layer l in the shape (channels, pixels), elementwise powers, and a root that
+    preserves the sign,
 
     .. math::
 
@@ -52,8 +52,8 @@ class Gram(NetworkDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     layers : tuple of str, default=None
-        Names of the modules that are read, as ``module.named_modules()`` has them. None takes
-        the last one at each resolution of the maps, and every nonlinearity that puts out rows.
+        Names of the modules that are read, as in ``module.named_modules()``. None takes
+        the last one at each resolution of the maps, and every nonlinearity that outputs rows.
     powers : tuple of int, default=(1, 2, 3, 4, 5)
         The p.
     validation_fraction : float, default=0.1
@@ -66,7 +66,7 @@ class Gram(NetworkDetector):
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
     random_state : int, RandomState instance or None, default=None
-        Seed of what is held out, and for a model whose own ``random_state`` is None.
+        Seed of the split, and for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -175,7 +175,7 @@ class Gram(NetworkDetector):
 
     def _deviations(self, data: CheckedData) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
         """Yield the delta of each layer, shape (b, n_layers), for a thousand items at a time."""
-        # A row that touches a bound may cross it by a rounding error, in another batch.
+        # A row that lies on a bound may exceed it by a rounding error in another batch.
         rounding = min(100 * torch.finfo(self._network.last_layer.weight.dtype).eps, 1e-5)
         for rows, (predicted, confidence, *grams) in self._grams(data):
             deviations = np.empty((len(predicted), len(grams)))
@@ -205,13 +205,13 @@ class Gram(NetworkDetector):
 def _row_sums(activation: Tensor, powers: Sequence[int]) -> Tensor:
     """Rows of the Gram matrices, summed, shape (b, n_powers, n_channels)."""
     maps = as_maps(activation)
-    # High powers of what is far from 1 would leave the range of floats.
+    # High powers of values far from 1 would overflow or underflow.
     size = maps.abs().amax((1, 2), keepdim=True)
     maps = maps / torch.where(size > 0, size, 1.0)
     sums = []
     for p in powers:
         power = maps**p
-        # The sum over j inside the product: no matrix of channels by channels is made.
+        # Summing over j inside the product avoids a (channels, channels) matrix.
         total = (power * power.sum(1, keepdim=True)).sum(2)
         sums.append(total.sign() * total.abs() ** (1 / p))
     return torch.stack(sums, 1) * size**2

@@ -31,7 +31,7 @@ __all__ = ["LayerMahalanobis"]
 class LayerMahalanobis(NetworkDetector):
     r"""Distance to the nearest class mean, summed over layers.
 
-    With :math:`z_l` the mean over space of what layer l puts out, :math:`\mu_{lk}` its mean in
+    With :math:`z_l` the spatial mean of the output of layer l, :math:`\mu_{lk}` its mean in
     class k and :math:`S_l` the covariance that all classes share, divided by the number of rows,
 
     .. math::
@@ -47,8 +47,8 @@ class LayerMahalanobis(NetworkDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     layers : tuple of str, default=None
-        Names of the modules that are read, as ``module.named_modules()`` has them. None takes
-        the last one at each resolution of the maps, and every nonlinearity that puts out rows.
+        Names of the modules that are read, as in ``module.named_modules()``. None takes
+        the last one at each resolution of the maps, and every nonlinearity that outputs rows.
     weights : sequence of float, default=None
         The :math:`\alpha_l`. None: 1 for each.
     contamination : float, default=0.05
@@ -179,10 +179,10 @@ def _to_nearest(
 
 
 class _Moments:
-    """Class means and the scatter around them, over data that come in parts.
+    """Class means and the scatter around them, accumulated over chunks of the data.
 
-    Parts are merged by the update of Chan, Golub and LeVeque, which subtracts no large sums from
-    each other.
+    Chunks are merged by the update of Chan, Golub and LeVeque, which avoids cancellation between
+    large sums.
     """
 
     def __init__(self, n_classes: int, n_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""Inner layers of any network: which ones it has, and what they put out."""
+"""Inner layers of any network: their names and their outputs."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _LISTED = 40
 
 
 def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, ...]]:
-    """Shapes of what the modules put out for one item, in the order in which they finish.
+    """Return the output shapes of the modules for one item, in the order in which they finish.
 
     Parameters
     ----------
     network : Network
     data : CheckedData
-        Whose first item is run through the network.
+        Data whose first item is run through the network.
 
     Returns
     -------
     dict of str to tuple of int
-        (C, H, W) of maps and (d,) of rows, by the module's name. Left out are modules that put
-        out anything else, those that run more than once in a pass, where a name would not tell
-        which output is meant, and whatever finishes after the last layer.
+        (C, H, W) of maps and (d,) of rows, by the module's name. Excluded are modules with other
+        outputs, those that run more than once in a pass, whose name would be ambiguous, and
+        those that finish after the last layer.
     """
     names = {module: name for name, module in network.module.named_modules()}
     finished: list[tuple[str, tuple[int, ...]]] = []
@@ -85,8 +85,8 @@ def layers_of(
     data : CheckedData
     layers : str, sequence of str or None
         None takes the last module at each resolution of the maps, and every nonlinearity that
-        puts out rows; of a network that has neither, every hidden linear layer. A module may be
-        a block: in a residual network no leaf puts out the sum that ends a stage.
+        outputs rows; of a network that has neither, every hidden linear layer. A module may be
+        a block: in a residual network no leaf outputs the sum that ends a stage.
 
     Raises
     ------
@@ -116,12 +116,12 @@ def _stages(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> tuple[st
 
 
 def last_map(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Name of the module that puts out the last map before the pooling, or nothing."""
+    """Return the name of the module that outputs the last map before the pooling, if any."""
     return tuple(_maps(shapes)[-1:])
 
 
 def _maps(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Names of maps: those of one pixel, which pooling makes, count if there are no others."""
+    """Return the names of maps; one-pixel maps, from pooling, only if there are no others."""
     maps = [name for name, shape in shapes.items() if len(shape) == 3]
     return [name for name in maps if shapes[name][1:] != (1, 1)] or maps
 
@@ -137,7 +137,7 @@ def named_layers(
     shapes : dict of str to tuple of int
         Of the layers to choose from.
     parameter : str
-        That the names were given as.
+        Name of the parameter that holds `layers`, for error messages.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def one_per_layer(value: Any, layers: Sequence[str], parameter: str) -> tuple[An
 def forward(
     network: Network, x: Tensor, layers: Sequence[nn.Module]
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Return features, logits and what `layers` put out, before anything changes it in place."""
+    """Return features, logits and the outputs of `layers`, before any in-place change."""
     seen: dict[nn.Module, Tensor] = {}
 
     def keep(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ def in_row_chunks(
     data: CheckedData,
     description: str,
 ) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
-    """Apply `function` to a thousand items at a time, as activations of all would fill memory.
+    """Apply `function` to a thousand items at a time, to bound the memory of activations.
 
     Yields
     ------

@@ -32,7 +32,7 @@ class MSP(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -77,7 +77,7 @@ class MaxLogit(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -123,7 +123,7 @@ class Energy(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -191,7 +191,7 @@ class Entropy(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -245,7 +245,7 @@ class GEN(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -261,8 +261,8 @@ class GEN(OutputsDetector):
 
     Notes
     -----
-    The sum of the paper: some implementations take the mean, which is only a scale, and clip
-    probabilities at 1e-7, which changes the order of confident rows.
+    The sum is that of the paper. Some implementations take the mean, which only rescales the score,
+    and clip probabilities at 1e-7, which changes the order of confident rows.
 
     References
     ----------
@@ -311,7 +311,7 @@ class GEN(OutputsDetector):
 
 
 class KLMatching(OutputsDetector):
-    r"""Nearness to a class's typical prediction, :math:`-\min_k KL(p(x) \,\|\, d_k)`, in nats.
+    r"""Closeness to a class's mean prediction, :math:`-\min_k KL(p(x) \,\|\, d_k)`, in nats.
 
     :math:`d_k` is the mean prediction over the training rows that are predicted as class k;
     classes that are never predicted have none. Labels are not used.
@@ -325,7 +325,7 @@ class KLMatching(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.

@@ -28,22 +28,22 @@ from skood.posthoc._layers import (
 
 __all__ = ["NAC"]
 
-# Of the logarithm that spaces the bins, as in the authors' code.
+# Base of the logarithm that spaces the bins, as in the authors' code.
 _BASE = 1000.0
 
 
 class NAC(NetworkDetector):
     r"""Neuron activation coverage: how often training rows put the neurons into the same state.
 
-    With u the uniform distribution over the classes, p the softmax and z a neuron's output,
-    which for a map is summed over space as its gradient is, the state of the neuron is
+    With u the uniform distribution over the classes, p the softmax and z a neuron's output (for a
+    map, output and gradient are summed over space), the state of the neuron is
 
     .. math::
 
         \hat z = \sigma\!\left(\alpha \, z \, \frac{\partial KL(u \,\|\, p)}{\partial z}\right).
 
-    With n(.) the training rows whose state lies in the same of M bins on [0, 1], the score is
-    the mean over neurons, and then over layers, of :math:`\min(n(\hat z) / O, 1)`.
+    With n(.) the number of training rows whose state lies in the same one of M bins on [0, 1], the
+    score is the mean over neurons, and then over layers, of :math:`\min(n(\hat z) / O, 1)`.
 
     Parameters
     ----------
@@ -57,10 +57,10 @@ class NAC(NetworkDetector):
     n_bins : int or tuple of int, default=50
         M, one for all layers or one for each.
     steepness : "auto", float or tuple of float, default="auto"
-        Alpha, one for all layers or one for each. "auto" is one over the mean size of what it
-        multiplies, in the layer's neurons and the training rows that are counted.
+        Alpha, one for all layers or one for each. "auto" is the inverse of the mean absolute
+        value that it multiplies, over the layer's neurons and the training rows that are counted.
     min_count : int or tuple of int, default=50
-        O, the rows that make a bin fully covered; one for all layers or one for each.
+        O, the number of rows at which a bin is fully covered; one for all layers or one for each.
     n_samples : int, default=1000
         Training rows that are counted, drawn at random.
     contamination : float, default=0.05
@@ -202,7 +202,7 @@ class NAC(NetworkDetector):
         return values
 
     def _matching_steepness(self, data: CheckedData) -> tuple[float, ...]:
-        """One over the mean size of each layer's influences; 1 where there is none."""
+        """Return the inverse mean absolute influence of each layer; 1 where all are zero."""
         total: Any = 0.0
         for _, influences in self._influences(data):
             total = total + np.array([np.abs(values).mean(1).sum() for values in influences])
@@ -229,8 +229,8 @@ class NAC(NetworkDetector):
 
         def influences(x: Tensor) -> tuple[Tensor, ...]:
             with torch.inference_mode(False), torch.enable_grad():
-                # Needs a gradient, so that there is one where all parameters are frozen; and is
-                # a copy of what needs it, so that the network may change its input in place.
+                # The leaf requires a gradient, so that there is one even if all parameters are
+                # frozen; a copy of it is passed on, which the network may change in place.
                 x = x.clone().requires_grad_().clone()
                 features, logits, activations = forward(network, x, layers)
                 neurons = activations or [features]

@@ -11,14 +11,14 @@ from torch import Tensor
 
 __all__ = ["MORE_NEIGHBOURS", "at_most", "largest_products"]
 
-# Neighbours beyond the k-th that are looked at in double precision, where the k largest products in
-# single precision may be others.
+# Extra neighbours beyond the k-th that are compared in double precision, since the k largest
+# products may differ in single precision.
 MORE_NEIGHBOURS = 8
 
-# Queries that are compared with the whole bank at once; always as many, so that a product does
-# not depend on the rows beside it.
+# Queries compared with the whole bank at once; the number is fixed, so that a product does not
+# depend on the other rows.
 _QUERIES = 192
-# Bank rows of which only the largest product is looked at first.
+# Bank rows in a block, of which only the largest product is inspected first.
 _BLOCK = 64
 
 
@@ -58,10 +58,10 @@ def largest_products(
 
 
 def _top(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """`k` largest entries of each row, and their columns.
+    """Return the `k` largest entries of each row, and their columns.
 
-    They all lie in the k blocks of columns with the largest maxima, and a maximum is much
-    cheaper than a selection.
+    These lie in the k blocks of columns with the largest maxima, and a maximum is much cheaper
+    than a selection.
     """
     n, m = products.shape
     n_blocks = m // _BLOCK

@@ -18,7 +18,7 @@ from skood.posthoc._base import OutputsDetector
 
 __all__ = ["OpenMax"]
 
-# The Weibull distribution starts at 0; distances are moved well away from it, as libmr does.
+# The Weibull distribution starts at 0; distances are shifted well above it, as in libmr.
 _SHIFT = 10_000.0
 
 
@@ -28,8 +28,8 @@ class OpenMax(OutputsDetector):
     For each class, a Weibull distribution is fitted by maximum likelihood to the `n_tail`
     largest distances between the mean logits of the class and its training rows. With
     :math:`\omega_k` its distribution function at the distance of a row, the `alpha` largest
-    logits, of rank r = 0, 1, ..., become :math:`f_k (1 - \omega_k (\alpha - r) / \alpha)`; what
-    they lose is the logit of the unknown class.
+    logits, of rank r = 0, 1, ..., become :math:`f_k (1 - \omega_k (\alpha - r) / \alpha)`; the sum
+    of the differences is the logit of the unknown class.
 
     Parameters
     ----------
@@ -42,11 +42,11 @@ class OpenMax(OutputsDetector):
     alpha : int, default=3
         Logits that are recalibrated.
     rows : {"correct", "all"}, default="correct"
-        Training rows of a class: those that are also predicted as it, as in the paper, or all.
+        Training rows of a class: only those predicted correctly, as in the paper, or all.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.

@@ -37,7 +37,7 @@ class SHE(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -116,7 +116,7 @@ class NNGuide(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -186,7 +186,7 @@ class NNGuide(OutputsDetector):
             rng = numpy_rng(self._seed, Stream.BANK)
             outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
         energy = logsumexp(outputs.logits, axis=1, keepdims=True)
-        # In the precision of the network: float32 for all but the unusual.
+        # In the dtype of the network's features, float32 for almost all networks.
         self.bank_ = normalize(outputs.features) * energy.astype(outputs.features.dtype)
 
     def _fit(

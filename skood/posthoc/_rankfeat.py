@@ -32,8 +32,7 @@ class RankFeat(NetworkDetector):
 
         X' = X - s_1 u_1 v_1^\top, \qquad T \log \sum_k \exp(f_k(X') / T)
 
-    Out-of-distribution images tend to have one direction that outweighs all others, and decides
-    their logits.
+    Out-of-distribution images tend to have one dominant direction, which determines their logits.
 
     Parameters
     ----------
@@ -42,7 +41,7 @@ class RankFeat(NetworkDetector):
         maps. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a
         convolutional network.
     layer : str or tuple of str, default=None
-        Name of the module whose output is X, as ``module.named_modules()`` has it. The logits
+        Name of the module whose output is X, as in ``module.named_modules()``. The logits
         for several are averaged. None takes the last one before the pooling, whose output has
         more than one pixel.
     temperature : float, default=1.0

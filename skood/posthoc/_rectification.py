@@ -1,4 +1,4 @@
-"""Detectors that clip the penultimate features, or thin out the last layer, and take the energy."""
+"""Energy after the penultimate features are clipped, or the last layer's weights pruned."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ReAct(OutputsDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     percentile : float, default=90.0
-        Of all the activations of the training data, which is c.
+        Percentile of all training activations that defines c.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -113,18 +113,18 @@ class VRA(OutputsDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     low : float, default=60.0
-        Percentile of the training activations, which is alpha.
+        Percentile of the training activations that defines alpha.
     high : float, default=95.0
-        Percentile of the training activations, which is beta.
+        Percentile of the training activations that defines beta.
     suppress : {"zero", "clip"}, default="zero"
-        What becomes of activations below alpha: "zero" as in the paper; "clip" raises them to
-        alpha, as public implementations do.
+        Treatment of activations below alpha: "zero" sets them to 0, as in the paper; "clip"
+        raises them to alpha, as public implementations do.
     per_feature : bool, default=False
-        Whether every feature has thresholds of its own.
+        Whether every feature has separate thresholds.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -224,7 +224,7 @@ class DICE(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.

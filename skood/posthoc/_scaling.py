@@ -1,4 +1,4 @@
-"""Detectors that prune or scale the penultimate features, and take the energy."""
+"""Energy after the penultimate features are pruned or scaled."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class ASH(OutputsDetector):
     percentile : float, default=65.0
         Part of the activations, in percent, that is set to zero.
     variant : {"s", "b", "p"}, default="s"
-        What becomes of those that are kept.
+        Treatment of the activations that are kept.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -54,7 +54,7 @@ class ASH(OutputsDetector):
     Notes
     -----
     The penultimate features are shaped, after the pooling, as in OpenOOD and pytorch-ood. They
-    are taken to be non-negative, as a ReLU leaves them.
+    are assumed to be non-negative, as after a ReLU.
 
     References
     ----------
@@ -131,7 +131,7 @@ class SCALE(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -209,7 +209,7 @@ class LTS(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.

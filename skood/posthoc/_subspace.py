@@ -21,7 +21,7 @@ __all__ = ["NECO", "Residual", "ViM"]
 
 
 class Residual(OutputsDetector):
-    r"""Length of what lies outside the principal space, :math:`-\|R^\top (z - u)\|`.
+    r"""Length of the component outside the principal space, :math:`-\|R^\top (z - u)\|`.
 
     The origin :math:`u = -W^+ b` is where all logits are zero. R holds the eigenvectors of
     :math:`\sum_i (z_i - u)(z_i - u)^\top` beyond the first `n_components`.
@@ -38,7 +38,7 @@ class Residual(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -126,10 +126,10 @@ class Residual(OutputsDetector):
 
 
 class ViM(Residual):
-    r"""Energy less the virtual logit, :math:`\log\sum_k e^{f_k} - \alpha \|R^\top (z - u)\|`.
+    r"""Energy minus the virtual logit, :math:`\log\sum_k e^{f_k} - \alpha \|R^\top (z - u)\|`.
 
-    :math:`\alpha` brings the residual to the scale of the logits: the mean largest logit over
-    the mean residual of the training data. u and R are those of :class:`Residual`.
+    :math:`\alpha` scales the residual to the logits: it is the mean largest logit divided by
+    the mean residual, over the training data. u and R are those of :class:`Residual`.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ class ViM(Residual):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -199,7 +199,7 @@ class NECO(FeatureDetector):
     Parameters
     ----------
     features : transformer or Module, default=None
-        What makes features of X: any transformer, a classifier of :mod:`skood.classifiers` or a
+        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
@@ -214,7 +214,7 @@ class NECO(FeatureDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -226,7 +226,7 @@ class NECO(FeatureDetector):
     components_ : ndarray of shape (n_features, n_components)
         P.
     features_ : transformer or None
-        What makes the features.
+        The fitted feature extractor.
     offset_ : float
         Threshold on the score.
 

@@ -26,9 +26,9 @@ __all__ = ["TemperatureScaling"]
 class TemperatureScaling(OutputsDetector):
     r"""Maximum softmax probability of calibrated logits, :math:`\max_k softmax(f(x) / T)_k`.
 
-    T minimises the negative log-likelihood of held-out labels. With a classifier that comes
-    trained, the data given to `fit` are taken as held out; otherwise a part of them is kept
-    from its training. The threshold is read from the same data.
+    T minimises the negative log-likelihood of held-out labels. If the classifier is already
+    trained, all data given to `fit` count as held out; otherwise a part is held out from
+    its training. The threshold is set on the same held-out data.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class TemperatureScaling(OutputsDetector):
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
-        Where trained models, and what they make of the data, are cached by content.
+        Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -60,7 +60,7 @@ class TemperatureScaling(OutputsDetector):
     Notes
     -----
     The likelihood is convex in 1 / T, so its optimum is found exactly, as the root of its
-    derivative. Implementations that run a few steps of a descent stop short of it.
+    derivative. Implementations that run a few gradient steps do not reach it.
 
     References
     ----------
@@ -110,7 +110,7 @@ class TemperatureScaling(OutputsDetector):
         if y is not None and not trained:
             order = numpy_rng(seed, Stream.TEMPERATURE_ROWS).permutation(len(inliers))
             n_held_out = max(1, int(self.validation_fraction * len(order)))
-            # The first row of every class is for training, so that no class is lost to it.
+            # The first row of every class is for training, so that no class is missing there.
             _, first = np.unique(y[order], return_index=True)
             order = np.concatenate([order[first], np.delete(order, first)])
             training, held_out = np.sort(order[:-n_held_out]), np.sort(order[-n_held_out:])

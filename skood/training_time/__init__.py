@@ -1,4 +1,4 @@
-"""Detectors that train a classifier of their own, and what they train it on."""
+"""Detectors that train their own classifier, and the generated samples it is trained on."""
 
 from skood.training_time._boundary import BoundarySampler
 from skood.training_time._oodgen import OODGen

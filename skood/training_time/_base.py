@@ -1,4 +1,4 @@
-"""What detectors that train a classifier of their own share."""
+"""Base of the detectors that train their own classifier."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["TrainingDetector"]
 
 
 class TrainingDetector(BaseDetector):
-    """Base of the detectors that train a classifier on an objective of their own.
+    """Base of the detectors that train a classifier on their own objective.
 
     The base class clones the classifier, holds out the part of every class that its
     `validation_fraction` asks for, trains, caches, and reads the threshold from the rows held out.
     A subclass has the parameters `classifier` and `memory`, and writes ``_make_objective`` and
-    ``_score``; what it learns beside the network, it sets in ``_make_objective`` as attributes
-    that end in ``_``.
+    ``_score``; whatever it learns in addition to the network is set in ``_make_objective``, as
+    attributes that end in ``_``.
 
     Attributes
     ----------
     _scoring_parameters : tuple of str
         Parameters that training does not depend on, so that a search over them trains once.
     _n_extra_outputs : int
-        Outputs of the network beside those of the classes; labelled -1.
+        Outputs of the network in addition to those of the classes; labelled -1.
     """
 
     _scoring_parameters: tuple[str, ...] = ("contamination",)
@@ -67,7 +67,7 @@ class TrainingDetector(BaseDetector):
         inliers: CheckedData,
         seed: int,
     ) -> ClassifierObjective:
-        """Make what the classifier learns.
+        """Return the classifier's training objective.
 
         Parameters
         ----------
@@ -81,14 +81,14 @@ class TrainingDetector(BaseDetector):
         held_out : ndarray
             Rows that are not trained on.
         inliers : CheckedData
-            As they came.
+            The inliers before preprocessing by the classifier.
         seed : int
-            Of this fit.
+            Seed of this fit.
         """
 
     @abstractmethod
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        """Score what the network makes of the data, higher = more in-distribution."""
+        """Score the network's outputs, higher = more in-distribution."""
 
     def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
         """Classifier for ``classifier=None``."""
@@ -113,7 +113,7 @@ class TrainingDetector(BaseDetector):
         return self._score(self.classifier_.network().outputs(data))
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Probability of each class, and of rejection where the method has that class.
+        """Return the probability of each class, and of rejection if the method has a reject class.
 
         Parameters
         ----------
@@ -122,7 +122,7 @@ class TrainingDetector(BaseDetector):
         Returns
         -------
         ndarray of shape (n_samples, n_outputs), float64
-            In the order of `classes_`, and last that of rejection.
+            In the order of `classes_`; the probability of rejection is last.
         """
         check_is_fitted(self)
         data = check_data(self, X, reset=False)
@@ -130,7 +130,7 @@ class TrainingDetector(BaseDetector):
             return self.classifier_.predict_proba(data)
 
     def predict_class(self, X: Any) -> npt.NDArray:
-        """Return the most probable class, or rejection where the method has that class.
+        """Return the most probable class, or rejection if the method has a reject class.
 
         Parameters
         ----------

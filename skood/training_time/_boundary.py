@@ -1,4 +1,4 @@
-"""Samples around in-distribution data, off their manifold and at its end, made by a VAE."""
+"""Samples off the manifold of in-distribution data, and beyond its boundary, from a VAE."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ __all__ = ["BoundarySampler"]
 class BoundarySampler(BaseEstimator):
     r"""Out-of-distribution samples close to in-distribution data.
 
-    The decoder g of a variational autoencoder describes the data as a manifold; what lies next
-    to the manifold, and on it beyond where the data end, is out-of-distribution [1]_.
+    The decoder g of a variational autoencoder describes the data as a manifold. Points next to the
+    manifold, and points on it outside the region of the data, are out-of-distribution [1]_.
 
     *Off the manifold* (type 1): :math:`x + s \varepsilon v` with a sign s, a distance
     :math:`\varepsilon` and a unit vector v orthogonal to all columns of the Jacobian
@@ -50,8 +50,8 @@ class BoundarySampler(BaseEstimator):
     Parameters
     ----------
     vae : VAE or None, default=None
-        Fitted to X, or as it is if in a ``FrozenEstimator``. A conditional one decodes each class
-        by itself. None: ``VAE()``, conditional where there are labels, with the likelihood
+        Fitted to X, unless it is in a ``FrozenEstimator``. A conditional VAE decodes each class
+        separately. None: ``VAE()``, conditional if there are labels, with the likelihood
         "bernoulli" for images, and for rows of d values with min(8, ceil(d / 2)) latents.
     distance : (float, float or None), default=(0.1, None)
         Smallest and largest :math:`\varepsilon`, drawn uniformly, in units of pixels in [0, 1]
@@ -70,14 +70,14 @@ class BoundarySampler(BaseEstimator):
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
     random_state : int, RandomState instance or None, default=None
-        Seed of the VAE where that has none.
+        Seed of a VAE whose own ``random_state`` is None.
 
     Attributes
     ----------
     vae_ : VAE
         The fitted VAE.
     classes_ : ndarray of shape (n_classes,) or None
-        Labels; None where `fit` got none, and all data count as one class.
+        Labels; None if `fit` was not given any, and all data count as one class.
     class_frequency_ : ndarray of shape (n_classes,)
         Part of the data that each class makes up.
     mean_ : ndarray of shape (n_classes, n_latent)
@@ -202,7 +202,7 @@ class BoundarySampler(BaseEstimator):
         return self
 
     def _check_vae(self, vae: Any, class_indices: npt.NDArray[np.intp]) -> None:
-        """Raise where the VAE cannot describe these data, before anything is trained."""
+        """Raise before training if the VAE cannot describe these data."""
         vae = vae.estimator if isinstance(vae, FrozenEstimator) else vae
         if not isinstance(vae, VAE):
             raise TypeError(f"vae={self.vae!r}; expected a skood.density.VAE")
@@ -238,7 +238,7 @@ class BoundarySampler(BaseEstimator):
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             In-distribution items.
         y : array-like of shape (n_samples,), default=None
-            Their labels. Without, a conditional VAE takes the most probable class of each.
+            Labels of X. None: a conditional VAE takes the most probable class of each item.
         random_state : int, RandomState instance or None, default=None
 
         Returns
@@ -267,7 +267,7 @@ class BoundarySampler(BaseEstimator):
         n_samples : int, default=1
             Ignored where `y` is given.
         y : array-like of shape (n_samples,), default=None
-            The class of each sample. None draws classes as they occur in training.
+            Class of each sample. None draws classes by their training frequencies.
         random_state : int, RandomState instance or None, default=None
 
         Returns
@@ -295,8 +295,8 @@ class BoundarySampler(BaseEstimator):
             raise ValueError("y was given, but the sampler was fitted without; leave y out")
         return encode_labels(check_labels(y), self.classes_)
 
-    # The methods from here to `on_manifold_in_units_of_x` are what other packages call. A class
-    # index is a position in `classes_`, and x is the input of the VAE, as its `generator()` says.
+    # The methods from here to `on_manifold_in_units_of_x` are called by other packages. A class
+    # index is a position in `classes_`, and x is the VAE's input as defined by its `generator()`.
 
     def off_manifold_in_units_of_x(
         self, data: CheckedData, class_indices: npt.NDArray[np.integer] | None, seed: int
@@ -372,7 +372,7 @@ class BoundarySampler(BaseEstimator):
         return draw_outside(mean, cholesky, radius, self.radius, generator)
 
     def _given(self, class_indices: Any, model: Generator) -> Tensor | None:
-        """Class indices of the VAE, which may have been fitted to more classes."""
+        """Convert to class indices of the VAE, which may have been fitted to more classes."""
         if class_indices is None or self._class_indices_of_vae is None:
             return None
         of_vae = torch.as_tensor(self._class_indices_of_vae, device=model.device)

@@ -26,10 +26,10 @@ def move_off_manifold(
     Parameters
     ----------
     model : Generator
-        Whose decoder makes the manifold.
+        Model whose decoder defines the manifold.
     x : Tensor of shape (b, \*item_shape)
     class_indices : Tensor of shape (b,) or None
-        Of the model; None takes the most probable ones, where it is conditional.
+        Class indices of the model; None takes the most probable ones, if it is conditional.
     draw_direction : callable
         Takes Jacobians of shape (b, D, d), returns unit vectors of shape (b, D).
     distance : (float, float)
@@ -66,7 +66,7 @@ def _reduced(jacobian: Tensor, generator: torch.Generator) -> Tensor:
     return reduced_normal_vectors(jacobian, 2 * uniform - 1)
 
 
-# By the names of the parameter of BoundarySampler.
+# Keyed by the values of the parameter `directions` of BoundarySampler.
 DIRECTIONS = {"uniform": _uniform, "reduced": _reduced}
 
 
@@ -76,7 +76,7 @@ def normal_vectors(jacobian: Tensor, noise: Tensor) -> Tensor:
     Parameters
     ----------
     jacobian : Tensor of shape (b, D, d)
-        With d < D; of any rank.
+        With d < D; may be rank-deficient.
     noise : Tensor of shape (b, D)
         Standard normal, for vectors that are uniform on the sphere of the null space.
 
@@ -102,7 +102,7 @@ def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
     jacobian : Tensor of shape (b, D, d)
         With d < D.
     weights : Tensor of shape (b, D)
-        Of which the last D - d are used.
+        Only the last D - d are used.
 
     Returns
     -------

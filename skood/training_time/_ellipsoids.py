@@ -16,15 +16,15 @@ __all__ = ["draw_outside", "fit_ellipsoid"]
 def fit_ellipsoid(
     latents: npt.NDArray[np.float64], quantile: float, name: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """Fit an ellipsoid that holds a part of some latents.
+    """Fit an ellipsoid that contains a given part of the latents.
 
     Parameters
     ----------
     latents : ndarray of shape (n, n_latent)
     quantile : float
-        The part that it holds.
+        Part of the latents inside the ellipsoid.
     name : str
-        What the latents are of, for the error.
+        Description of the latents, for the error message.
 
     Returns
     -------
