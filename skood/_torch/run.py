@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 __all__ = [
     "InterruptedTraining",
     "TrainingRun",
+    "finishing_step",
     "kept_unless_interrupted",
     "n_interrupted",
     "note_interruption",
@@ -69,6 +73,34 @@ def kept_unless_interrupted(result: Any, before: int) -> Any:
     if n_interrupted() > before:
         raise InterruptedTraining(result)
     return result
+
+
+@contextlib.contextmanager
+def finishing_step() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of the block, so that a step is done or not done.
+
+    A second Ctrl-C does not wait.
+    """
+    default = signal.default_int_handler
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not default:
+        yield
+        return
+    asked = False
+
+    def wait(number: int, frame: Any) -> None:
+        nonlocal asked
+        if asked:
+            raise KeyboardInterrupt
+        asked = True
+
+    signal.signal(signal.SIGINT, wait)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, default)
+    if asked:
+        raise KeyboardInterrupt
 
 
 class TrainingRun:

@@ -20,7 +20,7 @@ from skood._torch.compiling import maybe_compile
 from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
 from skood._torch.reading import read_ahead, read_batches
-from skood._torch.run import TrainingRun, note_interruption
+from skood._torch.run import TrainingRun, finishing_step, note_interruption
 from skood._torch.seeding import Stream, isolated_rng, numpy_rng, seed_global, torch_rng
 from skood._torch.settings import TrainingSettings
 
@@ -156,22 +156,23 @@ def train(
                     _batches(objective, todo, generators, settings, device, reading_seed)
                 ) as batches:
                     for batch in batches:
-                        if run.step == 0:
-                            objective.start(*batch)
-                        if run.bf16 is None:
-                            run.bf16 = trains_in_bf16(
-                                objective, mean_losses, batch, device, settings.precision
-                            )
-                        seed_global(device, _seed(seed, Stream.STEP_LOSS, run.step))
-                        settings.set_learning_rate(optimizer, run.step, n_steps)
-                        optimizer.zero_grad(set_to_none=True)
-                        losses = compiled(run.bf16, *batch)
-                        losses["loss"].backward()
-                        if settings.clip_norm is not None:
-                            nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
-                        optimizer.step()
-                        objective.after_step()
-                        run.advance(losses)
+                        with finishing_step():
+                            if run.step == 0:
+                                objective.start(*batch)
+                            if run.bf16 is None:
+                                run.bf16 = trains_in_bf16(
+                                    objective, mean_losses, batch, device, settings.precision
+                                )
+                            seed_global(device, _seed(seed, Stream.STEP_LOSS, run.step))
+                            settings.set_learning_rate(optimizer, run.step, n_steps)
+                            optimizer.zero_grad(set_to_none=True)
+                            losses = compiled(run.bf16, *batch)
+                            losses["loss"].backward()
+                            if settings.clip_norm is not None:
+                                nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
+                            optimizer.step()
+                            objective.after_step()
+                            run.advance(losses)
                         if monotonic() - shown_at > _SECONDS_BETWEEN_LOSSES:
                             shown_at = monotonic()
                             bar.set_postfix(loss=f"{run.mean_losses()['loss']:.4g}")

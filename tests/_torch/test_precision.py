@@ -124,6 +124,25 @@ def test_is_looked_at_once_for_a_network_and_a_shape(monkeypatch, rows):
     assert len(looked_at) == 3
 
 
+def test_a_resumed_run_keeps_its_precision(monkeypatch, rows, tmp_path):
+    """Late gradients are small, and might be judged otherwise than those of the first step."""
+    expected = small().fit(*rows).decision_function(rows[0])
+    network = small().set_params(checkpoint_dir=tmp_path)
+    original, steps = torch.optim.SGD.step, iter(range(100))
+
+    def interrupted(self, *args, **kwargs):
+        if next(steps) == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="interrupted"):
+        patch.setattr(torch.optim.SGD, "step", interrupted)
+        network.fit(*rows)
+    precision_module._known_faults.clear()
+    monkeypatch.setattr(precision_module, "_fault", lambda *_: "everything is wrong")
+    np.testing.assert_array_equal(network.fit(*rows).decision_function(rows[0]), expected)
+
+
 def test_without_native_bf16_auto_is_fp32(monkeypatch, rows):
     monkeypatch.setattr(precision_module, "has_fast_bf16", lambda device: False)
     monkeypatch.setattr(precision_module, "_fault", None)

@@ -1,15 +1,18 @@
 """Interruptions: a resumed run ends with the weights of one that was never interrupted."""
 
+import signal
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from sklearn.base import clone
 from torch import nn
 
+from skood import LogLikelihood
 from skood._torch import run as run_module
 from skood._torch.objective import Objective
-from skood._torch.run import TrainingRun, resumed_seed
+from skood._torch.run import TrainingRun, finishing_step, resumed_seed
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.density import NeuralSplineFlow, PixelCNN
@@ -112,6 +115,63 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, settings, stop):
     steps = interrupted[2]["training"] - ("training" in stop) + resumed[2]["training"]
     assert steps == expected[2]["training"]
     assert [path.name for path in checkpoint.parent.iterdir()] == ["run.pt"]
+
+
+class Normalised(Noisy):
+    """Asks for an end in the midst of a step, as Ctrl-C does, after batch statistics moved."""
+
+    def __init__(self, seed, stop):
+        super().__init__(seed, {})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.network = nn.Sequential(nn.Linear(3, 6), nn.BatchNorm1d(6), nn.Linear(6, 1))
+        self.stop_in_step, self.n_steps = stop, 0
+
+    def loss(self, x):
+        loss = super().loss(x)
+        if self.training:
+            self.n_steps += 1
+            if self.n_steps - 1 == self.stop_in_step:
+                signal.raise_signal(signal.SIGINT)
+        return loss
+
+
+@pytest.mark.parametrize("stop", [0, 3, 7])
+def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path, stop):
+    parts = np.arange(20), np.arange(20, 26)
+    settings = {"seed": 0, "device": torch.device("cpu")}
+    whole = Normalised(0, None)
+    expected = train(whole, *parts, SETTINGS, **settings)
+    first, second = Normalised(0, stop), Normalised(0, None)
+    message = f"was interrupted after {stop + 1} of 16 steps"
+    with pytest.warns(UserWarning, match=message):
+        train(first, *parts, SETTINGS, checkpoint=tmp_path / "run.pt", **settings)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert train(second, *parts, SETTINGS, checkpoint=tmp_path / "run.pt", **settings) == expected
+    for name, value in whole.state_dict().items():
+        assert torch.equal(second.state_dict()[name], value), name
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    with pytest.raises(KeyboardInterrupt), finishing_step():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("went on")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_was_interrupted_is_not_cached(tmp_path):
+    """Neither a density nor a detector that was cut short is taken for a trained one later."""
+    X = np.random.default_rng(0).normal(size=(40, 3))
+    model = make_flow(random_state=0)
+    detector = LogLikelihood(model, memory=str(tmp_path), random_state=0)
+    expected = LogLikelihood(model, random_state=0).fit(X).score_samples(X)
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, NeuralSplineFlow, 2)
+        with pytest.warns(UserWarning, match="interrupted"):
+            cut_short = clone(detector).fit(X)
+    assert (cut_short.score_samples(X) != expected).any()
+    np.testing.assert_array_equal(clone(detector).fit(X).score_samples(X), expected)
 
 
 def test_warning_says_how_far_it_came(tmp_path):
