@@ -3,7 +3,7 @@
 Training: the configuration of Ren et al. 2019 (28x28x1, 32 filters, 5 blocks, 1 hierarchy, 1
     logistic, batches of 32, Adam). Peers are the float32 code below with masked and with shifted
     kernels (900 and 514 million multiplications an image); skood runs ``PixelCNN.fit`` itself. A
-    step lasts from one request for a batch to the next, all that the training loop does included.
+    step lasts from the end of one to the end of the next, all that the training loop does included.
     The first steps, and so compilation, are not in the rate but in `start_seconds`; a few later
     ones are profiled, and `convolutions_alone` is the rate if all else were free.
 Scoring: ``LikelihoodRatio.score_samples`` against bare forward passes of its two networks.
