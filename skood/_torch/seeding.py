@@ -77,19 +77,26 @@ def numpy_rng(*seed: int) -> np.random.Generator:
 
 def torch_rng(device: torch.device, *seed: int) -> torch.Generator:
     """Return a torch generator on `device` that depends on all the integers of `seed`."""
+    return torch.Generator(device).manual_seed(_torch_seed(*seed))
+
+
+def _torch_seed(*seed: int) -> int:
     entropy = np.random.SeedSequence(list(seed)).generate_state(1, np.uint64)[0]
-    return torch.Generator(device).manual_seed(int(entropy >> np.uint64(1)))
+    return int(entropy >> np.uint64(1))
 
 
-def seed_global(device: torch.device, seed: int) -> None:
+def seed_global(device: torch.device, *seed: int) -> None:
     """Seed torch's global generators of the CPU and of `device`, and no other.
+
+    As `torch_rng`, by all the integers of `seed`.
 
     :func:`torch.manual_seed` seeds those of every CUDA device.
     """
-    torch.default_generator.manual_seed(seed)
+    number = _torch_seed(*seed)
+    torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         with torch.cuda.device(device):
-            torch.cuda.manual_seed(seed)
+            torch.cuda.manual_seed(number)
 
 
 @contextlib.contextmanager
@@ -100,5 +107,5 @@ def isolated_rng(device: torch.device, *seed: int) -> Iterator[None]:
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        seed_global(device, torch_rng(torch.device("cpu"), *seed).initial_seed())
+        seed_global(device, *seed)
         yield

@@ -46,7 +46,9 @@ class TrainingSettings:
             "adam": partial(torch.optim.Adam, betas=self.betas, fused=True),
             "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
             "adadelta": partial(torch.optim.Adadelta, rho=0.95, eps=1e-7),
-            "sgd": partial(torch.optim.SGD, momentum=self.momentum, nesterov=self.momentum > 0),
+            "sgd": partial(
+                torch.optim.SGD, momentum=self.momentum, nesterov=self.momentum > 0, fused=True
+            ),
         }
         make = of_kind[self.optimizer]
         groups = [dict(group) for group in groups]  # torch writes into them.

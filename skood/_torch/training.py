@@ -151,7 +151,8 @@ def train(
                     torch_rng(device, seed, Stream.STEP, step)
                     for step in range(run.step, run.step + len(todo))
                 )
-                reading_seed = _seed(seed, Stream.READING, run.step)
+                rng = numpy_rng(seed, Stream.READING, run.step)
+                reading_seed = int(rng.integers(2**31 - 1))
                 with closing(
                     _batches(objective, todo, generators, settings, device, reading_seed)
                 ) as batches:
@@ -163,7 +164,7 @@ def train(
                                 run.bf16 = trains_in_bf16(
                                     objective, mean_losses, batch, device, settings.precision
                                 )
-                            seed_global(device, _seed(seed, Stream.STEP_LOSS, run.step))
+                            seed_global(device, seed, Stream.STEP_LOSS, run.step)
                             settings.set_learning_rate(optimizer, run.step, n_steps)
                             optimizer.zero_grad(set_to_none=True)
                             losses = compiled(run.bf16, *batch)
@@ -197,11 +198,6 @@ def train(
     run.restore_best()
     objective.eval()
     return run.history
-
-
-def _seed(*seed: int) -> int:
-    """Seed for a generator, that depends on all the integers of `seed`."""
-    return torch_rng(torch.device("cpu"), *seed).initial_seed()
 
 
 def _mean_losses(objective: Objective, device: torch.device) -> Callable[..., dict[str, Tensor]]:
