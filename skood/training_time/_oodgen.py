@@ -24,16 +24,16 @@ from skood.training_time._boundary import BoundarySampler
 
 __all__ = ["OODGen"]
 
-# What the rows of a training batch are.
+# Kinds of rows in a training batch: real, moved off the manifold, decoded outside the ellipsoids.
 _REAL, _OFF, _ON = range(3)
 
 
 class OODGen(TrainingDetector):
     r"""Out-of-distribution detection via generation: a classifier with a reject class.
 
-    A conditional VAE makes samples off the manifold of the data and at its end
-    (:class:`BoundarySampler`), and a classifier learns to tell the N classes and, as one more,
-    these samples apart. With p its softmax, the score is
+    A conditional VAE makes samples off the manifold of the data and on it, but outside the data
+    (:class:`BoundarySampler`). A classifier learns the N classes and, as class N + 1, these samples.
+    With p its softmax, the score is
 
     .. math:: 1 - p_{N+1}(x) \quad \text{("reject")} \qquad \text{or} \qquad
         \max_{k \le N} p_k(x) \quad \text{("max")}.
@@ -41,22 +41,22 @@ class OODGen(TrainingDetector):
     Parameters
     ----------
     classifier : NeuralClassifier or None, default=None
-        Architecture and training; rows that its `validation_fraction` holds out are what the
-        threshold is read from. None: ``ShallowConvNet(optimizer="adam", learning_rate=1e-3,
+        Architecture and training. The threshold is read from the rows that its
+        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam", learning_rate=1e-3,
         validation_fraction=0.1)`` for images, ``MLP(validation_fraction=0.1)`` for rows.
     vae : VAE or None, default=None
         See :class:`BoundarySampler`; one in a ``FrozenEstimator`` is not trained again.
     off_manifold_interval : int, default=5
-        Epochs after which the samples off the manifold are drawn anew, one for each training
-        item. Those on it are drawn anew for every batch.
+        Epochs after which the samples off the manifold, one for each training item, are drawn
+        again. Samples on the manifold are drawn for every batch.
     reject_weight : float, default=0.1
         Weight of the cross-entropy of generated samples; that of real ones is 1.
     score_type : {"reject", "max"}, default="reject"
-        Which score.
+        Which of the two scores above.
     distance : (float, float or None), default=(0.1, None)
         How far samples off the manifold are moved, see :class:`BoundarySampler`.
     directions : {"uniform", "reduced"}, default="uniform"
-        Where they are moved to, see :class:`BoundarySampler`.
+        In which directions they are moved, see :class:`BoundarySampler`.
     quantile : float, default=0.95
         Part of each class's latents inside its ellipsoid.
     radius : (float, float), default=(1.0, 1.5)
