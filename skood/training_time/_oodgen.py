@@ -32,8 +32,8 @@ class OODGen(TrainingDetector):
     r"""Out-of-distribution detection via generation: a classifier with a reject class.
 
     A conditional VAE makes samples off the manifold of the data and on it, but outside the data
-    (:class:`BoundarySampler`). A classifier learns the N classes and, as class N + 1, these samples.
-    With p its softmax, the score is
+    (:class:`BoundarySampler`). A classifier learns the N classes and, as class N + 1, these
+    samples. With p its softmax, the score is
 
     .. math:: 1 - p_{N+1}(x) \quad \text{("reject")} \qquad \text{or} \qquad
         \max_{k \le N} p_k(x) \quad \text{("max")}.
@@ -42,8 +42,9 @@ class OODGen(TrainingDetector):
     ----------
     classifier : NeuralClassifier or None, default=None
         Architecture and training. The threshold is read from the rows that its
-        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam", learning_rate=1e-3,
-        validation_fraction=0.1)`` for images, ``MLP(validation_fraction=0.1)`` for rows.
+        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
+        learning_rate=1e-3, validation_fraction=0.1)`` for images,
+        ``MLP(validation_fraction=0.1)`` for rows.
     vae : VAE or None, default=None
         See :class:`BoundarySampler`; one in a ``FrozenEstimator`` is not trained again.
     off_manifold_interval : int, default=5
@@ -95,8 +96,8 @@ class OODGen(TrainingDetector):
 
     See Also
     --------
-    BoundarySampler : The generated samples by themselves.
-    skood.inspection.BoundarySamplesDisplay : A sheet of them.
+    BoundarySampler : Makes the generated samples.
+    skood.inspection.BoundarySamplesDisplay : Draws the generated samples.
 
     Notes
     -----
