@@ -101,7 +101,7 @@ def _fault(
     """Say what is wrong in bfloat16; None where it agrees with float32."""
     try:
         loss, exact_loss, layers = compare_with_fp32(objective, losses, batch, device)
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         # A batch that fits in bfloat16 alone can be compared with nothing.
         return None
     if not math.isfinite(exact_loss):
