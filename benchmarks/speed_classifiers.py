@@ -18,7 +18,6 @@ import json
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from unittest import mock
 
@@ -26,6 +25,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _machine import machine
+from _timing import summary
 
 from skood import ConvNet, WideResNet
 from skood.classifiers._objective import ClassifierObjective
@@ -111,17 +111,7 @@ def measure(network: str, X: np.ndarray, y: np.ndarray, args: argparse.Namespace
             bare = rounds["bare"][-1] if rounds["bare"] and name != "bare" else measured
             measured["ratio"] = measured["images_per_second"] / bare["images_per_second"]
             rounds[name].append(measured)
-    return {
-        name: {
-            key: {
-                "median": median(values := [one[key] for one in measured]),
-                "min": min(values),
-                "max": max(values),
-            }
-            for key in measured[0]
-        }
-        for name, measured in rounds.items()
-    }
+    return {name: summary(measured) for name, measured in rounds.items()}
 
 
 def main() -> None:

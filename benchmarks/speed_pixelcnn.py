@@ -21,7 +21,6 @@ import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
-from statistics import median
 from time import perf_counter
 from unittest import mock
 
@@ -29,6 +28,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from _machine import machine
+from _timing import summary
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -195,11 +195,6 @@ def check_same_function(X: np.ndarray) -> None:
             raw, expected = module(x / 127.5 - 1), model.module_(x / 127.5 - 1)
         torch.testing.assert_close(raw, expected, rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(plain_log_prob(x, raw), model.score_samples(X), rtol=1e-4)
-
-
-def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    columns = {key: [measured[key] for measured in rounds] for key in rounds[0]}
-    return {k: {"median": median(v), "min": min(v), "max": max(v)} for k, v in columns.items()}
 
 
 def measure_training(X: np.ndarray, n_rounds: int, n_steps: int, seed: int) -> dict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 __all__ = ["Objective"]
 
 
-class Objective(nn.Module):
+class Objective(nn.Module, metaclass=ABCMeta):
     """Training objective: the data and the loss of a method.
 
     A method implements ``read``, ``prepare`` and ``loss``, and overrides the others as needed.
@@ -31,6 +32,7 @@ class Objective(nn.Module):
     # Whether `read` is slow, because it reads from disk or decodes images.
     reads_slowly: bool = False
 
+    @abstractmethod
     def read(self, rows: npt.NDArray[np.integer]) -> Any:
         """Fetch the items of a batch.
 
@@ -44,8 +46,8 @@ class Objective(nn.Module):
             Passed to `prepare`. May be prefetched in a thread or in a worker process with its
             own copy of this object.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, items: Any, generator: torch.Generator | None) -> tuple[Tensor, ...]:
         """Turn items into the tensors of a batch on the device; augment, mutate, generate.
 
@@ -62,8 +64,8 @@ class Objective(nn.Module):
         tuple of Tensor
             The arguments of `loss` and of `metrics`.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
         """Compute the loss of a batch.
 
@@ -73,7 +75,6 @@ class Objective(nn.Module):
             The loss of each row; or named terms, of any shape, whose means add up to the loss
             and are kept in the history by name.
         """
-        raise NotImplementedError
 
     def metrics(self, *batch: Tensor) -> dict[str, Tensor]:
         """Compute further metrics of validation data.
