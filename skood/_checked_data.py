@@ -150,10 +150,14 @@ class _Concatenation:
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
         of_part = np.searchsorted(self.starts, indices, side="right") - 1
-        if len(np.unique(of_part)) == 1:
-            return self.parts[of_part[0]].take(indices - self.starts[of_part[0]])
-        items = [self(indices[i : i + 1])[0] for i in range(len(indices))]
-        return np.stack(items)
+        of_each = [np.flatnonzero(of_part == k) for k in range(len(self.parts))]
+        taken = [
+            part.take(indices[rows] - start)
+            for part, start, rows in zip(self.parts, self.starts, of_each, strict=False)
+            if len(rows)
+        ]
+        items = np.concatenate(taken) if taken else self.parts[0].take(indices)
+        return items[np.argsort(np.concatenate(of_each))]
 
 
 class DatasetReader:

@@ -79,7 +79,8 @@ class NeuralEstimator(BaseEstimator):
         """
         if self.checkpoint_dir is None:
             return None
-        params = {k: v for k, v in self.get_params().items() if k not in _IMMATERIAL}
+        params = self.get_params(deep=False)
+        params = {k: v for k, v in params.items() if k not in _IMMATERIAL}
         looked_at = data
         if not data.in_memory:
             rows = np.linspace(0, len(data) - 1, min(len(data), 256)).astype(np.intp)

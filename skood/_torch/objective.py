@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABCMeta, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,10 @@ class Objective(nn.Module, metaclass=ABCMeta):
 
     # Whether `read` is slow, because it reads from disk or decodes images.
     reads_slowly: bool = False
+
+    # Whether validation losses of different epochs measure the same thing, so that the epoch with
+    # the lowest is the best. If not, the weights of the last epoch are kept.
+    epochs_compare: bool = True
 
     @abstractmethod
     def read(self, rows: npt.NDArray[np.integer]) -> Any:
@@ -90,14 +95,17 @@ class Objective(nn.Module, metaclass=ABCMeta):
         """Scalar that is added once a step to the mean loss of the batch; None for nothing."""
         return None
 
-    def epoch_order(
-        self, rows: npt.NDArray[np.integer], rng: np.random.Generator
-    ) -> npt.NDArray[np.integer]:
-        """Put training rows in the order of one epoch, from which batches are cut.
+    def epoch_batches(
+        self, rows: npt.NDArray[np.integer], batch_size: int, rng: np.random.Generator
+    ) -> Sequence[npt.NDArray[np.integer]]:
+        """Divide training rows into the batches of one epoch.
 
-        Rows may be left out or repeated, as long as every epoch has the same number of them.
+        Rows may be left out or repeated, and batches may have another size than that of the
+        settings, as long as every epoch has the same number of batches.
         """
-        return rng.permutation(rows)
+        order = rng.permutation(rows)
+        size = min(batch_size, len(order))
+        return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters by group, as torch's optimizers take them.

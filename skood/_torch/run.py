@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from skood._torch.objective import Objective
 
 __all__ = [
     "InterruptedTraining",
@@ -108,7 +110,7 @@ class TrainingRun:
 
     Parameters
     ----------
-    objective : Module
+    objective : Objective
     optimizer : Optimizer
     seed : int
     path : Path or None
@@ -116,7 +118,7 @@ class TrainingRun:
     """
 
     def __init__(
-        self, objective: nn.Module, optimizer: torch.optim.Optimizer, seed: int, path: Path | None
+        self, objective: Objective, optimizer: torch.optim.Optimizer, seed: int, path: Path | None
     ) -> None:
         self.objective = objective
         self.optimizer = optimizer
@@ -134,7 +136,7 @@ class TrainingRun:
         self._saved_at = monotonic()
 
     def goes_on(self, n_steps: int, patience: int | None) -> bool:
-        losses = self.history.get("validation_loss")
+        losses = self._comparable_losses()
         if patience is not None and losses and len(losses) - 1 - np.argmin(losses) >= patience:
             return False
         return self.step < n_steps or self._count > 0
@@ -164,9 +166,12 @@ class TrainingRun:
         for name, value in {**self.mean_losses(), **validation}.items():
             self.history.setdefault(name, []).append(value)
         self._sums, self._count = {}, 0
-        losses = self.history.get("validation_loss")
+        losses = self._comparable_losses()
         if losses and losses[-1] <= min(losses):
             self.best = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
+
+    def _comparable_losses(self) -> list[float]:
+        return self.history.get("validation_loss", []) if self.objective.epochs_compare else []
 
     def last_losses(self) -> dict[str, str]:
         """Loss and validation loss of the last epoch, as a progress bar shows them."""

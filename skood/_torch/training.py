@@ -79,7 +79,7 @@ def train(
     ----------
     objective : Objective
         On `device`. Left in eval mode with the weights of the last epoch, or, where there are
-        validation rows, of the epoch with the lowest validation loss.
+        validation rows and its epochs compare, of the epoch with the lowest validation loss.
     training, validation : ndarray
         Rows that the objective reads; there may be none for validation.
     settings : TrainingSettings
@@ -115,10 +115,9 @@ def train(
     run.resume(device)
     seed = run.seed
 
-    def batches_of(epoch: int) -> list[npt.NDArray[np.integer]]:
-        order = objective.epoch_order(training, numpy_rng(seed, Stream.EPOCH_ORDER, epoch))
-        size = min(settings.batch_size, len(order))
-        return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
+    def batches_of(epoch: int) -> Sequence[npt.NDArray[np.integer]]:
+        rng = numpy_rng(seed, Stream.EPOCH_ORDER, epoch)
+        return objective.epoch_batches(training, settings.batch_size, rng)
 
     epoch_steps = len(batches_of(0))
     n_steps = epoch_steps * settings.max_epochs

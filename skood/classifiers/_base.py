@@ -13,6 +13,8 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
@@ -27,8 +29,9 @@ from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.classifiers._network import Network
-from skood.classifiers._network_classifier import NetworkClassifier, last_linear
+from skood.classifiers._network_classifier import NetworkClassifier, copy_weights, last_linear
 from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._pretrained import PretrainedClassifier
 
 __all__ = ["NeuralClassifier", "image_shape_of", "initialize_convolutions"]
 
@@ -80,6 +83,11 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         quarters of the training.
     label_smoothing : float, default=0.0
         Part of the target probability that is spread evenly over all classes.
+    weights_init : FrozenEstimator, PretrainedClassifier or Module, default=None
+        Trained network of the same architecture whose weights and normalisation training starts
+        from: one of ours in a :class:`sklearn.frozen.FrozenEstimator`, or a torch module. It is
+        not changed itself. Its last layer is used where the classes are as many. None: random
+        weights.
     augmentation : {"auto", "crop", "flip", "crop_flip"} or None, default="auto"
         Random shifts by up to an eighth of the image, filled with black, and horizontal flips.
         "auto" applies both to colour images and neither to grey ones, since a mirrored digit is
@@ -119,6 +127,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         "weight_decay": [Interval(numbers.Real, 0, None, closed="left")],
         "lr_schedule": [StrOptions({"cosine", "step", "constant"})],
         "label_smoothing": [Interval(numbers.Real, 0, 1, closed="left")],
+        "weights_init": [FrozenEstimator, PretrainedClassifier, None],
         "augmentation": [StrOptions({"auto", "crop", "flip", "crop_flip"}), None],
         "image_shape": [tuple, list, None],
         "value_range": [tuple, list, StrOptions({"minmax"}), None],
@@ -136,6 +145,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         weight_decay: float = 5e-4,
         lr_schedule: str = "cosine",
         label_smoothing: float = 0.0,
+        weights_init: Any = None,
         augmentation: str | None = "auto",
         clip_norm: float | None = None,
         validation_fraction: float = 0.0,
@@ -159,6 +169,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.weight_decay = weight_decay
         self.lr_schedule = lr_schedule
         self.label_smoothing = label_smoothing
+        self.weights_init = weights_init
         self.augmentation = augmentation
         self.clip_norm = clip_norm
         self.validation_fraction = validation_fraction
@@ -180,6 +191,12 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
 
     # Training objective; a subclass may override it.
     _objective: type[ClassifierObjective] = ClassifierObjective
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A bare module among the parameters would be copied by clone, and hashed by its storage.
+        if name == "weights_init" and isinstance(value, nn.Module):
+            value = PretrainedClassifier(value)
+        super().__setattr__(name, value)
 
     @abstractmethod
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
@@ -234,7 +251,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         make_objective: Callable[..., ClassifierObjective],
         *,
         seed: int,
-        n_extra_outputs: int = 0,
+        n_outputs: Callable[[int], int] | None = None,
         depends_on: Any = None,
     ) -> npt.NDArray[np.integer]:
         """Train the network on something else than this classifier's objective.
@@ -245,15 +262,16 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         ----------
         data : CheckedData
             As `check_data` returns them.
-        y : array-like of shape (n,)
-            Labels.
+        y : array-like of shape (n,) or None
+            Labels; without, all items have the class index 0.
         make_objective : callable
             Takes the untrained network, this classifier, the data as the network reads them, the
             class indices and the rows held out.
         seed : int
             Of the choice of the rows held out, `validation_fraction` of every class.
-        n_extra_outputs : int, default=0
-            Outputs of the network beside those of the classes.
+        n_outputs : callable, default=None
+            Takes the number of classes and returns that of the network's outputs, if they are
+            something else than the logits of the classes.
         depends_on : object, default=None
             Whatever else training depends on, for the name of the checkpoint.
 
@@ -263,11 +281,20 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             Rows that were held out.
         """
         data = self._open(data, reset=True)
-        class_indices = self._learn_classes(y, len(data))
+        class_indices = np.zeros(len(data), np.int64)
+        if y is not None:
+            class_indices = self._learn_classes(y, len(data))
         _, held_out = hold_out(len(data), self.validation_fraction, seed, class_indices)
-        n_outputs = len(self.classes_) + n_extra_outputs
-        make = partial(make_objective, held_out=held_out)
-        self._train(data, class_indices, held_out, make, n_outputs, depends_on)
+        n_classes = 0 if y is None else len(self.classes_)
+        self._train(
+            data,
+            class_indices,
+            held_out,
+            partial(make_objective, held_out=held_out),
+            n_classes if n_outputs is None else n_outputs(n_classes),
+            depends_on,
+            keeps_head=n_outputs is None,
+        )
         return held_out
 
     def _train(
@@ -278,10 +305,13 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         make_objective: Callable[..., ClassifierObjective],
         n_outputs: int,
         depends_on: Any = None,
+        *,
+        keeps_head: bool = True,
     ) -> None:
         """Set ``module_``, ``history_`` and the normalisation constants.
 
-        `validation` are rows; None draws `validation_fraction` of them.
+        `validation` are rows; None draws `validation_fraction` of them. `keeps_head` says whether
+        the last layer of `weights_init` has the same meaning.
         """
         device = resolve_device(self.device)
         seed = draw_seed(self.random_state)
@@ -294,6 +324,8 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self._preprocessing.learn_moments(data.subset(training))
         with isolated_rng(device, seed):
             network = self._build(data.item_shape, n_outputs).to(device)
+        if self.weights_init is not None:
+            self._start_from(self.weights_init, network, keeps_head=keeps_head)
         if data.is_image:
             network = network.to(memory_format=torch.channels_last)
         self.history_ = train(
@@ -307,6 +339,22 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             description=type(self).__name__,
         )
         self.module_ = network
+
+    def _start_from(self, source: Any, network: nn.Module, *, keeps_head: bool) -> None:
+        """Copy weights and normalisation of a trained classifier, and its last layer if it fits."""
+        source = source.estimator if isinstance(source, FrozenEstimator) else source
+        if not isinstance(source, NetworkClassifier):
+            raise TypeError(
+                f"weights_init holds a {type(source).__name__}; expected a classifier of "
+                "skood.classifiers or a torch module"
+            )
+        check_is_fitted(source)
+        copy_weights(source.network(), network, keeps_head=keeps_head)
+        shape = self.mean_.shape
+        self.mean_, self.std_ = (
+            np.broadcast_to(np.reshape(moment, (-1,) + (1,) * (len(shape) - 1)), shape)
+            for moment in source.normalization()
+        )
 
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
@@ -364,6 +412,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         if self.augmentation == "auto":
             return "crop_flip" if n_channels == 3 else ""
         return self.augmentation or ""
+
+    def normalization(self) -> tuple[npt.NDArray, npt.NDArray]:
+        return self.mean_, self.std_
 
     def network(self) -> Network:
         device = resolve_device(self.device)

@@ -13,9 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skood._data import check_data
-from skood.classifiers._network import Network, Outputs
+from skood.classifiers._network import Network, Outputs, tensors_of
 
-__all__ = ["NetworkClassifier", "last_linear"]
+__all__ = ["NetworkClassifier", "copy_weights", "last_linear"]
 
 
 def last_linear(module: nn.Module) -> nn.Linear:
@@ -35,12 +35,51 @@ def last_linear(module: nn.Module) -> nn.Linear:
     return layers[-1]
 
 
+def copy_weights(source: Network, target: nn.Module, *, keeps_head: bool) -> None:
+    """Copy the weights and buffers of a trained network into another one like it.
+
+    Parameters
+    ----------
+    source : Network
+    target : Module
+    keeps_head : bool
+        Whether to copy the last layer as well, if it has the same shape.
+
+    Raises
+    ------
+    ValueError
+        When a weight other than those of the last layer is missing or has another shape.
+    """
+    head = last_linear(target)
+    name_of = {module: name for name, module in target.named_modules()}
+    own = {f"{name_of[head]}.{name}" for name in tensors_of(head)}
+    given = tensors_of(source.module)
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    for name, tensor in tensors_of(target).items():
+        fits = shapes.get(name) == tuple(tensor.shape)
+        if name in own:
+            if not (keeps_head and fits):
+                continue
+        elif not fits:
+            came = f"the shape {shapes[name]}" if name in shapes else "no such tensor"
+            raise ValueError(
+                f"weights_init has {came} for {name!r}, of shape {tuple(tensor.shape)} in the "
+                "network to train; give a network of the same architecture, trained on items of "
+                "the same shape"
+            )
+        tensor.data.copy_(given[name])
+
+
 class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of the classifiers that are torch networks: prediction from features and logits."""
 
     @abstractmethod
     def network(self) -> Network:
         """Return the trained network."""
+
+    @abstractmethod
+    def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+        """Mean and standard deviation by which each channel, or all, are normalised."""
 
     def _outputs(self, X: Any) -> Outputs:
         check_is_fitted(self)

@@ -162,6 +162,9 @@ class PretrainedClassifier(NetworkClassifier):
             return data.reshape(tuple(self.image_shape))
         return data
 
+    def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
+        return 0.0 if self.mean is None else self.mean, 1.0 if self.std is None else self.std
+
     def network(self) -> Network:
         last_layer = self._last_layer()
         device, dtype = last_layer.weight.device, last_layer.weight.dtype

@@ -15,8 +15,8 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, numpy_rng
+from skood.classifiers._layers import as_maps, forward, in_row_chunks, layers_of, modules_named
 from skood.posthoc._base import NetworkDetector, check_magnitude
-from skood.posthoc._layers import as_maps, forward, in_row_chunks, layers_of, modules_named
 
 __all__ = ["Gram"]
 

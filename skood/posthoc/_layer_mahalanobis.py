@@ -14,9 +14,7 @@ from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood.base import in_chunks
-from skood.posthoc._base import NetworkDetector, check_magnitude
-from skood.posthoc._covariance import whitening
-from skood.posthoc._layers import (
+from skood.classifiers._layers import (
     as_maps,
     forward,
     in_row_chunks,
@@ -24,6 +22,8 @@ from skood.posthoc._layers import (
     modules_named,
     one_per_layer,
 )
+from skood.posthoc._base import NetworkDetector, check_magnitude
+from skood.posthoc._covariance import whitening
 
 __all__ = ["LayerMahalanobis"]
 

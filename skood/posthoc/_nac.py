@@ -16,8 +16,7 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
-from skood.posthoc._base import NetworkDetector
-from skood.posthoc._layers import (
+from skood.classifiers._layers import (
     as_maps,
     forward,
     in_row_chunks,
@@ -25,6 +24,7 @@ from skood.posthoc._layers import (
     modules_named,
     one_per_layer,
 )
+from skood.posthoc._base import NetworkDetector
 
 __all__ = ["NAC"]
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
+from skood.classifiers._layers import last_map, modules_named, named_layers, output_shapes
 from skood.classifiers._network import Network
 from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64
-from skood.posthoc._layers import last_map, modules_named, named_layers, output_shapes
 from skood.posthoc._scaling import energy
 
 __all__ = ["RankFeat"]

@@ -1,4 +1,4 @@
-"""Base of the detectors that train their own classifier."""
+"""Bases of the detectors that train their own network."""
 
 from __future__ import annotations
 
@@ -19,41 +19,47 @@ from skood._data import check_data
 from skood._torch.run import kept_unless_interrupted, n_interrupted
 from skood.base import BaseDetector, cached_call
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
-from skood.classifiers._network import Outputs
+from skood.classifiers._network import Network, Outputs
 from skood.classifiers._objective import ClassifierObjective
 
-__all__ = ["TrainingDetector"]
+__all__ = ["ClassifierTrainingDetector", "TrainingDetector"]
 
 
 class TrainingDetector(BaseDetector):
-    """Base of the detectors that train a classifier on their own objective.
+    """Base of the detectors that train a network on their own objective.
 
-    The base class clones the classifier, holds out the part of every class that its
+    The base class clones the architecture, holds out the part of every class that its
     `validation_fraction` asks for, trains, caches, and reads the threshold from the rows held out.
-    A subclass has the parameters `classifier` and `memory`, and writes ``_make_objective`` and
-    ``_score``; whatever it learns in addition to the network is set in ``_make_objective``, as
+    A subclass has the parameter `memory` and one that holds the architecture, and writes
+    ``_make_objective`` and ``_score_samples``. Whatever it learns in training beside the network
+    is set in ``_make_objective``, and what it learns after training in ``_learn_scores``, as
     attributes that end in ``_``.
 
     Attributes
     ----------
+    _architecture : str
+        Parameter that holds the architecture; the trained one has its name and ``_``.
     _scoring_parameters : tuple of str
         Parameters that training does not depend on, so that a search over them trains once.
-    _n_extra_outputs : int
-        Outputs of the network in addition to those of the classes; labelled -1.
+    _needs_labels : bool
+        Whether y must hold class labels. If not, labels other than -1 are ignored.
+    _needs_outliers : bool
+        Whether y must mark known outliers by -1, to train on.
     """
 
+    _architecture = "backbone"
     _scoring_parameters: tuple[str, ...] = ("contamination",)
-    _n_extra_outputs = 0
+    _needs_labels = True
+    _needs_outliers = False
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
-        "classifier": [NeuralClassifier, None],
         "memory": [str, joblib.Memory, None],
     }
 
-    classifier: NeuralClassifier | None
-    classifier_: NeuralClassifier
     memory: str | joblib.Memory | None
+    classes_: npt.NDArray
+    history_: dict[str, list[float]]
 
     @abstractmethod
     def _make_objective(
@@ -65,55 +71,120 @@ class TrainingDetector(BaseDetector):
         *,
         held_out: npt.NDArray[np.integer],
         inliers: CheckedData,
+        outliers: CheckedData | None,
         seed: int,
     ) -> ClassifierObjective:
-        """Return the classifier's training objective.
+        """Return the training objective.
 
         Parameters
         ----------
         network : Module
-            Not trained yet, with an output for each class and `_n_extra_outputs` more.
+            Not trained yet.
         classifier : NeuralClassifier
-            With its normalisation and ``classes_``.
+            With its normalisation and, where labels are needed, ``classes_``.
         data : CheckedData
             The inliers as the classifier reads them.
         class_indices : ndarray of shape (n,)
+            All 0 where labels are not needed.
         held_out : ndarray
             Rows that are not trained on.
         inliers : CheckedData
             The inliers before preprocessing by the classifier.
+        outliers : CheckedData or None
+            Known outliers before preprocessing by the classifier.
         seed : int
             Seed of this fit.
         """
 
-    @abstractmethod
-    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        """Score the network's outputs, higher = more in-distribution."""
+    def _n_outputs(self, n_classes: int) -> int:
+        """Return the number of the network's outputs, where they are not the logits of classes."""
+        return n_classes
 
-    def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
-        """Classifier for ``classifier=None``."""
+    def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
+        """Architecture for None."""
         if not data.is_image:
             return MLP(validation_fraction=0.1)
         return ShallowConvNet(
             optimizer="adam", learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1
         )
 
+    def _learn_scores(
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        held_out: npt.NDArray[np.integer],
+        seed: int,
+    ) -> None:
+        """Learn what else scores depend on, after training; this is not cached.
+
+        Parameters
+        ----------
+        inliers : CheckedData
+        y : ndarray or None
+        held_out : ndarray
+            Rows of `inliers` that were not trained on; there may be none.
+        seed : int
+        """
+
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
+        if self._needs_outliers and outliers is None:
+            raise ValueError(
+                f"{type(self).__name__} trains on known outliers, but y marks none; give rows with "
+                'y == -1 ("-1" among strings) beside the in-distribution rows'
+            )
         defaults = type(self)().get_params(deep=False)
         elsewhere = {*self._scoring_parameters, "memory", "verbose", "random_state"}
         trainee = clone(self).set_params(**{k: defaults[k] for k in elsewhere & set(defaults)})
-        learned, held_out = cached_call(self.memory, _train, trainee, inliers, y, seed)
+        labels = y if self._needs_labels else None
+        if self._needs_labels and y is None:
+            raise ValueError(
+                f"{type(self).__name__} requires y to be passed, but the target y is None; give "
+                "the class labels of X"
+            )
+        used = outliers if self._needs_outliers else None
+        learned, held_out = cached_call(self.memory, _train, trainee, inliers, labels, used, seed)
         for name, value in learned.items():
             setattr(self, name, value)
+        self._learn_scores(inliers, y, held_out, seed)
         return held_out if len(held_out) else None
 
+    @property
+    def _network(self) -> Network:
+        return getattr(self, f"{self._architecture}_").network()
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = self._needs_labels or self._needs_outliers
+        return tags
+
+
+class ClassifierTrainingDetector(TrainingDetector):
+    """Base of the detectors that train a classifier.
+
+    A subclass has the parameter `classifier`, and writes ``_make_objective`` and ``_score``.
+    """
+
+    _architecture = "classifier"
+
+    _parameter_constraints: dict = {
+        **TrainingDetector._parameter_constraints,
+        "classifier": [NeuralClassifier, None],
+    }
+
+    classifier: NeuralClassifier | None
+    classifier_: NeuralClassifier
+
+    @abstractmethod
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        """Score the network's outputs, higher = more in-distribution."""
+
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return self._score(self.classifier_.network().outputs(data))
+        return self._score(self._network.outputs(data))
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the probability of each class, and of rejection if the method has a reject class.
+        """Return the probability of each class.
 
         Parameters
         ----------
@@ -121,8 +192,8 @@ class TrainingDetector(BaseDetector):
 
         Returns
         -------
-        ndarray of shape (n_samples, n_outputs), float64
-            In the order of `classes_`; the probability of rejection is last.
+        ndarray of shape (n_samples, n_classes), float64
+            In the order of `classes_`.
         """
         check_is_fitted(self)
         data = check_data(self, X, reset=False)
@@ -130,7 +201,7 @@ class TrainingDetector(BaseDetector):
             return self.classifier_.predict_proba(data)
 
     def predict_class(self, X: Any) -> npt.NDArray:
-        """Return the most probable class, or rejection if the method has a reject class.
+        """Return the most probable class, or -1 for a row that `predict` rejects.
 
         Parameters
         ----------
@@ -139,23 +210,29 @@ class TrainingDetector(BaseDetector):
         Returns
         -------
         ndarray of shape (n_samples,)
-            Labels, and -1 ("-1" among strings) where rejection is more probable than any class.
+            Labels, and -1 ("-1" among strings) where the score is below the threshold.
+            ``classifier_.predict`` rejects nothing.
         """
         check_is_fitted(self)
         data = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
-            return self.classifier_.predict(data)
+            accepted = self._score_samples(data) >= self.offset_
+            return rejecting(self.classifier_.predict(data), accepted)
 
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = True
-        return tags
+
+def rejecting(labels: npt.NDArray, accepted: npt.NDArray[np.bool_]) -> npt.NDArray:
+    """Replace the labels of rows that are not accepted by -1, or "-1" among strings."""
+    return np.where(accepted, labels, "-1" if labels.dtype.kind in "OU" else np.int64(-1))
 
 
 def _train(
-    detector: TrainingDetector, inliers: CheckedData, y: npt.NDArray, seed: int
+    detector: TrainingDetector,
+    inliers: CheckedData,
+    y: npt.NDArray | None,
+    outliers: CheckedData | None,
+    seed: int,
 ) -> tuple[dict[str, Any], npt.NDArray[np.integer]]:
-    """Train the classifier of a detector.
+    """Train the network of a detector.
 
     Returns
     -------
@@ -165,22 +242,25 @@ def _train(
         Rows of `inliers` that were not trained on.
     """
     before = n_interrupted()
-    classifier = detector.classifier
-    classifier = detector._default_classifier(inliers) if classifier is None else clone(classifier)
-    if classifier.random_state is None:
-        classifier.set_params(random_state=seed)
-    held_out = classifier.fit_objective(
+    model = getattr(detector, detector._architecture)
+    model = detector._default_architecture(inliers) if model is None else clone(model)
+    if model.random_state is None:
+        model.set_params(random_state=seed)
+    means_classes = type(detector)._n_outputs is TrainingDetector._n_outputs
+    held_out = model.fit_objective(
         inliers,
         y,
-        partial(detector._make_objective, inliers=inliers, seed=seed),
+        partial(detector._make_objective, inliers=inliers, outliers=outliers, seed=seed),
         seed=seed,
-        n_extra_outputs=detector._n_extra_outputs,
-        depends_on=(detector, seed),
+        n_outputs=None if means_classes else detector._n_outputs,
+        depends_on=(detector, outliers, seed),
     )
-    labels = classifier.classes_
-    if detector._n_extra_outputs:
-        classifier.classes_ = np.append(labels, np.full(detector._n_extra_outputs, -1))
-    detector.classifier_, detector.classes_ = classifier, labels
-    detector.history_ = classifier.history_
+    detector.history_ = model.history_
+    if y is not None:
+        detector.classes_ = model.classes_
+        if detector._architecture == "backbone":
+            # It cannot predict, since its outputs are not the logits of classes.
+            del model.classes_
+    setattr(detector, f"{detector._architecture}_", model)
     learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}
     return kept_unless_interrupted((learned, held_out), before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 import joblib
 import numpy as np
@@ -10,16 +11,18 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._network import Outputs
 from skood.classifiers._objective import ClassifierObjective
 from skood.density import VAE
-from skood.training_time._base import TrainingDetector
+from skood.training_time._base import ClassifierTrainingDetector
 from skood.training_time._boundary import BoundarySampler
 
 __all__ = ["OODGen"]
@@ -28,7 +31,7 @@ __all__ = ["OODGen"]
 _REAL, _OFF, _ON = range(3)
 
 
-class OODGen(TrainingDetector):
+class OODGen(ClassifierTrainingDetector):
     r"""Out-of-distribution detection via generation: a classifier with a reject class.
 
     A conditional VAE makes samples off the manifold of the data and on it, but outside the data
@@ -122,7 +125,7 @@ class OODGen(TrainingDetector):
     """
 
     _parameter_constraints: dict = {
-        **TrainingDetector._parameter_constraints,
+        **ClassifierTrainingDetector._parameter_constraints,
         "vae": [BaseEstimator, None],
         "off_manifold_interval": [Interval(numbers.Integral, 1, None, closed="left")],
         "reject_weight": [Interval(numbers.Real, 0, None, closed="neither")],
@@ -134,7 +137,6 @@ class OODGen(TrainingDetector):
     }
 
     _scoring_parameters = ("contamination", "score_type")
-    _n_extra_outputs = 1
 
     def __init__(
         self,
@@ -167,6 +169,9 @@ class OODGen(TrainingDetector):
         self.verbose = verbose
         self.random_state = random_state
 
+    def _n_outputs(self, n_classes: int) -> int:
+        return n_classes + 1
+
     def _make_objective(
         self,
         network: nn.Module,
@@ -176,6 +181,7 @@ class OODGen(TrainingDetector):
         *,
         held_out: npt.NDArray[np.integer],
         inliers: CheckedData,
+        outliers: CheckedData | None,
         seed: int,
     ) -> ClassifierObjective:
         rows = np.setdiff1d(np.arange(len(data)), held_out)
@@ -190,6 +196,46 @@ class OODGen(TrainingDetector):
         return _OODGenObjective(
             network, classifier, data, class_indices, self, inliers, held_out, seed
         )
+
+    def _learn_scores(
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        held_out: npt.NDArray[np.integer],
+        seed: int,
+    ) -> None:
+        self.classifier_.classes_ = np.append(self.classes_, -1)
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the probability of each class and of rejection.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes + 1), float64
+            In the order of `classes_`; the probability of rejection is last.
+        """
+        return super().predict_proba(X)
+
+    def predict_class(self, X: Any) -> npt.NDArray:
+        """Return the most probable class, or -1 where rejection is more probable than any.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, and -1 ("-1" among strings) for rejected rows.
+        """
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            return self.classifier_.predict(data)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         if self.score_type == "reject":

@@ -187,12 +187,12 @@ def test_hooks_come_in_their_order():
     assert calls == [0, *steps[0], 1, *steps[1]]
 
 
-def test_epoch_order_decides_the_batches():
-    class Ordered(Scalar):
-        def epoch_order(self, rows, rng):
-            return np.repeat(rows[::-1], 2)
+def test_epoch_batches_are_those_of_the_objective():
+    class Doubled(Scalar):
+        def epoch_batches(self, rows, batch_size, rng):
+            return np.repeat(rows[::-1], 2).reshape(-1, batch_size)
 
-    objective, history = run(objective=Ordered(), n=6)
+    objective, history = run(objective=Doubled(), n=6)
     expected = [[5, 5, 4, 4], [3, 3, 2, 2], [1, 1, 0, 0]] * 3
     assert [rows.tolist() for rows in objective.training_rows] == expected
     assert len(history["loss"]) == 3
@@ -471,3 +471,18 @@ def test_a_model_ruined_by_its_last_step_is_an_error():
     density = PixelCNN(n_filters=3, n_resnet=1, max_steps=1, learning_rate=1e39, random_state=0)
     with pytest.raises(FloatingPointError, match="weights that are not finite; lower"):
         density.fit(np.zeros((4, 3, 3)))
+
+
+@pytest.mark.parametrize("compares", [True, False])
+def test_last_epoch_is_kept_where_epochs_do_not_compare(compares):
+    """The validation loss grows with every epoch, as that of a margin that grows would."""
+
+    class Growing(Scalar):
+        epochs_compare = compares
+
+        def loss(self, rows, is_validation):
+            return self.value * (1 if is_validation else -1) * torch.ones(len(rows))
+
+    objective, history = run(replace(PLAIN, patience=1), n=10, fraction=0.2, objective=Growing())
+    assert len(history["loss"]) == (2 if compares else 3)
+    assert objective.value.item() == pytest.approx(0.2 if compares else 0.6)

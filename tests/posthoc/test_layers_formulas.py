@@ -9,7 +9,7 @@ from scipy.special import expit, logsumexp, softmax
 from torch import nn
 
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
-from skood.posthoc import _layers
+from skood.classifiers import _layers
 from skood.posthoc._gram import Gram
 from skood.posthoc._layer_mahalanobis import LayerMahalanobis
 from skood.posthoc._nac import NAC

@@ -8,7 +8,7 @@ from sklearn.model_selection import GridSearchCV
 
 from skood import MLP, OODSplit, get_ood_scorer
 from skood.classifiers._objective import ClassifierObjective
-from skood.training_time._base import TrainingDetector
+from skood.training_time._base import ClassifierTrainingDetector
 
 
 class LogitNormObjective(ClassifierObjective):
@@ -21,7 +21,7 @@ class LogitNormMLP(MLP):
     _objective = LogitNormObjective
 
 
-class LogitNorm(TrainingDetector):
+class LogitNorm(ClassifierTrainingDetector):
     def __init__(self, classifier=None, contamination=0.05, memory=None, random_state=None):
         self.classifier = classifier
         self.contamination = contamination

@@ -243,7 +243,7 @@ def test_frozen_vae_and_defaults(iris, images):
     defaults = OODGen(random_state=0).fit(X[::2], y[::2])
     assert isinstance(defaults.classifier_, MLP)
     assert "validation_accuracy" in defaults.history_
-    network = OODGen()._default_classifier(skood.share_forward_pass(images[0]))
+    network = OODGen()._default_architecture(skood.share_forward_pass(images[0]))
     assert isinstance(network, ShallowConvNet)
 
 
