@@ -12,11 +12,12 @@ import skood
 
 ROOT = Path(skood.__file__).parent
 # What the modules of each part may import from the package.
-DOOR = {"_data", "_checked_data", "_labels", "_parameters"}
+DOOR = {"_data", "_checked_data", "_labels", "_moments", "_parameters"}
 ALLOWED = {
     "_parameters": set(),
     "_progress": set(),
     "_labels": set(),
+    "_moments": set(),
     "_checked_data": set(),
     "_data": {"_checked_data"},
     "_torch": {"_torch", *DOOR},

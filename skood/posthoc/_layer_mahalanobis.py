@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from skood._checked_data import CheckedData
+from skood._moments import ClassMoments
 from skood.base import in_chunks
 from skood.classifiers._layers import (
     as_maps,
@@ -138,9 +139,8 @@ class LayerMahalanobis(NetworkDetector):
         self.layers_ = layers_of(network, inliers, self.layers)
         weights = 1.0 if self.weights is None else self.weights
         self.weights_ = one_per_layer(weights, self.layers_, "weights")
-        moments: list[_Moments] = []
+        moments = [ClassMoments(class_indices.max() + 1) for _ in self.layers_]
         for rows, features in self._features(inliers):
-            moments = moments or [_Moments(class_indices.max() + 1, z.shape[1]) for z in features]
             for of_layer, z in zip(moments, features, strict=True):
                 of_layer.add(z, class_indices[rows])
         self.means_ = [of_layer.means for of_layer in moments]
@@ -176,30 +176,3 @@ def _to_nearest(
 ) -> npt.NDArray[np.float64]:
     """Squared distance of whitened features to the nearest of the means."""
     return cdist(z @ white, means, "sqeuclidean").min(1)
-
-
-class _Moments:
-    """Class means and the scatter around them, accumulated over chunks of the data.
-
-    Chunks are merged by the update of Chan, Golub and LeVeque, which avoids cancellation between
-    large sums.
-    """
-
-    def __init__(self, n_classes: int, n_channels: int) -> None:
-        self.counts = np.zeros(n_classes)
-        self.means = np.zeros((n_classes, n_channels))
-        self.scatter = np.zeros((n_channels, n_channels))
-
-    def add(self, features: npt.NDArray[np.float64], class_indices: npt.NDArray[np.int64]) -> None:
-        present, position, counts = np.unique(
-            class_indices, return_inverse=True, return_counts=True
-        )
-        means = np.eye(len(present))[position].T @ features / counts[:, None]
-        before = self.counts[present]
-        total = before + counts
-        shift = means - self.means[present]
-        centred = features - means[position]
-        self.scatter += centred.T @ centred
-        self.scatter += (shift * (before * counts / total)[:, None]).T @ shift
-        self.means[present] += shift * (counts / total)[:, None]
-        self.counts[present] = total

@@ -1,6 +1,21 @@
-"""Detectors that train their own classifier, and the generated samples it is trained on."""
+"""Detectors that train their own network, and the parts that they are made of."""
 
 from skood.training_time._boundary import BoundarySampler
+from skood.training_time._class_gaussians import ClassGaussians
+from skood.training_time._metric_learning import (
+    class_balanced_batches,
+    class_divergence,
+    triplet_margin_loss,
+)
 from skood.training_time._oodgen import OODGen
+from skood.training_time._vmdls import VMDLS
 
-__all__ = ["BoundarySampler", "OODGen"]
+__all__ = [
+    "VMDLS",
+    "BoundarySampler",
+    "ClassGaussians",
+    "OODGen",
+    "class_balanced_batches",
+    "class_divergence",
+    "triplet_margin_loss",
+]

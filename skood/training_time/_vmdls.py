@@ -1,0 +1,391 @@
+"""Variational- and metric-based deep latent space."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from scipy.special import softmax
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import nn
+
+from skood._checked_data import CheckedData
+from skood._data import check_data
+from skood._labels import encode_labels
+from skood._moments import ClassMoments
+from skood._parameters import HasMethods, Interval, StrOptions
+from skood.base import fit_model
+from skood.classifiers import MLP, ConvNet, NeuralClassifier
+from skood.classifiers._layers import layers_of
+from skood.classifiers._objective import ClassifierObjective
+from skood.training_time._base import TrainingDetector, rejecting
+from skood.training_time._class_gaussians import ClassGaussians
+from skood.training_time._layer_features import (
+    distinct_layers,
+    layer_features,
+    reconstruction_errors,
+)
+from skood.training_time._metric_learning import MetricLearningObjective
+
+__all__ = ["VMDLS"]
+
+
+class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector):
+    r"""Variational- and metric-based deep latent space.
+
+    A backbone with two heads maps an item to a Gaussian :math:`q(z|x) = \mathcal{N}(\mu, \sigma)`.
+    Training draws z and minimises
+
+    .. math:: L_\text{metric}(z) + \lambda \, L_\text{KL}(z)
+
+    where :func:`triplet_margin_loss` draws the rows of a class together and pushes classes apart by
+    a margin M that grows from 0.15 to `margin`, and :func:`class_divergence` makes each class a
+    narrow Gaussian around the mean of its z in the previous epoch. There is no softmax.
+
+    The features f(x) of an item are the spatial means of the inner layers, the penultimate
+    features and :math:`\mu`, side by side. With :math:`l_k(x)` the log-likelihood of f(x) under a
+    Gaussian of the training features of class k (:class:`ClassGaussians`), the score is
+
+    .. math:: s(x) = w(x) \, \min\big( \max_k l_k(x) - B, -1 \big)
+
+    where B is 1 more than the largest :math:`l_k` of the calibration rows, and :math:`w = 1` or,
+    with an autoencoder, the error of the reconstruction :math:`\hat x`, seen by the first layer
+    :math:`g`:
+
+    .. math:: w(x) = \operatorname{mean}\big( (g(x) - g(\hat x))^2 \big) / w_\text{max}
+
+    Parameters
+    ----------
+    backbone : NeuralClassifier or None, default=None
+        Architecture and training; its last layer is replaced by the two heads. The rows that its
+        `validation_fraction` holds out are the calibration rows, which also give the threshold;
+        if it holds out none, all rows are. Its `weights_init` makes the training a fine-tuning. Its
+        `batch_size` and `label_smoothing` are not used. None: ``ConvNet(optimizer="adam",
+        learning_rate=1e-3, weight_decay=1e-4, validation_fraction=0.1)`` for images, an
+        :class:`MLP` trained in the same way for rows.
+    n_latent : int, default=32
+        Latent dimensions.
+    margin : float, default=32.0
+        Largest distance between classes that is asked for.
+    margin_step : float, default=1.0
+        Growth of the margin in each epoch.
+    margin_start_epoch : int, default=1
+        Epoch, counted from 0, in which the margin first grows.
+    kl_weight : float, default=0.1
+        The :math:`\lambda`.
+    kl_start_epoch : int, default=1
+        Epoch, counted from 0, from which on the KL term counts.
+    n_classes_per_batch : int, default=10
+        Classes in a training batch, see :func:`class_balanced_batches`.
+    n_samples_per_batch : int, default=8
+        Rows of each of these.
+    normalize_embeddings : bool, default=False
+        Whether the metric term sees z scaled to unit length, as in the authors' code. Distances are
+        then at most 2, and a larger margin has no effect.
+    reconstruction : transformer or None, default=None
+        Autoencoder for w: an estimator with ``transform`` and ``inverse_transform``,
+        :class:`skood.density.Autoencoder` for instance. It is trained on the rows that the backbone
+        is trained on, unless it comes in a :class:`sklearn.frozen.FrozenEstimator`.
+    layers : tuple of str, default=None
+        Names of the inner layers, as in ``module.named_modules()``. None takes the last module at
+        each resolution of the maps, and every nonlinearity that outputs rows.
+    shrinkage : float or "oas", default=0.0
+        Of the covariances, see :class:`ClassGaussians`; for classes with few rows.
+    n_head_epochs : int, default=0
+        Epochs at the beginning in which only the heads are trained, for a backbone with
+        `weights_init`.
+    head_lr_scale : float, default=1.0
+        Learning rate of the heads, as a multiple of the backbone's.
+    contamination : float, default=0.05
+        Part of the in-distribution data that the threshold takes as outliers.
+    memory : str, joblib.Memory or None, default=None
+        Where the trained backbone and the autoencoder are cached, so that a search over
+        `reconstruction`, `layers` and `shrinkage` trains the backbone once. Needs an integer
+        `random_state`.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed.
+
+    Attributes
+    ----------
+    backbone_ : NeuralClassifier
+        The trained backbone. Its ``transform`` gives penultimate features; it cannot predict.
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    layers_ : tuple of str
+        Names of the inner layers that are part of the features. A layer whose means are the
+        penultimate features is left out.
+    gaussians_ : ClassGaussians
+        Of the training features.
+    log_likelihood_bound_ : float
+        B, in nats.
+    reconstruction_ : transformer or None
+        The fitted autoencoder.
+    first_layer_ : str
+        Name of the layer that sees the reconstructions, with an autoencoder.
+    reconstruction_error_ : float
+        :math:`w_\text{max}`, the largest error of a calibration row, with an autoencoder.
+    history_ : dict of str to list of float
+        Of each epoch: "loss", its terms "metric" and "kl", and, where rows were held out, the same
+        with "validation_" before it and "validation_accuracy", that of the nearest class mean in
+        the latent space. The loss grows with the margin, so the weights of the last epoch are kept.
+    offset_ : float
+        Threshold on the score.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    LayerMahalanobis : Distances in the layers of a classifier that is trained as usual.
+    skood.inspection.LatentSpaceDisplay : Draws the latent space.
+
+    Notes
+    -----
+    Differences from the authors' code: embeddings are not normalised by default, since the paper's
+    classes are far from each other and from the origin; the covariances are those of all training
+    rows, not of the last batch; B and :math:`w_\text{max}` are taken from in-distribution
+    calibration rows, not from the test data, so that a score depends on its row alone.
+
+    References
+    ----------
+    .. [1] O. Dinari and O. Freifeld, "Variational- and Metric-based Deep Latent Space for
+       Out-of-Distribution Detection", UAI 2022.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, VMDLS
+    >>> X, y = load_iris(return_X_y=True)
+    >>> backbone = MLP((32,), max_epochs=40, optimizer="adam", learning_rate=1e-3)
+    >>> detector = VMDLS(backbone, n_latent=2, random_state=0).fit(X, y)
+    >>> detector.transform(X).shape, detector.predict_proba(X).shape
+    ((150, 2), (150, 3))
+    >>> detector.predict_class([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 0, -1])
+    """
+
+    _parameter_constraints: dict = {
+        **TrainingDetector._parameter_constraints,
+        "backbone": [NeuralClassifier, None],
+        "n_latent": [Interval(numbers.Integral, 1, None, closed="left")],
+        "margin": [Interval(numbers.Real, 0, None, closed="left")],
+        "margin_step": [Interval(numbers.Real, 0, None, closed="left")],
+        "margin_start_epoch": [Interval(numbers.Integral, 0, None, closed="left")],
+        "kl_weight": [Interval(numbers.Real, 0, None, closed="left")],
+        "kl_start_epoch": [Interval(numbers.Integral, 0, None, closed="left")],
+        "n_classes_per_batch": [Interval(numbers.Integral, 2, None, closed="left")],
+        "n_samples_per_batch": [Interval(numbers.Integral, 2, None, closed="left")],
+        "normalize_embeddings": ["boolean"],
+        "reconstruction": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "layers": [tuple, list, str, None],
+        "shrinkage": [Interval(numbers.Real, 0, 1, closed="both"), StrOptions({"oas"})],
+        "n_head_epochs": [Interval(numbers.Integral, 0, None, closed="left")],
+        "head_lr_scale": [Interval(numbers.Real, 0, None, closed="neither")],
+    }
+
+    _scoring_parameters = ("contamination", "layers", "reconstruction", "shrinkage")
+
+    backbone_: NeuralClassifier
+
+    def __init__(
+        self,
+        backbone: NeuralClassifier | None = None,
+        n_latent: int = 32,
+        margin: float = 32.0,
+        margin_step: float = 1.0,
+        margin_start_epoch: int = 1,
+        kl_weight: float = 0.1,
+        kl_start_epoch: int = 1,
+        *,
+        n_classes_per_batch: int = 10,
+        n_samples_per_batch: int = 8,
+        normalize_embeddings: bool = False,
+        reconstruction: Any = None,
+        layers: Sequence[str] | str | None = None,
+        shrinkage: float | str = 0.0,
+        n_head_epochs: int = 0,
+        head_lr_scale: float = 1.0,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.n_latent = n_latent
+        self.margin = margin
+        self.margin_step = margin_step
+        self.margin_start_epoch = margin_start_epoch
+        self.kl_weight = kl_weight
+        self.kl_start_epoch = kl_start_epoch
+        self.n_classes_per_batch = n_classes_per_batch
+        self.n_samples_per_batch = n_samples_per_batch
+        self.normalize_embeddings = normalize_embeddings
+        self.reconstruction = reconstruction
+        self.layers = layers
+        self.shrinkage = shrinkage
+        self.n_head_epochs = n_head_epochs
+        self.head_lr_scale = head_lr_scale
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
+        return (ConvNet if data.is_image else MLP)(
+            optimizer="adam", learning_rate=1e-3, weight_decay=1e-4, validation_fraction=0.1
+        )
+
+    def _n_outputs(self, n_classes: int) -> int:
+        return 2 * self.n_latent
+
+    def _make_objective(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        *,
+        held_out: npt.NDArray[np.integer],
+        **_: Any,
+    ) -> ClassifierObjective:
+        counts = np.bincount(np.delete(class_indices, held_out), minlength=class_indices.max() + 1)
+        if counts.min() < 2:
+            label = classifier.classes_[counts.argmin()]
+            raise ValueError(
+                f"y has {counts.min()} training row(s) of the class {label!r}, but VMDLS needs at "
+                "least 2, to compare and for a covariance; leave the class out, or hold out less "
+                f"than validation_fraction={classifier.validation_fraction}"
+            )
+        if classifier.patience is not None:
+            raise ValueError(
+                f"patience={classifier.patience} is given to the backbone, but the loss of VMDLS "
+                "grows with its margin and cannot say when to stop; give patience=None"
+            )
+        return MetricLearningObjective(network, classifier, data, class_indices, self)
+
+    def _learn_scores(
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        held_out: npt.NDArray[np.integer],
+        seed: int,
+    ) -> None:
+        rows = np.setdiff1d(np.arange(len(inliers)), held_out)
+        training = inliers.subset(rows)
+        class_indices = encode_labels(np.asarray(y)[rows], self.classes_)
+        layers = layers_of(self._network, training, self.layers)
+        self.layers_ = distinct_layers(self._network, layers, training)
+        moments = ClassMoments(len(self.classes_), pooled=False)
+        for part, features in self._features(training):
+            moments.add(features, class_indices[part])
+        self.gaussians_ = ClassGaussians(moments, self.shrinkage)
+
+        calibration = inliers.subset(held_out) if len(held_out) else training
+        self.log_likelihood_bound_ = float(self._log_likelihood(calibration).max()) + 1
+        self.reconstruction_ = None
+        if self.reconstruction is not None:
+            self.first_layer_ = layers[0]
+            self.reconstruction_ = fit_model(
+                self.reconstruction,
+                training,
+                None,
+                seed=None if self.random_state is None else seed,
+                memory=self.memory,
+            )
+            self.reconstruction_error_ = float(self._reconstruction_errors(calibration).max())
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return self._scores(data, self._log_likelihood(data))
+
+    def _scores(
+        self, data: CheckedData, log_likelihood: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        relative = np.minimum(log_likelihood.max(1) - self.log_likelihood_bound_, -1.0)
+        if self.reconstruction_ is None:
+            return relative
+        largest = max(self.reconstruction_error_, float(np.finfo(np.float32).tiny))
+        return relative * (self._reconstruction_errors(data) / largest)
+
+    def _features(self, data: CheckedData) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
+        return layer_features(self._network, self.layers_, data, self.n_latent)
+
+    def _log_likelihood(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        """Log-likelihood of the features under each class, shape (n, n_classes)."""
+        parts = [self.gaussians_.log_likelihood(f) for _, f in self._features(data)]
+        return np.concatenate(parts)
+
+    def _reconstruction_errors(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return reconstruction_errors(
+            self._network,
+            self.first_layer_,
+            self.reconstruction_,
+            data,
+            self.backbone_.value_range_,
+        )
+
+    def transform(self, X: Any) -> npt.NDArray[np.float64]:
+        r"""Latents of X, the :math:`\mu` of q(z | x).
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_latent), float64
+        """
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("encoding"):
+            return self._network.outputs(data).logits[:, : self.n_latent].astype(np.float64)
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Probability of each class, if the row is of one of them.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            By Bayes' theorem from the Gaussians of the classes, with equal priors. In the order of
+            `classes_`.
+        """
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            return softmax(self._log_likelihood(data), axis=1)
+
+    def predict_class(self, X: Any) -> npt.NDArray:
+        """Return the most likely class, or -1 for a row that `predict` rejects.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, and -1 ("-1" among strings) where the score is below the threshold. The largest
+            of `predict_proba` rejects nothing.
+        """
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            log_likelihood = self._log_likelihood(data)
+            accepted = self._scores(data, log_likelihood) >= self.offset_
+        return rejecting(self.classes_[log_likelihood.argmax(1)], accepted)
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_latent
