@@ -86,6 +86,7 @@ ESTIMATORS = [
     skood.SCALE(tiny_mlp()),
     skood.SHE(tiny_mlp()),
     skood.TemperatureScaling(tiny_mlp()),
+    skood.VMDLS(tiny_mlp(), 2),
     skood.VRA(tiny_mlp()),
     skood.ViM(tiny_mlp()),
 ]

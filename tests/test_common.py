@@ -30,16 +30,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:the classifier is:UserWarning")
 # The threshold of these is read from rows that they held out.
 HOLDS_OUT = skood.Gram, skood.TemperatureScaling
 # Parameters that hold a model.
-MODELS = "density", "classifier", "features", "vae"
+MODELS = "density", "classifier", "backbone", "features", "vae"
 DETECTORS = [estimator for estimator in ESTIMATORS if is_outlier_detector(estimator)]
 SCORERS = [estimator for estimator in ESTIMATORS if hasattr(estimator, "score_samples")]
 
 
 def name_of(estimator):
     params = estimator.get_params(deep=False)
-    inner = [
-        params[name] for name in ("density", "classifier", "features", "vae") if name in params
-    ]
+    inner = [params[name] for name in MODELS if name in params]
     return "-".join(type(part).__name__ for part in [estimator, *inner] if part is not None)
 
 

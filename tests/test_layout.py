@@ -41,6 +41,12 @@ ONLY_IN_PACKAGE = {
     "model_selection": {"get_ood_scorer_names"},
     "datasets": {"gaussian_noise", "sphere_noise", "uniform_noise"},
     "inspection": {"BoundarySamplesDisplay"},
+    "training_time": {
+        "ClassGaussians",
+        "class_balanced_batches",
+        "class_divergence",
+        "triplet_margin_loss",
+    },
     "metrics": {
         "aupr_in",
         "aupr_out",

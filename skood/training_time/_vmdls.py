@@ -259,7 +259,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
     ) -> ClassifierObjective:
         counts = np.bincount(np.delete(class_indices, held_out), minlength=class_indices.max() + 1)
         if counts.min() < 2:
-            label = classifier.classes_[counts.argmin()]
+            label = classifier.classes_[counts.argmin()].item()
             raise ValueError(
                 f"y has {counts.min()} training row(s) of the class {label!r}, but VMDLS needs at "
                 "least 2, to compare and for a covariance; leave the class out, or hold out less "

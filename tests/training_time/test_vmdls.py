@@ -1,0 +1,394 @@
+"""VMDLS: what it is trained on, and what its scores are made of."""
+
+import pickle
+import signal
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_iris
+from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+from torch.utils.data import Dataset
+
+from skood import MLP, VMDLS, ConvNet, OODSplit, get_ood_scorer
+from skood._torch.training import hold_out
+from skood.metrics import auroc
+from skood.training_time import ClassGaussians, _metric_learning, class_divergence
+from skood.training_time._metric_learning import MetricLearningObjective
+
+SETTINGS = {"optimizer": "adam", "learning_rate": 1e-3, "precision": "fp32"}
+
+
+@pytest.fixture(scope="module")
+def iris():
+    return load_iris(return_X_y=True)
+
+
+@pytest.fixture(scope="module")
+def images():
+    digits = load_digits()
+    return digits.images / 16, digits.target
+
+
+def tiny(**kwargs):
+    backbone = MLP((16, 8), max_epochs=3, validation_fraction=0.2, **SETTINGS)
+    settings = {"n_latent": 3, "n_classes_per_batch": 3, "n_samples_per_batch": 4}
+    return VMDLS(**{"backbone": backbone, "random_state": 0, **settings, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def trained(images):
+    """Trained on the digits 0 to 7, well enough to tell them from 8 and 9."""
+    X, y = images
+    settings = {**SETTINGS, "learning_rate": 3e-3}
+    backbone = ConvNet((16, 32), max_epochs=25, validation_fraction=0.2, **settings)
+    known = y < 8
+    # An epoch has 9 steps, and classes have to be apart before they are held together.
+    detector = VMDLS(backbone, n_latent=8, margin=8.0, kl_start_epoch=10, random_state=0)
+    return detector.fit(X[known][::2], y[known][::2])
+
+
+def test_it_learns_classes_and_rejects_others(trained, images):
+    X, y = images
+    known = y < 8
+    new, labels = X[known][1::2], y[known][1::2]
+    proba = trained.predict_proba(new)
+    np.testing.assert_allclose(proba.sum(1), 1)
+    assert (trained.classes_[proba.argmax(1)] == labels).mean() > 0.97
+    truth = np.r_[labels, np.full((~known).sum(), -1)]
+    everything = np.r_[new, X[~known]]
+    scores = trained.score_samples(everything)
+    assert auroc(truth, scores) > 0.95
+    noise = np.random.default_rng(0).random((50, 8, 8))
+    assert (trained.predict(noise) == -1).all()
+    predicted = trained.predict_class(everything)
+    rejected = trained.predict(everything) == -1
+    assert (predicted[rejected] == -1).all()
+    likeliest = trained.predict_proba(everything).argmax(1)
+    np.testing.assert_array_equal(predicted[~rejected], trained.classes_[likeliest][~rejected])
+
+
+def test_latent_space_has_the_asked_margin(trained, images):
+    """Classes are compact, and apart by about the margin that training ended with."""
+    X, y = images
+    known = y < 8
+    latents, labels = trained.transform(X[known][1::2]), y[known][1::2]
+    assert latents.shape == (known.sum() // 2, 8) and latents.dtype == np.float64
+    means = np.stack([latents[labels == k].mean(0) for k in range(8)])
+    within = np.mean([np.linalg.norm(z - means[k]) for z, k in zip(latents, labels, strict=True)])
+    apart = np.linalg.norm(means[:, None] - means, axis=2)[np.triu_indices(8, 1)]
+    assert apart.min() > 4 * within
+    assert apart.min() > 0.6 * trained.margin
+    assert trained.history_["validation_accuracy"][-1] > 0.9
+
+
+def test_score_is_the_likelihood_of_all_layers(trained, images):
+    """Recomputed by hooks on the network, in float64."""
+    X, y = images
+    known = y < 8
+    X, y = X[known][::2], y[known][::2]
+    network = trained.backbone_.network()
+    modules = dict(network.module.named_modules())
+    assert trained.layers_ == ("5",)
+    seen = {}
+    modules["5"].register_forward_hook(lambda m, args, output: seen.update(layer=output))
+    network.last_layer.register_forward_hook(
+        lambda m, args, output: seen.update(penultimate=args[0])
+    )
+    with torch.no_grad():
+        heads = network.module(network.tensor(X[:, None]))
+    for layer in modules.values():
+        layer._forward_hooks.clear()
+    parts = seen["layer"].mean((2, 3)), seen["penultimate"], heads[:, :8]
+    features = torch.cat(parts, 1).numpy()
+    seed = int(np.random.RandomState(0).randint(2**31 - 1))
+    training, held_out = hold_out(len(X), 0.2, seed, y)
+    gaussians = ClassGaussians.of(features[training], y[training])
+    log_likelihood = gaussians.log_likelihood(features)
+    bound = log_likelihood[held_out].max() + 1
+    assert trained.log_likelihood_bound_ == pytest.approx(bound, rel=1e-3)
+    expected = np.minimum(log_likelihood.max(1) - bound, -1)
+    np.testing.assert_allclose(trained.score_samples(X), expected, rtol=1e-2, atol=0.5)
+    assert trained.score_samples(X[held_out]).max() == pytest.approx(-1)
+    assert trained.offset_ == pytest.approx(np.percentile(trained.score_samples(X[held_out]), 5))
+
+
+def test_scores_do_not_depend_on_other_rows(trained, images):
+    X, _ = images
+    together = trained.score_samples(X[:40])
+    np.testing.assert_array_equal(trained.score_samples(X[39::-1])[::-1], together)
+    np.testing.assert_array_equal(trained.score_samples(X[7:8]), together[7:8])
+
+
+def test_reconstruction_weight(images):
+    """The weight is the error of the first layer, relative to the largest of calibration rows."""
+    X, y = images
+    X, y = X[:300], y[:300]
+    backbone = ConvNet((8, 8), max_epochs=2, validation_fraction=0.2, **SETTINGS)
+    pca = PCA(12, random_state=0)
+    detector = VMDLS(backbone, n_latent=3, reconstruction=pca, random_state=0).fit(X, y)
+    plain = VMDLS(backbone, n_latent=3, random_state=0).fit(X, y)
+    seed = int(np.random.RandomState(0).randint(2**31 - 1))
+    training, held_out = hold_out(300, 0.2, seed, y)
+    fitted = clone(pca).fit(X[training].reshape(-1, 64))
+    np.testing.assert_allclose(detector.reconstruction_.components_, fitted.components_)
+    decoded = fitted.inverse_transform(fitted.transform(X.reshape(300, 64))).clip(0, 1)
+    network = plain.backbone_.network()
+    first = dict(network.module.named_modules())[detector.first_layer_]
+    assert detector.first_layer_ == "5"
+
+    def means(images):
+        seen = []
+        hook = first.register_forward_hook(lambda m, args, output: seen.append(output))
+        with torch.no_grad():
+            network.module(network.tensor(images.reshape(-1, 1, 8, 8)))
+        hook.remove()
+        return seen[0].mean((2, 3)).numpy()
+
+    errors = np.square(means(X) - means(decoded)).mean(1)
+    assert detector.reconstruction_error_ == pytest.approx(errors[held_out].max(), rel=1e-3)
+    ratio = detector.score_samples(X) / plain.score_samples(X)
+    np.testing.assert_allclose(ratio, errors / errors[held_out].max(), rtol=1e-2, atol=1e-5)
+    # A reconstruction that is perfect gives the score of a perfect row, and no error.
+    perfect = VMDLS(backbone, n_latent=3, reconstruction=PCA(64), random_state=0).fit(X, y)
+    assert np.isfinite(perfect.score_samples(X)).all()
+
+
+def test_a_trained_autoencoder_and_rows(iris):
+    X, y = iris
+    autoencoder = FrozenEstimator(PCA(2).fit(X))
+    detector = tiny(reconstruction=autoencoder).fit(X, y)
+    assert detector.reconstruction_ is autoencoder
+    assert detector.first_layer_ == "2"
+    # The second hidden layer is the penultimate one.
+    assert detector.layers_ == ("2",)
+    assert detector.gaussians_.means.shape == (3, 16 + 8 + 3)
+
+
+def test_margin_and_divergence_begin_and_grow(iris):
+    X, y = iris
+    epochs = []
+
+    class Noting(MetricLearningObjective):
+        def start_epoch(self, epoch, *, resumed):
+            super().start_epoch(epoch, resumed=resumed)
+            epochs.append((self.margin.item(), self.kl_weight.item()))
+
+    detector = tiny(
+        backbone=MLP((8,), max_epochs=6, **SETTINGS),
+        margin=3.0,
+        margin_start_epoch=2,
+        kl_start_epoch=1,
+        kl_weight=0.3,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skood.training_time._vmdls.MetricLearningObjective", Noting)
+        detector.fit(X, y)
+    margins, weights = zip(*epochs, strict=True)
+    assert margins == pytest.approx([0.15, 0.15, 1.15, 2.15, 3.0, 3.0])
+    assert weights == pytest.approx([0, 0.3, 0.3, 0.3, 0.3, 0.3])
+    history = detector.history_
+    assert list(history) == ["loss", "metric", "kl"]
+    assert history["kl"][0] == 0 != history["kl"][1]
+    np.testing.assert_allclose(history["loss"], np.add(history["metric"], history["kl"]), rtol=1e-5)
+
+
+def objective_of(iris, **kwargs):
+    """Return an objective and a batch of all rows."""
+    X, y = iris
+    made = []
+
+    class Kept(MetricLearningObjective):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("skood.training_time._vmdls.MetricLearningObjective", Kept)
+        tiny(**{"backbone": MLP((8,), max_epochs=1, **SETTINGS), **kwargs}).fit(X, y)
+    objective = made[0].train()
+    return objective, objective.prepare(objective.read(np.arange(150)), torch.Generator())
+
+
+def test_class_means_are_those_of_the_epoch_before(iris):
+    objective, batch = objective_of(iris)
+    objective.start_epoch(0, resumed=False)
+    draws = []
+    original = class_divergence
+
+    def noted(z, *args):
+        draws.append(z.detach().double())
+        return original(z, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_metric_learning, "class_divergence", noted)
+        before = objective.class_means.clone()
+        for _ in range(2):
+            objective.loss(*batch)
+        torch.testing.assert_close(objective.class_means, before)
+        # An epoch that is resumed goes on with its sums.
+        objective.start_epoch(0, resumed=True)
+        torch.testing.assert_close(objective.class_means, before)
+    objective.start_epoch(1, resumed=False)
+    labels = batch[1]
+    expected = [torch.cat([z[labels == k] for z in draws]).mean(0) for k in range(3)]
+    torch.testing.assert_close(
+        objective.class_means.double(), torch.stack(expected), rtol=1e-5, atol=1e-6
+    )
+    assert not torch.equal(draws[0], draws[1])
+    assert objective.class_sums.abs().sum() == objective.class_counts.sum() == 0
+    assert not objective.class_means.requires_grad
+
+
+def test_every_parameter_gets_a_gradient(iris):
+    objective, batch = objective_of(iris)
+    objective.start_epoch(3, resumed=False)
+    sum(objective.loss(*batch).values()).backward()
+    for name, parameter in objective.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+
+
+def test_validation_uses_the_mean_of_the_latents(iris):
+    objective, batch = objective_of(iris)
+    objective.eval()
+    with torch.no_grad():
+        one, other = objective.loss(*batch), objective.loss(*batch)
+        counts = objective.class_counts.clone()
+        objective.metrics(*batch)
+    assert one == other
+    torch.testing.assert_close(objective.class_counts, counts)
+
+
+def test_normalised_embeddings(iris):
+    objective, batch = objective_of(iris, normalize_embeddings=True)
+    objective.eval()
+    objective.start_epoch(40, resumed=True)
+    with torch.no_grad():
+        loss = objective.loss(*batch)["metric"].item()
+    # Distances are at most 2, and the margin is 32.
+    assert 30 < loss < 32 + 2.1
+
+
+def test_fine_tuning_trains_the_heads_first(iris):
+    X, y = iris
+    network = MLP((8,), max_epochs=3, random_state=0).fit(X, y)
+    before = [p.detach().clone() for p in network.module_.parameters()]
+    backbone = MLP((8,), max_epochs=2, weights_init=FrozenEstimator(network), **SETTINGS)
+    heads = tiny(backbone=backbone, n_head_epochs=2).fit(X, y).backbone_.module_
+    body, head = list(heads.parameters())[:2], heads[-1]
+    for parameter, start in zip(body, before, strict=False):
+        torch.testing.assert_close(parameter, start, rtol=0, atol=0)
+    assert head.weight.shape == (6, 8)
+    all_of_it = tiny(backbone=backbone, n_head_epochs=1).fit(X, y).backbone_.module_
+    for parameter, start in zip(list(all_of_it.parameters())[:2], before, strict=False):
+        assert (parameter - start).abs().max() > 1e-4
+    for now, start in zip(network.module_.parameters(), before, strict=True):
+        torch.testing.assert_close(now, start, rtol=0, atol=0)
+
+
+def test_heads_have_a_rate_of_their_own(iris):
+    objective, _ = objective_of(iris, head_lr_scale=10.0)
+    body, heads = objective.parameter_groups()
+    assert "lr_scale" not in body and heads["lr_scale"] == 10.0
+    assert [p.shape for p in heads["params"]] == [(6, 8), (6,)]
+    assert len(body["params"]) + len(heads["params"]) == len(list(objective.parameters()))
+
+
+@pytest.mark.parametrize("step", [5, 12])
+def test_resumed_training_ends_the_same(iris, tmp_path, monkeypatch, step):
+    """In the middle of an epoch, with sums and running means, and between two."""
+    X, y = iris
+    whole = tiny().fit(X, y)
+    backbone = tiny().backbone.set_params(checkpoint_dir=str(tmp_path))
+    calls = []
+    original = torch.optim.Adam.step
+
+    def interrupted(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == step:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args, **kwargs)
+
+    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="interrupted"):
+        patched.setattr(torch.optim.Adam, "step", interrupted)
+        tiny(backbone=backbone).fit(X, y)
+    resumed = tiny(backbone=backbone).fit(X, y)
+    assert resumed.history_ == whole.history_
+    np.testing.assert_array_equal(resumed.score_samples(X), whole.score_samples(X))
+
+
+def test_a_search_over_scoring_parameters_trains_once(iris, tmp_path, monkeypatch):
+    X, y = iris
+    trained = []
+    original = MLP.fit_objective
+
+    def counted(self, *args, **kwargs):
+        trained.append(1)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(MLP, "fit_objective", counted)
+    data = np.r_[X, X[::5] + 3 * np.random.default_rng(0).normal(size=(30, 4))]
+    grid = {"shrinkage": [0.0, 0.1, "oas"], "layers": [None, "0"], "reconstruction": [None, PCA(2)]}
+    search = GridSearchCV(
+        tiny(memory=str(tmp_path)),
+        grid,
+        scoring=get_ood_scorer("auroc"),
+        cv=OODSplit(2),
+        refit=False,
+    ).fit(data, np.r_[y, np.full(30, -1)])
+    assert len(trained) == 2
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_strings_datasets_and_pickles(images):
+    X, y = images
+    names = np.array(["zero", "one", "two"])
+    rows = np.flatnonzero(y < 3)[:90]
+    labels = names[y[rows]]
+    backbone = ConvNet((4, 4), max_epochs=2, validation_fraction=0.2, **SETTINGS)
+    detector = tiny(backbone=backbone).fit(X[rows], labels)
+    assert set(detector.predict_class(X[rows])) <= {*names, "-1"}
+    noise = np.random.default_rng(0).random((3, 8, 8))
+    assert set(detector.predict_class(noise)) <= {*names, "-1"}
+
+    class Streamed(Dataset):
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, index):
+            return torch.from_numpy(X[rows[index]])
+
+    streamed = tiny(backbone=backbone).fit(Streamed(), labels)
+    np.testing.assert_allclose(streamed.score_samples(X[rows]), detector.score_samples(X[rows]))
+    again = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(again.score_samples(X[:9]), detector.score_samples(X[:9]))
+    assert list(detector.get_feature_names_out()) == ["vmdls0", "vmdls1", "vmdls2"]
+
+
+def test_without_held_out_rows_all_calibrate(iris):
+    X, y = iris
+    detector = tiny(backbone=MLP((8,), max_epochs=2, **SETTINGS)).fit(X, y)
+    assert detector.score_samples(X).max() == -1
+    assert (detector.predict(X) == 1).mean() == pytest.approx(0.95, abs=0.01)
+
+
+def test_errors(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match="VMDLS requires y to be passed"):
+        tiny().fit(X)
+    single = np.r_[y[:-1], 7]
+    with pytest.raises(ValueError, match=r"1 training row\(s\) of the class 7.*at least 2"):
+        tiny().fit(X, single)
+    with pytest.raises(ValueError, match=r"y has 1 training row\(s\)"):
+        tiny(backbone=MLP((8,), max_epochs=1, validation_fraction=0.9)).fit(X[::10], y[::10])
+    with pytest.raises(ValueError, match="patience=3 is given to the backbone"):
+        tiny(backbone=MLP((8,), patience=3, validation_fraction=0.2)).fit(X, y)
+    with pytest.raises(ValueError, match="'reconstruction' parameter"):
+        tiny(reconstruction=MLP()).fit(X, y)
+    with pytest.raises(ValueError, match=r"names .*'nothing'"):
+        tiny(layers=("nothing",)).fit(X, y)
+    with pytest.raises(AttributeError, match="classes_"):
+        tiny().fit(X, y).backbone_.predict(X)
