@@ -39,7 +39,7 @@ ONLY_IN_PACKAGE = {
     "classifiers": {"NeuralClassifier"},
     "model_selection": {"get_ood_scorer_names"},
     "datasets": {"gaussian_noise", "sphere_noise", "uniform_noise"},
-    "inspection": {"BoundarySamplesDisplay"},
+    "inspection": {"BoundarySamplesDisplay", "LatentSpaceDisplay"},
     "metrics": {
         "aupr_in",
         "aupr_out",
