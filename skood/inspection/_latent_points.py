@@ -185,7 +185,7 @@ def reduce_to_plane(
         )
     if has_transform:
         # UMAP would take labels without requiring them, and separate the classes by them.
-        needs_labels = get_tags(reduction).target_tags.required
+        needs_labels = get_tags(_last_step(reduction)).target_tags.required
         reduction.fit(latents, labels if needs_labels else None)
         coordinates = np.asarray(reduction.transform(everything))
     else:
@@ -203,17 +203,20 @@ def axis_labels(reduction: Any) -> list[str]:
     """Describe the two coordinates that a fitted transformer gives; None: the latents."""
     if reduction is None:
         return ["latent 1", "latent 2"]
-    if isinstance(reduction, FrozenEstimator):
-        reduction = reduction.estimator
-    if isinstance(reduction, Pipeline):
-        reduction = reduction[-1]
-    if isinstance(reduction, PCA):
+    last = _last_step(reduction)
+    if isinstance(last, PCA):
         return [
             f"principal component {number} ({100 * part:.0f} % of variance)"
-            for number, part in enumerate(reduction.explained_variance_ratio_, 1)
+            for number, part in enumerate(last.explained_variance_ratio_, 1)
         ]
-    name = "t-SNE" if isinstance(reduction, TSNE) else type(reduction).__name__
+    name = "t-SNE" if isinstance(last, TSNE) else type(last).__name__
     return [f"{name} 1", f"{name} 2"]
+
+
+def _last_step(reduction: Any) -> Any:
+    if isinstance(reduction, FrozenEstimator):
+        reduction = reduction.estimator
+    return reduction[-1] if isinstance(reduction, Pipeline) else reduction
 
 
 def _make_reduction(method: Any, n_points: int, seed: int) -> Any:

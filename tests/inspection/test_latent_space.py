@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.exceptions import NotFittedError
@@ -296,11 +296,20 @@ def test_perplexity_is_bounded_by_the_number_of_points(latents, n_points, perple
 
 
 class Folded(BaseEstimator):
-    """Reads labels that it does not require, as UMAP does, and has no transform."""
+    """Takes labels without requiring them, as UMAP does, and has no transform."""
 
     def fit_transform(self, X, y=None):
         assert y is None
         self.n_rows_ = len(X)
+        return abs(X[:, :2])
+
+
+class Foldable(Folded):
+    def fit(self, X, y=None):
+        self.fit_transform(X, y)
+        return self
+
+    def transform(self, X):
         return abs(X[:, :2])
 
 
@@ -321,14 +330,18 @@ def test_other_transformers(latents, outliers):
     assert not hasattr(given, "eigenvalues_")
 
     # Labels go to those that require them.
-    display = draw(LinearDiscriminantAnalysis(n_components=2))
-    reference = LinearDiscriminantAnalysis(n_components=2).fit(Z, y)
-    np.testing.assert_allclose(display.coordinates, reference.transform(Z), atol=1e-9)
+    discriminant = LinearDiscriminantAnalysis(n_components=2)
+    for method in (discriminant, make_pipeline(StandardScaler(), discriminant)):
+        display = draw(method)
+        expected = clone(method).fit(Z, y).transform(Z)
+        np.testing.assert_allclose(display.coordinates, expected, atol=1e-9)
+        assert axis_names(display)[1] == "LinearDiscriminantAnalysis 2"
 
-    display = draw(Folded())
-    np.testing.assert_array_equal(display.coordinates, abs(Z[:, :2]))
-    np.testing.assert_array_equal(display.ood_coordinates["OOD"], abs(outliers[:, :2]))
-    assert display.reduction.n_rows_ == 160
+    for method, n_learned_from in [(Folded(), 160), (Foldable(), 120)]:
+        display = draw(method)
+        np.testing.assert_array_equal(display.coordinates, abs(Z[:, :2]))
+        np.testing.assert_array_equal(display.ood_coordinates["OOD"], abs(outliers[:, :2]))
+        assert display.reduction.n_rows_ == n_learned_from
 
     pipeline = make_pipeline(StandardScaler(), PCA(2))
     display = draw(pipeline)
