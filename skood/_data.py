@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 from sklearn.base import BaseEstimator
-from sklearn.utils import check_array
+from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
@@ -22,6 +22,7 @@ __all__ = [
     "check_scores",
     "resolve_value_range",
     "share_forward_pass",
+    "take_rows",
 ]
 
 
@@ -135,6 +136,13 @@ def share_forward_pass(X: Any) -> CheckedData:
     >>> scores = [method(network).fit(shared).score_samples(shared) for method in (MSP, Energy)]
     """
     return _open(BaseEstimator(), X, reset=True, min_samples=1)
+
+
+def take_rows(X: Any, rows: npt.NDArray[np.integer]) -> Any:
+    """Return rows of X in the type of X; rows of a Dataset as checked data, which are streamed."""
+    if isinstance(X, (CheckedData, Dataset)):
+        return share_forward_pass(X).subset(rows)
+    return _safe_indexing(X, rows)
 
 
 def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) -> CheckedData:

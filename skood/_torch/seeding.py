@@ -34,6 +34,7 @@ class Stream(enum.IntEnum):
     OFF_MANIFOLD = 11
     ON_MANIFOLD = 12
     SHOWN_ROWS = 13
+    SHOWN_POINTS = 14
     # Every detector.
     THRESHOLD_ROWS = 20
     # Detectors on a density.

@@ -48,26 +48,33 @@ def copy_weights(source: Network, target: nn.Module, *, keeps_head: bool) -> Non
     Raises
     ------
     ValueError
-        When a weight other than those of the last layer is missing or has another shape.
+        When the last layer has another name, or any other weight another name or shape.
     """
-    head = last_linear(target)
-    name_of = {module: name for name, module in target.named_modules()}
-    own = {f"{name_of[head]}.{name}" for name in tensors_of(head)}
+    expected = (
+        "in the network to train; give a network of the same architecture, trained on items of the "
+        "same shape"
+    )
+    head = _name_of(last_linear(target), target)
+    if _name_of(source.last_layer, source.module) != head:
+        came = _name_of(source.last_layer, source.module)
+        raise ValueError(f"weights_init has the last layer {came!r}, but it is {head!r} {expected}")
     given = tensors_of(source.module)
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
     for name, tensor in tensors_of(target).items():
         fits = shapes.get(name) == tuple(tensor.shape)
-        if name in own:
+        if name.rpartition(".")[0] == head:
             if not (keeps_head and fits):
                 continue
         elif not fits:
-            came = f"the shape {shapes[name]}" if name in shapes else "no such tensor"
+            came = f"the shape {shapes[name]}" if name in shapes else "nothing"
             raise ValueError(
-                f"weights_init has {came} for {name!r}, of shape {tuple(tensor.shape)} in the "
-                "network to train; give a network of the same architecture, trained on items of "
-                "the same shape"
+                f"weights_init has {came} for {name!r}, of shape {tuple(tensor.shape)} {expected}"
             )
         tensor.data.copy_(given[name])
+
+
+def _name_of(layer: nn.Module, module: nn.Module) -> str:
+    return next(name for name, part in module.named_modules() if part is layer)
 
 
 class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):

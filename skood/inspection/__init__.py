@@ -1,5 +1,6 @@
 """Plots in the style of scikit-learn's displays; requires matplotlib."""
 
 from skood.inspection._boundary_samples import BoundarySamplesDisplay
+from skood.inspection._latent_space import LatentSpaceDisplay
 
-__all__ = ["BoundarySamplesDisplay"]
+__all__ = ["BoundarySamplesDisplay", "LatentSpaceDisplay"]

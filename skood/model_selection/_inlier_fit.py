@@ -14,10 +14,8 @@ from sklearn.utils import Tags, _safe_indexing, get_tags
 from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
-from torch.utils.data import Dataset
 
-from skood._checked_data import CheckedData
-from skood._data import share_forward_pass
+from skood._data import take_rows
 from skood._labels import check_labels, is_outlier
 from skood._parameters import HasMethods, fit_context
 
@@ -142,10 +140,10 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
                     "to fit. Give in-distribution rows, with labels >= 0"
                 )
             fit_params = {
-                name: _take(value, rows) if _has_rows(value, n_samples) else value
+                name: take_rows(value, rows) if _has_rows(value, n_samples) else value
                 for name, value in fit_params.items()
             }
-            X, y, labels = _take(X, rows), _safe_indexing(y, rows), labels[rows]
+            X, y, labels = take_rows(X, rows), _safe_indexing(y, rows), labels[rows]
         self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
         self._labels = None if labels is None else np.unique(labels)
         return self
@@ -213,13 +211,6 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
 
     def __sklearn_tags__(self) -> Tags:
         return deepcopy(get_tags(self.estimator))
-
-
-def _take(X: Any, rows: npt.NDArray[np.intp]) -> Any:
-    """Return rows of X in the type of X; rows of a Dataset as checked data, which are streamed."""
-    if isinstance(X, (CheckedData, Dataset)):
-        return share_forward_pass(X).subset(rows)
-    return _safe_indexing(X, rows)
 
 
 def _has_rows(value: Any, n_samples: int) -> bool:

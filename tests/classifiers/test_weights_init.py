@@ -97,12 +97,17 @@ def test_errors(trained, iris):
     start = FrozenEstimator(trained)
     with pytest.raises(ValueError, match=r"weights_init has the shape \(8, 4\) for '1.weight'"):
         MLP((9,), weights_init=start).fit(X, y)
-    with pytest.raises(ValueError, match=r"weights_init has no such tensor for .*same archit"):
-        MLP((8, 8), weights_init=start).fit(X, y)
+    with pytest.raises(ValueError, match=r"has the last layer '4', but it is '7' in the network"):
+        MLP((8, 2), weights_init=start).fit(X, y)
     with pytest.raises(ValueError, match="'weights_init' parameter"):
         MLP((8,), weights_init=trained).fit(X, y)
     with pytest.raises(TypeError, match="holds a LogisticRegression"):
         MLP((8,), weights_init=FrozenEstimator(LogisticRegression())).fit(X, y)
-    module = torch.nn.Sequential(torch.nn.Linear(4, 8))
-    with pytest.raises(ValueError, match="weights_init has"):
-        MLP((8,), weights_init=module).fit(X, y)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.ReLU(), nn.Linear(8, 2))
+    network = MLP((8,), weights_init=module, **NO_TRAINING).fit(X, y)
+    assert torch.equal(network.module_[1].weight, module[1].weight)
+    images = np.random.default_rng(0).random((9, 8, 8))
+    plain = ConvNet((4, 4), max_steps=1).fit(images, np.arange(9) % 3).module_
+    del plain[1].running_mean
+    with pytest.raises(ValueError, match=r"has nothing for '1.running_mean'"):
+        ConvNet((4, 4), weights_init=plain).fit(images, np.arange(9) % 3)
