@@ -17,13 +17,19 @@ __all__ = ["ConvNet"]
 class ConvNet(NeuralClassifier):
     """Small convolutional network, for images of about 28 x 28.
 
-    Every stage has two 3 x 3 convolutions, each with batch normalisation and ReLU. Max pooling
-    between the stages halves height and width; global average pooling follows the last stage.
+    Every stage has 3 x 3 convolutions, each with batch normalisation and ReLU. Max pooling between
+    the stages halves height and width; global average pooling follows the last stage, or max
+    pooling and a hidden layer.
 
     Parameters
     ----------
     n_filters : tuple of int, default=(32, 64, 128)
         Channels of each stage; the last is the number of penultimate features.
+    n_convolutions : int or tuple of int, default=2
+        Convolutions of each stage.
+    hidden_features : int, default=None
+        Width of a hidden layer with ReLU after the last stage, whose output are then the
+        penultimate features. None has no such layer.
     dropout : float, default=0.0
         Rate of dropout of the penultimate features, in training.
     max_epochs : int, default=30
@@ -44,6 +50,16 @@ class ConvNet(NeuralClassifier):
     n_features_in_ : int
         Values in an item.
 
+    Notes
+    -----
+    ``ConvNet((100, 100, 100), n_convolutions=(2, 2, 1), hidden_features=500)`` is the network that
+    Dinari and Freifeld [1]_ train on MNIST.
+
+    References
+    ----------
+    .. [1] O. Dinari and O. Freifeld, "Variational- and Metric-based Deep Latent Space for
+       Out-of-Distribution Detection", UAI 2022.
+
     Examples
     --------
     >>> from sklearn.datasets import load_digits
@@ -57,6 +73,8 @@ class ConvNet(NeuralClassifier):
     _parameter_constraints: dict = {
         **NeuralClassifier._parameter_constraints,
         "n_filters": [tuple, list],
+        "n_convolutions": [Interval(numbers.Integral, 1, None, closed="left"), tuple, list],
+        "hidden_features": [Interval(numbers.Integral, 1, None, closed="left"), None],
         "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
     }
 
@@ -64,28 +82,50 @@ class ConvNet(NeuralClassifier):
         self,
         n_filters: tuple[int, ...] = (32, 64, 128),
         *,
+        n_convolutions: int | tuple[int, ...] = 2,
+        hidden_features: int | None = None,
         dropout: float = 0.0,
         max_epochs: int = 30,
         **training: Any,
     ) -> None:
         super().__init__(max_epochs=max_epochs, **training)
         self.n_filters = n_filters
+        self.n_convolutions = n_convolutions
+        self.hidden_features = hidden_features
         self.dropout = dropout
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         n_channels, height, width = image_shape_of(item_shape, self)
-        halvings = len(self.n_filters) - 1
+        halvings = len(self.n_filters) - (self.hidden_features is None)
+        n_convolutions = self.n_convolutions
+        if isinstance(n_convolutions, numbers.Integral):
+            n_convolutions = (int(n_convolutions),) * len(self.n_filters)
+        if len(n_convolutions) != len(self.n_filters):
+            raise ValueError(
+                f"n_convolutions={tuple(n_convolutions)} has {len(n_convolutions)} values for "
+                f"{len(self.n_filters)} stages, n_filters={tuple(self.n_filters)}; give one for "
+                "each stage"
+            )
         if min(height, width) < 2**halvings:
             raise ValueError(
                 f"images of {height} x {width} pixels cannot be halved {halvings} times; give "
                 f"fewer stages than n_filters={tuple(self.n_filters)}"
             )
         layers: list[nn.Module] = []
-        for n_in, n_out in pairwise([n_channels, *self.n_filters]):
+        widths = pairwise([n_channels, *self.n_filters])
+        for (n_in, n_out), n_more in zip(widths, n_convolutions, strict=True):
             layers += [nn.MaxPool2d(2)] if layers else []
-            layers += [*_convolution(n_in, n_out), *_convolution(n_out, n_out)]
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(self.dropout)]
-        return nn.Sequential(*layers, nn.Linear(self.n_filters[-1], n_classes))
+            layers += _convolution(n_in, n_out)
+            for _ in range(n_more - 1):
+                layers += _convolution(n_out, n_out)
+        n_features = self.n_filters[-1]
+        if self.hidden_features is None:
+            layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        else:
+            n_pooled = n_features * (height >> halvings) * (width >> halvings)
+            n_features = self.hidden_features
+            layers += [nn.MaxPool2d(2), nn.Flatten(), nn.Linear(n_pooled, n_features), nn.ReLU()]
+        return nn.Sequential(*layers, nn.Dropout(self.dropout), nn.Linear(n_features, n_classes))
 
 
 def _convolution(n_in: int, n_out: int) -> list[nn.Module]:
