@@ -104,12 +104,16 @@ class DeepEnsemble(UncertaintyDetector):
     Examples
     --------
     >>> from sklearn.datasets import load_iris
+    >>> from sklearn.frozen import FrozenEstimator
     >>> from skood import MLP, DeepEnsemble
     >>> X, y = load_iris(return_X_y=True)
     >>> ensemble = DeepEnsemble(MLP((16,), max_epochs=20), n_members=3, random_state=0).fit(X, y)
     >>> ensemble.predict_class(X[:2])
     array([0, 0])
-    >>> trained = DeepEnsemble(ensemble.estimators_[:2] + [torch.nn.Linear(4, 3)])
+    >>> members = [FrozenEstimator(member) for member in ensemble.estimators_]
+    >>> trained = DeepEnsemble(members, score_type="mutual_information").fit(X)
+    >>> bool((trained.score_samples(X) <= 0).all())
+    True
     """
 
     _parameter_constraints: dict = {

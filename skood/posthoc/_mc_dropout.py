@@ -169,15 +169,14 @@ class MCDropout(UncertaintyDetector):
         network: Network = self.classifier_.network()
         subnetwork = self._subnetwork(0)
         shapes: list[list[tuple[int, ...]]] = []
-        on_features = False
+        on_features: list[bool] = []
 
         def look(x: Tensor) -> Tensor:
-            nonlocal on_features
             for n_rows in (2, 3):
                 with subnetwork:
                     features, _, _ = network.forward(x[:n_rows].clone())
                 shapes.append(subnetwork.shapes)
-                on_features = subnetwork.output is features
+                on_features.append(subnetwork.output is features)
             return x.new_zeros(len(x))
 
         network.map(look, data.subset(np.arange(1)), "looking for dropout")
@@ -196,7 +195,7 @@ class MCDropout(UncertaintyDetector):
                     "first axis, since all rows share a mask. Use DeepEnsemble, or a network with "
                     "batch_first=True"
                 )
-        return subnetwork.dropouts[0] if on_features and len(shapes[0]) == 1 else None
+        return subnetwork.dropouts[0] if on_features[0] and len(shapes[0]) == 1 else None
 
     def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:
         network: Network = self.classifier_.network()

@@ -122,7 +122,7 @@ def linear(p):
 
 def test_dropout_converges_to_the_sum_over_all_masks(X):
     """Of a linear network, within five standard errors of the mean over the samples."""
-    p, n_samples = 0.3, 1000
+    p, n_samples = 0.3, 500
     module = drawn(linear(p))
     weight, bias = (parameter.detach().numpy() for parameter in module.parameters())
     masks = np.array(list(itertools.product([0, 1], repeat=4)))
@@ -247,12 +247,23 @@ def test_what_dropout_cannot_use(X):
         MCDropout(LogisticRegression()).fit(X, y)
     with pytest.raises(ValueError, match=r"n_samples=1; at least 2"):
         MCDropout(linear(0.5), 1, "mutual_information").fit(X)
-    detector = MCDropout(drawn(linear(0.5)), n_samples=2).fit(X)
-    with pytest.raises(ValueError, match="rescale X"):
-        detector.score_samples(X * 1e200)
-    detector = MCDropout(drawn(Functional()), n_samples=2).fit(X)
-    with pytest.raises(ValueError, match="rescale X"):
-        detector.score_samples(X * 1e200)
+
+
+@pytest.mark.parametrize("score_type", SCORE_TYPES)
+@pytest.mark.parametrize("scale", [0.0, 1e-310, 1e-160, 1e5, 1e30, 1e140, 1e200, 1e305])
+def test_any_finite_data_give_scores_or_an_error_that_helps(scale, score_type, X):
+    modules = [drawn(linear(0.5)), drawn(Functional()), drawn(nn.Linear(4, 3))]
+    detectors = [MCDropout(module, 3, score_type) for module in modules[:2]]
+    for detector in [*detectors, DeepEnsemble(modules, score_type=score_type)]:
+        detector.fit(X)
+        try:
+            scores = detector.score_samples(X * scale)
+        except ValueError as error:
+            assert "rescale X" in str(error)
+            assert scale > 1e100
+        else:
+            assert np.isfinite(scores).all()
+            assert (scores <= 1e-15).all()
 
 
 def test_default_classifiers_have_dropout(X, digits):
@@ -293,8 +304,9 @@ def test_labels_of_mean_predictions(trained):
 @pytest.mark.parametrize("name", ["MCDropout", "DeepEnsemble"])
 def test_rows_between_the_classes_score_lower(score_type, name, trained):
     _, X, y = trained
-    classifier = skood.MLP((16, 16), dropout=0.2, max_epochs=20, batch_size=16)
-    detector = getattr(skood, name)(classifier, score_type=score_type, random_state=0).fit(X, y)
+    settings = {"max_epochs": 20, "batch_size": 16, "precision": "fp32"}
+    classifier = skood.MLP((16, 16), dropout=0.2, **settings)
+    detector = getattr(skood, name)(classifier, 3, score_type, random_state=0).fit(X, y)
     between = np.random.default_rng(1).normal(0, 0.5, size=(60, 5)) + X.mean(0)
     scores = detector.score_samples(np.concatenate([X, between]))
     assert auroc(np.r_[y, -np.ones(60)], scores) > 0.75
