@@ -60,7 +60,7 @@ class DeepEnsemble(UncertaintyDetector):
         than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Every copy of `classifier` has a seed of its own, drawn from this and from its number, in
-        place of every ``random_state`` of `classifier`. In a list, it is the seed for members whose
+        place of every ``random_state`` of `classifier`. Members of a list get theirs where their
         ``random_state`` is None.
 
     Attributes

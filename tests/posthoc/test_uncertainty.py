@@ -150,12 +150,12 @@ def test_dropout_converges_to_the_sum_over_all_masks(X):
 
 
 class Counting(nn.Module):
-    """Dropout on the penultimate features, or before them as well; counts passes."""
+    """Dropout on the penultimate features, before them, or both; counts passes."""
 
-    def __init__(self, *, inner=0.0):
+    def __init__(self, inner=0.0, outer=0.5):
         super().__init__()
         self.body, self.inner = nn.Linear(4, 6), nn.Dropout(inner)
-        self.head = nn.Sequential(nn.Dropout(0.5, inplace=True), nn.Linear(6, 3))
+        self.head = nn.Sequential(nn.Dropout(outer, inplace=True), nn.Linear(6, 3))
         self.n_passes = 0
 
     def forward(self, x):
@@ -163,9 +163,9 @@ class Counting(nn.Module):
         return self.head(torch.relu(self.inner(self.body(x))))
 
 
-@pytest.mark.parametrize(("inner", "n_passes"), [(0.0, 1), (0.5, 8)])
-def test_dropout_of_features_alone_needs_one_pass(inner, n_passes, X):
-    module = drawn(Counting(inner=inner))
+@pytest.mark.parametrize(("rates", "n_passes"), [((0, 0.5), 1), ((0.5, 0.5), 8), ((0.5, 0), 8)])
+def test_dropout_of_features_alone_needs_one_pass(rates, n_passes, X):
+    module = drawn(Counting(*rates))
     detector = MCDropout(module, n_samples=8, random_state=0).fit(X)
     module.n_passes = 0
     scores = detector.score_samples(X)
@@ -174,7 +174,7 @@ def test_dropout_of_features_alone_needs_one_pass(inner, n_passes, X):
     skood.MSP(module).fit(shared)
     module.n_passes = 0
     np.testing.assert_array_equal(detector.score_samples(shared), scores)
-    assert module.n_passes == n_passes - (inner == 0)
+    assert module.n_passes == (0 if n_passes == 1 else n_passes)
     detector._feature_dropout = None
     np.testing.assert_allclose(detector.score_samples(X), scores, rtol=1e-9)
 
