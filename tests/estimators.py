@@ -23,8 +23,8 @@ def tiny_vae(**kwargs):
     return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
 
 
-def tiny_mlp():
-    return skood.MLP((8, 8), max_epochs=10, batch_size=16)
+def tiny_mlp(**kwargs):
+    return skood.MLP((8, 8), max_epochs=10, batch_size=16, **kwargs)
 
 
 class TinyMaps(NeuralClassifier):
@@ -53,6 +53,7 @@ ESTIMATORS = [
     skood.ASH(tiny_mlp()),
     skood.AdaSCALE(tiny_mlp()),
     skood.DICE(tiny_mlp()),
+    skood.DeepEnsemble(tiny_mlp(), n_members=2),
     skood.Energy(tiny_mlp()),
     skood.Entropy(LogisticRegression()),
     skood.FDBD(tiny_mlp()),
@@ -65,6 +66,7 @@ ESTIMATORS = [
     skood.KNN(n_neighbors=2),
     skood.LTS(tiny_mlp()),
     skood.LayerMahalanobis(tiny_mlp()),
+    skood.MCDropout(tiny_mlp(dropout=0.2), n_samples=4),
     skood.MSP(tiny_mlp()),
     skood.MSP(LogisticRegression()),
     skood.Mahalanobis(),

@@ -47,6 +47,8 @@ class Stream(enum.IntEnum):
     SHIFT_ROWS = 42
     GRAM_VALIDATION_ROWS = 43
     COVERAGE_ROWS = 44
+    DROPOUT_MASKS = 45
+    ENSEMBLE_MEMBERS = 46
     # Detectors that train their own classifier.
     SAMPLER = 50
     TRAINING_OFF_MANIFOLD = 51

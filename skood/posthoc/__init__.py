@@ -1,5 +1,6 @@
 """Post-hoc detectors on a trained classifier, grouped by the outputs that they use."""
 
+from skood.posthoc._deep_ensemble import DeepEnsemble
 from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm
 from skood.posthoc._gradients import IODIN, ODIN, AdaSCALE
@@ -13,6 +14,7 @@ from skood.posthoc._logits import (
     KLMatching,
     MaxLogit,
 )
+from skood.posthoc._mc_dropout import MCDropout
 from skood.posthoc._nac import NAC
 from skood.posthoc._openmax import OpenMax
 from skood.posthoc._patterns import SHE, NNGuide
@@ -41,12 +43,14 @@ __all__ = [
     "SHE",
     "VRA",
     "AdaSCALE",
+    "DeepEnsemble",
     "Energy",
     "Entropy",
     "GradNorm",
     "Gram",
     "KLMatching",
     "LayerMahalanobis",
+    "MCDropout",
     "Mahalanobis",
     "MaxLogit",
     "NNGuide",

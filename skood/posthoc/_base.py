@@ -27,14 +27,10 @@ __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsD
 
 
 class _HoldsModules(BaseDetector):
-    """Wraps a bare module given as a parameter in a handle."""
+    """Wraps bare modules given as a parameter, one or a list of them, in handles."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A bare module among the parameters would be copied by clone, and hashed by its storage.
-        module = value.estimator if isinstance(value, FrozenEstimator) else value
-        super().__setattr__(
-            name, PretrainedClassifier(module) if isinstance(module, nn.Module) else value
-        )
+        super().__setattr__(name, with_handles(value))
 
 
 class ClassifierDetector(_HoldsModules):
@@ -99,7 +95,7 @@ class ClassifierDetector(_HoldsModules):
     def _fit_classifier(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> None:
         """Train the classifier unless it is already trained."""
         self.classifier_ = fitted_model(
-            self.classifier,
+            self._default_classifier(inliers) if self.classifier is None else self.classifier,
             inliers,
             y,
             seed=None if self.random_state is None else seed,
@@ -114,6 +110,10 @@ class ClassifierDetector(_HoldsModules):
                 "net). MSP, MaxLogit, Energy, Entropy, GEN, KLMatching and OpenMax take any "
                 "classifier"
             )
+
+    def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
+        """Return the classifier for ``classifier=None``."""
+        return ConvNet() if data.is_image else MLP()
 
     def _fit_scores(self, inliers: CheckedData, y: npt.NDArray | None) -> None:
         """Pass the data through the classifier if the score learns from them."""
@@ -242,6 +242,18 @@ class FeatureDetector(_HoldsModules):
         return tags
 
 
+def with_handles(value: Any) -> Any:
+    """Wrap a bare module, or those in a list, in `PretrainedClassifier`; keep anything else.
+
+    A bare module among the parameters would be copied by clone, and hashed by its storage.
+    """
+    if isinstance(value, list):
+        held = [with_handles(item) for item in value]
+        return held if any(a is not b for a, b in zip(held, value, strict=True)) else value
+    module = value.estimator if isinstance(value, FrozenEstimator) else value
+    return PretrainedClassifier(module) if isinstance(module, nn.Module) else value
+
+
 def fitted_model(
     model: Any,
     data: CheckedData,
@@ -256,8 +268,7 @@ def fitted_model(
 
     Parameters
     ----------
-    model : estimator or None
-        None takes a convolutional network for images and an MLP for rows.
+    model : estimator
     data, y, seed, memory
         As in :func:`skood.base.fit_model`.
     name : str
@@ -268,8 +279,6 @@ def fitted_model(
         return model
     if isinstance(model, FrozenEstimator):
         return model.estimator
-    if model is None:
-        model = ConvNet() if data.is_image else MLP()
     if y is None and needs_labels:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None: its classifier, "

@@ -1,0 +1,238 @@
+"""Uncertainty of the predictions of several networks."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Tags
+
+from skood._checked_data import CheckedData
+from skood._parameters import HasMethods, Interval
+from skood._progress import progress_scope
+from skood._torch.seeding import Stream, numpy_rng
+from skood.base import in_chunks
+from skood.classifiers import PretrainedClassifier
+from skood.posthoc._base import classifier_outputs, fitted_model, with_handles
+from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
+
+__all__ = ["DeepEnsemble"]
+
+
+class DeepEnsemble(UncertaintyDetector):
+    r"""Uncertainty of the predictions of several networks, trained from different seeds.
+
+    Of the class probabilities :math:`p_1(x), \dots, p_M(x)` of M members, the score is minus the
+    entropy of their mean, or minus its part that comes from their disagreement, the mutual
+    information of label and member, both in nats:
+
+    .. math::
+
+        H\Big[\frac{1}{M} \sum_m p_m\Big], \qquad
+        H\Big[\frac{1}{M} \sum_m p_m\Big] - \frac{1}{M} \sum_m H[p_m] \ge 0, \qquad
+        H[p] = -\sum_k p_k \log p_k
+
+    Parameters
+    ----------
+    classifier : classifier or list, default=None
+        A classifier of :mod:`skood.classifiers` or of scikit-learn, of which copies are trained.
+        None takes a convolutional network for images and an MLP for rows. A list gives the
+        members: trained torch modules, and classifiers, of which those in
+        :class:`sklearn.frozen.FrozenEstimator` are not trained again.
+    n_members : int, default=None
+        M. Members that are trained, or taken from the beginning of a list. None trains 5, and
+        takes the whole list.
+    score_type : {"entropy", "mutual_information"}, default="entropy"
+        "entropy" is also high between classes, where all members are uncertain;
+        "mutual_information" only where they differ, and it needs 2 members and more.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where each trained member and its outputs on the data are cached by content. With an
+        integer `random_state`, a larger ensemble then trains only the members that are new.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Every copy of `classifier` has a seed of its own, drawn from this and from its number, in
+        place of every ``random_state`` of `classifier`. Members of a list get theirs where their
+        ``random_state`` is None.
+
+    Attributes
+    ----------
+    estimators_ : list of classifiers
+        The trained members.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, in the order of the probabilities.
+    offset_ : float
+        Threshold on the score.
+
+    Raises
+    ------
+    ValueError
+        In `fit`, when members know different classes, or `classifier` is a single trained one or
+        has nothing that a seed could change.
+
+    See Also
+    --------
+    MCDropout : The same scores of subnetworks of one network.
+    EnsembleDetector : Combines detectors, by their p-values.
+
+    Notes
+    -----
+    As in most uses of the method, members differ by their initial weights and the order of the
+    training data alone; the adversarial training that [1]_ adds is left out. M times the mutual
+    information is the disagreement :math:`\sum_m KL(p_m \,\|\, \bar p)` of the members with their
+    mean :math:`\bar p`.
+
+    Members whose training draws nothing at random, as `LogisticRegression`, are all the same, and
+    their mutual information is 0.
+
+    References
+    ----------
+    .. [1] B. Lakshminarayanan, A. Pritzel, C. Blundell, "Simple and Scalable Predictive Uncertainty
+       Estimation using Deep Ensembles", NeurIPS 2017.
+    .. [2] N. Houlsby, F. Huszár, Z. Ghahramani, M. Lengyel, "Bayesian Active Learning for
+       Classification and Preference Learning", 2011, arXiv:1112.5745, equation 2, for the mutual
+       information.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.frozen import FrozenEstimator
+    >>> from skood import MLP, DeepEnsemble
+    >>> X, y = load_iris(return_X_y=True)
+    >>> ensemble = DeepEnsemble(MLP((16,), max_epochs=20), n_members=3, random_state=0).fit(X, y)
+    >>> ensemble.predict_class(X[:2])
+    array([0, 0])
+    >>> members = [FrozenEstimator(member) for member in ensemble.estimators_]
+    >>> trained = DeepEnsemble(members, score_type="mutual_information").fit(X)
+    >>> bool((trained.score_samples(X) <= 0).all())
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **UncertaintyDetector._parameter_constraints,
+        "classifier": [HasMethods(["fit", "predict"]), list, None],
+        "n_members": [Interval(numbers.Integral, 1, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        n_members: int | None = None,
+        score_type: str = "entropy",
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
+        )
+        self.n_members = n_members
+        self.score_type = score_type
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        listed = isinstance(self.classifier, list)
+        members = self._listed_members() if listed else self._untrained_members(inliers)
+        self._check_enough(len(members), "n_members")
+        self.estimators_ = []
+        for number, member in enumerate(members):
+            # A function of the number: the first members of a larger ensemble are the same.
+            own_seed = int(numpy_rng(seed, Stream.ENSEMBLE_MEMBERS, number).integers(2**31 - 1))
+            with progress_scope(label=f"({number + 1} of {len(members)})"):
+                trained = fitted_model(
+                    member if listed else _reseeded(member, own_seed),
+                    inliers,
+                    y,
+                    seed=own_seed,
+                    memory=self.memory,
+                    name=type(self).__name__,
+                )
+            self.estimators_.append(trained)
+        self.classes_ = _common_classes(self.estimators_)
+
+    def _untrained_members(self, data: CheckedData) -> list[Any]:
+        classifier = self._default_classifier(data) if self.classifier is None else self.classifier
+        n_members = 5 if self.n_members is None else self.n_members
+        if _is_trained(classifier):
+            raise ValueError(
+                f"classifier={classifier!r} is trained already, so that it makes no ensemble; give "
+                "a list of classifiers that were trained from several seeds, or an untrained one"
+            )
+        if n_members > 1 and not _names_of_seeds(classifier):
+            raise ValueError(
+                f"{type(classifier).__name__} has no random_state, so that its {n_members} copies "
+                "would be equal; give a list of classifiers that differ, or one with a random_state"
+            )
+        return [classifier] * n_members
+
+    def _listed_members(self) -> list[Any]:
+        members = with_handles(self.classifier)
+        n_members = len(members) if self.n_members is None else self.n_members
+        if not 1 <= n_members <= len(members):
+            raise ValueError(
+                f"classifier is a list of {len(members)} members, and n_members={self.n_members}; "
+                "expected a list of at least one, and no more n_members than it has"
+            )
+        for member in members:
+            if not HasMethods(["fit", "predict"]).is_satisfied_by(member):
+                raise ValueError(
+                    f"classifier is a list with {member!r}; expected classifiers, with fit and "
+                    "predict, or trained torch modules"
+                )
+        return members[:n_members]
+
+    def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:
+        log_proba = [
+            classifier_outputs(member, data, self.memory).log_proba for member in self.estimators_
+        ]
+        return in_chunks(
+            lambda rows: statistic(np.stack([one[rows] for one in log_proba], 1)),
+            np.arange(len(data)),
+        )
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        members = self.classifier if isinstance(self.classifier, list) else [self.classifier]
+        tags.target_tags.required = not all(map(_is_trained, members))
+        return tags
+
+
+def _is_trained(member: Any) -> bool:
+    return isinstance(member, (FrozenEstimator, PretrainedClassifier))
+
+
+def _names_of_seeds(classifier: Any) -> list[str]:
+    """Names of all parameters ``random_state``, also of estimators inside."""
+    return [name for name in classifier.get_params() if name.split("__")[-1] == "random_state"]
+
+
+def _reseeded(classifier: Any, seed: int) -> Any:
+    return clone(classifier).set_params(**dict.fromkeys(_names_of_seeds(classifier), seed))
+
+
+def _common_classes(members: list[Any]) -> npt.NDArray:
+    """Return the classes that all members know."""
+    known = [np.asarray(member.classes_) for member in members]
+    for number, classes in enumerate(known):
+        if not np.array_equal(classes, known[0]):
+            raise ValueError(
+                f"the members know different classes: the first {known[0].tolist()[:10]}, number "
+                f"{number + 1} {classes.tolist()[:10]}; train all of them on the same labels, or "
+                "name those of a module with PretrainedClassifier(module, classes=...)"
+            )
+    return known[0]

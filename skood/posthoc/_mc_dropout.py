@@ -1,0 +1,225 @@
+"""Uncertainty of the predictions of subnetworks that dropout draws."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import log_softmax
+from torch import Tensor
+
+from skood._checked_data import CheckedData
+from skood._parameters import Interval
+from skood._torch.dropout import Subnetwork
+from skood._torch.seeding import Stream
+from skood.classifiers import MLP, ConvNet, NeuralClassifier
+from skood.classifiers._network import Network, Outputs
+from skood.posthoc._base import check_magnitude, in_float64
+from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
+
+__all__ = ["MCDropout"]
+
+
+class MCDropout(UncertaintyDetector):
+    r"""Uncertainty of the predictions of subnetworks that dropout draws, Monte Carlo dropout.
+
+    With dropout left on, a network is a distribution over subnetworks, an approximate posterior.
+    Of the class probabilities :math:`p_1(x), \dots, p_S(x)` of S subnetworks, the score is minus
+    the entropy of their mean, or minus its part that comes from their disagreement, the mutual
+    information of label and subnetwork, both in nats:
+
+    .. math::
+
+        H\Big[\frac{1}{S} \sum_s p_s\Big], \qquad
+        H\Big[\frac{1}{S} \sum_s p_s\Big] - \frac{1}{S} \sum_s H[p_s] \ge 0, \qquad
+        H[p] = -\sum_k p_k \log p_k
+
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module, with dropout. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
+        network for images and an MLP for rows, with a dropout rate of 0.5.
+    n_samples : int, default=32
+        S. Whole passes of the network, where dropout is not on the penultimate features alone.
+    score_type : {"entropy", "mutual_information"}, default="entropy"
+        "entropy" is also high between classes, where all subnetworks are uncertain;
+        "mutual_information" only where they differ, and it needs ``n_samples`` of 2 and more.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where trained models and their outputs on the data are cached by content; the passes of
+        subnetworks are not.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the subnetworks, and for a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    classifier_ : classifier
+        The trained classifier.
+    classes_ : ndarray of shape (n_classes,)
+        Labels, in the order of the probabilities.
+    offset_ : float
+        Threshold on the score.
+
+    Raises
+    ------
+    ValueError
+        In `fit`, when the network has no dropout, or one over tensors whose first axis is not the
+        batch.
+
+    See Also
+    --------
+    DeepEnsemble : The same scores of networks that are trained apart.
+    Entropy : Entropy of the prediction of the whole network.
+
+    Notes
+    -----
+    `fit` fixes the subnetworks: each has one mask for every dropout, which all rows share, so that
+    a score does not depend on the other rows or on the order. The distribution of a row's score
+    over `random_state` is that of masks drawn for each row. Dropout of whole channels
+    (``Dropout2d``) and alpha dropout are drawn as in training.
+
+    Everything but dropout stays in eval mode, batch normalisation above all. So does whatever is
+    random in training but is not one of torch's dropout layers or functions: stochastic depth, and
+    dropout inside attention weights and recurrent layers. A function of dropout that a network
+    calls only ``if self.training`` is not seen.
+
+    Where dropout acts on the penultimate features alone, as in `ConvNet`, the network runs once,
+    with the pass shared by other detectors, and only its last layer S times.
+
+    MCD of pytorch-ood draws 30 masks for each row, and scores by the largest mean probability, or
+    by the variance of the probabilities over the samples (its default), averaged over the classes.
+
+    References
+    ----------
+    .. [1] Y. Gal, Z. Ghahramani, "Dropout as a Bayesian Approximation: Representing Model
+       Uncertainty in Deep Learning", ICML 2016.
+    .. [2] N. Houlsby, F. Huszár, Z. Ghahramani, M. Lengyel, "Bayesian Active Learning for
+       Classification and Preference Learning", 2011, arXiv:1112.5745, equation 2, for the mutual
+       information.
+    .. [3] L. Smith, Y. Gal, "Understanding Measures of Uncertainty for Adversarial Example
+       Detection", UAI 2018.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, MCDropout
+    >>> X, y = load_iris(return_X_y=True)
+    >>> detector = MCDropout(MLP(dropout=0.2, max_epochs=20, random_state=0), random_state=0)
+    >>> detector.fit(X, y).score_samples(X).shape
+    (150,)
+    >>> detector.predict_class(X[:2])
+    array([0, 0])
+    """
+
+    _reads_features = True
+
+    _parameter_constraints: dict = {
+        **UncertaintyDetector._parameter_constraints,
+        "n_samples": [Interval(numbers.Integral, 1, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        classifier: Any = None,
+        n_samples: int = 32,
+        score_type: str = "entropy",
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        super().__init__(
+            classifier,
+            contamination=contamination,
+            memory=memory,
+            verbose=verbose,
+            random_state=random_state,
+        )
+        self.n_samples = n_samples
+        self.score_type = score_type
+
+    def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
+        return ConvNet(dropout=0.5) if data.is_image else MLP(dropout=0.5)
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        self._check_enough(self.n_samples, "n_samples")
+        super()._fit(inliers, y, outliers, seed)
+        self.classes_ = self.classifier_.classes_
+        self._seed = seed
+        self._feature_dropout = self._find_dropout(inliers)
+
+    def _subnetwork(self, number: int) -> Subnetwork:
+        return Subnetwork(self._seed, Stream.DROPOUT_MASKS, number)
+
+    def _find_dropout(self, data: CheckedData) -> Callable[[Tensor], Tensor] | None:
+        """Return the dropout of the penultimate features if the network has no other."""
+        network: Network = self.classifier_.network()
+        subnetwork = self._subnetwork(0)
+        shapes: list[list[tuple[int, ...]]] = []
+        on_features: list[bool] = []
+
+        def look(x: Tensor) -> Tensor:
+            for n_rows in (2, 3):
+                with subnetwork:
+                    features, _, _ = network.forward(x[:n_rows].clone())
+                shapes.append(subnetwork.shapes)
+                on_features.append(subnetwork.output is features)
+            return x.new_zeros(len(x))
+
+        network.map(look, data.subset(np.arange(1)), "looking for dropout")
+        module = type(network.module).__name__
+        if not shapes[0]:
+            raise ValueError(
+                f"MCDropout needs a network with dropout, and {module} applies none, or none of a "
+                "rate above 0; train it with dropout, as in ConvNet(dropout=0.2) or "
+                "MLP(dropout=0.2), or use DeepEnsemble, which needs none"
+            )
+        for two, three in zip(*shapes, strict=True):
+            if (two, three) != ((2, *two[1:]), (3, *two[1:])):
+                raise ValueError(
+                    f"{module} applies dropout to a tensor of shape {two} for a batch of 2, and of "
+                    f"shape {three} for a batch of 3; expected the batch, and nothing else, as the "
+                    "first axis, since all rows share a mask. Use DeepEnsemble, or a network with "
+                    "batch_first=True"
+                )
+        return subnetwork.dropouts[0] if on_features[0] and len(shapes[0]) == 1 else None
+
+    def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:
+        network: Network = self.classifier_.network()
+        subnetworks = [self._subnetwork(number) for number in range(self.n_samples)]
+        if self._feature_dropout is not None:
+            dropout, (weight, bias) = self._feature_dropout, network.head
+
+            def on_features(outputs: Outputs) -> npt.NDArray[np.float64]:
+                features = torch.from_numpy(outputs.features)
+                logits = []
+                for subnetwork in subnetworks:
+                    with subnetwork:
+                        logits.append(dropout(features).numpy() @ weight.T + bias)
+                return statistic(log_softmax(np.stack(logits, 1), axis=2))
+
+            return in_float64(on_features, self._outputs(data))
+
+        def whole_passes(x: Tensor) -> Tensor:
+            logits = []
+            for subnetwork in subnetworks:
+                with subnetwork:
+                    logits.append(network.forward(x.clone())[1])
+            samples = torch.stack(logits, 1).cpu().double().numpy()
+            check_magnitude(samples)
+            return torch.from_numpy(statistic(log_softmax(samples, axis=2)))
+
+        return np.asarray(network.map(whole_passes, data, f"{self.n_samples} subnetworks"))

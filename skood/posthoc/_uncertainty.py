@@ -1,0 +1,113 @@
+"""Uncertainty that several predictions for a row show: entropy and mutual information."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import logsumexp
+from sklearn.utils.validation import check_is_fitted
+
+from skood._checked_data import CheckedData
+from skood._data import check_data
+from skood._parameters import StrOptions
+from skood.posthoc._base import ClassifierDetector
+
+__all__ = ["Statistic", "UncertaintyDetector"]
+
+# Takes log-probabilities of shape (n, n_predictions, n_classes), and returns n rows.
+Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
+
+
+def mean_log_proba(log_proba: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Logarithm of the mean probability of each class, shape (n, n_classes)."""
+    return logsumexp(log_proba, axis=1) - np.log(log_proba.shape[1])
+
+
+def predictive_entropy(log_proba: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Entropy of the mean prediction in nats, shape (n,)."""
+    return _entropy(mean_log_proba(log_proba))
+
+
+def mutual_information(log_proba: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Entropy of the mean prediction minus the mean entropy, in nats, shape (n,)."""
+    difference = predictive_entropy(log_proba) - _entropy(log_proba).mean(1)
+    # Rounding can take it below zero where the predictions agree.
+    return np.maximum(difference, 0.0)
+
+
+def _entropy(log_proba: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    return -(np.exp(log_proba) * log_proba).sum(-1)
+
+
+_UNCERTAINTIES: dict[str, Statistic] = {
+    "entropy": predictive_entropy,
+    "mutual_information": mutual_information,
+}
+
+
+class UncertaintyDetector(ClassifierDetector):
+    """Base of the detectors that compare several predictions for a row.
+
+    A subclass has the parameter `score_type`, sets ``classes_`` and writes ``_reduce``.
+    """
+
+    _parameter_constraints: dict = {
+        **ClassifierDetector._parameter_constraints,
+        "score_type": [StrOptions(set(_UNCERTAINTIES))],
+    }
+
+    score_type: str
+    classes_: npt.NDArray
+
+    @abstractmethod
+    def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:
+        """Return a statistic of the predictions for each row."""
+
+    def _check_enough(self, n_predictions: int, name: str) -> None:
+        if self.score_type == "mutual_information" and n_predictions < 2:
+            raise ValueError(
+                f"score_type='mutual_information' measures how far predictions differ, but "
+                f"{name}={n_predictions}; at least 2 are needed, or score_type='entropy'"
+            )
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return -self._reduce(_UNCERTAINTIES[self.score_type], data)
+
+    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        """Return the probability of each class, the mean of the predictions.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), float64
+            In the order of `classes_`.
+        """
+        return np.exp(self._mean_log_proba(X))
+
+    def predict_class(self, X: Any) -> npt.NDArray:
+        """Return the class that is most probable on average.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+            Labels, in the dtype of `classes_`.
+        """
+        most_probable = self._mean_log_proba(X).argmax(1)
+        return self.classes_[most_probable]
+
+    def _mean_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("predicting"):
+            return self._reduce(mean_log_proba, data)
