@@ -107,8 +107,8 @@ def evaluate(
     Evaluation
         A list with a dict for each detector and OOD set: "detector", "ood_set", a value for
         each metric, "id_accepted" (the part of X_id that the detector's threshold accepts),
-        "ood_accepted", "id_accuracy" where `y_id` is given and the detector has a classifier,
-        "n_id", "n_ood", and "seconds" for scoring the OOD set. ``to_frame()`` makes it a pandas
+        "ood_accepted", "id_accuracy" where `y_id` is given and the detector predicts classes or
+        has a classifier, "n_id", "n_ood", and "seconds" for scoring the OOD set. ``to_frame()`` makes it a pandas
         DataFrame.
 
     Raises
@@ -168,11 +168,11 @@ def _rows(
     measures: Mapping[str, Callable[..., float]],
 ) -> list[dict[str, Any]]:
     inside = detector.score_samples(as_input(detector, inliers))
-    classifier = getattr(detector, "classifier_", None)
     common: dict[str, Any] = {"n_id": len(inside)}
-    if labels is not None and classifier is not None:
-        predicted = classifier.predict(as_input(classifier, inliers))
-        common["id_accuracy"] = float(np.mean(predicted == labels))
+    if labels is not None:
+        predicted = _classes(detector, inliers)
+        if predicted is not None:
+            common["id_accuracy"] = float(np.mean(predicted == labels))
     offset = getattr(detector, "offset_", None)
     rows = []
     for ood_set, data in sets.items():
@@ -188,6 +188,16 @@ def _rows(
             row["ood_accepted"] = float(np.mean(outside >= offset))
         rows.append(row | common | {"n_ood": len(outside), "seconds": seconds})
     return rows
+
+
+def _classes(detector: Any, data: CheckedData) -> npt.NDArray | None:
+    """Classes that a detector or its classifier predicts, or None."""
+    classifier = getattr(detector, "classifier_", None)
+    if classifier is not None:
+        return classifier.predict(as_input(classifier, data))
+    if hasattr(detector, "predict_proba") and hasattr(detector, "classes_"):
+        return detector.classes_[detector.predict_proba(as_input(detector, data)).argmax(1)]
+    return None
 
 
 def _named(detectors: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:

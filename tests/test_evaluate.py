@@ -122,3 +122,11 @@ def test_errors(X, ood):
         evaluate([], X, ood)
     with pytest.raises(ValueError, match="0 sample"):
         evaluate([skood.KNN(n_neighbors=3).fit(X)], X, {"none": X[:0]})
+
+
+def test_accuracy_of_a_detector_that_predicts_classes_itself(X, ood):
+    y = np.array(["a", "b"])[(X[:, 0] > 0).astype(int)]
+    detector = skood.VMDLS(skood.MLP((8,), max_epochs=2), n_latent=2, random_state=0).fit(X, y)
+    table = evaluate([detector], X, ood, y)
+    predicted = detector.classes_[detector.predict_proba(X).argmax(1)]
+    assert table[0]["id_accuracy"] == np.mean(predicted == y)
