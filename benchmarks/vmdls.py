@@ -256,7 +256,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                 "history": getattr(next(iter(detectors.values())), "history_", {}),
             }
             path.write_text(json.dumps(result))
-            print(name, f"{fitted - start:.0f} s", json.dumps(result[name]["detectors"]), flush=True)
+            print(
+                name, f"{fitted - start:.0f} s", json.dumps(result[name]["detectors"]), flush=True
+            )
     return {
         "id": args.id,
         "setting": asdict(setting),

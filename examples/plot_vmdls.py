@@ -19,9 +19,7 @@ Everything is at hand without a download, and the script takes about half a minu
 # %%
 # Before and after
 # ----------------
-# The same network after a single step of training, and after 40 epochs. An epoch of this small set
-# has only a dozen steps, so the terms that hold a class together begin late: with ``kl_start_epoch=1``
-# classes would be held where they are before they are apart.
+# The same network after a single step of training, and after 40 epochs.
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -51,7 +49,7 @@ backbone = ConvNet(
     validation_fraction=0.2,
     value_range=(0, 16),
 )
-vmdls = VMDLS(backbone, n_latent=16, margin=16.0, kl_start_epoch=10, random_state=0)
+vmdls = VMDLS(backbone, n_latent=16, margin=16.0, random_state=0)
 detectors = {
     "after one step": clone(vmdls).set_params(backbone__max_steps=1).fit(X_train, y_train),
     "after 40 epochs": vmdls.fit(X_train, y_train),
@@ -104,8 +102,8 @@ print(evaluate(detectors | {"softmax": softmax}, X_test, X_ood, y_test, metrics=
 
 # %%
 # On images this small, Gaussians of the features of a network that has hardly learned anything do
-# well already: the table alone does not show that training worked, the pictures do. And a softmax of
-# the same backbone is as good on these sets, with a threshold that rejects three times as many
+# well already: the table alone does not show that training worked, the pictures do. And a softmax
+# of the same backbone is as good on these sets, with a threshold that rejects three times as many
 # digits as it was asked to, since it was read from rows that the network was trained on.
 #
 # `predict_class` gives a label, or -1 for what is below the threshold.

@@ -108,8 +108,8 @@ def evaluate(
         A list with a dict for each detector and OOD set: "detector", "ood_set", a value for
         each metric, "id_accepted" (the part of X_id that the detector's threshold accepts),
         "ood_accepted", "id_accuracy" where `y_id` is given and the detector predicts classes or
-        has a classifier, "n_id", "n_ood", and "seconds" for scoring the OOD set. ``to_frame()`` makes it a pandas
-        DataFrame.
+        has a classifier, "n_id", "n_ood", and "seconds" for scoring the OOD set. ``to_frame()``
+        makes it a pandas DataFrame.
 
     Raises
     ------

@@ -97,12 +97,14 @@ class ConvNet(NeuralClassifier):
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         n_channels, height, width = image_shape_of(item_shape, self)
         halvings = len(self.n_filters) - (self.hidden_features is None)
-        n_convolutions = self.n_convolutions
-        if isinstance(n_convolutions, numbers.Integral):
-            n_convolutions = (int(n_convolutions),) * len(self.n_filters)
+        n_convolutions = (
+            tuple(self.n_convolutions)
+            if isinstance(self.n_convolutions, (tuple, list))
+            else (self.n_convolutions,) * len(self.n_filters)
+        )
         if len(n_convolutions) != len(self.n_filters):
             raise ValueError(
-                f"n_convolutions={tuple(n_convolutions)} has {len(n_convolutions)} values for "
+                f"n_convolutions={n_convolutions} has {len(n_convolutions)} values for "
                 f"{len(self.n_filters)} stages, n_filters={tuple(self.n_filters)}; give one for "
                 "each stage"
             )

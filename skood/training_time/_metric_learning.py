@@ -28,6 +28,8 @@ __all__ = [
 
 # The margin before it grows.
 _FIRST_MARGIN = 0.15
+# Steps before the margin grows and the KL term counts: an epoch of 50 000 rows in batches of 80.
+_FIRST_STEPS = 500
 # Between these bounds of the logarithm of a variance, exp is finite.
 _LOG_VARIANCES = -15.0, 15.0
 
@@ -218,9 +220,18 @@ class MetricLearningObjective(ClassifierObjective):
         data: CheckedData,
         class_indices: npt.NDArray[np.int64],
         detector: VMDLS,
+        n_training: int,
     ) -> None:
         super().__init__(network, classifier, data, class_indices)
         self.detector = detector
+        n_classes = min(detector.n_classes_per_batch, len(classifier.classes_))
+        n_steps = max(1, n_training // (n_classes * detector.n_samples_per_batch))
+        n_epochs = min(classifier.max_epochs, -(-(classifier.max_steps or math.inf) // n_steps))
+        default = int(min(-(-_FIRST_STEPS // n_steps), n_epochs // 3))
+        self.margin_start, self.kl_start = (
+            default if epoch is None else epoch
+            for epoch in (detector.margin_start_epoch, detector.kl_start_epoch)
+        )
         # Tensors, since a compiled step would be recompiled for every Python number.
         for name in ("margin", "kl_weight"):
             self.register_buffer(name, torch.zeros((), device=self.device), persistent=False)
@@ -253,10 +264,9 @@ class MetricLearningObjective(ClassifierObjective):
 
     def start_epoch(self, epoch: int, *, resumed: bool) -> None:
         detector = self.detector
-        n_steps = max(0, epoch - detector.margin_start_epoch + 1)
-        margin = min(detector.margin, _FIRST_MARGIN + detector.margin_step * n_steps)
-        self.margin.fill_(margin)
-        self.kl_weight.fill_(detector.kl_weight if epoch >= detector.kl_start_epoch else 0.0)
+        growth = detector.margin_step * max(0, epoch - self.margin_start + 1)
+        self.margin.fill_(min(detector.margin, _FIRST_MARGIN + growth))
+        self.kl_weight.fill_(detector.kl_weight if epoch >= self.kl_start else 0.0)
         for parameter in self._body():
             parameter.requires_grad_(epoch >= detector.n_head_epochs)
         if not resumed:

@@ -74,12 +74,15 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
         Largest distance between classes that is asked for.
     margin_step : float, default=1.0
         Growth of the margin in each epoch.
-    margin_start_epoch : int, default=1
-        Epoch, counted from 0, in which the margin first grows.
+    margin_start_epoch : int or None, default=None
+        Epoch, counted from 0, in which the margin first grows. None: the first after 500 steps, but
+        no later than a third of the training. Epochs of MNIST and CIFAR-10 have more steps, so
+        that it is epoch 1; where epochs are short, classes must first come apart.
     kl_weight : float, default=0.1
         The :math:`\lambda`.
-    kl_start_epoch : int, default=1
-        Epoch, counted from 0, from which on the KL term counts.
+    kl_start_epoch : int or None, default=None
+        Epoch, counted from 0, from which on the KL term counts. It holds classes where they are.
+        None: as for the margin.
     n_classes_per_batch : int, default=10
         Classes in a training batch, see :func:`class_balanced_batches`.
     n_samples_per_batch : int, default=8
@@ -179,9 +182,9 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
         "n_latent": [Interval(numbers.Integral, 1, None, closed="left")],
         "margin": [Interval(numbers.Real, 0, None, closed="left")],
         "margin_step": [Interval(numbers.Real, 0, None, closed="left")],
-        "margin_start_epoch": [Interval(numbers.Integral, 0, None, closed="left")],
+        "margin_start_epoch": [Interval(numbers.Integral, 0, None, closed="left"), None],
         "kl_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "kl_start_epoch": [Interval(numbers.Integral, 0, None, closed="left")],
+        "kl_start_epoch": [Interval(numbers.Integral, 0, None, closed="left"), None],
         "n_classes_per_batch": [Interval(numbers.Integral, 2, None, closed="left")],
         "n_samples_per_batch": [Interval(numbers.Integral, 2, None, closed="left")],
         "normalize_embeddings": ["boolean"],
@@ -202,9 +205,9 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
         n_latent: int = 32,
         margin: float = 32.0,
         margin_step: float = 1.0,
-        margin_start_epoch: int = 1,
+        margin_start_epoch: int | None = None,
         kl_weight: float = 0.1,
-        kl_start_epoch: int = 1,
+        kl_start_epoch: int | None = None,
         *,
         n_classes_per_batch: int = 10,
         n_samples_per_batch: int = 8,
@@ -270,7 +273,9 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
                 f"patience={classifier.patience} is given to the backbone, but the loss of VMDLS "
                 "grows with its margin and cannot say when to stop; give patience=None"
             )
-        return MetricLearningObjective(network, classifier, data, class_indices, self)
+        return MetricLearningObjective(
+            network, classifier, data, class_indices, self, n_training=int(counts.sum())
+        )
 
     def _learn_scores(
         self,

@@ -17,6 +17,12 @@ TINY = {
     "MLP-images": (MLP, {"hidden_features": (6,)}, (2, 4, 3), 6),
     "MLP-linear": (MLP, {"hidden_features": ()}, (7,), 7),
     "ConvNet": (ConvNet, {"n_filters": (4, 6)}, (1, 5, 6), 6),
+    "ConvNet-hidden": (
+        ConvNet,
+        {"n_filters": (4, 6), "n_convolutions": (2, 1), "hidden_features": 5},
+        (1, 5, 6),
+        5,
+    ),
     "DenseNet": (DenseNet, {"depth": 10, "growth_rate": 4}, (3, 8, 9), 9),
     "WideResNet": (WideResNet, {"depth": 10, "widen_factor": 1}, (1, 7, 8), 64),
     "ResNet": (ResNet, {"depth": 18}, (2, 9, 8), 512),
@@ -60,6 +66,12 @@ PUBLISHED = [
     (VGG(), 14_728_266 - 4_224, 512),
     # A convolution of k x k from n to m channels has k k n m weights, and 2 m in its norm.
     (ConvNet((2, 3)), 9 * (3 * 2 + 2 * 2 + 2 * 3 + 3 * 3) + 2 * (2 + 2 + 3 + 3) + 4 * 10, 3),
+    # 32 x 32 pixels are 16 x 16 after one pooling.
+    (
+        ConvNet((2,), n_convolutions=3, hidden_features=5),
+        9 * (3 * 2 + 2 * 2 + 2 * 2) + 3 * 4 + (16 * 16 * 2 + 1) * 5 + (5 + 1) * 10,
+        5,
+    ),
     # Convolutions with biases, then what pooling leaves of 32 x 32, 14 x 14, in linear layers.
     (ShallowConvNet((2, 3), hidden_features=4), 56 + 57 + (3 * 14 * 14 + 1) * 4 + 50, 4),
     (MLP((5, 4)), 3 * 32 * 32 * 5 + 5 + 5 * 4 + 4 + 4 * 10 + 10, 4),
@@ -322,3 +334,21 @@ def test_dropout_is_for_training_alone(tiny, cls, settings, shape, off, on):
     np.testing.assert_array_equal(dropping.decision_function(X), scores)
     with pytest.raises(ValueError, match="'dropout' parameter"):
         tiny(cls, dropout=1.0).fit(X, y)
+
+
+def test_convnet_of_dinari_and_freifeld():
+    """C100-C100-P-C100-C100-P-C100-P-FC500: 28 x 28 pixels are 3 x 3 after three poolings."""
+    network = ConvNet((100, 100, 100), n_convolutions=(2, 2, 1), hidden_features=500)
+    module = built(network, (1, 28, 28), 64)
+    kinds = [type(layer).__name__ for layer in module]
+    assert [k for k in kinds if k in ("Conv2d", "MaxPool2d", "Linear")] == [
+        *("Conv2d", "Conv2d", "MaxPool2d") * 2,
+        *("Conv2d", "MaxPool2d", "Linear", "Linear"),
+    ]
+    assert module[kinds.index("Linear")].in_features == 900
+    assert last_linear(module).in_features == 500
+
+
+def test_convnet_needs_a_number_of_convolutions_for_each_stage():
+    with pytest.raises(ValueError, match=r"n_convolutions=\(2, 2\) has 2 values for 3 stages"):
+        built(ConvNet(n_convolutions=(2, 2)), (1, 28, 28))

@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from torch.utils.data import Dataset
 
 from skood import MLP, VMDLS, ConvNet, OODSplit, get_ood_scorer
+from skood._checked_data import CheckedData
 from skood._torch.training import hold_out
 from skood.metrics import auroc
 from skood.training_time import ClassGaussians, _metric_learning, class_divergence
@@ -46,8 +47,7 @@ def trained(images):
     settings = {**SETTINGS, "learning_rate": 3e-3}
     backbone = ConvNet((16, 32), max_epochs=25, validation_fraction=0.2, **settings)
     known = y < 8
-    # An epoch has 9 steps, and classes have to be apart before they are held together.
-    detector = VMDLS(backbone, n_latent=8, margin=8.0, kl_start_epoch=10, random_state=0)
+    detector = VMDLS(backbone, n_latent=8, margin=8.0, random_state=0)
     return detector.fit(X[known][::2], y[known][::2])
 
 
@@ -196,14 +196,35 @@ def test_margin_and_divergence_begin_and_grow(iris):
     np.testing.assert_allclose(history["loss"], np.add(history["metric"], history["kl"]), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        # Ten steps an epoch: 500 of them are 50 epochs.
+        ({"max_epochs": 300}, 50),
+        ({"max_epochs": 30}, 10),
+        ({"max_epochs": 300, "max_steps": 95}, 3),
+        ({"max_epochs": 2}, 0),
+    ],
+)
+def test_margin_and_divergence_wait_for_the_classes_to_come_apart(iris, settings, expected):
+    X, y = iris
+    classifier = MLP(**settings)
+    classifier.classes_ = np.arange(3)
+    network = torch.nn.Linear(4, 6)
+    detector = tiny(n_samples_per_batch=5)
+    data = CheckedData.of(X)
+    objective = MetricLearningObjective(network, classifier, data, y, detector, n_training=150)
+    assert objective.margin_start == objective.kl_start == expected
+
+
 def objective_of(iris, **kwargs):
     """Return an objective and a batch of all rows."""
     X, y = iris
     made = []
 
     class Kept(MetricLearningObjective):
-        def __init__(self, *args):
-            super().__init__(*args)
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
