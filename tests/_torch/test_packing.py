@@ -29,6 +29,7 @@ def models():
         "PixelCNN": (skood.PixelCNN(3, 1, weight_norm=True, **quick), images),
         "VAE of rows": (skood.VAE(2, hidden_features=(5,), conditional=True, **quick), rows),
         "VAE of images": (skood.VAE(2, n_filters=(3, 4), **quick), images),
+        "Autoencoder": (skood.Autoencoder(2, n_filters=(3, 4), **quick), images),
     }
 
 
@@ -37,8 +38,8 @@ def labels(X):
 
 
 def results(model, X):
-    method = "score_samples" if hasattr(model, "score_samples") else "decision_function"
-    return getattr(model, method)(X)
+    methods = "score_samples", "decision_function", "transform"
+    return getattr(model, next(name for name in methods if hasattr(model, name)))(X)
 
 
 every_model = pytest.mark.parametrize("name", models())
