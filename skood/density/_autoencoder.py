@@ -87,8 +87,7 @@ class Autoencoder(LatentSpace, NeuralModel):
 
     Dinari and Freifeld [2]_ have 32 latents for MNIST as well, but a larger network: five
     convolutions of 100 channels and no sigmoid, trained with Adam at a constant rate of 0.0001 on
-    batches of 256. For CIFAR they take a ResNet-18; here, raise `n_filters` for such images, to
-    (64, 128, 256) for instance, and `n_latent`.
+    batches of 256. For CIFAR they take a ResNet-18.
 
     References
     ----------
