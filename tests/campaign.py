@@ -11,7 +11,14 @@ import numpy as np
 import pandas
 import scipy.sparse
 import torch
-from estimators import ESTIMATORS, tiny_flow, tiny_mlp, tiny_pixelcnn, tiny_vae
+from estimators import (
+    ESTIMATORS,
+    tiny_autoencoder,
+    tiny_flow,
+    tiny_mlp,
+    tiny_pixelcnn,
+    tiny_vae,
+)
 from sklearn.base import clone
 from sklearn.neighbors import KernelDensity
 from torch import nn
@@ -53,6 +60,7 @@ OF_IMAGES = [
     skood.WideResNet(10, 1, max_epochs=1),
     tiny_pixelcnn(image_shape=None, value_range=None),
     tiny_vae(),
+    tiny_autoencoder(),
     skood.LogLikelihood(tiny_pixelcnn(image_shape=None, value_range=None)),
     skood.LikelihoodRatio(tiny_pixelcnn(image_shape=None, value_range=None)),
     skood.BoundarySampler(tiny_vae()),

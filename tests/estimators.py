@@ -23,6 +23,10 @@ def tiny_vae(**kwargs):
     return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
 
 
+def tiny_autoencoder(**kwargs):
+    return skood.Autoencoder(2, hidden_features=(8,), n_filters=(4,), max_epochs=3, **kwargs)
+
+
 def tiny_mlp(**kwargs):
     return skood.MLP((8, 8), max_epochs=10, batch_size=16, **kwargs)
 
@@ -42,6 +46,7 @@ ESTIMATORS = [
     tiny_flow(),
     tiny_pixelcnn(),
     tiny_vae(),
+    tiny_autoencoder(),
     tiny_mlp(),
     skood.BoundarySampler(tiny_vae()),
     LogLikelihood(tiny_flow()),

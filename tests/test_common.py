@@ -23,6 +23,7 @@ from skood._torch.estimator import NeuralEstimator
 from skood._torch.training import TrainingSettings
 from skood.classifiers import NeuralClassifier
 from skood.density import NeuralDensity
+from skood.density._base import NeuralModel
 
 # Sixty rows hold out six, which a network may well get all right.
 pytestmark = pytest.mark.filterwarnings("ignore:the classifier is:UserWarning")
@@ -125,9 +126,9 @@ def test_every_public_estimator_is_listed_here():
 )
 def test_docstring_names_every_parameter(cls):
     documented = [cls.__doc__.split("Attributes\n")[0]]
-    documented += [
-        base.__doc__ for base in (NeuralClassifier, NeuralDensity) if issubclass(cls, base)
-    ]
+    # The training parameters are described once for all networks that model the data.
+    described = {NeuralClassifier: NeuralClassifier, NeuralModel: NeuralDensity}
+    documented += [where.__doc__ for base, where in described.items() if issubclass(cls, base)]
     lines = [line for text in documented for line in text.splitlines() if " : " in line]
     for name, parameter in inspect.signature(cls).parameters.items():
         line = next((row for row in lines if name in row.split(":")[0].strip().split(", ")), "")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import numbers
 from pathlib import Path
@@ -15,6 +14,7 @@ from sklearn.base import BaseEstimator
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
+from skood._torch.packing import pack, unpack
 from skood._torch.preprocessing import Preprocessing
 
 __all__ = ["NeuralEstimator"]
@@ -91,7 +91,11 @@ class NeuralEstimator(BaseEstimator):
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())
-        module = state.get("module_")
-        if module is not None and any(p.device.type != "cpu" for p in module.parameters()):
-            state["module_"] = copy.deepcopy(module).cpu()
+        if "module_" in state:
+            state["module_"] = pack(state["module_"])
         return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "module_" in state:
+            state = {**state, "module_": unpack(state["module_"])}
+        super().__setstate__(state)

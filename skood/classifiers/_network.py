@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
+from skood._torch.packing import arrays_of, tensors_of
 
-__all__ = ["Network", "Outputs", "arrays_of", "tensors_of"]
+__all__ = ["Network", "Outputs"]
 
 # A network's mode and hooks are shared, and it uses all cores: only one thread runs at a time.
 _one_at_a_time = threading.RLock()
@@ -260,22 +261,6 @@ class Network:
         layers = [(name, repr(layer)) for name, layer in self.module.named_modules()]
         last = next(name for name, m in self.module.named_modules() if m is self.last_layer)
         return joblib.hash((layers, last, arrays_of(self.module), self.settings))
-
-
-def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; shared ones appear under each of their names."""
-    return {
-        **dict(module.named_parameters(remove_duplicate=False)),
-        **dict(module.named_buffers(remove_duplicate=False)),
-    }
-
-
-def arrays_of(module: nn.Module) -> dict[str, npt.NDArray]:
-    """Return parameters and buffers as arrays; bfloat16, which numpy lacks, as float32."""
-    return {
-        name: _readable(tensor.detach()).cpu().contiguous().numpy()
-        for name, tensor in tensors_of(module).items()
-    }
 
 
 def _mismatch(module: nn.Module, x: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood.classifiers._network import Network, arrays_of, tensors_of
+from skood._torch.packing import pack, unpack
+from skood.classifiers._network import Network
 from skood.classifiers._network_classifier import NetworkClassifier, last_linear
 
 __all__ = ["PretrainedClassifier"]
@@ -211,32 +211,11 @@ class PretrainedClassifier(NetworkClassifier):
         return type(self)(**self.get_params(deep=False))
 
     def __getstate__(self) -> dict[str, Any]:
-        # Arrays, because the pickles of torch's storages differ between processes.
-        state = dict(super().__getstate__())
-        hollow = {
-            id(tensor): _like(tensor, torch.empty_like(tensor, device="meta"))
-            for tensor in tensors_of(self.module).values()
-        }
-        state["module"] = copy.deepcopy(self.module, hollow), arrays_of(self.module)
+        state = {**super().__getstate__(), "module": pack(self.module)}
         if isinstance(self.last_layer, nn.Module):
             names = {layer: name for name, layer in self.module.named_modules()}
             state["last_layer"] = names[self.last_layer]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        skeleton, arrays = state["module"]
-        tensors = tensors_of(skeleton)
-        filled = {
-            id(tensor): _like(
-                tensor, torch.empty_like(tensor, device="cpu").copy_(torch.tensor(arrays[name]))
-            )
-            for name, tensor in tensors.items()
-        }
-        super().__setstate__({**state, "module": copy.deepcopy(skeleton, filled)})
-
-
-def _like(tensor: Tensor, values: Tensor) -> Tensor:
-    """Return `values`, as a parameter if `tensor` is one."""
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(values, requires_grad=tensor.requires_grad)
-    return values
+        super().__setstate__({**state, "module": unpack(state["module"])})

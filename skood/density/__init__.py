@@ -1,8 +1,12 @@
-"""Densities: models of p(x) with ``fit``, ``score_samples`` (nats) and ``sample``."""
+"""Models of the data: densities p(x) with ``fit``, ``score_samples`` (nats) and ``sample``.
 
+And an autoencoder, a transformer that reconstructs them.
+"""
+
+from skood.density._autoencoder import Autoencoder
 from skood.density._base import NeuralDensity
 from skood.density._flow import NeuralSplineFlow
 from skood.density._pixelcnn import PixelCNN
 from skood.density._vae import VAE
 
-__all__ = ["VAE", "NeuralDensity", "NeuralSplineFlow", "PixelCNN"]
+__all__ = ["VAE", "Autoencoder", "NeuralDensity", "NeuralSplineFlow", "PixelCNN"]

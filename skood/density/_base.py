@@ -1,4 +1,4 @@
-"""Base of the neural densities: checks, training, batched scoring, device-independent pickles."""
+"""Base of the networks that model the data: checks, training, batched scoring."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
+from skood._torch.objective import Objective
 from skood._torch.run import resumed_seed
 from skood._torch.seeding import draw_seed, isolated_rng
 from skood._torch.settings import TrainingSettings
@@ -28,10 +29,157 @@ from skood._torch.training import hold_out, train
 from skood.density._conditioning import ClassConditioning
 from skood.density._objective import DensityObjective, sum_over_item
 
-__all__ = ["NeuralDensity"]
+__all__ = ["NeuralDensity", "NeuralModel"]
 
 
-class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=ABCMeta):
+class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
+    """Base of the networks that model the data themselves: densities and autoencoders.
+
+    A subclass writes ``_open`` (what data it takes), ``_build`` (its network) and ``_tensor`` (an
+    array of items as the network's input), and trains by ``_train``. The training parameters are
+    described in :class:`NeuralDensity`.
+    """
+
+    _parameter_constraints: dict = {
+        **NeuralEstimator._parameter_constraints,
+        "optimizer": [StrOptions({"adam", "rmsprop"})],
+        "betas": [tuple],
+        "lr_schedule": [StrOptions({"cosine", "exponential", "constant"})],
+        "lr_decay": [Interval(numbers.Real, 0, 1, closed="right")],
+    }
+
+    def __init__(
+        self,
+        *,
+        max_epochs: int = 100,
+        max_steps: int | None = None,
+        batch_size: int = 128,
+        learning_rate: float = 2e-3,
+        optimizer: str = "adam",
+        betas: tuple[float, float] = (0.9, 0.999),
+        lr_schedule: str = "cosine",
+        lr_decay: float = 0.999995,
+        clip_norm: float | None = None,
+        validation_fraction: float = 0.1,
+        patience: int | None = None,
+        precision: str = "auto",
+        compile: bool | str = False,
+        device: str | torch.device | None = None,
+        n_workers: int | None = None,
+        checkpoint_dir: Any = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.max_epochs = max_epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.optimizer = optimizer
+        self.betas = betas
+        self.lr_schedule = lr_schedule
+        self.lr_decay = lr_decay
+        self.clip_norm = clip_norm
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.precision = precision
+        self.compile = compile
+        self.device = device
+        self.n_workers = n_workers
+        self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
+        self.random_state = random_state
+
+    @abstractmethod
+    def _open(self, X: Any, *, reset: bool) -> CheckedData:
+        """Check X and bring it into the shape the network takes."""
+
+    @abstractmethod
+    def _build(self, data: CheckedData) -> nn.Module:
+        """Make the untrained network, and set what else is learned from the data alone."""
+
+    @abstractmethod
+    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
+        """Turn items into the network's input."""
+
+    def _train(
+        self,
+        data: CheckedData,
+        make_objective: Callable[[nn.Module, torch.device], Objective],
+        *,
+        depends_on: Any = None,
+        description: str,
+    ) -> None:
+        """Set ``module_`` and ``history_``.
+
+        Parameters
+        ----------
+        data : CheckedData
+            As the network reads them.
+        make_objective : callable
+            Takes the untrained network and its device.
+        depends_on : object, default=None
+            Whatever else training depends on, for the name of the checkpoint.
+        description : str
+            What the progress bar says.
+        """
+        device = resolve_device(self.device)
+        seed = draw_seed(self.random_state)
+        checkpoint = self._checkpoint(data, depends_on, seed)
+        seed = resumed_seed(checkpoint, seed)
+        with isolated_rng(device, seed):
+            network = self._build(data).to(device)
+        self.history_ = train(
+            make_objective(network, device),
+            *hold_out(len(data), self.validation_fraction, seed),
+            TrainingSettings.of(self),
+            seed=seed,
+            device=device,
+            checkpoint=checkpoint,
+            description=description,
+        )
+        self.module_ = network
+
+    def _map(
+        self, X: Any, function: Callable[[nn.Module, Tensor], Tensor], doing: str = "scores"
+    ) -> npt.NDArray[np.float64]:
+        """Apply a function of the network and its input to every item of X."""
+        module, device = self._ready()
+        return self._map_items(
+            self._open(X, reset=False),
+            lambda items: function(module, self._tensor(items, device)),
+            doing,
+        )
+
+    def _map_items(
+        self, data: CheckedData, function: Callable[[npt.NDArray], Tensor], doing: str
+    ) -> npt.NDArray[np.float64]:
+        """Apply a function of arrays of items, in batches of one size."""
+        device = resolve_device(self.device)
+        return map_batches(
+            lambda items: function(items).double(),
+            data,
+            scoring_batch_size(device, is_image=len(self._preprocessing.item_shape) == 3),
+            device=device,
+            n_workers=self.n_workers,
+            verbose=self.verbose,
+            description=f"{type(self).__name__} {doing}",
+        )
+
+    def _ready(self, n_samples: int = 1) -> tuple[nn.Module, torch.device]:
+        """Network in eval mode on its device, for scoring or for drawing `n_samples`."""
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
+        device = resolve_device(self.device)
+        return self.module_.to(device).eval(), device
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.non_deterministic = False
+        return tags
+
+
+class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
     """Base of the densities that are torch networks.
 
     A subclass names its own parameters in ``__init__``, takes those below as ``**training``, and
@@ -92,71 +240,17 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
     """
 
     _parameter_constraints: dict = {
-        **NeuralEstimator._parameter_constraints,
+        **NeuralModel._parameter_constraints,
         "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both")],
         "reg_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "optimizer": [StrOptions({"adam", "rmsprop"})],
-        "betas": [tuple],
-        "lr_schedule": [StrOptions({"cosine", "exponential", "constant"})],
-        "lr_decay": [Interval(numbers.Real, 0, 1, closed="right")],
     }
 
     def __init__(
-        self,
-        *,
-        mutation_rate: float = 0.0,
-        reg_weight: float = 0.0,
-        max_epochs: int = 100,
-        max_steps: int | None = None,
-        batch_size: int = 128,
-        learning_rate: float = 2e-3,
-        optimizer: str = "adam",
-        betas: tuple[float, float] = (0.9, 0.999),
-        lr_schedule: str = "cosine",
-        lr_decay: float = 0.999995,
-        clip_norm: float | None = None,
-        validation_fraction: float = 0.1,
-        patience: int | None = None,
-        precision: str = "auto",
-        compile: bool | str = False,
-        device: str | torch.device | None = None,
-        n_workers: int | None = None,
-        checkpoint_dir: Any = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
+        self, *, mutation_rate: float = 0.0, reg_weight: float = 0.0, **training: Any
     ) -> None:
+        super().__init__(**training)
         self.mutation_rate = mutation_rate
         self.reg_weight = reg_weight
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.betas = betas
-        self.lr_schedule = lr_schedule
-        self.lr_decay = lr_decay
-        self.clip_norm = clip_norm
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.precision = precision
-        self.compile = compile
-        self.device = device
-        self.n_workers = n_workers
-        self.checkpoint_dir = checkpoint_dir
-        self.verbose = verbose
-        self.random_state = random_state
-
-    @abstractmethod
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        """Check X and bring it into the shape the network takes."""
-
-    @abstractmethod
-    def _build(self, data: CheckedData) -> nn.Module:
-        """Make the untrained network, and set what else is learned from the data alone."""
-
-    @abstractmethod
-    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
-        """Turn items into the network's input."""
 
     @abstractmethod
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
@@ -186,23 +280,13 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         """
         data = self._open(X, reset=True)
         class_indices = self._learn_classes(y, len(data))
-        device = resolve_device(self.device)
-        seed = draw_seed(self.random_state)
-        checkpoint = self._checkpoint(data, class_indices, seed)
-        seed = resumed_seed(checkpoint, seed)
-        with isolated_rng(device, seed):
-            network = self._build(data).to(device)
         name = type(self).__name__
-        self.history_ = train(
-            DensityObjective(network, self, data, class_indices, device),
-            *hold_out(len(data), self.validation_fraction, seed),
-            TrainingSettings.of(self),
-            seed=seed,
-            device=device,
-            checkpoint=checkpoint,
+        self._train(
+            data,
+            lambda network, device: DensityObjective(network, self, data, class_indices, device),
+            depends_on=class_indices,
             description=f"{name} (mutation {self.mutation_rate:g})" if self.mutation_rate else name,
         )
-        self.module_ = network
         return self
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
@@ -225,30 +309,6 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
         """Mean log-density of X in nats; `y` is ignored."""
         return float(self.score_samples(X).mean())
 
-    def _map(
-        self, X: Any, function: Callable[[nn.Module, Tensor], Tensor]
-    ) -> npt.NDArray[np.float64]:
-        """Apply a function of the network and its input to every item of X."""
-        module, device = self._ready()
-        data = self._open(X, reset=False)
-        return map_batches(
-            lambda items: function(module, self._tensor(items, device)).double(),
-            data,
-            scoring_batch_size(device, is_image=data.is_image),
-            device=device,
-            n_workers=self.n_workers,
-            verbose=self.verbose,
-            description=f"{type(self).__name__} scores",
-        )
-
-    def _ready(self, n_samples: int = 1) -> tuple[nn.Module, torch.device]:
-        """Network in eval mode on its device, for scoring or for drawing `n_samples`."""
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
-        device = resolve_device(self.device)
-        return self.module_.to(device).eval(), device
-
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         """Return the log-probability of x, marginalised over the classes of a conditional model."""
         return self._log_prob(module, x, None)
@@ -264,6 +324,5 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralEstimator, metaclass=
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.non_deterministic = False
         tags.target_tags.required = self.conditional
         return tags

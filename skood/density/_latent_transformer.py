@@ -1,4 +1,4 @@
-"""Densities with a latent space as transformers, on the interface of `Generator`."""
+"""Models with a latent space as transformers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,44 @@ from skood._checked_data import CheckedData
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood.density._generator import Generator
 
-__all__ = ["LatentTransformer"]
+__all__ = ["LatentSpace", "LatentTransformer"]
 
 
-class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+class LatentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
+    """A transformer to `n_latent` latents, float64."""
+
+    n_latent: int
+
+    def _check_latents(self, Z: Any) -> npt.NDArray[np.float64]:
+        check_is_fitted(self)
+        Z = check_array(Z, dtype=np.float64, input_name="Z")
+        if Z.shape[1] != self.n_latent:
+            raise ValueError(f"Z has {Z.shape[1]} columns; expected n_latent={self.n_latent}")
+        return Z
+
+    def _finite(self, values: npt.NDArray[np.float64], name: str) -> npt.NDArray[np.float64]:
+        """Return what was made of checked items of `name`; raise where it is NaN or inf."""
+        wrong = ~np.isfinite(values).reshape(len(values), -1).all(1)
+        if wrong.any():
+            raise ValueError(
+                f"{type(self).__name__} gives NaN or inf for {wrong.sum()} of the {len(values)} "
+                f"items of {name}, whose values are beyond what it can compute with; rescale {name}"
+            )
+        return values
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_latent
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        # Latents are float64.
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class LatentTransformer(LatentSpace):
     """Encoding and decoding through the `Generator` of a density."""
 
     def _map_labelled(
@@ -87,10 +121,7 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         ValueError
             When a conditional model is not given labels, or Z has another number of columns.
         """
-        check_is_fitted(self)
-        Z = check_array(Z, dtype=np.float64, input_name="Z")
-        if Z.shape[1] != self.n_latent:
-            raise ValueError(f"Z has {Z.shape[1]} columns; expected n_latent={self.n_latent}")
+        Z = self._check_latents(Z)
         if self.conditional and y is None:
             raise ValueError(
                 "a conditional VAE decodes latents given classes; give y, the labels to decode for"
@@ -123,14 +154,3 @@ class LatentTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             return model.preprocessing.inverse(model.decode(*latents))
 
         return self._map_labelled(self._open(X, reset=False), y, decode, "reconstructs")
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_latent
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        # Latents are float64.
-        tags.transformer_tags.preserves_dtype = []
-        return tags

@@ -114,6 +114,8 @@ def reconstruction_errors(
         decoded = in_chunks(autoencoder.inverse_transform, latents)
         if value_range is not None:
             decoded = decoded.clip(*value_range)
+        if items.dtype.kind in "iu":
+            decoded = decoded.round().astype(items.dtype)
         decoded = decoded.reshape(len(items), *items.item_shape)
         (again,) = network.map(means, CheckedData.of(decoded), "first layer, reconstructed")
         errors[rows] = np.square(seen - again).mean(1)

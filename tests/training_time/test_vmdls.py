@@ -13,7 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from torch.utils.data import Dataset
 
-from skood import MLP, VMDLS, ConvNet, OODSplit, get_ood_scorer
+from skood import MLP, VMDLS, Autoencoder, ConvNet, OODSplit, get_ood_scorer
 from skood._checked_data import CheckedData
 from skood._torch.training import hold_out
 from skood.metrics import auroc
@@ -155,6 +155,21 @@ def test_reconstruction_weight(images):
     # A reconstruction that is perfect gives the score of a perfect row, and no error.
     perfect = VMDLS(backbone, n_latent=3, reconstruction=PCA(64), random_state=0).fit(X, y)
     assert np.isfinite(perfect.score_samples(X)).all()
+
+
+def test_reconstructions_have_the_kind_of_the_images(images):
+    """Images of 0..255 give the scores of the same images in [0, 1], but for rounding."""
+    X, y = images
+    X, y = (255 * X[:200]).round().astype(np.uint8), y[:200]
+    backbone = ConvNet((8, 8), max_epochs=2, validation_fraction=0.2, **SETTINGS)
+    autoencoder = Autoencoder(8, n_filters=(8, 8), max_epochs=2, precision="fp32")
+    scores = [
+        VMDLS(backbone, n_latent=3, reconstruction=autoencoder, random_state=0)
+        .fit(pixels, y)
+        .score_samples(pixels)
+        for pixels in (X, (X / 255).astype(np.float32))
+    ]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0.2)
 
 
 def test_a_trained_autoencoder_and_rows(iris):

@@ -1,0 +1,191 @@
+"""Fitted networks as pickles: equal hashes for equal content, in every process."""
+
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+
+import joblib
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.frozen import FrozenEstimator
+
+import skood
+from skood._torch.packing import pack, unpack
+
+
+def models():
+    """A tiny one of every kind of network, with data."""
+    rng = np.random.default_rng(0)
+    rows, images = rng.normal(size=(40, 4)), rng.random((24, 6, 6))
+    quick = {"max_epochs": 1, "batch_size": 8, "precision": "fp32", "random_state": 0}
+    return {
+        "MLP": (skood.MLP((5,), **quick), rows),
+        "WideResNet": (skood.WideResNet(10, 1, **quick), images),
+        "NeuralSplineFlow": (skood.NeuralSplineFlow(1, hidden_features=(5,), **quick), rows),
+        "PixelCNN": (skood.PixelCNN(3, 1, weight_norm=True, **quick), images),
+        "VAE of rows": (skood.VAE(2, hidden_features=(5,), conditional=True, **quick), rows),
+        "VAE of images": (skood.VAE(2, n_filters=(3, 4), **quick), images),
+        "Autoencoder": (skood.Autoencoder(2, n_filters=(3, 4), **quick), images),
+    }
+
+
+def labels(X):
+    return np.arange(len(X)) % 2
+
+
+def results(model, X):
+    methods = "score_samples", "decision_function", "transform"
+    return getattr(model, next(name for name in methods if hasattr(model, name)))(X)
+
+
+every_model = pytest.mark.parametrize("name", models())
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return {name: model.fit(X, labels(X)) for name, (model, X) in models().items()}
+
+
+@pytest.fixture
+def model(fitted, name):
+    """A fitted model that a test may change."""
+    return copy.deepcopy(fitted[name])
+
+
+def run(script, *args):
+    """Run a script in another process; return what it prints, word by word."""
+    command = [sys.executable, "-c", script, *map(str, args)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+
+
+def test_hash_is_the_same_in_another_process(fitted, tmp_path):
+    """Of models that were loaded there, and of models that were trained there."""
+    script = f"""
+import pickle, sys
+import joblib, numpy as np
+from sklearn.frozen import FrozenEstimator
+import skood
+{inspect.getsource(models)}
+{inspect.getsource(labels)}
+with open(sys.argv[1], "rb") as file:
+    loaded = pickle.load(file)
+for name, (model, X) in models().items():
+    model.fit(X, labels(X))
+    print(*map(joblib.hash, (loaded[name], model, FrozenEstimator(model))))
+"""
+    (tmp_path / "fitted.pkl").write_bytes(pickle.dumps(fitted))
+    expected = []
+    for model in fitted.values():
+        expected += [*[joblib.hash(model)] * 2, joblib.hash(FrozenEstimator(model))]
+    assert run(script, tmp_path / "fitted.pkl") == expected
+    assert len(set(expected)) == 2 * len(fitted)
+
+
+@every_model
+def test_hash_is_that_of_the_content(model, name):
+    (_, X) = models()[name]
+    for wrap in (lambda model: model, FrozenEstimator):
+        first = joblib.hash(wrap(model))
+        assert joblib.hash(wrap(copy.deepcopy(model))) == first
+        assert joblib.hash(pickle.loads(pickle.dumps(wrap(model)))) == first
+        results(model, X)
+        model.module_.requires_grad_(True)
+        sum(p.square().sum() for p in model.module_.parameters()).backward()
+        assert joblib.hash(wrap(model)) == first
+        with torch.no_grad():
+            list(model.module_.parameters())[-1].view(-1)[0] += 1e-3
+        assert joblib.hash(wrap(model)) != first
+
+
+def test_hash_knows_running_means(fitted):
+    model = copy.deepcopy(fitted["WideResNet"])
+    before = joblib.hash(model)
+    next(buffer for buffer in model.module_.buffers() if buffer.ndim).add_(1e-3)
+    assert joblib.hash(model) != before
+
+
+@every_model
+@pytest.mark.parametrize("copied", [lambda m: pickle.loads(pickle.dumps(m)), copy.deepcopy])
+def test_copies_give_the_same_and_share_nothing(fitted, model, name, copied):
+    (_, X) = models()[name]
+    again = copied(model)
+    np.testing.assert_array_equal(results(again, X), results(fitted[name], X))
+    assert {k: v.stride() for k, v in again.module_.state_dict().items()} == {
+        k: v.stride() for k, v in model.module_.state_dict().items()
+    }
+    assert [part.training for part in again.module_.modules()] == [
+        part.training for part in model.module_.modules()
+    ]
+    with torch.no_grad():
+        for parameter in again.module_.parameters():
+            parameter += 1
+    np.testing.assert_array_equal(results(model, X), results(fitted[name], X))
+
+
+@every_model
+def test_state_holds_no_tensor_with_values(model, name):
+    """Nothing of it belongs to a device."""
+    skeleton, arrays = model.__getstate__()["module_"]
+    assert all(parameter.is_meta for parameter in [*skeleton.parameters(), *skeleton.buffers()])
+    assert {type(array) for array in arrays.values()} == {np.ndarray}
+    assert not any(parameter.is_meta for parameter in model.module_.parameters())
+
+
+def test_model_that_is_not_fitted():
+    for model, _ in models().values():
+        again = pickle.loads(pickle.dumps(model))
+        assert not hasattr(again, "module_")
+        assert repr(again) == repr(model)
+        assert joblib.hash(again) == joblib.hash(model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64])
+def test_tensors_of_any_dtype_and_shape_come_back(dtype):
+    module = torch.nn.Module()
+    module.register_buffer("scalar", torch.tensor(3).to(dtype))
+    module.register_buffer("empty", torch.empty(0, 2, dtype=dtype))
+    module.register_buffer("transposed", torch.arange(6).view(2, 3).to(dtype).T)
+    skeleton, arrays = pack(module)
+    assert arrays["scalar"].shape == ()
+    restored = unpack((skeleton, arrays))
+    for name, tensor in module.named_buffers():
+        again = getattr(restored, name)
+        assert torch.equal(again, tensor)
+        assert (again.dtype, again.stride()) == (dtype, tensor.stride())
+
+
+def test_detector_around_a_frozen_vae_is_cached_for_another_process(fitted, tmp_path):
+    """And its classifier finds its checkpoint there."""
+    X = models()["VAE of rows"][1]
+    detector = skood.OODGen(
+        skood.MLP((5,), max_epochs=1, checkpoint_dir=tmp_path / "checkpoints", random_state=0),
+        FrozenEstimator(fitted["VAE of rows"]),
+        memory=str(tmp_path / "cache"),
+        random_state=0,
+    )
+    (tmp_path / "detector.pkl").write_bytes(pickle.dumps(detector))
+    expected = clone(detector).fit(X, labels(X)).score_samples(X)
+    script = f"""
+import pickle, sys
+import numpy as np
+from sklearn.base import clone
+from skood.classifiers import _base
+{inspect.getsource(labels)}
+train, resumed = _base.train, []
+def noted(*args, checkpoint, **kwargs):
+    resumed.append(checkpoint.exists())
+    return train(*args, checkpoint=checkpoint, **kwargs)
+_base.train = noted
+with open(sys.argv[1], "rb") as file:
+    detector = pickle.load(file)
+X = np.random.default_rng(0).normal(size=(40, 4))
+for memory in (detector.memory, None):
+    fitted = clone(detector).set_params(memory=memory).fit(X, labels(X))
+    print(float(fitted.score_samples(X).sum()), *resumed)
+"""
+    total = str(float(expected.sum()))
+    assert run(script, tmp_path / "detector.pkl") == [total, total, "True"]
