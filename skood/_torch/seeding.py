@@ -54,6 +54,8 @@ class Stream(enum.IntEnum):
     TRAINING_OFF_MANIFOLD = 51
     HELD_OUT_OFF_MANIFOLD = 52
     HELD_OUT_ON_MANIFOLD = 53
+    TRAINING_OUTLIERS = 54
+    UNCERTAINTY = 55
     # Detectors that wrap detectors.
     CALIBRATION_ROWS = 60
     FOLDS = 61

@@ -252,6 +252,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         *,
         seed: int,
         n_outputs: Callable[[int], int] | None = None,
+        outliers: CheckedData | Callable[[CheckedData], CheckedData] | None = None,
         depends_on: Any = None,
     ) -> npt.NDArray[np.integer]:
         """Train the network on something else than this classifier's objective.
@@ -266,12 +267,16 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             Labels; without, all items have the class index 0.
         make_objective : callable
             Takes the untrained network, this classifier, the data as the network reads them, the
-            class indices and the rows held out.
+            class indices, and as `held_out` and `outliers` the rows held out and the outliers as
+            the network reads them.
         seed : int
             Of the choice of the rows held out, `validation_fraction` of every class.
         n_outputs : callable, default=None
             Takes the number of classes and returns that of the network's outputs, if they are
             something else than the logits of the classes.
+        outliers : CheckedData or callable, default=None
+            Items that the objective trains on beside `data`, or a function that makes them of the
+            rows of `data` that are not held out.
         depends_on : object, default=None
             Whatever else training depends on, for the name of the checkpoint.
 
@@ -279,18 +284,31 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         -------
         ndarray
             Rows that were held out.
+
+        Raises
+        ------
+        ValueError
+            When y has a single class, or the outliers do not fit the data.
         """
-        data = self._open(data, reset=True)
+        inliers, data = data, self._open(data, reset=True)
         class_indices = np.zeros(len(data), np.int64)
         if y is not None:
             class_indices = self._learn_classes(y, len(data))
-        _, held_out = hold_out(len(data), self.validation_fraction, seed, class_indices)
+        rows, held_out = hold_out(len(data), self.validation_fraction, seed, class_indices)
+        if callable(outliers):
+            outliers = outliers(inliers.subset(rows))
+        if outliers is not None:
+            try:
+                outliers = self._open(outliers, reset=False)
+                self._preprocessing.check_in_memory(outliers)
+            except ValueError as error:
+                raise ValueError(f"the outliers, here called X, do not fit: {error}") from error
         n_classes = 0 if y is None else len(self.classes_)
         self._train(
             data,
             class_indices,
             held_out,
-            partial(make_objective, held_out=held_out),
+            partial(make_objective, held_out=held_out, outliers=outliers),
             n_classes if n_outputs is None else n_outputs(n_classes),
             depends_on,
             keeps_head=n_outputs is None,

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._torch.objective import Objective
+from skood.classifiers._network_classifier import last_linear
 
 if TYPE_CHECKING:
     from skood.classifiers._base import NeuralClassifier
@@ -72,6 +73,21 @@ class ClassifierObjective(Objective):
 
     def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
         x, class_index = batch
+        return self.cross_entropy(self.network(x).float(), class_index)
+
+    def cross_entropy(self, logits: Tensor, class_index: Tensor) -> Tensor:
+        """Cross-entropy of each row, of smoothed labels in training, shape (b,)."""
         smoothing = self.classifier.label_smoothing if self.training else 0.0
-        logits = self.network(x).float()
         return F.cross_entropy(logits, class_index, reduction="none", label_smoothing=smoothing)
+
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the network, and return its penultimate features as well, with their gradients."""
+        seen: list[Tensor] = []
+        hook = last_linear(self.network).register_forward_pre_hook(
+            lambda layer, args: seen.append(args[0])
+        )
+        try:
+            logits = self.network(x)
+        finally:
+            hook.remove()
+        return seen[0], logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -17,12 +18,12 @@ from torch import nn
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._torch.run import kept_unless_interrupted, n_interrupted
-from skood.base import BaseDetector, cached_call
+from skood.base import BaseDetector, cached_call, in_chunks
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Network, Outputs
 from skood.classifiers._objective import ClassifierObjective
 
-__all__ = ["ClassifierTrainingDetector", "TrainingDetector"]
+__all__ = ["ClassifierTrainingDetector", "TrainingDetector", "log_max_proba", "rejecting"]
 
 
 class TrainingDetector(BaseDetector):
@@ -91,7 +92,7 @@ class TrainingDetector(BaseDetector):
         inliers : CheckedData
             The inliers before preprocessing by the classifier.
         outliers : CheckedData or None
-            Known outliers before preprocessing by the classifier.
+            What `_training_outliers` returned or made, as the classifier reads it.
         seed : int
             Seed of this fit.
         """
@@ -107,6 +108,25 @@ class TrainingDetector(BaseDetector):
         return ShallowConvNet(
             optimizer="adam", learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1
         )
+
+    def _training_outliers(
+        self, known: CheckedData | None, seed: int
+    ) -> CheckedData | Callable[[CheckedData], CheckedData] | None:
+        """Return the outliers to train on, or a function that makes them of the training rows.
+
+        Parameters
+        ----------
+        known : CheckedData or None
+            Rows with y == -1.
+        seed : int
+            Seed of this fit.
+        """
+        if self._needs_outliers and known is None:
+            raise ValueError(
+                f"{type(self).__name__} trains on known outliers, but y marks none; give rows with "
+                'y == -1 ("-1" among strings) beside the in-distribution rows'
+            )
+        return known if self._needs_outliers else None
 
     def _learn_scores(
         self,
@@ -129,11 +149,6 @@ class TrainingDetector(BaseDetector):
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
-        if self._needs_outliers and outliers is None:
-            raise ValueError(
-                f"{type(self).__name__} trains on known outliers, but y marks none; give rows with "
-                'y == -1 ("-1" among strings) beside the in-distribution rows'
-            )
         defaults = type(self)().get_params(deep=False)
         elsewhere = {*self._scoring_parameters, "memory", "verbose", "random_state"}
         trainee = clone(self).set_params(**{k: defaults[k] for k in elsewhere & set(defaults)})
@@ -143,7 +158,7 @@ class TrainingDetector(BaseDetector):
                 f"{type(self).__name__} requires y to be passed, but the target y is None; give "
                 "the class labels of X"
             )
-        used = outliers if self._needs_outliers else None
+        used = self._training_outliers(outliers, seed)
         learned, held_out = cached_call(self.memory, _train, trainee, inliers, labels, used, seed)
         for name, value in learned.items():
             setattr(self, name, value)
@@ -178,10 +193,10 @@ class ClassifierTrainingDetector(TrainingDetector):
 
     @abstractmethod
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        """Score the network's outputs, higher = more in-distribution."""
+        """Score the network's outputs, of float64, higher = more in-distribution."""
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return self._score(self._network.outputs(data))
+        return in_chunks(self._score, self._network.outputs(data).astype(np.float64))
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Return the probability of each class.
@@ -220,6 +235,13 @@ class ClassifierTrainingDetector(TrainingDetector):
             return rejecting(self.classifier_.predict(data), accepted)
 
 
+def log_max_proba(outputs: Outputs) -> npt.NDArray[np.float64]:
+    """Logarithm of the largest softmax probability of each row, in nats."""
+    # Where one probability is all but 1, the others have the digits that its own lacks.
+    ordered = np.sort(outputs.logits, axis=1)
+    return -np.log1p(np.exp(ordered[:, :-1] - ordered[:, -1:]).sum(1))
+
+
 def rejecting(labels: npt.NDArray, accepted: npt.NDArray[np.bool_]) -> npt.NDArray:
     """Replace the labels of rows that are not accepted by -1, or "-1" among strings."""
     return np.where(accepted, labels, "-1" if labels.dtype.kind in "OU" else np.int64(-1))
@@ -229,7 +251,7 @@ def _train(
     detector: TrainingDetector,
     inliers: CheckedData,
     y: npt.NDArray | None,
-    outliers: CheckedData | None,
+    outliers: CheckedData | Callable[[CheckedData], CheckedData] | None,
     seed: int,
 ) -> tuple[dict[str, Any], npt.NDArray[np.integer]]:
     """Train the network of a detector.
@@ -250,8 +272,9 @@ def _train(
     held_out = model.fit_objective(
         inliers,
         y,
-        partial(detector._make_objective, inliers=inliers, outliers=outliers, seed=seed),
+        partial(detector._make_objective, inliers=inliers, seed=seed),
         seed=seed,
+        outliers=outliers,
         n_outputs=None if means_classes else detector._n_outputs,
         depends_on=(detector, outliers, seed),
     )

@@ -2,42 +2,14 @@
 
 import numpy as np
 import pytest
-import torch.nn.functional as F
-from sklearn.datasets import load_iris
 from sklearn.model_selection import GridSearchCV
 
-from skood import MLP, OODSplit, get_ood_scorer
-from skood.classifiers._objective import ClassifierObjective
-from skood.training_time._base import ClassifierTrainingDetector
-
-
-class LogitNormObjective(ClassifierObjective):
-    def loss(self, x, class_index):
-        logits = self.network(x).float()
-        return F.cross_entropy(F.normalize(logits) / 0.04, class_index, reduction="none")
+from skood import MLP, LogitNorm, OODSplit, get_ood_scorer
+from skood.training_time._logit_norm import LogitNormObjective
 
 
 class LogitNormMLP(MLP):
     _objective = LogitNormObjective
-
-
-class LogitNorm(ClassifierTrainingDetector):
-    def __init__(self, classifier=None, contamination=0.05, memory=None, random_state=None):
-        self.classifier = classifier
-        self.contamination = contamination
-        self.memory = memory
-        self.random_state = random_state
-
-    def _make_objective(self, network, classifier, source, class_indices, **_):
-        return LogitNormObjective(network, classifier, source, class_indices)
-
-    def _score(self, outputs):
-        return outputs.log_proba.max(1)
-
-
-@pytest.fixture
-def iris():
-    return load_iris(return_X_y=True)
 
 
 def test_a_classifier_with_another_loss(iris):

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from sklearn.base import clone
-from sklearn.datasets import load_digits, load_iris
+from sklearn.datasets import load_digits
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
 from torch import nn
@@ -17,11 +17,6 @@ from skood import MLP, VAE, BoundarySampler, OODGen, OODSplit, ShallowConvNet, g
 from skood._torch.training import hold_out
 from skood.classifiers import NeuralClassifier
 from skood.classifiers import _base as classifiers_base
-
-
-@pytest.fixture(scope="module")
-def iris():
-    return load_iris(return_X_y=True)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,183 @@
+"""Classifier that learns a high energy of outliers and a low one of inliers."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from scipy.special import logsumexp
+from torch import Tensor
+
+from skood._checked_data import CheckedData
+from skood._parameters import Interval
+from skood.classifiers import NeuralClassifier
+from skood.classifiers._network import Outputs
+from skood.training_time._outliers import OutlierTrainingDetector
+
+__all__ = ["EnergyRegularized"]
+
+
+class EnergyRegularized(OutlierTrainingDetector):
+    r"""Energy-bounded learning: a classifier that learns the energies of inliers and outliers.
+
+    With the energy :math:`E(x) = -\log \sum_k \exp f_k(x)` of the logits f(x), the network trains
+    on in-distribution data D with cross-entropy and with bounds on the energies of D and of
+    outliers O [1]_:
+
+    .. math:: \mathbb{E}_{(x, y) \sim D} [-\log p_y(x)] + \lambda \Big(
+        \mathbb{E}_{x \sim D} \max(0, E(x) - m_\text{in})^2 +
+        \mathbb{E}_{x \sim O} \max(0, m_\text{out} - E(x))^2 \Big).
+
+    The score is the negative energy, :math:`\log \sum_k \exp f_k(x)`, in nats.
+
+    **The network is trained on the outliers.** Unlike everywhere else in this package, rows with
+    y == -1 are learned from, unless `outliers` are given. Choose outliers that are other than those
+    you test on: scores of outliers like those seen in training say nothing about new ones.
+
+    Parameters
+    ----------
+    classifier : NeuralClassifier or None, default=None
+        Architecture and training. The threshold is read from the rows that its
+        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
+        learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
+        ``MLP(validation_fraction=0.1)`` for rows.
+    outliers : array-like, Tensor, Dataset, callable or None, default=None
+        Outliers to train on, of shape (n_outliers, ...), items as in X. A callable makes them, as
+        :func:`skood.synthetic_outliers` does: it takes the training rows, (n, d) or (n, C, H, W),
+        and `random_state`. With either, rows with y == -1 are not trained on. None: the rows with
+        y == -1.
+    m_in : float, default=-6.0
+        Energy in nats above which inliers are penalised.
+    m_out : float, default=-2.0
+        Energy in nats below which outliers are penalised; greater than `m_in`.
+    energy_weight : float, default=0.1
+        :math:`\lambda`.
+    outlier_ratio : float, default=2.0
+        Outliers in a batch for each in-distribution row.
+    contamination : float, default=0.05
+        Part of the in-distribution data that the threshold takes as outliers.
+    memory : str, joblib.Memory or None, default=None
+        Where trained classifiers are cached. Needs an integer `random_state`.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed.
+
+    Attributes
+    ----------
+    classifier_ : NeuralClassifier
+        The trained classifier.
+    classes_ : ndarray of shape (n_classes,)
+        Labels of the in-distribution classes.
+    history_ : dict of str to list of float
+        Of each epoch: "loss" and its terms "cross_entropy", "energy_in" and "energy_out" (with
+        their weight); where rows were held out, "validation_loss" and its terms without the last.
+    offset_ : float
+        Threshold of `predict`, in nats.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    OutlierExposure : Learns to be undecided about outliers instead.
+    skood.Energy : The same score of a classifier that was trained as usual.
+    skood.synthetic_outliers : Makes outliers of in-distribution data.
+
+    Notes
+    -----
+    The defaults of the margins are for training from random weights, where all energies begin near
+    -log K of K classes. The authors fine-tune a trained network for 10 epochs, at a learning rate
+    of 0.001 and with margins around the mean energies that it gives: ``m_in=-23, m_out=-5`` for
+    CIFAR-10 and ``m_in=-27, m_out=-5`` for CIFAR-100. Give a trained network as the classifier's
+    `weights_init` to do so; from random weights, such distant margins can cost accuracy.
+
+    There is no default for outliers, since everything depends on them: `fit` raises a ValueError
+    without. In a search, where :class:`skood.OODSplit` keeps rows with y == -1 for tests, and in a
+    Pipeline with a callable, which sees X as the steps before leave it, give `outliers`. A callable
+    must be a function of a module, or a ``functools.partial`` of one, for `memory` to hit.
+    `outliers` is a parameter, which ``clone`` copies; a large set is best a Dataset that reads
+    files.
+
+    Each epoch goes through the outliers in a new order, so that none comes twice before all have
+    come. Outliers pass through the classifier's augmentation and normalisation, whose moments are
+    those of the in-distribution rows. Held-out rows hold no outliers, so the weights of the last
+    epoch are kept and the classifier's `patience` has no effect.
+
+    References
+    ----------
+    .. [1] W. Liu, X. Wang, J. D. Owens and Y. Li, "Energy-based Out-of-distribution Detection",
+       NeurIPS 2020, equations 8 and 9.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_digits
+    >>> from skood import MLP, EnergyRegularized
+    >>> X, digit = load_digits(return_X_y=True)
+    >>> y, seen = np.where(digit < 5, digit, -1), digit < 8
+    >>> detector = EnergyRegularized(MLP(max_epochs=10), random_state=0).fit(X[seen], y[seen])
+    >>> scores = detector.score_samples(X)
+    >>> bool(np.median(scores[digit >= 8]) < np.percentile(scores[digit < 5], 20))
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **OutlierTrainingDetector._parameter_constraints,
+        "m_in": [Interval(numbers.Real, None, None, closed="neither")],
+        "m_out": [Interval(numbers.Real, None, None, closed="neither")],
+        "energy_weight": [Interval(numbers.Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        classifier: NeuralClassifier | None = None,
+        outliers: Any = None,
+        m_in: float = -6.0,
+        m_out: float = -2.0,
+        energy_weight: float = 0.1,
+        outlier_ratio: float = 2.0,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.outliers = outliers
+        self.m_in = m_in
+        self.m_out = m_out
+        self.energy_weight = energy_weight
+        self.outlier_ratio = outlier_ratio
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
+        if self.m_in >= self.m_out:
+            raise ValueError(
+                f"m_in={self.m_in} and m_out={self.m_out}; expected m_in < m_out, since the energy "
+                "-log sum exp of the logits is to be lower for inliers than for outliers"
+            )
+        return super()._fit(inliers, y, outliers, seed)
+
+    def _outlier_terms(self, inliers: Tensor, outliers: Tensor) -> dict[str, Tensor]:
+        too_high = F.relu(-torch.logsumexp(inliers, 1) - self.m_in)
+        terms = {"energy_in": self.energy_weight * too_high.square()}
+        if len(outliers):
+            too_low = F.relu(self.m_out + torch.logsumexp(outliers, 1))
+            terms["energy_out"] = self.energy_weight * too_low.square()
+        return terms
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return logsumexp(outputs.logits, axis=1)

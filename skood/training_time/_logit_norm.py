@@ -1,0 +1,156 @@
+"""Classifier trained on logits of one length, so that confidence does not grow with it."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor, nn
+
+from skood._checked_data import CheckedData
+from skood._parameters import Interval
+from skood.classifiers import NeuralClassifier
+from skood.classifiers._network import Outputs
+from skood.classifiers._objective import ClassifierObjective
+from skood.training_time._base import ClassifierTrainingDetector, log_max_proba
+
+__all__ = ["LogitNorm", "LogitNormObjective"]
+
+
+class LogitNorm(ClassifierTrainingDetector):
+    r"""Logit normalisation: cross-entropy of logits that all have the same length.
+
+    Cross-entropy falls as long as the logits f(x) of a network grow, also those of rows that are
+    already right, and with them confidence in everything. The loss [1]_
+
+    .. math:: -\log \frac{\exp(f_y(x) / (\tau \lVert f(x) \rVert))}
+        {\sum_k \exp(f_k(x) / (\tau \lVert f(x) \rVert))}
+
+    depends on their direction alone. The score is the logarithm of the maximal softmax probability
+    of the plain logits,
+
+    .. math:: \max_k \log \frac{\exp f_k(x)}{\sum_j \exp f_j(x)}.
+
+    Parameters
+    ----------
+    classifier : NeuralClassifier or None, default=None
+        Architecture and training. The threshold is read from the rows that its
+        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
+        learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
+        ``MLP(learning_rate=0.005, validation_fraction=0.1)`` for rows.
+    temperature : float, default=0.04
+        :math:`\tau`; the length of the logits in the loss is :math:`1 / \tau`.
+    contamination : float, default=0.05
+        Part of the in-distribution data that the threshold takes as outliers.
+    memory : str, joblib.Memory or None, default=None
+        Where trained classifiers are cached. Needs an integer `random_state`.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed.
+
+    Attributes
+    ----------
+    classifier_ : NeuralClassifier
+        The trained classifier.
+    classes_ : ndarray of shape (n_classes,)
+        Labels of the in-distribution classes.
+    history_ : dict of str to list of float
+        Loss of each epoch and, where rows were held out, "validation_loss".
+    offset_ : float
+        Threshold of `predict`, in nats.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    skood.MSP : The same score of a classifier that was trained as usual.
+
+    Notes
+    -----
+    1e-7 is added to the length, as in the released code. The authors and OpenOOD score the plain
+    logits too, and `predict_proba` is their softmax. Their length is free in training and grows
+    with each step, the more the higher the learning rate is: if the probabilities of most rows are
+    1, lower that of the classifier.
+
+    References
+    ----------
+    .. [1] H. Wei, R. Xie, H. Cheng, L. Feng, B. An and Y. Li, "Mitigating Neural Network
+       Overconfidence with Logit Normalization", ICML 2022, equation 4.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, LogitNorm
+    >>> X, y = load_iris(return_X_y=True)
+    >>> detector = LogitNorm(MLP((16,), max_epochs=20), random_state=0).fit(X, y)
+    >>> detector.score_samples(X).shape, detector.predict_class(X[:1])
+    ((150,), array([0]))
+    """
+
+    _parameter_constraints: dict = {
+        **ClassifierTrainingDetector._parameter_constraints,
+        "temperature": [Interval(numbers.Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        classifier: NeuralClassifier | None = None,
+        temperature: float = 0.04,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.classifier = classifier
+        self.temperature = temperature
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
+        default = super()._default_architecture(data)
+        # The gradient is longer than that of cross-entropy, by 1 / temperature at first.
+        return default if data.is_image else default.set_params(learning_rate=0.005)
+
+    def _make_objective(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        **_: Any,
+    ) -> ClassifierObjective:
+        return LogitNormObjective(network, classifier, data, class_indices, self.temperature)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return log_max_proba(outputs)
+
+
+class LogitNormObjective(ClassifierObjective):
+    """Cross-entropy of logits of length 1 / temperature."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        temperature: float = 0.04,
+    ) -> None:
+        super().__init__(network, classifier, data, class_indices)
+        self.temperature = temperature
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        x, class_index = batch
+        logits = self.network(x).float()
+        length = logits.norm(dim=1, keepdim=True) + 1e-7
+        return self.cross_entropy(logits / (self.temperature * length), class_index)

@@ -1,0 +1,167 @@
+"""Training with outliers in every batch, which Outlier Exposure and its relatives share."""
+
+from __future__ import annotations
+
+import numbers
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from skood._checked_data import CheckedData
+from skood._data import check_data
+from skood._parameters import Interval
+from skood._torch.seeding import Stream, numpy_rng
+from skood.classifiers import NeuralClassifier
+from skood.classifiers._objective import ClassifierObjective
+from skood.training_time._base import ClassifierTrainingDetector
+
+__all__ = ["OutlierObjective", "OutlierTrainingDetector"]
+
+
+class OutlierTrainingDetector(ClassifierTrainingDetector):
+    """Base of the detectors that train a classifier on outliers too.
+
+    A subclass has the parameters `outliers` and `outlier_ratio`, and writes ``_outlier_terms`` and
+    ``_score``.
+    """
+
+    _needs_outliers = True
+
+    _parameter_constraints: dict = {
+        **ClassifierTrainingDetector._parameter_constraints,
+        "outliers": ["array-like", callable, None],
+        "outlier_ratio": [Interval(numbers.Real, 0, None, closed="neither")],
+    }
+
+    outliers: Any
+    outlier_ratio: float
+
+    def _training_outliers(
+        self, known: CheckedData | None, seed: int
+    ) -> CheckedData | Callable[[CheckedData], CheckedData]:
+        if self.outliers is not None:
+            if callable(self.outliers):
+                return partial(_make, self.outliers, seed)
+            return _opened(self.outliers)
+        if known is None:
+            raise ValueError(
+                f"{type(self).__name__} trains on outliers, but y marks none and outliers=None; "
+                'give rows with y == -1 ("-1" among strings), or a set of outliers or a function '
+                "that makes them, such as skood.synthetic_outliers, as outliers="
+            )
+        return known
+
+    @abstractmethod
+    def _outlier_terms(self, inliers: Tensor, outliers: Tensor) -> dict[str, Tensor]:
+        """Compute what is added to the cross-entropy of the inliers.
+
+        Parameters
+        ----------
+        inliers : Tensor of shape (b, n_classes)
+            Logits, float32.
+        outliers : Tensor of shape (m, n_classes)
+            Logits of the outliers; m is 0 in validation.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Named terms of the loss; none of them empty.
+        """
+
+    def _make_objective(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        *,
+        outliers: CheckedData | None,
+        **_: Any,
+    ) -> ClassifierObjective:
+        assert outliers is not None, "_training_outliers returned some"
+        return OutlierObjective(network, classifier, data, class_indices, outliers, self)
+
+
+def _make(make: Callable[..., Any], seed: int, inliers: CheckedData) -> CheckedData:
+    random_state = int(numpy_rng(seed, Stream.TRAINING_OUTLIERS).integers(2**31 - 1))
+    return _opened(make(inliers.take(np.arange(len(inliers))), random_state=random_state))
+
+
+def _opened(outliers: Any) -> CheckedData:
+    try:
+        return check_data(BaseEstimator(), outliers, reset=True)
+    except ValueError as error:
+        raise ValueError(f"the outliers, here called X, cannot be read: {error}") from error
+
+
+class OutlierObjective(ClassifierObjective):
+    """Cross-entropy of inliers, and terms of the outliers that are mixed into every batch.
+
+    Parameters
+    ----------
+    network : Module
+    classifier : NeuralClassifier
+    data : CheckedData
+        Inliers as preprocessed by the classifier.
+    class_indices : ndarray of shape (n,)
+    outliers : CheckedData
+        As preprocessed by the classifier.
+    detector : OutlierTrainingDetector
+        Supplies the terms, and the number of outliers for each inlier; there is at least one.
+    """
+
+    # Held-out rows hold no outliers: the epoch that is best for them need not be so for the loss.
+    epochs_compare = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        outliers: CheckedData,
+        detector: OutlierTrainingDetector,
+    ) -> None:
+        of_outliers = np.full(len(outliers), -1)
+        super().__init__(
+            network,
+            classifier,
+            CheckedData.concatenate([data, outliers]),
+            np.concatenate([class_indices, of_outliers]),
+        )
+        self.n_inliers = len(data)
+        self.n_outliers = len(outliers)
+        self.detector = detector
+
+    def epoch_batches(
+        self, rows: npt.NDArray[np.integer], batch_size: int, rng: np.random.Generator
+    ) -> Sequence[npt.NDArray[np.integer]]:
+        """Append outliers to batches of inliers; none comes twice before all have come."""
+        batches = super().epoch_batches(rows, batch_size, rng)
+        n_added = max(1, round(self.detector.outlier_ratio * len(batches[0])))
+        n_all = n_added * len(batches)
+        passes = [rng.permutation(self.n_outliers) for _ in range(-(-n_all // self.n_outliers))]
+        added = self.n_inliers + np.concatenate(passes)[:n_all].reshape(len(batches), n_added)
+        return [np.concatenate(parts) for parts in zip(batches, added, strict=True)]
+
+    def prepare(
+        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        """Return the input of inliers and then outliers, and the class indices of the inliers."""
+        values, class_indices = items
+        of_inliers = torch.from_numpy(class_indices[class_indices >= 0])
+        return self.network_input(values, generator), of_inliers.to(self.device)
+
+    def loss(self, *batch: Tensor) -> dict[str, Tensor]:
+        x, class_index = batch
+        logits = self.network(x).float()
+        inliers, outliers = logits[: len(class_index)], logits[len(class_index) :]
+        terms = self.detector._outlier_terms(inliers, outliers)
+        return {"cross_entropy": self.cross_entropy(inliers, class_index), **terms}
