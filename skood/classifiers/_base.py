@@ -352,7 +352,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         copy_weights(source.network(), network, keeps_head=keeps_head)
         shape = self.mean_.shape
         self.mean_, self.std_ = (
-            np.broadcast_to(np.reshape(moment, (-1,) + (1,) * (len(shape) - 1)), shape)
+            np.broadcast_to(np.reshape(moment, (-1,) + (1,) * (len(shape) - 1)), shape).copy()
             for moment in source.normalization()
         )
 
