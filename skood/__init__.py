@@ -57,7 +57,7 @@ _PUBLIC = {
         "VRA",
         "ViM",
     ],
-    "training_time": ["BoundarySampler", "OODGen"],
+    "training_time": ["BoundarySampler", "DeepSAD", "DeepSVDD", "OODGen"],
     "calibration": ["ConformalDetector", "EnsembleDetector", "TunedThreshold"],
     "model_selection": ["InlierFit", "LeaveClassesOut", "OODSplit", "get_ood_scorer"],
     "datasets": ["synthetic_outliers"],

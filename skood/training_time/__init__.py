@@ -1,6 +1,8 @@
-"""Detectors that train their own classifier, and the generated samples it is trained on."""
+"""Detectors that train their own network, and the generated samples that one is trained on."""
 
 from skood.training_time._boundary import BoundarySampler
 from skood.training_time._oodgen import OODGen
+from skood.training_time._sad import DeepSAD
+from skood.training_time._svdd import DeepSVDD
 
-__all__ = ["BoundarySampler", "OODGen"]
+__all__ = ["BoundarySampler", "DeepSAD", "DeepSVDD", "OODGen"]

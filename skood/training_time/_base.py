@@ -45,12 +45,15 @@ class TrainingDetector(BaseDetector):
         Whether y must hold class labels. If not, labels other than -1 are ignored.
     _needs_outliers : bool
         Whether y must mark known outliers by -1, to train on.
+    _uses_outliers : bool
+        Whether known outliers are trained on where y marks any.
     """
 
     _architecture = "backbone"
     _scoring_parameters: tuple[str, ...] = ("contamination",)
     _needs_labels = True
     _needs_outliers = False
+    _uses_outliers = False
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
@@ -143,7 +146,7 @@ class TrainingDetector(BaseDetector):
                 f"{type(self).__name__} requires y to be passed, but the target y is None; give "
                 "the class labels of X"
             )
-        used = outliers if self._needs_outliers else None
+        used = outliers if self._needs_outliers or self._uses_outliers else None
         learned, held_out = cached_call(self.memory, _train, trainee, inliers, labels, used, seed)
         for name, value in learned.items():
             setattr(self, name, value)
