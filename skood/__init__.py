@@ -63,6 +63,8 @@ _PUBLIC = {
         "VMDLS",
         "VOS",
         "BoundarySampler",
+        "DeepSAD",
+        "DeepSVDD",
         "EnergyRegularized",
         "LogitNorm",
         "OODGen",

@@ -11,6 +11,8 @@ from skood.training_time._metric_learning import (
 )
 from skood.training_time._oodgen import OODGen
 from skood.training_time._outlier_exposure import OutlierExposure
+from skood.training_time._sad import DeepSAD
+from skood.training_time._svdd import DeepSVDD
 from skood.training_time._vmdls import VMDLS
 from skood.training_time._vos import VOS
 
@@ -19,6 +21,8 @@ __all__ = [
     "VOS",
     "BoundarySampler",
     "ClassGaussians",
+    "DeepSAD",
+    "DeepSVDD",
     "EnergyRegularized",
     "LogitNorm",
     "OODGen",

@@ -44,14 +44,14 @@ class TrainingDetector(BaseDetector):
         Parameters that training does not depend on, so that a search over them trains once.
     _needs_labels : bool
         Whether y must hold class labels. If not, labels other than -1 are ignored.
-    _needs_outliers : bool
-        Whether y must mark known outliers by -1, to train on.
+    _trains_on_outliers : bool
+        Whether known outliers, which y marks by -1, are trained on.
     """
 
     _architecture = "backbone"
     _scoring_parameters: tuple[str, ...] = ("contamination",)
     _needs_labels = True
-    _needs_outliers = False
+    _trains_on_outliers = False
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
@@ -121,12 +121,7 @@ class TrainingDetector(BaseDetector):
         seed : int
             Seed of this fit.
         """
-        if self._needs_outliers and known is None:
-            raise ValueError(
-                f"{type(self).__name__} trains on known outliers, but y marks none; give rows with "
-                'y == -1 ("-1" among strings) beside the in-distribution rows'
-            )
-        return known if self._needs_outliers else None
+        return known if self._trains_on_outliers else None
 
     def _learn_scores(
         self,
@@ -171,7 +166,7 @@ class TrainingDetector(BaseDetector):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.target_tags.required = self._needs_labels or self._needs_outliers
+        tags.target_tags.required = self._needs_labels
         return tags
 
 

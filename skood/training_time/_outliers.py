@@ -32,7 +32,7 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
     ``_score``.
     """
 
-    _needs_outliers = True
+    _trains_on_outliers = True
 
     _parameter_constraints: dict = {
         **ClassifierTrainingDetector._parameter_constraints,

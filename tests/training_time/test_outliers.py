@@ -159,7 +159,9 @@ class Streamed(Dataset):
 
 
 @pytest.mark.parametrize(
-    "form", [Streamed, torch.from_numpy, share_forward_pass, np.ndarray.tolist], ids=str
+    "form",
+    [Streamed, torch.from_numpy, share_forward_pass, np.ndarray.tolist],
+    ids=["dataset", "tensor", "shared", "list"],
 )
 def test_forms_of_outliers(iris, outliers, form):
     X, y = iris

@@ -1,0 +1,191 @@
+"""Deep semi-supervised anomaly detection: Deep SVDD that also learns from known outliers."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from skood._checked_data import CheckedData
+from skood._parameters import Interval
+from skood.classifiers import NeuralClassifier
+from skood.classifiers._objective import ClassifierObjective
+from skood.training_time._svdd import HypersphereDetector, HypersphereObjective
+
+__all__ = ["DeepSAD"]
+
+# Added to the squared distance that is inverted.
+_SMALL = 1e-6
+
+
+class DeepSAD(HypersphereDetector):
+    r"""Deep semi-supervised anomaly detection.
+
+    A network phi without bias terms is trained to map the data close to a center c, as in
+    :class:`DeepSVDD`, and known outliers far from it. With n rows, and m rows that y marks as
+    outliers by -1, the objective is
+
+    .. math:: \frac{1}{n + m} \sum_{i=1}^{n} \lVert \varphi(x_i) - c \rVert^2
+        + \frac{\eta}{n + m} \sum_{j=1}^{m}
+        \left(\lVert \varphi(\tilde x_j) - c \rVert^2 + 10^{-6}\right)^{-1}
+
+    (equation 7 of [1]_, whose last term is the `weight_decay` of the backbone). The score is
+    :math:`-\lVert \varphi(x) - c \rVert^2`.
+
+    Parameters
+    ----------
+    backbone : NeuralClassifier or None, default=None
+        Architecture and training. Its bias terms and the weights of its batch normalisation are
+        removed, and its last linear layer maps to `n_latent` dimensions. None: ``ConvNet`` for
+        images and ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3,
+        weight_decay=5e-7``.
+    n_latent : int, default=32
+        Dimensions of phi(x), at least 2.
+    eta : float, default=1.0
+        Weight of a known outlier; that of another row is 1.
+    contamination : float, default=0.05
+        Part of the in-distribution data that the threshold takes as outliers.
+    memory : str, joblib.Memory or None, default=None
+        Where fitted models are cached. Needs an integer `random_state`.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed.
+
+    Attributes
+    ----------
+    backbone_ : NeuralClassifier
+        The trained network. It cannot predict, since its outputs are phi(x).
+    center_ : ndarray of shape (n_latent,), float64
+        c, the mean output for all rows before training.
+    history_ : dict of str to list of float
+        Of each epoch: "loss" and, where rows were held out, "validation_loss", of in-distribution
+        rows alone.
+    offset_ : float
+        Threshold of `predict`.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    DeepSVDD : The same without known outliers, and why the network has no bias terms.
+
+    Notes
+    -----
+    Rows with y == -1 are trained on here, unlike in most detectors. There may be few or none;
+    without any this is ``DeepSVDD`` with the objective "one-class". All other labels are ignored:
+    these rows count as unlabelled data, most of them normal. The authors weight rows that are
+    known to be normal by eta too, which is the same for eta = 1, their default.
+
+    Each epoch reads every row, in random order; its last batch is filled up with rows that it
+    began with. The data are standardised by the rows that are not outliers.
+
+    Where rows are held out and outliers are known, the weights of the last epoch are kept, and
+    `patience` of the backbone has no effect, since the loss of the rows held out says nothing
+    about the outliers.
+
+    References
+    ----------
+    .. [1] L. Ruff, R. A. Vandermeulen, N. Goernitz, A. Binder, E. Mueller, K.-R. Mueller and
+       M. Kloft, "Deep Semi-Supervised Anomaly Detection", ICLR 2020. arXiv:1906.02694. Code:
+       https://github.com/lukasruff/Deep-SAD-PyTorch
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, DeepSAD
+    >>> X, y = load_iris(return_X_y=True)
+    >>> rows = np.r_[:50, 50:55]  # The first class, and five known outliers.
+    >>> labels = np.where(y == 0, 0, -1)
+    >>> backbone = MLP((32,), optimizer="adam", learning_rate=1e-3, max_epochs=30)
+    >>> detector = DeepSAD(backbone, n_latent=8, random_state=0).fit(X[rows], labels[rows])
+    >>> bool(detector.score_samples(X[y == 0]).min() > detector.score_samples(X[y == 1]).max())
+    True
+    """
+
+    _trains_on_outliers = True
+
+    _parameter_constraints: dict = {
+        **HypersphereDetector._parameter_constraints,
+        "eta": [Interval(numbers.Real, 0, None, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        backbone: NeuralClassifier | None = None,
+        n_latent: int = 32,
+        eta: float = 1.0,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.n_latent = n_latent
+        self.eta = eta
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _make_objective(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        *,
+        held_out: npt.NDArray[np.integer],
+        inliers: CheckedData,
+        outliers: CheckedData | None,
+        seed: int,
+    ) -> ClassifierObjective:
+        if outliers is None:
+            return HypersphereObjective(network, classifier, data, class_indices, held_out)
+        return _DeepSADObjective(network, classifier, data, held_out, outliers, self.eta)
+
+
+class _DeepSADObjective(HypersphereObjective):
+    """Distances of inliers, class index 0, and inverse distances of outliers, class index 1."""
+
+    epochs_compare = False
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        held_out: npt.NDArray[np.integer],
+        outliers: CheckedData,
+        eta: float,
+    ) -> None:
+        everything = CheckedData.concatenate([data, outliers])
+        class_indices = np.repeat(np.arange(2, dtype=np.int64), [len(data), len(outliers)])
+        super().__init__(network, classifier, everything, class_indices, held_out)
+        self.outlier_rows = np.flatnonzero(class_indices)
+        self.eta = eta
+
+    def epoch_batches(
+        self, rows: npt.NDArray[np.integer], batch_size: int, rng: np.random.Generator
+    ) -> Sequence[npt.NDArray[np.integer]]:
+        # Every row, since there may be very few outliers.
+        order = rng.permutation(np.concatenate([rows, self.outlier_rows]))
+        size = min(batch_size, len(order))
+        n_batches = math.ceil(len(order) / size)
+        return np.split(np.resize(order, n_batches * size), n_batches)
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        x, class_index = batch
+        distance2 = self.squared_distance(x)
+        return torch.where(class_index == 1, self.eta / (distance2 + _SMALL), distance2)

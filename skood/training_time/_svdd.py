@@ -1,0 +1,356 @@
+"""Deep support vector data description: a network that maps the data close to one point."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import TransformerMixin
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from skood._checked_data import CheckedData
+from skood._data import check_data
+from skood._parameters import Interval, StrOptions
+from skood._torch.batching import evaluating, map_batches, scoring_batch_size
+from skood.classifiers import MLP, ConvNet, NeuralClassifier
+from skood.classifiers._objective import ClassifierObjective
+from skood.training_time._base import TrainingDetector
+
+__all__ = ["DeepSVDD", "HypersphereDetector", "HypersphereObjective"]
+
+# Smallest absolute value of a coordinate of the center: all weights zero would solve a center of 0.
+_SMALLEST = 0.1
+
+
+class HypersphereDetector(TransformerMixin, TrainingDetector):
+    """Base of the detectors whose score is the distance of phi(x) from a center.
+
+    A subclass has the parameters `backbone` and `n_latent`, and makes a
+    :class:`HypersphereObjective`.
+    """
+
+    _needs_labels = False
+
+    _parameter_constraints: dict = {
+        **TrainingDetector._parameter_constraints,
+        "backbone": [NeuralClassifier, None],
+        "n_latent": [Interval(numbers.Integral, 2, None, closed="left")],
+    }
+
+    backbone: NeuralClassifier | None
+    n_latent: int
+    backbone_: NeuralClassifier
+    center_: npt.NDArray[np.float64]
+
+    def _n_outputs(self, n_classes: int) -> int:
+        return self.n_latent
+
+    def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
+        make = ConvNet if data.is_image else MLP
+        return make(optimizer="adam", learning_rate=1e-3, weight_decay=5e-7)
+
+    def _learn_scores(
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        held_out: npt.NDArray[np.integer],
+        seed: int,
+    ) -> None:
+        self.center_ = self.backbone_.module_.get_buffer("center").double().cpu().numpy()
+
+    def _latents(self, data: CheckedData) -> npt.NDArray:
+        return self._network.outputs(data).logits
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return -np.square(self._latents(data) - self.center_).sum(1)
+
+    def transform(self, X: Any) -> npt.NDArray:
+        """Return the representation phi(x), the output of the network.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_latent)
+            In the dtype of the network, float32 as a rule.
+        """
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("transform"):
+            return self._latents(data)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+class DeepSVDD(HypersphereDetector):
+    r"""Deep support vector data description.
+
+    A network phi without bias terms is trained to map the data close to a center c, the mean of
+    its outputs before training [1]_. The objective "one-class" is
+
+    .. math:: \frac{1}{n} \sum_i \lVert \varphi(x_i) - c \rVert^2,
+
+    and "soft-boundary" encloses the data in a hypersphere of radius R that leaves part of them
+    outside,
+
+    .. math:: R^2 + \frac{1}{\nu n} \sum_i
+        \max(0, \lVert \varphi(x_i) - c \rVert^2 - R^2)
+
+    (equations 4 and 3, whose last term is the `weight_decay` of the backbone). The score is
+    :math:`-\lVert \varphi(x) - c \rVert^2`, and with "soft-boundary"
+    :math:`R^2 - \lVert \varphi(x) - c \rVert^2`.
+
+    Parameters
+    ----------
+    backbone : NeuralClassifier or None, default=None
+        Architecture and training. Its bias terms and the weights of its batch normalisation are
+        removed, and its last linear layer maps to `n_latent` dimensions. None: ``ConvNet`` for
+        images and ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3,
+        weight_decay=5e-7``.
+    n_latent : int, default=32
+        Dimensions of phi(x), at least 2.
+    objective : {"one-class", "soft-boundary"}, default="one-class"
+        Which of the two objectives above.
+    nu : float, default=0.1
+        Part of the data outside of the hypersphere, in (0, 1]; for "soft-boundary".
+    n_warm_up_epochs : int, default=10
+        Epochs in which R stays 0, for "soft-boundary". After them, every step sets R to the
+        1 - nu quantile of the distances in its batch.
+    contamination : float, default=0.05
+        Part of the in-distribution data that the threshold takes as outliers.
+    memory : str, joblib.Memory or None, default=None
+        Where fitted models are cached. Needs an integer `random_state`.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed.
+
+    Attributes
+    ----------
+    backbone_ : NeuralClassifier
+        The trained network. It cannot predict, since its outputs are phi(x).
+    center_ : ndarray of shape (n_latent,), float64
+        c.
+    radius_ : float
+        R; for "soft-boundary".
+    history_ : dict of str to list of float
+        Of each epoch: "loss" and, where rows were held out, "validation_loss".
+    offset_ : float
+        Threshold of `predict`.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    DeepSAD : Trains on known outliers as well.
+
+    Notes
+    -----
+    No labels are needed: class labels in y are ignored, and rows with y == -1 left out.
+
+    The network could otherwise solve its task without looking at the data ("hypersphere
+    collapse", propositions 1 to 3 of [1]_): with all weights zero, if c were 0, or by a bias term
+    that equals c. Coordinates of c between -0.1 and 0.1 are therefore moved to the nearer of the
+    two. Activations should be unbounded, as in all architectures here. Dropout in the backbone adds
+    to every distance, and inputs that are constant but not 0, such as the border of images, can
+    act as a bias.
+
+    Distances of the rows that were trained on are smaller than those of new data. Where
+    `predict` should reject a part `contamination` of new data, hold rows out for the threshold,
+    ``ConvNet(validation_fraction=0.1, ...)``; the weights of the epoch with the smallest loss of
+    these rows are then kept.
+
+    As in the authors' code [2]_, the network is in evaluation mode when c is computed, R is
+    a quantile of the distances in one batch, and batch normalisation has no weights. The authors
+    normalise the contrast of every image and scale its values to [0, 1], where here each channel
+    is standardised over the training data. They train for 150 epochs at a learning rate of 1e-4,
+    from weights of an autoencoder, which this class does not train: `weights_init` of the backbone
+    takes any trained classifier of the same architecture, whose bias terms are dropped.
+
+    PyOD's DeepSVDD is for rows, with the objective "one-class" alone. Its last layer has a ReLU
+    as well, and its defaults are dropout of 0.2 and an L2 regularisation of 0.1.
+
+    References
+    ----------
+    .. [1] L. Ruff, R. A. Vandermeulen, N. Goernitz, L. Deecke, S. A. Siddiqui, A. Binder,
+       E. Mueller and M. Kloft, "Deep One-Class Classification", ICML 2018.
+    .. [2] https://github.com/lukasruff/Deep-SVDD-PyTorch
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP, DeepSVDD
+    >>> X, y = load_iris(return_X_y=True)
+    >>> backbone = MLP((32,), optimizer="adam", learning_rate=1e-3, max_epochs=30)
+    >>> detector = DeepSVDD(backbone, n_latent=8, random_state=0).fit(X[y == 0])
+    >>> detector.transform(X).shape
+    (150, 8)
+    >>> bool(detector.score_samples(X[y == 0]).min() > detector.score_samples(X[y == 2]).max())
+    True
+    """
+
+    _parameter_constraints: dict = {
+        **HypersphereDetector._parameter_constraints,
+        "objective": [StrOptions({"one-class", "soft-boundary"})],
+        "nu": [Interval(numbers.Real, 0, 1, closed="right")],
+        "n_warm_up_epochs": [Interval(numbers.Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        backbone: NeuralClassifier | None = None,
+        n_latent: int = 32,
+        objective: str = "one-class",
+        nu: float = 0.1,
+        n_warm_up_epochs: int = 10,
+        *,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.n_latent = n_latent
+        self.objective = objective
+        self.nu = nu
+        self.n_warm_up_epochs = n_warm_up_epochs
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _make_objective(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        *,
+        held_out: npt.NDArray[np.integer],
+        inliers: CheckedData,
+        outliers: CheckedData | None,
+        seed: int,
+    ) -> ClassifierObjective:
+        if self.objective == "one-class":
+            return HypersphereObjective(network, classifier, data, class_indices, held_out)
+        return _SoftBoundaryObjective(network, classifier, data, class_indices, held_out, self)
+
+    def _learn_scores(
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        held_out: npt.NDArray[np.integer],
+        seed: int,
+    ) -> None:
+        super()._learn_scores(inliers, y, held_out, seed)
+        if self.objective == "soft-boundary":
+            self.radius_ = float(self.backbone_.module_.get_buffer("radius"))
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        scores = super()._score_samples(data)
+        return scores if self.objective == "one-class" else scores + self.radius_**2
+
+
+class HypersphereObjective(ClassifierObjective):
+    """Squared distance of the network's outputs from their initial mean.
+
+    The center is a buffer of the network, so that a detector finds it there after training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        held_out: npt.NDArray[np.integer],
+    ) -> None:
+        super().__init__(network, classifier, data, class_indices)
+        _remove_biases(network)
+        rows = np.setdiff1d(np.arange(len(data)), held_out)
+        center = torch.from_numpy(self._initial_center(data.subset(rows)))
+        network.register_buffer("center", center.float().to(self.device))
+
+    def _initial_center(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        """Mean output for `data`, whose coordinates are kept away from 0."""
+        with evaluating(self.network):
+            outputs = map_batches(
+                lambda items: self.network(self.network_input(items, None)),
+                data,
+                scoring_batch_size(self.device, is_image=data.is_image),
+                device=self.device,
+                n_workers=self.classifier.n_workers,
+                verbose=self.classifier.verbose,
+                description="center",
+            )
+        mean = outputs.mean(0, dtype=np.float64)
+        return np.where(np.abs(mean) < _SMALLEST, np.copysign(_SMALLEST, mean), mean)
+
+    def squared_distance(self, x: Tensor) -> Tensor:
+        return (self.network(x).float() - self.network.get_buffer("center")).square().sum(1)
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        x, _ = batch
+        return self.squared_distance(x)
+
+
+class _SoftBoundaryObjective(HypersphereObjective):
+    """Squared radius of a hypersphere, and the squared distances by which items exceed it."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classifier: NeuralClassifier,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.int64],
+        held_out: npt.NDArray[np.integer],
+        detector: DeepSVDD,
+    ) -> None:
+        super().__init__(network, classifier, data, class_indices, held_out)
+        self.nu = detector.nu
+        self.n_warm_up_epochs = detector.n_warm_up_epochs
+        self.moves_radius = False
+        # Squared distances of the last batch.
+        self.seen = torch.zeros(0)
+        network.register_buffer("radius", torch.zeros((), device=self.device))
+
+    def start_epoch(self, epoch: int, *, resumed: bool) -> None:
+        self.moves_radius = epoch >= self.n_warm_up_epochs
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        x, _ = batch
+        distance2 = self.squared_distance(x)
+        self.seen = distance2.detach()
+        radius2 = self.network.get_buffer("radius").square()
+        return radius2 + (distance2 - radius2).clamp(min=0) / self.nu
+
+    def after_step(self) -> None:
+        if self.moves_radius:
+            radius = torch.quantile(self.seen.sqrt(), 1 - self.nu)
+            self.network.get_buffer("radius").copy_(radius)
+
+
+def _remove_biases(network: nn.Module) -> None:
+    """Remove bias terms, and all parameters of batch normalisation."""
+    for layer in network.modules():
+        names = [name for name, _ in layer.named_parameters(recurse=False)]
+        if isinstance(layer, nn.modules.batchnorm._NormBase):
+            layer.affine = False
+        else:
+            names = [name for name in names if name.endswith("bias")]
+        for name in names:
+            setattr(layer, name, None)
