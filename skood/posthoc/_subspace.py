@@ -114,7 +114,7 @@ class Residual(OutputsDetector):
         one = np.zeros(len(outputs), dtype=np.int64)
         second_moment = scatter(outputs.features, self.origin_[None], one, as_float64)
         _, vectors = np.linalg.eigh(second_moment)
-        self.residual_space_ = vectors[:, : n_features - n_components]
+        self.residual_space_ = np.ascontiguousarray(vectors[:, : n_features - n_components])
         self._shift = self.origin_ @ self.residual_space_
 
     def _residual(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -301,7 +301,7 @@ class NECO(FeatureDetector):
         if n_components < 1:
             explained = np.cumsum(values[::-1]) / max(values.sum(), np.finfo(np.float64).tiny)
             n_components = min(int(np.searchsorted(explained, n_components)), n_features - 2) + 1
-        self.components_ = vectors[:, n_features - int(n_components) :]
+        self.components_ = np.ascontiguousarray(vectors[:, n_features - int(n_components) :])
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         e = (features - self._mean) / self._scale
