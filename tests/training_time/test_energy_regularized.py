@@ -79,9 +79,9 @@ def area(detector, known, unknown):
 
 
 @pytest.mark.parametrize("n_classes", [2, 5])
-def test_new_outliers_are_found_better_than_by_energy(digits, n_classes):
+def test_new_outliers_are_found_better_than_by_energy(kinds_of_digits, n_classes):
     """With the default margins, and trained from random weights on few classes."""
-    ((X, y), (outliers, _), _), ((X_test, y_test), same, _) = digits
+    ((X, y), (outliers, _), _), ((X_test, y_test), same, _) = kinds_of_digits
     X, y = X[y < n_classes], y[y < n_classes]
     X_test, y_test = X_test[y_test < n_classes], y_test[y_test < n_classes]
     network = MLP(max_epochs=30, batch_size=64, precision="fp32")
@@ -94,8 +94,8 @@ def test_new_outliers_are_found_better_than_by_energy(digits, n_classes):
     assert np.median(ours.score_samples(same[0])) < 2.5
 
 
-def test_fine_tuning_with_the_margins_of_the_authors(digits):
-    ((X, y), (outliers, _), _), ((X_test, y_test), same, _) = digits
+def test_fine_tuning_with_the_margins_of_the_authors(kinds_of_digits):
+    ((X, y), (outliers, _), _), ((X_test, y_test), same, _) = kinds_of_digits
     settings = {"batch_size": 64, "precision": "fp32"}
     trained = MLP(max_epochs=20, random_state=0, **settings).fit(X, y)
     network = MLP(

@@ -96,9 +96,9 @@ def test_default_for_rows_does_not_saturate(iris):
     assert (detector.score_samples(X) < -1e-6).mean() > 0.9
 
 
-def test_less_confident_than_cross_entropy(digits):
+def test_less_confident_than_cross_entropy(kinds_of_digits):
     """With the same network and seed, as accurate and less sure of digits it has not seen."""
-    ((X, y), _, _), ((X_test, y_test), (outliers, _), _) = digits
+    ((X, y), _, _), ((X_test, y_test), (outliers, _), _) = kinds_of_digits
     network = ShallowConvNet(
         (16, 32), hidden_features=64, optimizer="adam", learning_rate=1e-3, max_epochs=25
     ).set_params(batch_size=32, precision="fp32")
