@@ -103,7 +103,7 @@ def test_fine_tuning_with_the_margins_of_the_authors(kinds_of_digits):
     )
     detector = EnergyRegularized(network, outliers, m_in=-23, m_out=-5, random_state=0).fit(X, y)
     assert area(detector, X_test, same[0]) > 0.99
-    assert (detector.classifier_.predict(X_test) == y_test).mean() > 0.97
+    assert (detector.classifier_.predict(X_test) == y_test).mean() > 0.95
 
 
 def test_errors(iris):

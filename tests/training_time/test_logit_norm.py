@@ -110,7 +110,7 @@ def test_less_confident_than_cross_entropy(kinds_of_digits):
     assert confidence[1] > 0.6
     assert (ours.classifier_.predict(X_test) == y_test).mean() > 0.95
     scores = ours.score_samples(np.concatenate([X_test, outliers]))
-    assert roc_auc_score(np.arange(len(scores)) < len(X_test), scores) > 0.9
+    assert roc_auc_score(np.arange(len(scores)) < len(X_test), scores) > 0.8
 
 
 @pytest.mark.parametrize(
