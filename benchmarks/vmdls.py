@@ -69,6 +69,10 @@ class Preset:
     n_samples_per_batch: int
     n_members: int
     autoencoder_epochs: int
+    # Outliers for each inlier, for methods that train on them.
+    outlier_ratio: float
+    # Images of an OOD set, drawn at random; None takes all.
+    n_ood: int | None = None
     n_training: int | None = None
 
 
@@ -79,7 +83,9 @@ def adam(n_filters: tuple[int, ...], max_epochs: int, **settings: Any) -> ConvNe
 
 DINARI = {"n_convolutions": (2, 2, 1), "hidden_features": 500}
 PRESETS = {
-    ("mnist", "quick"): Preset(adam((16, 32, 64), 4), adam((16, 32, 64), 4), 8.0, 8, 2, 3),
+    ("mnist", "quick"): Preset(
+        adam((16, 32, 64), 4), adam((16, 32, 64), 4), 8.0, 8, 2, 3, 1.0, n_ood=4000
+    ),
     ("mnist", "paper"): Preset(
         adam((100, 100, 100), 100, learning_rate=1e-4, weight_decay=0.0, **DINARI),
         adam((100, 100, 100), 100, learning_rate=1e-4, **DINARI),
@@ -87,9 +93,10 @@ PRESETS = {
         16,
         5,
         50,
+        2.0,
     ),
     ("cifar10", "paper"): Preset(
-        DenseNet(max_epochs=200), adam((32, 64, 128), 100, learning_rate=1e-4), 1.0, 8, 5, 100
+        DenseNet(max_epochs=200), adam((32, 64, 128), 100, learning_rate=1e-4), 1.0, 8, 5, 100, 2.0
     ),
 }
 # For looking whether a script runs.
@@ -104,7 +111,7 @@ def read(directory: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray
     return np.asarray(images), np.asarray(labels)
 
 
-def ood_sets(directory: Path, setting: Setting) -> dict[str, np.ndarray]:
+def ood_sets(directory: Path, setting: Setting, n_ood: int | None) -> dict[str, np.ndarray]:
     images, labels = read(directory, setting.base, "test")
     noise = np.random.default_rng(0).integers(256, size=images.shape, dtype=np.uint8)
     made = {
@@ -112,10 +119,11 @@ def ood_sets(directory: Path, setting: Setting) -> dict[str, np.ndarray]:
         "mnist + noise": np.minimum(images.astype(int) + noise, 255).astype(np.uint8),
         "noise": noise,
     }
-    return {
-        name: made[name] if name in made else read(directory, name, "test")[0]
-        for name in setting.ood
-    }
+    sets = {}
+    for name in setting.ood:
+        images = made[name] if name in made else read(directory, name, "test")[0]
+        sets[name] = images[np.random.default_rng(0).permutation(len(images))[:n_ood]]
+    return sets
 
 
 def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> dict[str, Callable]:
@@ -130,6 +138,7 @@ def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> d
         n_samples_per_batch=preset.n_samples_per_batch,
         **settings,
     )
+    mixed = {"outlier_ratio": preset.outlier_ratio}
     autoencoder = Autoencoder(max_epochs=preset.autoencoder_epochs, **common)
 
     def plain(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
@@ -163,8 +172,8 @@ def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> d
         "VMDLS, normalised": variants(True),
         "LogitNorm": single("LogitNorm", backbone),
         "VOS": single("VOS", backbone),
-        "OutlierExposure": single("OutlierExposure", backbone, uses_outliers=True),
-        "EnergyRegularized": single("EnergyRegularized", backbone, uses_outliers=True),
+        "OutlierExposure": single("OutlierExposure", backbone, uses_outliers=True, **mixed),
+        "EnergyRegularized": single("EnergyRegularized", backbone, uses_outliers=True, **mixed),
         "MCDropout": single("MCDropout", dropping(backbone)),
         "DeepEnsemble": single("DeepEnsemble", backbone, n_members=preset.n_members),
         "DeepSVDD": single("DeepSVDD", one_class),
@@ -230,7 +239,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     X_test, y_test = read(args.data, setting.base, "test")
     kept = np.isin(y_test, setting.classes)
     X_test, y_test = X_test[kept], y_test[kept]
-    sets = ood_sets(args.data, setting)
+    sets = ood_sets(args.data, setting, preset.n_ood)
     outliers = read(args.data, setting.outliers, "test")[0]
     if outliers.shape[1:] != X.shape[1:]:
         raise ValueError(f"{setting.outliers} has images of {outliers.shape[1:]}")

@@ -97,8 +97,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
         y : array-like of shape (n_samples,), default=None
-            Labels. Rows with y == -1 are known outliers, on which nothing is trained but what says
-            so, such as :class:`~skood.OutlierExposure`.
+            Labels. Rows with y == -1 are known outliers, which no model is trained on, unless the
+            class says so.
 
         Returns
         -------

@@ -33,6 +33,9 @@ class Objective(nn.Module, metaclass=ABCMeta):
     # Whether `read` is slow, because it reads from disk or decodes images.
     reads_slowly: bool = False
 
+    # Whether `loss` may be compiled; not if it hooks into the network, or acts beside computing.
+    compiles: bool = True
+
     # Whether validation losses of different epochs measure the same thing, so that the epoch with
     # the lowest is the best. If not, the weights of the last epoch are kept.
     epochs_compare: bool = True

@@ -125,7 +125,8 @@ def train(
         n_steps = min(n_steps, settings.max_steps)
 
     mean_losses = _mean_losses(objective, device)
-    compiled = maybe_compile(_with_penalty(objective, mean_losses), settings.compile, n_steps)
+    wanted = settings.compile if objective.compiles else False
+    compiled = maybe_compile(_with_penalty(objective, mean_losses), wanted, n_steps)
     shown_at = monotonic()
     bar = progress_bar(
         total=n_steps,

@@ -35,9 +35,9 @@ class EnergyRegularized(OutlierTrainingDetector):
 
     The score is the negative energy, :math:`\log \sum_k \exp f_k(x)`, in nats.
 
-    **The network is trained on the outliers.** Unlike everywhere else in this package, rows with
-    y == -1 are learned from, unless `outliers` are given. Choose outliers that are other than those
-    you test on: scores of outliers like those seen in training say nothing about new ones.
+    **The network is trained on the outliers.** Rows with y == -1, which most detectors leave alone,
+    are learned from here, unless `outliers` are given. Choose others than those you test on: scores
+    of outliers like those seen in training say nothing about new ones.
 
     Parameters
     ----------

@@ -105,10 +105,13 @@ class VOS(ClassifierTrainingDetector):
     are drawn, and directions of the largest alone: the same distribution as that of the farthest of
     `n_candidates` draws, at less cost.
 
+    As a function of the features, the negative energy is convex: averaged over all directions it is
+    higher around a mean than at it, which limits how low that of virtual outliers can be made.
+
     As in the released code, the logistic regression has two outputs, and its cross-entropy is
     averaged over rows and virtual outliers together; the paper adds two averages. Virtual outliers
     begin once all queues are full, and with an epoch. Validation knows none of them, so the weights
-    of the last epoch are kept and the classifier's `patience` has no effect.
+    of the last epoch are kept and the classifier's `patience` has no effect; nor has `compile`.
 
     References
     ----------
@@ -198,6 +201,9 @@ class VOS(ClassifierTrainingDetector):
 
 class _VOSObjective(ClassifierObjective):
     """Cross-entropy of the classes, and of telling the energies of data and virtual outliers."""
+
+    # Features come by a hook, and virtual outliers cost more than what a compiler saves.
+    compiles = False
 
     # Validation knows no virtual outliers, and would choose an epoch before there are any.
     epochs_compare = False

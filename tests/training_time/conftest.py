@@ -15,7 +15,7 @@ def iris():
 
 
 @pytest.fixture(scope="session")
-def digits_by_kind():
+def kinds_of_digits():
     """Images (n, 8, 8) of digits with values in [0, 1]: digits 0 to 4, 5 to 7, 8 and 9.
 
     The even rows, with their labels, and the odd rows.

