@@ -13,7 +13,19 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from torch.utils.data import Dataset
 
-from skood import MLP, VMDLS, Autoencoder, ConvNet, OODSplit, get_ood_scorer
+from skood import (
+    MLP,
+    VGG,
+    VMDLS,
+    Autoencoder,
+    ConvNet,
+    DenseNet,
+    OODSplit,
+    ResNet,
+    ShallowConvNet,
+    WideResNet,
+    get_ood_scorer,
+)
 from skood._checked_data import CheckedData
 from skood._torch.training import hold_out
 from skood.metrics import auroc
@@ -428,3 +440,29 @@ def test_errors(iris):
         tiny(layers=("nothing",)).fit(X, y)
     with pytest.raises(AttributeError, match="classes_"):
         tiny().fit(X, y).backbone_.predict(X)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "n_features"),
+    [
+        # Means of the last layer at each resolution, unless they are the penultimate features, and
+        # these.
+        (ConvNet((4, 6, 8)), 4 + 6 + 8),
+        (ConvNet((4, 6), n_convolutions=(2, 1), hidden_features=5), 4 + 6 + 6 + 5),
+        (ShallowConvNet((4, 6), hidden_features=5, dropout=(0, 0)), 4 + 6 + 6 + 5),
+        (DenseNet(depth=10, growth_rate=4), 6 + 5 + 9 + 9),
+        (WideResNet(10, 1), 16 + 32 + 64),
+        (ResNet(18), 64 + 128 + 256 + 512),
+        (VGG(11), 64 + 128 + 256 + 512 + 512),
+        (MLP((6, 5)), 6 + 5),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_every_backbone(backbone, n_features):
+    X = np.random.default_rng(0).random((24, 16, 16))
+    y = np.arange(24) % 2
+    detector = tiny(backbone=clone(backbone).set_params(max_steps=1, precision="fp32"))
+    detector.fit(X, y)
+    assert detector.gaussians_.means.shape == (2, n_features + 3)
+    assert np.isfinite(detector.score_samples(X)).all()
+    assert "softmax" not in repr(detector.backbone_.module_).lower()
