@@ -169,7 +169,8 @@ def test_parameters_of_own_architectures():
     assert Fixed().get_params() == {"factor": 2}
     assert clone(Fixed(factor=5)).factor == 5
     assert Renamed().get_params() == ConvNet().get_params()
-    assert ConvNet().get_params().keys() == {"n_filters", "dropout", *TRAINING}
+    own = {"n_filters", "n_convolutions", "hidden_features", "dropout"}
+    assert ConvNet().get_params().keys() == {*own, *TRAINING}
 
 
 def test_grid_search(tiny, images, labels):
