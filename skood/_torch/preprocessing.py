@@ -100,9 +100,11 @@ class Preprocessing:
         for items in data.chunks() if data.in_memory else ():
             self._check(items)
 
-    def _check(self, items: npt.NDArray | Tensor) -> None:
+    def _check(self, items: npt.NDArray | Tensor, margin: float = 0.0) -> None:
         if self.value_range is not None and not isinstance(self.stated_range, str):
-            check_in_range(items, self.value_range)
+            low, high = self.value_range
+            beyond = margin * (high - low)
+            check_in_range(items, (low - beyond, high + beyond))
 
     def learn_moments(self, data: CheckedData) -> None:
         """Mean and standard deviation of each feature of rows, or channel of images."""
@@ -140,7 +142,9 @@ class Preprocessing:
         low, high = self.value_range
         return (values - low) / (high - low)
 
-    def tensor(self, items: npt.NDArray | Tensor, device: torch.device) -> Tensor:
+    def tensor(
+        self, items: npt.NDArray | Tensor, device: torch.device, *, margin: float = 0.0
+    ) -> Tensor:
         r"""Pixels in [0, 1] or standardised rows, float32, on `device`.
 
         Parameters
@@ -148,6 +152,8 @@ class Preprocessing:
         items : ndarray or Tensor of shape (b, \*item_shape)
             In the units of X.
         device : torch.device
+        margin : float, default=0.0
+            How far pixels may lie beyond black and white, in parts of the range.
 
         Returns
         -------
@@ -159,7 +165,7 @@ class Preprocessing:
             )
             mean, scale = self._moments(rows.device, torch.float64)
             return ((rows.double() - mean) / scale).float().to(device)
-        self._check(items)
+        self._check(items, margin)
         if not isinstance(items, Tensor):
             # Dtypes that torch supports, above all uint8, are converted on the device.
             if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:

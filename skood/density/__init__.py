@@ -6,7 +6,17 @@ And an autoencoder, a transformer that reconstructs them.
 from skood.density._autoencoder import Autoencoder
 from skood.density._base import NeuralDensity
 from skood.density._flow import NeuralSplineFlow
+from skood.density._image_flow import ImageFlow
+from skood.density._invertible import InvertibleDensity
 from skood.density._pixelcnn import PixelCNN
 from skood.density._vae import VAE
 
-__all__ = ["VAE", "Autoencoder", "NeuralDensity", "NeuralSplineFlow", "PixelCNN"]
+__all__ = [
+    "VAE",
+    "Autoencoder",
+    "ImageFlow",
+    "InvertibleDensity",
+    "NeuralDensity",
+    "NeuralSplineFlow",
+    "PixelCNN",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
@@ -308,6 +309,20 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
     def score(self, X: Any, y: Any = None) -> float:
         """Mean log-density of X in nats; `y` is ignored."""
         return float(self.score_samples(X).mean())
+
+    def bits_per_dim(self, X: Any) -> npt.NDArray[np.float64]:
+        """Negative log-density in bits for each value.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            -log2 p(x) / D, with D values in an item; log2(n_levels) for a uniform model of levels.
+        """
+        return -self.score_samples(X) / (math.log(2) * self.n_features_in_)
 
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         """Return the log-probability of x, marginalised over the classes of a conditional model."""

@@ -14,14 +14,15 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._parameters import Interval
+from skood._torch.jacobian import forward_jacobian
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, isolated_rng
-from skood.density._base import NeuralDensity
+from skood.density._invertible import InvertibleDensity
 
 __all__ = ["NeuralSplineFlow"]
 
 
-class NeuralSplineFlow(NeuralDensity):
+class NeuralSplineFlow(InvertibleDensity):
     r"""Density of rows: an autoregressive flow of rational-quadratic splines.
 
     An invertible network f maps standardised rows to a standard normal distribution, and
@@ -59,6 +60,7 @@ class NeuralSplineFlow(NeuralDensity):
 
     See Also
     --------
+    ImageFlow : Flow of images.
     PixelCNN : Density of images.
 
     References
@@ -77,7 +79,7 @@ class NeuralSplineFlow(NeuralDensity):
     """
 
     _parameter_constraints: dict = {
-        **NeuralDensity._parameter_constraints,
+        **InvertibleDensity._parameter_constraints,
         "n_transforms": [Interval(numbers.Integral, 1, None, closed="left")],
         "n_bins": [Interval(numbers.Integral, 2, None, closed="left")],
         "hidden_features": [tuple, list],
@@ -129,8 +131,17 @@ class NeuralSplineFlow(NeuralDensity):
     def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         return self._swap_values(x, data, generator)
 
-    def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
-        return module().log_prob(x) - float(np.log(self.scale_).sum())
+    def _forward(self, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, log_det = module().transform.call_and_ladj(x)
+        return z, log_det.double() - float(np.log(self.scale_).sum())
+
+    def _inverse(self, module: nn.Module, z: Tensor) -> Tensor:
+        return module().transform.inv(z)
+
+    def _inverse_jacobian(self, module: nn.Module, z: Tensor) -> Tensor:
+        # The inverse takes a pass for each feature; the map to latents takes one.
+        x = self._inverse(module, z)
+        return torch.linalg.inv(forward_jacobian(module().transform, x))
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from functools import partial
 from typing import Any
@@ -23,6 +22,7 @@ from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
 from skood.density._base import NeuralDensity
+from skood.density._image_shape import shape_of_rows
 from skood.density._pixelcnn_network import PixelCNNLayer, PixelCNNNetwork
 
 __all__ = ["PixelCNN"]
@@ -200,30 +200,12 @@ class PixelCNN(NeuralDensity):
             self._preprocessing = Preprocessing(
                 self,
                 data,
-                image_shape=self._shape_of_rows(data),
+                image_shape=shape_of_rows(self, data, (1, 1, data.item_shape[0])),
                 value_range=self.value_range,
             )
             self.dtype_ = data.dtype
             self._preprocessing.check_in_memory(data)
         return self._preprocessing.open(data)
-
-    def _shape_of_rows(self, data: CheckedData) -> Any:
-        """Shape (C, H, W) of images given as flat rows; None for images with their axes."""
-        shape = data.item_shape
-        if data.is_image:
-            if self.image_shape is not None and shape != tuple(self.image_shape):
-                raise ValueError(
-                    f"X has images of shape {shape}, but image_shape={self.image_shape!r}; leave "
-                    "it at None for images that come with their axes"
-                )
-            return None
-        if self.image_shape is None:
-            raise ValueError(
-                f"X has rows of {shape[0]} values, but PixelCNN models images: give "
-                "image_shape=(C, H, W) if the rows are flat images, or image_shape='row' if they "
-                "are ordered sequences"
-            )
-        return (1, 1, *shape) if isinstance(self.image_shape, str) else self.image_shape
 
     def _build(self, data: CheckedData) -> nn.Module:
         n_channels = data.item_shape[0]
@@ -327,20 +309,6 @@ class PixelCNN(NeuralDensity):
             log p(x | y) in nats, in the order of `classes_`.
         """
         return self._map(X, lambda module, x: self._by_class(module, x).sum((2, 3)))
-
-    def bits_per_dim(self, X: Any) -> npt.NDArray[np.float64]:
-        """Negative log-density in bits for each sub-pixel.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-            -log2 p(x) / (C H W); log2(n_levels) for a uniform model.
-        """
-        return -self.score_samples(X) / (math.log(2) * self.n_features_in_)
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
