@@ -20,7 +20,7 @@ _PUBLIC = {
         "VGG",
         "WideResNet",
     ],
-    "likelihood": ["LikelihoodRatio", "LogLikelihood"],
+    "likelihood": ["LikelihoodRatio", "LocalIntrinsicDimension", "LogLikelihood"],
     "posthoc": [
         "ASH",
         "AdaSCALE",

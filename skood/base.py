@@ -114,14 +114,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         seed = draw_seed(self.random_state)
         with self._shows_progress():
             rows = self._fit(inliers, y, outliers, seed)
-        rows = np.arange(len(inliers)) if rows is None else rows
-        if len(rows) > _THRESHOLD_ROWS:
-            rows = numpy_rng(seed, Stream.THRESHOLD_ROWS).choice(
-                rows, _THRESHOLD_ROWS, replace=False
-            )
-        scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
-        with self._shows_progress("scoring"):
-            scores = self._score_samples(scored)
+        scores = self._scores_for_threshold(inliers, rows, seed)
         check_scores(self, scores)
         with np.errstate(invalid="ignore"):
             offset = float(np.percentile(scores, 100 * self.contamination))
@@ -134,6 +127,19 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             )
         self.offset_ = offset
         return self
+
+    def _scores_for_threshold(
+        self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
+    ) -> npt.NDArray[np.float64]:
+        """Score the rows that `_fit` returned, or some of them; override where they are known."""
+        rows = np.arange(len(inliers)) if rows is None else rows
+        if len(rows) > _THRESHOLD_ROWS:
+            rows = numpy_rng(seed, Stream.THRESHOLD_ROWS).choice(
+                rows, _THRESHOLD_ROWS, replace=False
+            )
+        scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
+        with self._shows_progress("scoring"):
+            return self._score_samples(scored)
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
         """Score each row or image.

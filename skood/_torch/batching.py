@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from skood._checked_data import CheckedData
 from skood._progress import tracked
+from skood._torch.partial_results import PartialResults
 from skood._torch.reading import read_ahead, read_batches
 
 __all__ = ["evaluating", "map_batches", "scoring_batch_size"]
@@ -89,6 +90,7 @@ def map_batches(
     n_workers: int | None = None,
     verbose: bool | int | str = "auto",
     description: str = "scoring",
+    partial: PartialResults | None = None,
 ) -> Any:
     """Apply `function` to every row of `data`, always on exactly `batch_size` rows.
 
@@ -110,6 +112,8 @@ def map_batches(
         Whether progress is shown, see :mod:`skood._progress`.
     description : str
         What is done, for the progress bar.
+    partial : PartialResults, default=None
+        Where results are saved, and taken from by another call on the same data.
 
     Returns
     -------
@@ -117,9 +121,10 @@ def map_batches(
         In the dtype that `function` returned.
     """
     n = len(data)
-    results: list[npt.NDArray] = []
+    n_done, results = partial.load() if partial else (0, [])
+    several = len(results) > 1
     aligned = _AlignedRows()
-    starts = range(0, n, batch_size)
+    starts = range(n_done, n, batch_size)
     rows = [np.minimum(np.arange(start, start + batch_size), n - 1) for start in starts]
     slow = not data.in_memory
     batches = read_batches(
@@ -142,6 +147,8 @@ def map_batches(
             results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
             for result, part in zip(results, parts, strict=True):
                 result[start : start + size] = part
+            if partial:
+                partial.save_if_due(start + size, results)
     return tuple(results) if several else results[0]
 
 

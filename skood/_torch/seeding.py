@@ -41,6 +41,9 @@ class Stream(enum.IntEnum):
     BACKGROUND_VALIDATION_ROWS = 30
     SYNTHETIC_OUTLIERS = 31
     MUTATIONS = 32
+    DIMENSION_ROWS = 33
+    DIMENSION_PROBES = 34
+    LOCAL_PCA_ROWS = 35
     # Detectors on a classifier.
     TEMPERATURE_ROWS = 40
     BANK = 41

@@ -17,7 +17,7 @@ from skood._parameters import Interval
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, isolated_rng
-from skood.density._invertible import InvertibleDensity
+from skood.density._invertible import Derivative, InvertibleDensity, MatrixDerivative
 
 __all__ = ["NeuralSplineFlow"]
 
@@ -138,10 +138,10 @@ class NeuralSplineFlow(InvertibleDensity):
     def _inverse(self, module: nn.Module, z: Tensor) -> Tensor:
         return module().transform.inv(z)
 
-    def _inverse_jacobian(self, module: nn.Module, z: Tensor) -> Tensor:
+    def _inverse_derivative(self, module: nn.Module, z: Tensor) -> Derivative:
         # The inverse takes a pass for each feature; the map to latents takes one.
         x = self._inverse(module, z)
-        return torch.linalg.inv(forward_jacobian(module().transform, x))
+        return MatrixDerivative(torch.linalg.inv(forward_jacobian(module().transform, x)))
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None

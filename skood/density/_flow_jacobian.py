@@ -1,9 +1,8 @@
-"""Jacobian of the inverse of a multiscale flow, layer by layer.
+"""Derivative of the inverse of a multiscale flow, layer by layer.
 
-Differentiating the whole inverse would send a tangent for each latent through every conditioner.
-Here a coupling's own Jacobian is found first, with fewer tangents, since only half of the values
-enter its conditioner, few of them matter to one pixel, and the latents of early scales pass few
-layers; a matrix product then takes the tangents through it.
+The inverse is linearised once: what remains of a coupling are a factor for each changed value and
+the linear part of its conditioner, whose rectifiers are open or shut. Tangents then pass through
+convolutions alone.
 """
 
 from __future__ import annotations
@@ -12,136 +11,194 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skood.density._flow_layers import Coupling, Mixing, ResidualBlock, unsqueeze
+from skood.density._flow_layers import Coupling, Mixing, unsqueeze
 from skood.density._image_flow_network import ImageFlowNetwork
 
-__all__ = ["inverse_jacobian"]
+__all__ = ["InverseDerivative"]
 
 
-def inverse_jacobian(network: ImageFlowNetwork, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Map latents to images, and differentiate.
+class InverseDerivative:
+    """The linearised map from latents to images.
 
     Parameters
     ----------
     network : ImageFlowNetwork
         In eval mode.
     z : Tensor of shape (b, D)
+        No inference tensor.
 
-    Returns
-    -------
+    Attributes
+    ----------
     x : Tensor of shape (b, C, H, W)
-    jacobian : Tensor of shape (b, D, D)
-        Its column j is the derivative by the latent j; rows follow the values of x.
+        The images.
     """
-    *latents, h = network.split_latents(z)
-    # A tangent for each latent met so far, (b, t, h, w, c).
-    tangents = _identity(h)
-    for k in reversed(range(len(network.scales))):
-        if k < len(latents):
-            own = _identity(latents[k])
-            h = torch.cat((latents[k], h), -1)
-            half = own.shape[-1]
-            tangents = torch.cat((F.pad(own, (0, half)), F.pad(tangents, (half, 0))), 1)
-        for layer in reversed(network.scales[k]):
-            if isinstance(layer, Mixing):
-                h, tangents = layer.inverse(h), layer.inverse_linear(tangents)
-            else:
-                h, tangents = _through_coupling(layer, h, tangents)
-        h = unsqueeze(h, network.factors[k])
-        tangents = unsqueeze(tangents.flatten(0, 1), network.factors[k])
-        tangents = tangents.unflatten(0, (len(z), -1))
-    jacobian = tangents.permute(0, 4, 2, 3, 1).flatten(1, 3)
-    return h.permute(0, 3, 1, 2), jacobian
+
+    def __init__(self, network: ImageFlowNetwork, z: Tensor) -> None:
+        self.network = network
+        # Layers of each scale, as the inverse meets them.
+        self.scales: list[list[Mixing | CouplingDerivative]] = []
+        *latents, h = network.split_latents(z)
+        for k in reversed(range(len(network.scales))):
+            if k < len(latents):
+                h = torch.cat((latents[k], h), -1)
+            layers: list[Mixing | CouplingDerivative] = []
+            for layer in reversed(network.scales[k]):
+                if isinstance(layer, Mixing):
+                    h = layer.inverse(h)
+                    layers.append(layer)
+                else:
+                    derivative = CouplingDerivative(layer, h)
+                    h = derivative.x
+                    layers.append(derivative)
+            h = unsqueeze(h, network.factors[k])
+            self.scales.append(layers)
+        self.x = h.permute(0, 3, 1, 2)
+
+    def push(self, tangents: Tensor) -> Tensor:
+        """Multiply vectors (b, D) by the Jacobian."""
+        *parts, pushed = (part[:, None] for part in self.network.split_latents(tangents))
+        for k, layers in zip(reversed(range(len(self.scales))), self.scales, strict=True):
+            if k < len(parts):
+                pushed = torch.cat((parts[k], pushed), -1)
+            for layer in layers:
+                if isinstance(layer, Mixing):
+                    pushed = layer.inverse_linear(pushed)
+                else:
+                    pushed = layer.push(pushed)
+            pushed = self._unsqueeze(pushed, k)
+        return pushed.permute(0, 1, 4, 2, 3).flatten(1)
+
+    def jacobian(self) -> Tensor:
+        """Jacobian, (b, D, D): a row for each value of an image, a column for each latent.
+
+        A coupling's own Jacobian is found first, with fewer tangents than there are latents: only
+        half of the values enter its conditioner, and few of them matter to one pixel. A matrix
+        product then takes the tangents of all latents through it. The latents of early scales
+        pass few layers.
+        """
+        b = len(self.x)
+        *shapes, last = self.network.latent_shapes
+        tangents = self._identity(last)
+        for k, layers in zip(reversed(range(len(self.scales))), self.scales, strict=True):
+            if k < len(shapes):
+                own, half = self._identity(shapes[k]), shapes[k][-1]
+                tangents = torch.cat((F.pad(own, (0, half)), F.pad(tangents, (half, 0))), 1)
+            for layer in layers:
+                if isinstance(layer, Mixing):
+                    tangents = layer.inverse_linear(tangents)
+                else:
+                    tangents = layer.push_all(tangents)
+            tangents = self._unsqueeze(tangents, k)
+        return tangents.permute(0, 4, 2, 3, 1).reshape(b, -1, tangents.shape[1])
+
+    def _identity(self, shape: tuple[int, ...]) -> Tensor:
+        """Tangents of values of that shape themselves, (b, h w c, h, w, c)."""
+        n = torch.Size(shape).numel()
+        eye = torch.eye(n, dtype=self.x.dtype, device=self.x.device).view(n, *shape)
+        return eye.expand(len(self.x), n, *shape)
+
+    def _unsqueeze(self, tangents: Tensor, scale: int) -> Tensor:
+        unsqueezed = unsqueeze(tangents.flatten(0, 1), self.network.factors[scale])
+        return unsqueezed.unflatten(0, tangents.shape[:2])
 
 
-def _identity(x: Tensor) -> Tensor:
-    """Tangents of the values of x themselves, (b, h w c, h, w, c)."""
-    shape = x.shape[1:]
-    eye = torch.eye(shape.numel(), dtype=x.dtype, device=x.device)
-    return eye.view(-1, *shape).expand(len(x), -1, *shape)
+class CouplingDerivative:
+    """The linearised inverse of a coupling.
 
-
-def _through_coupling(layer: Coupling, y: Tensor, tangents: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo a coupling, and take tangents (b, t, h, w, c) of its output to those of its input."""
-    given, changed = layer.split(y)
-    parameters = layer.parameters_of(given)
-    # One backward pass: each value depends on its own parameters alone.
-    with torch.inference_mode(False), torch.enable_grad():
-        parameters = parameters.clone().requires_grad_()
-        made, log_derivative = layer.inverse_of_changed(changed.clone(), parameters)
-        (slopes,) = torch.autograd.grad(made.sum(), parameters)
-    own = _conditioner_jacobian(layer, given, slopes)
-    given_tangents, changed_tangents = layer.split(tangents)
-    through = changed_tangents * log_derivative.detach().exp()[:, None]
-    through = through + (given_tangents.flatten(2) @ own).view_as(through)
-    return layer.join(given, made.detach()), layer.join(given_tangents, through)
-
-
-def _conditioner_jacobian(layer: Coupling, given: Tensor, slopes: Tensor) -> Tensor:
-    """Differentiate the changed values by the given ones, through the parameters.
+    Tangents have the shape (b, t, h, w, c).
 
     Parameters
     ----------
     layer : Coupling
-    given : Tensor of shape (b, h, w, n_given)
-    slopes : Tensor of shape (b, h, w, n_changed, n_parameters)
-        Derivative of each changed value by its parameters.
+    y : Tensor of shape (b, h, w, c)
+        Output of the coupling.
 
-    Returns
-    -------
-    Tensor of shape (b, h w n_given, h w n_changed)
+    Attributes
+    ----------
+    x : Tensor of shape (b, h, w, c)
+        Its input.
     """
-    b, height, width, n_given = given.shape
-    n_blocks = sum(isinstance(part, ResidualBlock) for part in layer.conditioner)
-    reach = 0 if layer.is_pixel else 2 * n_blocks
-    # Values that are farther apart than the pixels that both reach share a tangent.
-    periods = [min(side, 2 * reach + 1) for side in (height, width)]
-    rows, columns = (
-        (torch.arange(side, device=given.device) % period)
-        for side, period in zip((height, width), periods, strict=True)
-    )
-    n_shared = periods[0] * periods[1] * n_given
-    place = (rows[:, None] * periods[1] + columns)[..., None] * n_given
-    place = place + torch.arange(n_given, device=given.device)
-    seeds = F.one_hot(place, n_shared).to(given.dtype).permute(3, 0, 1, 2)
-    hidden = _hidden_tangents(layer.conditioner, given, seeds, is_pixel=layer.is_pixel)
-    weight = layer.conditioner[-1].weight.flatten(1).unflatten(0, slopes.shape[-2:])
-    readout = torch.einsum("bhwcp,cpf->bhwcf", slopes, weight)
-    shared = torch.einsum("bhwcf,bshwf->bshwc", readout, hidden)
-    shared = shared.unflatten(1, (*periods, n_given))
-    own = shared[:, rows][:, :, columns]
-    if periods != [height, width]:
-        reached = _within(height, reach, given), _within(width, reach, given)
-        own = own * (reached[0][:, None, None, :, None, None] * reached[1][:, None, None, :, None])
-    return own.reshape(b, height * width * n_given, -1)
+
+    def __init__(self, layer: Coupling, y: Tensor) -> None:
+        self.layer = layer
+        self.first, *self.blocks, last = layer.conditioner
+        given, changed = layer.split(y)
+        h = self.first(given if layer.is_pixel else given.permute(0, 3, 1, 2))
+        # Which hidden values are positive, before each layer of the blocks.
+        self.gates: list[tuple[Tensor, Tensor]] = []
+        for block in self.blocks:
+            inner = block.first(F.relu(h))
+            self.gates.append(((h > 0)[:, None], (inner > 0)[:, None]))
+            h = h + block.second(F.relu(inner))
+        parameters = layer.shaped(last(h))
+        # One backward pass: each value depends on its own parameters alone.
+        with torch.enable_grad():
+            parameters = parameters.detach().requires_grad_()
+            made, log_derivative = layer.inverse_of_changed(changed, parameters)
+            (slopes,) = torch.autograd.grad(made.sum(), parameters)
+        self.x = layer.join(given, made.detach())
+        # Derivatives of the changed values by their own inputs, and by the last hidden layer.
+        self.factor = log_derivative.detach().exp()[:, None]
+        weight = last.weight.detach().flatten(1).unflatten(0, slopes.shape[-2:])
+        self.readout = torch.einsum("bhwcp,cpf->bhwcf", slopes, weight)
+
+    def push(self, tangents: Tensor) -> Tensor:
+        """Take tangents of the output to those of the input."""
+        given, changed = self.layer.split(tangents)
+        through = changed * self.factor + self._through_conditioner(given)
+        return self.layer.join(given, through)
+
+    def push_all(self, tangents: Tensor) -> Tensor:
+        """Do the same as `push`, with many tangents, by a matrix."""
+        given, changed = self.layer.split(tangents)
+        through = (given.flatten(2) @ self._conditioner_jacobian()).view_as(changed)
+        return self.layer.join(given, through + changed * self.factor)
+
+    def _conditioner_jacobian(self) -> Tensor:
+        """Differentiate changed by given values, (b, h w n_given, h w n_changed)."""
+        b, height, width, _ = self.x.shape
+        n_given = self.layer.split(self.x)[0].shape[-1]
+        reach = 0 if self.layer.is_pixel else 2 * len(self.blocks)
+        # Values so far apart that no pixel sees two of them share a tangent.
+        periods = [min(side, 2 * reach + 1) for side in (height, width)]
+        rows, columns = (
+            torch.arange(side, device=self.x.device) % period
+            for side, period in zip((height, width), periods, strict=True)
+        )
+        place = (rows[:, None] * periods[1] + columns)[..., None] * n_given
+        place = place + torch.arange(n_given, device=self.x.device)
+        seeds = F.one_hot(place, periods[0] * periods[1] * n_given).permute(3, 0, 1, 2)
+        shared = self._through_conditioner(seeds[None].to(self.x.dtype))
+        own = shared.unflatten(1, (*periods, n_given))[:, rows][:, :, columns]
+        if periods != [height, width]:
+            seen_rows, seen_columns = (
+                _within(side, reach, like=self.x) for side in (height, width)
+            )
+            own = own * seen_rows[:, None, None, :, None, None]
+            own = own * seen_columns[:, None, None, :, None]
+        return own.reshape(b, height * width * n_given, -1)
+
+    def _through_conditioner(self, tangents: Tensor) -> Tensor:
+        """Take tangents (b or 1, t, h, w, n_given) to (b, t, h, w, n_changed)."""
+        b, t = len(self.x), tangents.shape[1]
+        h = tangents.flatten(0, 1)
+        if not self.layer.is_pixel:
+            h = h.permute(0, 3, 1, 2)
+        h = _linear_part(self.first, h).unflatten(0, (-1, t))
+        h = h.expand(b, *h.shape[1:])
+        for block, (outer, inner) in zip(self.blocks, self.gates, strict=True):
+            change = _linear_part(block.first, (h * outer).flatten(0, 1)).unflatten(0, (b, t))
+            change = _linear_part(block.second, (change * inner).flatten(0, 1))
+            h = h + change.unflatten(0, (b, t))
+        if not self.layer.is_pixel:
+            h = h.permute(0, 1, 3, 4, 2)
+        return torch.einsum("bhwcf,bshwf->bshwc", self.readout, h)
 
 
-def _within(side: int, reach: int, like: Tensor) -> Tensor:
+def _within(side: int, reach: int, *, like: Tensor) -> Tensor:
     """1 where two positions are at most `reach` apart, else 0; shape (side, side)."""
     position = torch.arange(side, device=like.device)
     return ((position[:, None] - position).abs() <= reach).to(like.dtype)
-
-
-def _hidden_tangents(
-    conditioner: nn.Sequential, given: Tensor, seeds: Tensor, *, is_pixel: bool
-) -> Tensor:
-    """Take tangents (s, h, w, n_given) to the input of the last layer, (b, s, h, w, n_filters)."""
-    n_seeds = len(seeds)
-    if not is_pixel:
-        given, seeds = given.permute(0, 3, 1, 2), seeds.permute(0, 3, 1, 2)
-    first, *blocks = conditioner[:-1]
-    h = first(given)
-    # The first layer is linear, so its tangents are the same for every item.
-    tangents = _linear_part(first, seeds).repeat(len(given), *[1] * (seeds.ndim - 1))
-    for block in blocks:
-        inner = block.first(F.relu(h))
-        change = _linear_part(block.first, _gated(tangents, h, n_seeds))
-        change = _linear_part(block.second, _gated(change, inner, n_seeds))
-        tangents = tangents + change
-        h = h + block.second(F.relu(inner))
-    if not is_pixel:
-        tangents = tangents.permute(0, 2, 3, 1)
-    return tangents.unflatten(0, (-1, n_seeds))
 
 
 def _linear_part(layer: nn.Module, x: Tensor) -> Tensor:
@@ -149,9 +206,3 @@ def _linear_part(layer: nn.Module, x: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d):
         return F.conv2d(x, layer.weight, padding=layer.padding)
     return F.linear(x, layer.weight)
-
-
-def _gated(tangents: Tensor, h: Tensor, n_seeds: int) -> Tensor:
-    """Take tangents (b s, ...) through relu(h), h of shape (b, ...)."""
-    gates = (h > 0)[:, None]
-    return (tangents.unflatten(0, (-1, n_seeds)) * gates).flatten(0, 1)

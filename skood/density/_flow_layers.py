@@ -167,7 +167,10 @@ class Coupling(nn.Module):
         """Parameters of the changed channels, (b, h, w, n_changed, n_parameters), float32."""
         if not self.is_pixel:
             given = given.permute(0, 3, 1, 2)
-        output = self.conditioner(given)
+        return self.shaped(self.conditioner(given))
+
+    def shaped(self, output: Tensor) -> Tensor:
+        """Bring the output of the conditioner into the shape of `parameters_of`."""
         if not self.is_pixel:
             output = output.permute(0, 2, 3, 1)
         return output.float().unflatten(-1, (self.n_changed, -1))

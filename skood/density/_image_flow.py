@@ -16,10 +16,10 @@ from skood._data import check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
-from skood.density._flow_jacobian import inverse_jacobian
+from skood.density._flow_jacobian import InverseDerivative
 from skood.density._image_flow_network import ImageFlowNetwork
 from skood.density._image_shape import shape_of_rows
-from skood.density._invertible import InvertibleDensity
+from skood.density._invertible import Derivative, InvertibleDensity
 
 __all__ = ["ImageFlow"]
 
@@ -274,11 +274,8 @@ class ImageFlow(InvertibleDensity):
     def _inverse(self, module: nn.Module, z: Tensor) -> Tensor:
         return _from_logits(module.inverse(z))
 
-    def _inverse_jacobian(self, module: nn.Module, z: Tensor) -> Tensor:
-        logits, jacobian = inverse_jacobian(module, z)
-        # The derivative of the sigmoid is s (1 - s).
-        slope = torch.sigmoid(logits) * torch.sigmoid(-logits) / (1 - 2 * _MARGIN)
-        return slope.flatten(1)[:, :, None] * jacobian
+    def _inverse_derivative(self, module: nn.Module, z: Tensor) -> Derivative:
+        return _PixelDerivative(InverseDerivative(module, z))
 
     def _to_units_of_x(self, x: Tensor) -> Tensor:
         if self.n_levels is not None:
@@ -326,3 +323,18 @@ class ImageFlow(InvertibleDensity):
 def _from_logits(logits: Tensor) -> Tensor:
     """Undo the logit: pixels in [0, 1], or somewhat beyond."""
     return (torch.sigmoid(logits) - _MARGIN) / (1 - 2 * _MARGIN)
+
+
+class _PixelDerivative:
+    """The derivative of pixels, from that of their logits."""
+
+    def __init__(self, of_logits: InverseDerivative) -> None:
+        self._of_logits = of_logits
+        logits = of_logits.x.flatten(1)
+        self._slope = torch.sigmoid(logits) * torch.sigmoid(-logits) / (1 - 2 * _MARGIN)
+
+    def jacobian(self) -> Tensor:
+        return self._slope[:, :, None] * self._of_logits.jacobian()
+
+    def push(self, tangents: Tensor) -> Tensor:
+        return self._slope * self._of_logits.push(tangents)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +18,11 @@ from skood._torch.device import resolve_device
 from skood.density._base import NeuralDensity
 from skood.density._latent_transformer import LatentSpace
 
-__all__ = ["InvertibleDensity"]
+__all__ = ["Derivative", "InvertibleDensity", "MatrixDerivative"]
 
-# Jacobians in a batch: each has the values of an item squared.
-_JACOBIANS_AT_ONCE = {"cpu": 4, "cuda": 32}
+# Most items whose Jacobians are computed at once, and most values of these Jacobians.
+_MOST_JACOBIANS = 32
+_JACOBIAN_VALUES = {"cpu": 2**22, "cuda": 2**25}
 
 
 class InvertibleDensity(LatentSpace, NeuralDensity):
@@ -44,8 +46,8 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         """Undo `_forward`."""
 
     @abstractmethod
-    def _inverse_jacobian(self, module: nn.Module, z: Tensor) -> Tensor:
-        """Jacobian of `_inverse` at each row of z, (b, D, D)."""
+    def _inverse_derivative(self, module: nn.Module, z: Tensor) -> Derivative:
+        """Linearise `_inverse` at each row of z."""
 
     def _log_prob(
         self, module: nn.Module, x: Tensor, class_indices: Tensor | None = None
@@ -144,25 +146,31 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         """
         return self.map_latents(
             self._open(X, reset=False),
-            lambda flow, z, log_prob: flow.jacobian(z),
+            lambda z, log_prob, derivative: derivative().jacobian(),
             batch_size=self.jacobian_batch_size(),
             doing="Jacobians",
         )
 
     def jacobian_batch_size(self) -> int:
         """Return the number of items whose Jacobians are computed at once."""
-        return _JACOBIANS_AT_ONCE[resolve_device(self.device).type]
+        values = _JACOBIAN_VALUES[resolve_device(self.device).type]
+        return min(_MOST_JACOBIANS, max(1, values // self.n_latent**2))
+
+    def _derivative(self, module: nn.Module, z: Tensor) -> Derivative:
+        # Gradients may be taken through it.
+        with torch.inference_mode(False), torch.no_grad():
+            return self._inverse_derivative(module, z.clone())
 
     def map_latents(
         self,
         data: CheckedData,
-        function: Callable[[Flow, Tensor, Tensor], Any],
+        function: Callable[[Tensor, Tensor, Callable[[], Derivative]], Any],
         *,
         batch_size: int | None = None,
         doing: str,
         **options: Any,
     ) -> Any:
-        """Apply a function of the flow, of latents and of log-densities to every item.
+        """Apply a function of latents, log-densities and derivatives to every item.
 
         An internal interface, stable within this package.
 
@@ -171,8 +179,8 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         data : CheckedData
             As given, or as `_open` returns them.
         function : callable
-            Takes a :class:`Flow`, latents (b, D) and log p(x) in nats, (b,), float64; returns a
-            tensor, or several, with a row for each item.
+            Takes latents (b, D), log p(x) in nats, (b,), float64, and a function that returns the
+            `Derivative` there; returns a tensor, or several, with a row for each item.
         batch_size : int, default=None
             None is that of scoring.
         doing : str
@@ -182,11 +190,10 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         """
         module, device = self._ready()
         data = self._open(data, reset=False)
-        flow = Flow(self, module)
 
         def of_items(items: npt.NDArray) -> Any:
             z, log_det = self._forward(module, self._tensor(items, device))
-            return function(flow, z, _joint(z, log_det))
+            return function(z, _joint(z, log_det), partial(self._derivative, module, z))
 
         return map_batches(
             of_items,
@@ -202,27 +209,32 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         )
 
 
-class Flow:
-    """The map from latents to data of a fitted `InvertibleDensity`, and its derivatives.
+class Derivative(Protocol):
+    """The linearised map from latents to items, J at each of b latents."""
+
+    def jacobian(self) -> Tensor:
+        """Return J, (b, D, D)."""
+
+    def push(self, tangents: Tensor) -> Tensor:
+        """Multiply vectors (b, D) by J; differentiable."""
+
+
+class MatrixDerivative:
+    """A `Derivative` of which the Jacobians are known.
 
     Parameters
     ----------
-    density : InvertibleDensity
-    module : Module
-        In eval mode, on its device.
+    matrices : Tensor of shape (b, D, D)
     """
 
-    def __init__(self, density: InvertibleDensity, module: nn.Module) -> None:
-        self._density = density
-        self._module = module
+    def __init__(self, matrices: Tensor) -> None:
+        self._matrices = matrices
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Map latents (b, D) to items, flat, (b, D)."""
-        return self._density._inverse(self._module, z).flatten(1)
+    def jacobian(self) -> Tensor:
+        return self._matrices
 
-    def jacobian(self, z: Tensor) -> Tensor:
-        """Differentiate `decode` at each row of z, (b, D, D)."""
-        return self._density._inverse_jacobian(self._module, z)
+    def push(self, tangents: Tensor) -> Tensor:
+        return (self._matrices @ tangents[:, :, None])[:, :, 0]
 
 
 def _joint(z: Tensor, log_det: Tensor) -> Tensor:

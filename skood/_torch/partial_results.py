@@ -1,0 +1,52 @@
+"""Results of long scoring on disk, from which the same call goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from time import monotonic
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["PartialResults"]
+
+_SECONDS_BETWEEN_SAVES = 60.0
+
+
+class PartialResults:
+    """The results for the first items of a set, in a file.
+
+    Parameters
+    ----------
+    path : Path
+        Its name must identify the items and everything that is done to them.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._saved_at = monotonic()
+
+    def load(self) -> tuple[int, list[npt.NDArray]]:
+        """Return the number of items done, and for each result an array for all items."""
+        try:
+            with np.load(self.path) as saved:
+                return int(saved["n_done"]), [saved[f"result_{k}"] for k in range(len(saved) - 1)]
+        except (FileNotFoundError, BadZipFile, KeyError, EOFError, ValueError):
+            # A file that cannot be read costs its results, not the run.
+            return 0, []
+
+    def save_if_due(self, n_done: int, results: Sequence[npt.NDArray]) -> None:
+        """Save once a minute, and when all items are done."""
+        is_last = n_done == len(results[0])
+        if not is_last and monotonic() - self._saved_at < _SECONDS_BETWEEN_SAVES:
+            return
+        self._saved_at = monotonic()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
+        with unfinished.open("wb") as file:
+            arrays = {f"result_{k}": result for k, result in enumerate(results)}
+            np.savez(file, allow_pickle=False, n_done=np.array(n_done), **arrays)
+        unfinished.replace(self.path)

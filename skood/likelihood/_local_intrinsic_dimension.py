@@ -1,0 +1,281 @@
+"""Local intrinsic dimension of a normalising flow, beside its log-density."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from skood._checked_data import CheckedData
+from skood._data import check_data
+from skood._parameters import HasMethods, Interval, StrOptions
+from skood._torch.partial_results import PartialResults
+from skood._torch.seeding import Stream, numpy_rng
+from skood.base import BaseDetector, fit_model
+from skood.density import ImageFlow, NeuralSplineFlow
+from skood.density._invertible import Derivative
+from skood.likelihood._dimension import (
+    ConvolutionDimension,
+    Dimension,
+    LanczosDimension,
+    Spectrum,
+    ThresholdDimension,
+    find_scale,
+)
+from skood.likelihood._local_pca import local_pca_dimension
+
+__all__ = ["LocalIntrinsicDimension"]
+
+# Most calibration rows that the scale is found on.
+_SCALE_ROWS = 256
+
+
+class LocalIntrinsicDimension(BaseDetector):
+    r"""Detector on a flow that wants both a likely and a high-dimensional neighbourhood.
+
+    A flow may give out-of-distribution items a higher density than its training data. It can do so
+    only in a region of little volume, where its density is concentrated around a set of a lower
+    dimension. An item is therefore in-distribution when its log-density *and* the local intrinsic
+    dimension (LID) of the flow's density around it are large [1]_. The score is the smaller of two
+    empirical distribution functions of in-distribution training rows,
+
+    .. math:: s(x) = \min\big( F_1(\log p(x)), F_2(\mathrm{LID}(x)) \big)
+
+    which needs no out-of-distribution data, and whose threshold is one on each of the two.
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        An :class:`~skood.density.ImageFlow` or :class:`~skood.density.NeuralSplineFlow`; one in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes ImageFlow for
+        images and NeuralSplineFlow for rows.
+    estimator : {"threshold", "convolution", "lanczos"}, default="threshold"
+        How the dimension is estimated from J, the derivative of the flow's map from latents to
+        data at the item, with :math:`\lambda_i` the eigenvalues of :math:`J^T J`:
+
+        - "threshold": the number of :math:`\lambda_i > e^{2r}`;
+        - "convolution": D + d/dr of the log-density convolved with a normal distribution of
+          standard deviation :math:`e^r`;
+        - "lanczos": the smooth number :math:`\sum_i \lambda_i / (\lambda_i + e^{2r})`,
+          approximated without J from a few of its products with vectors. The fastest.
+    scale : "lpca" or float, default="lpca"
+        r, the logarithm of the scale below which directions do not count, in units of the network
+        (pixels in [0, 1], standardised rows). "lpca" takes the r at which the mean LID of training
+        rows is the dimension that a local principal component analysis finds in the training data.
+    n_steps : int, default=8
+        Steps of "lanczos", each with one product of J and one of its transpose.
+    n_probes : int, default=1
+        Random vectors that "lanczos" starts from, one after the other.
+    n_calibration : int or None, default=1000
+        Training rows that the distribution functions, the scale and the threshold are found on.
+        None takes all.
+    contamination : float, default=0.05
+        Part of these that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted densities are cached by their parameters and data.
+    checkpoint_dir : str, Path or None, default=None
+        Folder to save scores to, every minute and at the end; scoring the same data with the same
+        flow and settings resumes from there.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a density whose own ``random_state`` is None, of the calibration rows and probes.
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted flow.
+    scale_ : float
+        r.
+    target_dimension_ : float or None
+        The dimension found by local principal component analysis; None with a given scale.
+    train_pairs_ : ndarray of shape (n_calibration, 2)
+        Log-density in nats and LID of the calibration rows.
+    offset_ : float
+        Threshold on the score.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    LogLikelihood : The log-density alone.
+    skood.metrics.dual_threshold_auroc : The published figure of merit of such pairs, an oracle.
+    skood.inspection.DualThresholdDisplay : Shows pairs and thresholds.
+
+    Notes
+    -----
+    "threshold" and "convolution" cost a Jacobian of D x D for each item, and time that grows with
+    the cube of D.
+
+    References
+    ----------
+    .. [1] H. Kamkari, B. L. Ross, J. C. Cresswell, A. L. Caterini, R. G. Krishnan,
+       G. Loaiza-Ganem, "A Geometric Explanation of the Likelihood OOD Detection Paradox",
+       ICML 2024.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import LocalIntrinsicDimension, NeuralSplineFlow
+    >>> X = load_iris().data
+    >>> flow = NeuralSplineFlow(max_epochs=5, random_state=0)
+    >>> detector = LocalIntrinsicDimension(flow, random_state=0).fit(X)
+    >>> detector.score_pairs(X[:3]).shape
+    (3, 2)
+    >>> detector.predict([[9.0, 9.0, 9.0, 9.0]])
+    array([-1])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples", "jacobian"]), None],
+        "estimator": [StrOptions({"threshold", "convolution", "lanczos"})],
+        "scale": [StrOptions({"lpca"}), Interval(numbers.Real, None, None, closed="neither")],
+        "n_steps": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_probes": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_calibration": [Interval(numbers.Integral, 2, None, closed="left"), None],
+        "memory": [str, HasMethods(["cache"]), None],
+        "checkpoint_dir": [str, Path, None],
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        *,
+        estimator: str = "threshold",
+        scale: str | float = "lpca",
+        n_steps: int = 8,
+        n_probes: int = 1,
+        n_calibration: int | None = 1000,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        checkpoint_dir: Any = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.estimator = estimator
+        self.scale = scale
+        self.n_steps = n_steps
+        self.n_probes = n_probes
+        self.n_calibration = n_calibration
+        self.contamination = contamination
+        self.memory = memory
+        self.checkpoint_dir = checkpoint_dir
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        density = self.density
+        if density is None:
+            density = ImageFlow() if inliers.is_image else NeuralSplineFlow()
+        model_seed = None if self.random_state is None else seed
+        self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
+        n_values = int(np.prod(inliers.item_shape))
+        signs = numpy_rng(seed, Stream.DIMENSION_PROBES).integers(2, size=(self.n_probes, n_values))
+        self._probes = 2.0 * signs - 1
+        n_rows = min(self.n_calibration or len(inliers), len(inliers))
+        rows = numpy_rng(seed, Stream.DIMENSION_ROWS).permutation(len(inliers))[:n_rows]
+        if self.scale != "lpca":
+            self.scale_ = float(self.scale)
+            self.target_dimension_ = None
+            self.train_pairs_ = self._pairs(inliers.subset(rows))
+            return
+        self.target_dimension_ = local_pca_dimension(
+            inliers, rng=numpy_rng(seed, Stream.LOCAL_PCA_ROWS)
+        )
+        log_prob, spectrum = self._spectra(inliers.subset(rows[:_SCALE_ROWS]))
+        self.scale_ = find_scale(self._dimension(), spectrum, self.target_dimension_)
+        dimensions = self._dimension().dimension(spectrum, self.scale_)
+        self.train_pairs_ = np.stack((log_prob, dimensions.numpy()), 1)
+        if n_rows > _SCALE_ROWS:
+            others = self._pairs(inliers.subset(rows[_SCALE_ROWS:]))
+            self.train_pairs_ = np.concatenate((self.train_pairs_, others))
+
+    def _scores_for_threshold(
+        self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
+    ) -> npt.NDArray[np.float64]:
+        return self._scores_of(self.train_pairs_)
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return self._scores_of(self._pairs(data))
+
+    def _scores_of(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Smaller of the two distribution functions; NaN where either value is."""
+        ranks = [
+            np.searchsorted(np.sort(known), values, side="right")
+            for known, values in zip(self.train_pairs_.T, pairs.T, strict=True)
+        ]
+        score = np.min(ranks, 0) / len(self.train_pairs_)
+        return np.where(np.isnan(pairs).any(1), np.nan, score)
+
+    def score_pairs(self, X: Any) -> npt.NDArray[np.float64]:
+        """Log-density and local intrinsic dimension of each item.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, 2), float64
+            log p(x) in nats, and the LID, from 0 to D ("convolution" may leave this range). Both
+            are larger for items that are more in-distribution.
+        """
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            return self._pairs(data)
+
+    def _dimension(self) -> Dimension:
+        if self.estimator == "threshold":
+            return ThresholdDimension()
+        if self.estimator == "convolution":
+            return ConvolutionDimension()
+        return LanczosDimension(self._probes, self.n_steps)
+
+    def _pairs(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        dimension = self._dimension()
+
+        def pairs(
+            z: Tensor, log_prob: Tensor, derivative: Callable[[], Derivative]
+        ) -> tuple[Tensor, Tensor]:
+            return log_prob, dimension.at(derivative(), z, self.scale_)
+
+        return np.stack(self._map(data, pairs, f"LID at {self.scale_!r}"), 1)
+
+    def _spectra(self, data: CheckedData) -> tuple[npt.NDArray[np.float64], Spectrum]:
+        """Log-densities in nats, and the spectra that dimensions are read from."""
+        dimension = self._dimension()
+
+        def spectra(
+            z: Tensor, log_prob: Tensor, derivative: Callable[[], Derivative]
+        ) -> tuple[Tensor, ...]:
+            return log_prob, *dimension.spectrum(derivative(), z)
+
+        log_prob, *spectrum = self._map(data, spectra, "spectra")
+        return log_prob, Spectrum(*map(torch.from_numpy, spectrum))
+
+    def _map(self, data: CheckedData, function: Any, what: str) -> tuple[npt.NDArray, ...]:
+        """Apply a function of the flow to every item, or go on with what was saved of it."""
+        partial = None
+        if self.checkpoint_dir is not None:
+            settings = (what, self.estimator, self.n_steps, self._probes)
+            key = joblib.hash((self.density_, settings, len(data), data.content()))
+            partial = PartialResults(Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.npz")
+        # "lanczos" stores no Jacobians.
+        size = None if self.estimator == "lanczos" else self.density_.jacobian_batch_size()
+        return self.density_.map_latents(
+            data, function, batch_size=size, doing="dimensions", partial=partial
+        )
