@@ -207,13 +207,24 @@ class LocalIntrinsicDimension(BaseDetector):
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
-        return self._scores_of(self.train_pairs_)
+        return self.combine_pairs(self.train_pairs_)
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return self._scores_of(self._pairs(data))
+        return self.combine_pairs(self._pairs(data))
 
-    def _scores_of(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Smaller of the two distribution functions; NaN where either value is."""
+    def combine_pairs(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Scores of items whose pairs are known.
+
+        Parameters
+        ----------
+        pairs : ndarray of shape (n_samples, 2)
+            What `score_pairs` returns.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            What `score_samples` returns: the smaller of the two distribution functions.
+        """
         ranks = [
             np.searchsorted(np.sort(known), values, side="right")
             for known, values in zip(self.train_pairs_.T, pairs.T, strict=True)

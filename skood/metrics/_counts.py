@@ -13,6 +13,7 @@ __all__ = [
     "count_rows",
     "id_mask",
     "is_ood",
+    "rank_pairs",
     "rank_rows",
     "read_labels",
     "read_predictions",
@@ -101,6 +102,38 @@ def rank_rows(
             "takes predictions that reject."
         )
     return is_id, is_id & (predicted == labels), ranks
+
+
+def rank_pairs(y_true: ArrayLike, pairs: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Check labels and pairs of scores, and reduce the scores to ranks.
+
+    Parameters
+    ----------
+    y_true : array-like of int or str, shape (n,)
+    pairs : array-like of float, shape (n, 2)
+
+    Returns
+    -------
+    is_id : ndarray of bool, shape (n,)
+    ranks : ndarray of int, shape (n, 2)
+        Dense ranks of each column, from 0 up.
+
+    Raises
+    ------
+    ValueError
+        As `rank_rows` does, and for anything but two columns.
+    """
+    labels = read_labels(y_true)
+    is_id = id_mask(labels)
+    columns = np.asarray(pairs)
+    if columns.ndim != 2 or columns.shape[1] != 2:
+        raise ValueError(
+            f"pairs has shape {columns.shape}, expected (n, 2): two scores a row, both higher = "
+            "more in-distribution. Pass detector.score_pairs(X), or stack two scores with "
+            "np.column_stack."
+        )
+    ranks = [_rank(column, len(labels), "pairs") for column in columns.T]
+    return is_id, np.stack(ranks, 1)
 
 
 def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
@@ -205,29 +238,29 @@ def read_predictions(y_pred: ArrayLike, labels: NDArray) -> NDArray:
     return predicted
 
 
-def _rank(y_score: ArrayLike, n_labels: int) -> NDArray[np.intp]:
+def _rank(y_score: ArrayLike, n_labels: int, name: str = "y_score") -> NDArray[np.intp]:
     """Check scores and return their dense ranks: order and ties are all that a metric uses."""
     scores = np.asarray(y_score)
     if scores.ndim != 1:
         raise ValueError(
-            f"y_score has shape {scores.shape}, expected (n,): one score a row, higher = more "
+            f"{name} has shape {scores.shape}, expected (n,): one score a row, higher = more "
             "in-distribution. Pass detector.score_samples(X), or reduce class scores to one "
             "number a row first."
         )
     if len(scores) != n_labels:
         raise ValueError(
-            f"y_true has {n_labels} rows and y_score has {len(scores)}, expected the same "
+            f"y_true has {n_labels} rows and {name} has {len(scores)}, expected the same "
             "number. Score the very rows that the labels describe."
         )
     if scores.dtype.kind not in "biuf":
         raise ValueError(
-            f"y_score has dtype {scores.dtype}, expected real numbers. "
-            "Convert it with np.asarray(y_score, dtype=float)."
+            f"{name} has dtype {scores.dtype}, expected real numbers. "
+            f"Convert it with np.asarray({name}, dtype=float)."
         )
     is_nan = np.isnan(scores)
     if is_nan.any():
         raise ValueError(
-            f"y_score is NaN in {is_nan.sum()} of {len(scores)} rows (first at row "
+            f"{name} is NaN in {is_nan.sum()} of {len(scores)} rows (first at row "
             f"{is_nan.argmax()}), expected numbers, -inf or +inf. Find out where the NaN comes "
             "from; a row that is impossible under the model scores -inf."
         )

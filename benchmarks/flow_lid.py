@@ -1,0 +1,248 @@
+"""Local intrinsic dimension of image flows (Kamkari et al. 2024) beside published figures.
+
+Trains a flow on one set and tests it against the others of the same kind of images:
+
+    python benchmarks/flow_lid.py --id fashion_mnist --preset quick --data DIR   # 2 CPU cores
+    python benchmarks/flow_lid.py --id fashion_mnist --preset gpu --data DIR     # minutes
+    python benchmarks/flow_lid.py --id fashion_mnist --preset paper --data DIR   # as published
+    python benchmarks/flow_lid.py --table              # the stored results as text
+
+DIR holds a ``read_data.py`` with ``load(name, split)``, or is laid out as torchvision keeps its
+sets. Of sets that come in one part, 2 000 images are kept for testing. Nothing is tuned on an OOD
+set: the scale comes from training images alone. An interrupted run goes on where it stopped when it
+is started again with the same --work folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from _images import labelled_images
+from _machine import machine
+from sklearn.frozen import FrozenEstimator
+
+from skood import ImageFlow, LocalIntrinsicDimension
+from skood.metrics import auroc, dual_threshold_auroc, fpr_at_tpr
+
+GREY = ("fashion_mnist", "mnist", "omniglot", "notmnist")
+COLOUR = ("cifar10", "cifar100", "svhn")
+SPLIT = {"fashion_mnist", "mnist", "cifar10"}  # These come with a part for testing.
+N_HELD_OUT = 2000
+
+# AUROC of log p and of both (an oracle), of diffusion models; flows are said to behave alike.
+PUBLISHED = {
+    ("fashion_mnist", "mnist"): (0.240, 0.846),
+    ("fashion_mnist", "omniglot"): (0.952, 0.959),
+    ("mnist", "fashion_mnist"): (0.996, 0.996),
+    ("cifar10", "svhn"): (0.064, 0.943),
+    ("cifar100", "svhn"): (0.045, 0.944),
+    ("svhn", "cifar10"): (0.996, 0.996),
+    ("cifar10", "cifar100"): (0.528, 0.560),
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of the flow, and of what is scored."""
+
+    flow: dict[str, Any]
+    estimators: tuple[str, ...]
+    n_calibration: int
+    # Images of each set, drawn at random.
+    n_test: int
+
+
+STEPS_OF_AN_EPOCH = 60_000 // 128
+PRESETS = {
+    "smoke": Preset(
+        {"n_transforms": (2, 2), "n_filters": 8, "max_steps": 30}, ("lanczos",), 40, 40
+    ),
+    "quick": Preset(
+        {"n_transforms": (4, 4, 2), "n_filters": 32, "max_steps": 3000}, ("threshold",), 300, 300
+    ),
+    "gpu": Preset(
+        {"max_steps": 10_000, "batch_size": 128, "max_epochs": 10_000, "patience": None},
+        ("threshold", "lanczos"),
+        1000,
+        1000,
+    ),
+    "paper": Preset(
+        {
+            "dropout": 0.2,
+            "max_steps": None,
+            "max_epochs": 400,
+            "batch_size": 128,
+            "lr_schedule": "exponential",
+            "lr_decay": 0.99 ** (1 / STEPS_OF_AN_EPOCH),
+            "patience": None,
+        },
+        ("threshold", "convolution", "lanczos"),
+        1000,
+        1000,
+    ),
+}
+
+
+def read(directory: Path, name: str, split: str) -> np.ndarray:
+    """Images of a set; a set of one part is divided here."""
+    if name in SPLIT:
+        return np.asarray(labelled_images(directory, name, split)[0])
+    images = np.asarray(labelled_images(directory, name, "test")[0])
+    order = np.random.default_rng(0).permutation(len(images))
+    return images[order[:N_HELD_OUT] if split == "test" else order[N_HELD_OUT:]]
+
+
+def some(images: np.ndarray, n: int) -> np.ndarray:
+    return images[np.random.default_rng(0).permutation(len(images))[:n]]
+
+
+def figures(inside: np.ndarray, outside: np.ndarray, detector: Any) -> dict[str, float]:
+    """AUROCs of two sets of pairs: each measure, the score, and the oracle."""
+    truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
+    pairs = np.concatenate([inside, outside])
+    score = detector.combine_pairs(pairs)
+    return {
+        "log_p": auroc(truth, pairs[:, 0]),
+        "lid": auroc(truth, pairs[:, 1]),
+        "both": auroc(truth, score),
+        "both_fpr95": fpr_at_tpr(truth, score),
+        "accepted": float((score[len(inside) :] >= detector.offset_).mean()),
+        "oracle": dual_threshold_auroc(truth, pairs),
+    }
+
+
+def measured(detector: Any, sets: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Figures of a detector; the first of the sets is in-distribution, the second the model's."""
+    start = perf_counter()
+    pairs = {name: detector.score_pairs(images) for name, images in sets.items()}
+    seconds = perf_counter() - start
+    (id_name, inside), (_, made), *others = pairs.items()
+    return {
+        "scale": detector.scale_,
+        "target_dimension": detector.target_dimension_,
+        "id_accepted": float((detector.combine_pairs(inside) >= detector.offset_).mean()),
+        "medians": {name: np.median(values, 0).tolist() for name, values in pairs.items()},
+        "ood": {name: figures(inside, outside, detector) for name, outside in others},
+        "own_samples_against": {
+            name: figures(made, outside, detector) for name, outside in [(id_name, inside), *others]
+        },
+        "images_per_second": sum(map(len, sets.values())) / seconds,
+    }
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    preset = PRESETS[args.preset]
+    others = [name for name in (GREY if args.id in GREY else COLOUR) if name != args.id]
+    X = read(args.data, args.id, "train")
+    X_test = read(args.data, args.id, "test")
+    settings = {"verbose": args.verbose, "random_state": args.seed, "checkpoint_dir": args.work}
+    steps = {"max_steps": args.steps} if args.steps else {}
+    start = perf_counter()
+    flow = ImageFlow(**{**preset.flow, **steps}, **settings).fit(X)
+    training_seconds = perf_counter() - start
+    bits_per_dim = float(flow.bits_per_dim(X_test).mean())
+    print(f"{args.id}: {bits_per_dim:.3f} bits/dim after {training_seconds:.0f} s", flush=True)
+    sets = {
+        args.id: some(X_test, preset.n_test),
+        "own samples": flow.sample(preset.n_test, random_state=args.seed),
+        **{name: some(read(args.data, name, "test"), preset.n_test) for name in others},
+    }
+    result: dict[str, Any] = {
+        "id": args.id,
+        "preset": {"name": args.preset, **asdict(preset), "flow": {**preset.flow, **steps}},
+        "seed": args.seed,
+        "n_training": len(X),
+        "n_parameters": sum(p.numel() for p in flow.module_.parameters()),
+        "bits_per_dim": bits_per_dim,
+        "history": flow.history_,
+        "training_seconds": training_seconds,
+        "estimators": {},
+        "machine": machine(),
+        "date": date.today().isoformat(),
+    }
+    for estimator in preset.estimators:
+        start = perf_counter()
+        detector = LocalIntrinsicDimension(
+            FrozenEstimator(flow),
+            estimator=estimator,
+            n_calibration=preset.n_calibration,
+            **settings,
+        ).fit(X)
+        row = {"fit_seconds": perf_counter() - start, **measured(detector, sets)}
+        result["estimators"][estimator] = row
+        write(args, result)
+    return result
+
+
+def write(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    name = f"flow_lid-{args.id}-{args.preset}" + (f"-{args.seed}" if args.seed else "")
+    (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+def text(result: dict[str, Any]) -> str:
+    """Markdown of AUROCs in percent."""
+    preset = result["preset"]
+    lines = [
+        f"ID {result['id']}, preset {preset['name']}, seed {result['seed']}, "
+        f"{result['bits_per_dim']:.3f} bits/dim, {result['n_parameters']:,} parameters, "
+        f"{result['n_training']} training images, {result['training_seconds'] / 60:.0f} minutes of "
+        f"training on {result['machine']['gpu']}; n = {preset['n_test']} of each set. AUROC, %",
+        "",
+        "| estimator | OOD | log p | LID | both | FPR95 | accepted | oracle | published: log p, "
+        "oracle |",
+        "|---" * 9 + "|",
+    ]
+    for estimator, row in result["estimators"].items():
+        parts = [(name, row["ood"][name], name) for name in row["ood"]]
+        parts += [
+            (f"{name}, ID: own samples", values, None)
+            for name, values in row["own_samples_against"].items()
+        ]
+        for name, values, published in parts:
+            keys = "log_p", "lid", "both", "both_fpr95", "accepted", "oracle"
+            known = PUBLISHED.get((result["id"], published))
+            beside = ", ".join(f"{100 * value:.1f}" for value in known) if known else ""
+            cells = " | ".join(f"{100 * values[key]:.1f}" for key in keys)
+            lines.append(f"| {estimator} | {name} | {cells} | {beside} |")
+        dimension = row["target_dimension"]
+        lines.append(
+            f"| {estimator} | ID accepted {100 * row['id_accepted']:.1f} % | r = {row['scale']:.2f}"
+            f" | D = {dimension:.0f} | {row['images_per_second']:.1f} images/s | | | | |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--id", choices=GREY + COLOUR, default="fashion_mnist")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, help="training steps, instead of the preset's")
+    parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--verbose", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="print the stored results")
+    args = parser.parse_args()
+    if args.table:
+        for path in sorted(args.out.glob("flow_lid-*.json")):
+            print(text(json.loads(path.read_text())), end="\n\n")
+        return
+    if args.data is None:
+        parser.error("--data is needed to run")
+    for folder in (args.work, args.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    print(text(run(args)))
+
+
+if __name__ == "__main__":
+    main()
