@@ -55,6 +55,7 @@ ONLY_IN_PACKAGE = {
         "cauroc",
         "ccr_at_fpr",
         "detection_error",
+        "dual_threshold_auroc",
         "fpr_at_tpr",
         "ood_report",
         "open_set_f1",
