@@ -92,7 +92,7 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
     n_id, n_ood = int(is_id.sum()), int((~is_id).sum())
 
     # By the number of accepted OOD rows, 0 included: most ID rows accepted with exactly as many.
-    most = np.full(n_ood + 1, -1)
+    most = np.full(n_ood + 1, -1, dtype=np.intp)
     most[0] = 0
     for n_false, n_true in _accepted(is_id, ranks):
         # Along the thresholds counts grow, so the last of equal indices has the largest count.
@@ -101,7 +101,7 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
 
     # The curve enters a column of points at the lowest that is not below what it has reached.
     reached = np.concatenate([[0], leaving[:-1]])
-    entering = np.full(n_ood + 1, n_id + 1)
+    entering = np.full(n_ood + 1, n_id + 1, dtype=np.intp)
     entering[0] = 0
     for n_false, n_true in _accepted(is_id, ranks):
         joined = np.flatnonzero(n_true >= reached.take(n_false))[::-1]
@@ -121,8 +121,8 @@ def _accepted(
     Yields
     ------
     n_false, n_true : ndarray of int
-        OOD and ID rows accepted, by the second threshold from the largest down, without those
-        above which nothing has changed. The next step changes the arrays.
+        OOD and ID rows accepted, by the second threshold from the largest down, starting where
+        this step has changed a count. The next step changes the arrays.
     """
     first, second = (ranks.max(axis=0) - ranks).T
     n_false, n_true = np.zeros((2, second.max() + 1), dtype=np.intp)
