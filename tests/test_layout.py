@@ -39,7 +39,16 @@ ONLY_IN_PACKAGE = {
     "density": {"InvertibleDensity", "NeuralDensity"},
     "classifiers": {"NeuralClassifier"},
     "model_selection": {"get_ood_scorer_names"},
-    "datasets": {"gaussian_noise", "sphere_noise", "uniform_noise"},
+    "datasets": {
+        "gaussian_noise",
+        "make_klein_bottle",
+        "make_linear_embedding",
+        "make_lollipop",
+        "make_sphere",
+        "model_samples",
+        "sphere_noise",
+        "uniform_noise",
+    },
     "inspection": {"BoundarySamplesDisplay", "LatentSpaceDisplay"},
     "training_time": {
         "ClassGaussians",

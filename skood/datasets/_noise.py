@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from skood.datasets._checks import check_n_samples, is_count, is_finite
 from skood.datasets._random import generator
 
 __all__ = ["gaussian_noise", "sphere_noise", "uniform_noise"]
@@ -91,7 +91,7 @@ def gaussian_noise(
     255
     """
     for name, value in (("mean", mean), ("scale", scale)):
-        if not _is_finite(value):
+        if not is_finite(value):
             raise ValueError(f"{name}={value!r}; expected a finite number")
     if scale <= 0:
         raise ValueError(f"scale={scale!r}; expected a standard deviation above 0")
@@ -248,8 +248,8 @@ def sphere_noise(
     # Imported here because it imports torch, which the other two do not need.
     from skood._data import share_forward_pass
 
-    n_samples = _check_n_samples(n_samples)
-    if not _is_finite(margin) or margin <= 0:
+    n_samples = check_n_samples(n_samples)
+    if not is_finite(margin) or margin <= 0:
         raise ValueError(
             f"margin={margin!r}; expected a finite number above 0, by which the radius of the "
             "sphere exceeds the largest norm in X"
@@ -285,7 +285,7 @@ def _noise(
     random_state: int | np.random.RandomState | None,
 ) -> npt.NDArray:
     """Convert values of `draw`, with black 0 and white 1, to the requested range and dtype."""
-    n_samples = _check_n_samples(n_samples)
+    n_samples = check_n_samples(n_samples)
     shape = _check_shape(shape)
     dtype = _check_dtype(dtype)
     low, high = _check_value_range(value_range, dtype)
@@ -302,23 +302,9 @@ def _noise(
     return noise
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and math.isfinite(value)
-
-
-def _check_n_samples(n_samples: Any) -> int:
-    if not _is_count(n_samples):
-        raise ValueError(f"n_samples={n_samples!r}; expected an integer of at least 1")
-    return int(n_samples)
-
-
 def _check_shape(shape: Any) -> tuple[int, ...]:
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    if not 1 <= len(sizes) <= 3 or not all(map(_is_count, sizes)):
+    if not 1 <= len(sizes) <= 3 or not all(map(is_count, sizes)):
         raise ValueError(
             f"shape={shape!r}; expected that of one item, without n_samples: (H, W), (C, H, W) or "
             "(H, W, C) of an image, (d,) of a row, all of them at least 1"
@@ -351,7 +337,7 @@ def _check_value_range(value_range: Any, dtype: np.dtype[Any]) -> tuple[float, f
             )
         return (0.0, 255.0) if dtype == np.uint8 else (0.0, 1.0)
     is_pair = isinstance(value_range, (tuple, list, np.ndarray)) and len(value_range) == 2
-    if not is_pair or not all(map(_is_finite, value_range)) or not value_range[0] < value_range[1]:
+    if not is_pair or not all(map(is_finite, value_range)) or not value_range[0] < value_range[1]:
         raise ValueError(
             f"value_range={value_range!r}; expected (low, high) with low < high, both finite, or "
             "None for 0..255 (uint8) and 0..1 (floats)"

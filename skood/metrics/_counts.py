@@ -104,38 +104,6 @@ def rank_rows(
     return is_id, is_id & (predicted == labels), ranks
 
 
-def rank_pairs(y_true: ArrayLike, pairs: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
-    """Check labels and pairs of scores, and reduce the scores to ranks.
-
-    Parameters
-    ----------
-    y_true : array-like of int or str, shape (n,)
-    pairs : array-like of float, shape (n, 2)
-
-    Returns
-    -------
-    is_id : ndarray of bool, shape (n,)
-    ranks : ndarray of int, shape (n, 2)
-        Dense ranks of each column, from 0 up.
-
-    Raises
-    ------
-    ValueError
-        As `rank_rows` does, and for anything but two columns.
-    """
-    labels = read_labels(y_true)
-    is_id = id_mask(labels)
-    columns = np.asarray(pairs)
-    if columns.ndim != 2 or columns.shape[1] != 2:
-        raise ValueError(
-            f"pairs has shape {columns.shape}, expected (n, 2): two scores a row, both higher = "
-            "more in-distribution. Pass detector.score_pairs(X), or stack two scores with "
-            "np.column_stack."
-        )
-    ranks = [_rank(column, len(labels), "pairs") for column in columns.T]
-    return is_id, np.stack(ranks, 1)
-
-
 def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
     """Return labels as a non-empty vector of integers >= -1 or of strings.
 
@@ -238,15 +206,55 @@ def read_predictions(y_pred: ArrayLike, labels: NDArray) -> NDArray:
     return predicted
 
 
-def _rank(y_score: ArrayLike, n_labels: int, name: str = "y_score") -> NDArray[np.intp]:
+def rank_pairs(y_true: ArrayLike, pairs: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:
+    """Check labels and pairs of scores and reduce each row to its kind and two ranks.
+
+    Parameters
+    ----------
+    y_true : array-like of int or str, shape (n,)
+        Class labels for ID rows, -1 or "-1" for OOD rows.
+    pairs : array-like of float, shape (n, 2)
+        Higher is more in-distribution in both columns; -inf and +inf are allowed.
+
+    Returns
+    -------
+    is_id : ndarray of bool, shape (n,)
+        True for ID rows.
+    ranks : ndarray of int, shape (n, 2)
+        Dense ranks from 0 up within each column; equal scores share a rank.
+
+    Raises
+    ------
+    ValueError
+        As in :func:`rank_rows`, and if `pairs` does not have two columns.
+    """
+    labels = read_labels(y_true)
+    is_id = id_mask(labels)
+    scores = np.asarray(pairs)
+    if scores.ndim != 2 or scores.shape[1] != 2:
+        raise ValueError(
+            f"pairs has shape {scores.shape}, expected (n, 2): two scores a row, both higher = "
+            "more in-distribution. Pass detector.score_pairs(X), or join two scores with "
+            "np.column_stack."
+        )
+    _check_scores(scores, len(labels), "pairs")
+    return is_id, np.stack([_dense_ranks(column) for column in scores.T], axis=1)
+
+
+def _rank(y_score: ArrayLike, n_labels: int) -> NDArray[np.intp]:
     """Check scores and return their dense ranks: order and ties are all that a metric uses."""
     scores = np.asarray(y_score)
     if scores.ndim != 1:
         raise ValueError(
-            f"{name} has shape {scores.shape}, expected (n,): one score a row, higher = more "
+            f"y_score has shape {scores.shape}, expected (n,): one score a row, higher = more "
             "in-distribution. Pass detector.score_samples(X), or reduce class scores to one "
             "number a row first."
         )
+    _check_scores(scores, n_labels, "y_score")
+    return _dense_ranks(scores)
+
+
+def _check_scores(scores: NDArray, n_labels: int, name: str) -> None:
     if len(scores) != n_labels:
         raise ValueError(
             f"y_true has {n_labels} rows and {name} has {len(scores)}, expected the same "
@@ -257,11 +265,14 @@ def _rank(y_score: ArrayLike, n_labels: int, name: str = "y_score") -> NDArray[n
             f"{name} has dtype {scores.dtype}, expected real numbers. "
             f"Convert it with np.asarray({name}, dtype=float)."
         )
-    is_nan = np.isnan(scores)
-    if is_nan.any():
+    has_nan = np.isnan(scores).reshape(len(scores), -1).any(axis=1)
+    if has_nan.any():
         raise ValueError(
-            f"{name} is NaN in {is_nan.sum()} of {len(scores)} rows (first at row "
-            f"{is_nan.argmax()}), expected numbers, -inf or +inf. Find out where the NaN comes "
+            f"{name} is NaN in {has_nan.sum()} of {len(scores)} rows (first at row "
+            f"{has_nan.argmax()}), expected numbers, -inf or +inf. Find out where the NaN comes "
             "from; a row that is impossible under the model scores -inf."
         )
+
+
+def _dense_ranks(scores: NDArray) -> NDArray[np.intp]:
     return np.unique(scores, return_inverse=True)[1]

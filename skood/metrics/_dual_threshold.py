@@ -1,9 +1,11 @@
-"""Best use that any two thresholds could make of two scores, as an oracle finds it."""
+"""The published figure of merit of pairs of scores: an oracle that sees the test labels."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from skood.metrics._counts import rank_pairs
 
@@ -11,17 +13,17 @@ __all__ = ["dual_threshold_auroc"]
 
 
 def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
-    r"""Area under the best curve of two thresholds on two scores: an oracle.
+    r"""Area under the best curve that two thresholds can reach: an oracle, chosen on test data.
 
-    A row is accepted if its first score is at least :math:`\psi_1` and its second at least
-    :math:`\psi_2`. For each false-positive rate, the largest true-positive rate of all pairs of
-    thresholds is taken [1]_:
+    A row is accepted as in-distribution if both of its scores reach their thresholds: the
+    log-density and the local intrinsic dimension (LID) in Kamkari et al. [1]_.
 
-    .. math:: \int_0^1 \max_{\psi:\, \mathrm{FPR}(\psi) \le t} \mathrm{TPR}(\psi) \,dt
-
-    The thresholds are chosen on the very OOD rows that the area is measured on, a pair for each
-    rate, so no detector reaches it: a bound, of use for comparison with published figures of this
-    kind alone. The figure of a detector is :func:`auroc` of its score.
+    .. warning::
+        This is an oracle and not the AUROC of a detector. Which of the :math:`n^2` pairs of
+        thresholds make up the curve is decided by the labels of the very rows that are evaluated,
+        for each OOD set anew, and no single score orders rows by them. Two scores that know
+        nothing reach 0.52 on 1000 ID and 1000 OOD rows, not 0.5. Never put it beside the
+        :func:`auroc` of a detector that can be deployed without saying so.
 
     Parameters
     ----------
@@ -29,14 +31,13 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
         Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
         strings "-1") for out-of-distribution rows.
     pairs : array-like of float, shape (n, 2)
-        Two scores, both higher = more in-distribution, such as those of
-        :meth:`skood.likelihood.LocalIntrinsicDimension.score_pairs`.
+        Two scores a row, both higher = more in-distribution, such as those that `score_pairs` of
+        :class:`~skood.LocalIntrinsicDimension` returns. -inf and +inf are legitimate.
 
     Returns
     -------
     float
-        Area in [0, 1]; without ties at least the :func:`auroc` of either score. Scores that know
-        nothing get more than 0.5: 0.52 on average with 1 000 rows of each kind, more with fewer.
+        Area in [0, 1]: 1 if one pair of thresholds separates the classes.
 
     Raises
     ------
@@ -46,44 +47,92 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
 
     See Also
     --------
-    auroc : Of one score.
+    auroc : The same area for one score, which is no oracle.
 
     Notes
     -----
-    The area is that under the steps through attained points, so that rows tied in both scores are
-    accepted together, where :func:`auroc` counts one half. Takes time that grows with the number
-    of OOD rows times that of all rows.
+    Every pair of thresholds gives a point
+
+    .. math::
+        \mathrm{FPR}(\psi) = P(s^\mathrm{ood}_1 \ge \psi_1, s^\mathrm{ood}_2 \ge \psi_2), \qquad
+        \mathrm{TPR}(\psi) = P(s^\mathrm{id}_1 \ge \psi_1, s^\mathrm{id}_2 \ge \psi_2).
+
+    As in the authors' script (``notebooks/roc_analysis.py``), the points are ordered by FPR, then
+    TPR; from (0, 0) on, the curve joins each of them whose TPR is not below that of the last one
+    joined, and the trapezoidal rule gives its area. Without ties this is a step function, the
+    largest TPR within each FPR, and its area is at least the AUROC of either score. Ties are
+    crossed on the diagonal, so that a score beside a constant one, or beside itself, has its
+    :func:`auroc`.
+
+    The points are not held in memory: one score is swept and counts over all thresholds of the
+    other are updated, in O(n) memory and O(n m) time with m the smaller number of distinct
+    values.
 
     References
     ----------
-    .. [1] H. Kamkari et al., "A Geometric Explanation of the Likelihood OOD Detection Paradox",
-       ICML 2024.
+    .. [1] H. Kamkari, B. L. Ross, J. C. Cresswell, A. L. Caterini, R. G. Krishnan and
+       G. Loaiza-Ganem, "A Geometric Explanation of the Likelihood OOD Detection Paradox",
+       ICML 2024. arXiv:2403.18910; code: layer6ai-labs/dgm_ood_detection.
 
     Examples
     --------
+    OOD rows have a high log-density or a high LID, but never both:
+
     >>> from skood.metrics import auroc, dual_threshold_auroc
-    >>> y_true = [1, 1, -1, -1]
-    >>> pairs = [[3.0, 3.0], [2.0, 2.0], [4.0, 1.0], [1.0, 4.0]]
+    >>> y_true = [1, 1, 1, -1, -1]
+    >>> pairs = [[5.0, 6.0], [6.0, 5.0], [4.0, 7.0], [9.0, 1.0], [1.0, 9.0]]
     >>> dual_threshold_auroc(y_true, pairs)
     1.0
-    >>> [auroc(y_true, column) for column in zip(*pairs)]
+    >>> [auroc(y_true, score) for score in zip(*pairs)]
     [0.5, 0.5]
     """
     is_id, ranks = rank_pairs(y_true, pairs)
-    order = np.argsort(-ranks[:, 1], kind="stable")
-    first, second, is_id = ranks[order, 0], ranks[order, 1], is_id[order]
-    # Most ID rows that are accepted beside each number of OOD rows.
-    most = np.zeros(np.count_nonzero(~is_id) + 1, np.intp)
-    # A threshold that lets in more ID rows and no other OOD row is always better.
-    for threshold in np.unique(np.append(first[~is_id] + 1, 0)):
-        accepted = first >= threshold
-        n_id = np.cumsum(is_id[accepted])
-        n_ood = np.arange(1, len(n_id) + 1) - n_id
-        # Rows tied in the second score are accepted together.
-        last = np.flatnonzero(np.diff(second[accepted], append=-1))
-        # Both counts rise, so that the last value written is the largest of each number.
-        here = np.zeros_like(most)
-        here[n_ood[last]] = n_id[last]
-        np.maximum(most, here, out=most)
-    steps = np.maximum.accumulate(most)[:-1]
-    return int(steps.sum()) / (len(steps) * int(is_id.sum()))
+    # The thresholds of the first column are stepped through in Python.
+    ranks = ranks[:, np.argsort(ranks.max(axis=0))]
+    n_id, n_ood = int(is_id.sum()), int((~is_id).sum())
+
+    # By the number of accepted OOD rows, 0 included: most ID rows accepted with exactly as many.
+    most = np.full(n_ood + 1, -1, dtype=np.intp)
+    most[0] = 0
+    for n_false, n_true in _accepted(is_id, ranks):
+        # Along the thresholds counts grow, so the last of equal indices has the largest count.
+        most[n_false] = np.maximum(most.take(n_false), n_true)
+    leaving = np.maximum.accumulate(most)
+
+    # The curve enters a column of points at the lowest that is not below what it has reached.
+    reached = np.concatenate([[0], leaving[:-1]])
+    entering = np.full(n_ood + 1, n_id + 1, dtype=np.intp)
+    entering[0] = 0
+    for n_false, n_true in _accepted(is_id, ranks):
+        joined = np.flatnonzero(n_true >= reached.take(n_false))[::-1]
+        columns = n_false[joined]
+        entering[columns] = np.minimum(entering[columns], n_true[joined])
+
+    on_curve = np.flatnonzero(entering <= n_id)
+    heights = leaving[on_curve[:-1]] + entering[on_curve[1:]]
+    return int(np.diff(on_curve) @ heights) / (2 * n_id * n_ood)
+
+
+def _accepted(
+    is_id: NDArray[np.bool_], ranks: NDArray[np.intp]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """For each first threshold, from the largest down, count the rows that both accept.
+
+    Yields
+    ------
+    n_false, n_true : ndarray of int
+        OOD and ID rows accepted, by the second threshold from the largest down, starting where
+        this step has changed a count. The next step changes the arrays.
+    """
+    first, second = (ranks.max(axis=0) - ranks).T
+    n_false, n_true = np.zeros((2, second.max() + 1), dtype=np.intp)
+    # Among rows with the same first score, the one that changes most counts comes last.
+    order = np.lexsort((-second, first))
+    is_last = np.diff(first[order], append=-1) != 0
+    for start, row_is_id, last in zip(
+        second[order].tolist(), is_id[order].tolist(), is_last.tolist(), strict=True
+    ):
+        counts = n_true if row_is_id else n_false
+        counts[start:] += 1
+        if last:
+            yield n_false[start:], n_true[start:]

@@ -1,0 +1,129 @@
+"""Samples of a model itself, the in-distribution side of the second paradox."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from skood.datasets._checks import check_n_samples
+from skood.datasets._random import generator
+
+__all__ = ["model_samples"]
+
+
+def model_samples(
+    model: Any,
+    n_samples: int,
+    random_state: int | np.random.RandomState | None = None,
+) -> npt.NDArray:
+    """Draw samples of the model itself, to stand on the in-distribution side of an evaluation.
+
+    A deep density often gives a higher likelihood to other data than to its training data (the
+    first paradox), and yet never generates anything like them (the second). So its own samples
+    take the place of in-distribution test rows, and real sets of other data are OOD [1]_. A score
+    that fails here fails on what the model learned, not on a gap between training and test data.
+
+    Parameters
+    ----------
+    model : estimator
+        A fitted density with a method ``sample``: one of ours, ``KernelDensity``,
+        ``GaussianMixture``; a fitted detector that holds one as ``density_``
+        (:class:`~skood.LogLikelihood`, :class:`~skood.LikelihoodRatio`,
+        :class:`~skood.LocalIntrinsicDimension`); or a Pipeline that ends in one of these, whose
+        other steps have ``inverse_transform``. It is not changed.
+    n_samples : int
+        Number of samples.
+    random_state : int, RandomState instance or None, default=None
+        Seed. None takes entropy from the system, also for models that would read numpy's global
+        generator. A model whose ``sample`` takes no seed gets it as its parameter `random_state`.
+
+    Returns
+    -------
+    ndarray of shape (n_samples, ...)
+        As the density's ``sample`` returns them: from ours, rows (n_samples, d) or images
+        (n_samples, C, H, W) in the range and dtype of the training data. The rows from a density
+        of rows in a detector of images become images.
+
+    Raises
+    ------
+    sklearn.exceptions.NotFittedError
+        If the model is not fitted.
+    TypeError
+        If the model is no density or detector that can draw samples, or a step of a Pipeline
+        cannot be inverted.
+    ValueError
+        For `n_samples` out of range.
+
+    See Also
+    --------
+    skood.metrics.auroc : Of the scores of samples (ID) and of another set (OOD).
+    synthetic_outliers : Outliers where there are no other sets.
+
+    References
+    ----------
+    .. [1] H. Kamkari, B. L. Ross, J. C. Cresswell, A. L. Caterini, R. G. Krishnan and
+       G. Loaiza-Ganem, "A Geometric Explanation of the Likelihood OOD Detection Paradox",
+       ICML 2024. arXiv:2403.18910
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.neighbors import KernelDensity
+    >>> from skood import LogLikelihood
+    >>> from skood.datasets import model_samples, uniform_noise
+    >>> from skood.metrics import auroc
+    >>> detector = LogLikelihood(KernelDensity(bandwidth=0.3)).fit(load_iris().data)
+    >>> samples = model_samples(detector, 200, random_state=0)
+    >>> samples.shape
+    (200, 4)
+    >>> X = np.concatenate([samples, uniform_noise(200, 4, value_range=(0, 8), random_state=0)])
+    >>> auroc(np.repeat([1, -1], 200), detector.score_samples(X)) > 0.95
+    True
+    """
+    n_samples = check_n_samples(n_samples)
+    if random_state is None:
+        random_state = int(generator(None).integers(2**31))
+    return _samples(model, n_samples, random_state)
+
+
+def _samples(model: Any, n_samples: int, random_state: int | np.random.RandomState) -> npt.NDArray:
+    if isinstance(model, FrozenEstimator):
+        return _samples(model.estimator, n_samples, random_state)
+    if isinstance(model, Pipeline):
+        samples = _samples(model[-1], n_samples, random_state)
+        return _before_steps(model[:-1], samples) if len(model) > 1 else samples
+    if hasattr(model, "density") or hasattr(model, "density_"):
+        check_is_fitted(model)
+        samples = _samples(model.density_, n_samples, random_state)
+        is_flat_image = samples.ndim == 2 and len(model.input_shape_) == 3
+        return samples.reshape(n_samples, *model.input_shape_) if is_flat_image else samples
+    if not hasattr(model, "sample") or inspect.isclass(model):
+        raise TypeError(
+            f"model={model!r} has no samples to draw; expected a fitted density with a method "
+            "'sample', such as PixelCNN or KernelDensity, or a fitted detector that holds one as "
+            "density_, such as LogLikelihood"
+        )
+    if "random_state" in inspect.signature(model.sample).parameters:
+        return model.sample(n_samples, random_state=random_state)
+    # GaussianMixture draws by its own parameter, and returns the components too.
+    model = copy.copy(model)
+    model.random_state = random_state
+    drawn = model.sample(n_samples)
+    return drawn[0] if isinstance(drawn, tuple) else drawn
+
+
+def _before_steps(steps: Pipeline, samples: npt.NDArray) -> npt.NDArray:
+    if not hasattr(steps, "inverse_transform"):
+        raise TypeError(
+            f"samples cannot be put back through the steps {list(steps.named_steps)}; expected "
+            "every step before the density to have inverse_transform"
+        )
+    return steps.inverse_transform(samples)
