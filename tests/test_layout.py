@@ -40,7 +40,7 @@ ONLY_IN_PACKAGE = {
     "classifiers": {"NeuralClassifier"},
     "model_selection": {"get_ood_scorer_names"},
     "datasets": {"gaussian_noise", "sphere_noise", "uniform_noise"},
-    "inspection": {"BoundarySamplesDisplay", "LatentSpaceDisplay"},
+    "inspection": {"BoundarySamplesDisplay", "DualThresholdDisplay", "LatentSpaceDisplay"},
     "training_time": {
         "ClassGaussians",
         "class_balanced_batches",
