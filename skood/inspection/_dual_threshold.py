@@ -15,8 +15,8 @@ __all__ = ["DualThresholdDisplay"]
 
 # Not triangles, which point to what lies beyond the axes.
 _MARKERS = "osDPX*"
-# Parts of a set to the left and right of the view, and below and above it.
-_TAILS = (0.01, 0.99)
+# Quantiles of every set that are in view.
+_IN_VIEW = (0.01, 0.99)
 
 
 class DualThresholdDisplay:
@@ -31,7 +31,7 @@ class DualThresholdDisplay:
     pairs : dict of str to ndarray of shape (n_samples, 2)
         Log-density in nats and LID of the items, by the name of their set.
     thresholds : (float, float), default=None
-        Smallest accepted log-density and LID; -inf accepts all. None draws no thresholds.
+        Smallest accepted log-density and LID. None draws no thresholds.
 
     Attributes
     ----------
@@ -47,7 +47,7 @@ class DualThresholdDisplay:
     edge_scatters_ : dict of str to matplotlib PathCollection
         Items of each set beyond the axes: at the edge, triangles that point to where they are.
     lines_ : list of matplotlib Line2D
-        Finite thresholds, on the log-density first.
+        The thresholds, on the log-density first; empty without.
     region_ : matplotlib Rectangle or None
         What is accepted, as far as the axes go. None without thresholds.
     legend_ : matplotlib Legend or None
@@ -145,7 +145,7 @@ class DualThresholdDisplay:
             below the others: put in-distribution data there. Items with NaN are left out, and the
             legend says how many; infinite values are drawn at the edge.
         thresholds : (float, float), default=None
-            Smallest accepted log-density and LID; -inf accepts all. None draws no thresholds.
+            Smallest accepted log-density and LID. None draws no thresholds.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -161,16 +161,16 @@ class DualThresholdDisplay:
             When `pairs` is no dict.
         ValueError
             When `pairs` is empty, a set is not of two columns or has no item without NaN, or
-            `thresholds` are not two numbers.
+            `thresholds` are not two finite numbers.
         """
         _check_sets(pairs, "pairs")
         checked = {name: _check_pairs(values, name) for name, values in pairs.items()}
         if thresholds is not None:
             given, thresholds = thresholds, np.asarray(thresholds, dtype=np.float64)
-            if thresholds.shape != (2,) or np.isnan(thresholds).any():
+            if thresholds.shape != (2,) or not np.isfinite(thresholds).all():
                 raise ValueError(
-                    f"thresholds={given!r}; expected two numbers, the smallest accepted "
-                    "log-density and local intrinsic dimension, or None"
+                    f"thresholds={given!r}; expected two finite numbers, the smallest "
+                    "accepted log-density and local intrinsic dimension, or None to draw none"
                 )
             thresholds = tuple(thresholds.tolist())
         return cls(checked, thresholds=thresholds).plot(ax=ax, **plot_params)
@@ -248,7 +248,7 @@ class DualThresholdDisplay:
             ends = [] if self.thresholds is None else [self.thresholds[axis]]
             for pairs in known.values():
                 finite = pairs[np.isfinite(pairs[:, axis]), axis]
-                ends.extend(np.quantile(finite, _TAILS) if len(finite) else ())
+                ends.extend(np.quantile(finite, _IN_VIEW) if len(finite) else ())
             first, last = min(ends, default=0.0), max(ends, default=0.0)
             margin = 0.05 * (last - first) or 1.0
             limits[axis] = first - margin, last + margin
@@ -310,7 +310,7 @@ class DualThresholdDisplay:
             corner,
             *(high - corner),
             color=COLOURS[0],
-            alpha=0.12,
+            alpha=0.15,
             linewidth=0,
             zorder=0,
             label=Formatter.fix_minus(
@@ -324,11 +324,11 @@ class DualThresholdDisplay:
 def _check_sets(sets: Any, name: str) -> None:
     if not isinstance(sets, Mapping):
         raise TypeError(
-            f"{name} is of type {type(sets).__name__}; expected a dict of sets by name, such as "
-            f'{{"test": ...}}'
+            f"{name} is of type {type(sets).__name__}; expected a dict of sets by name, "
+            '{"test": X} for instance'
         )
     if not sets:
-        raise ValueError(f"{name} is empty; expected at least one set")
+        raise ValueError(f"{name} is empty; expected at least one set, by its name")
 
 
 def _check_pairs(pairs: Any, name: str) -> npt.NDArray[np.float64]:
