@@ -49,7 +49,7 @@ ONLY_IN_PACKAGE = {
         "sphere_noise",
         "uniform_noise",
     },
-    "inspection": {"BoundarySamplesDisplay", "LatentSpaceDisplay"},
+    "inspection": {"BoundarySamplesDisplay", "DualThresholdDisplay", "LatentSpaceDisplay"},
     "training_time": {
         "ClassGaussians",
         "class_balanced_batches",

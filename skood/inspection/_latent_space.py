@@ -17,23 +17,10 @@ from skood.inspection._latent_points import (
     choose_points,
     reduce_to_plane,
 )
+from skood.inspection._palette import COLOURS
 
 __all__ = ["LatentSpaceDisplay"]
 
-# Ten colours that remain distinct in the common forms of colour blindness: M. A. Petroff,
-# arXiv:2107.02270. matplotlib names them "petroff10" from version 3.10.
-_COLOURS = [
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
-]
 _OOD_MARKERS = "x+^svD"
 _LEGEND_ROWS = 18
 # More classes than these cannot be told apart by colour.
@@ -352,8 +339,8 @@ class LatentSpaceDisplay:
 def _class_colours(n_classes: int) -> list[Any]:
     import matplotlib.pyplot as plt
 
-    if n_classes <= len(_COLOURS):
-        return _COLOURS[:n_classes]
+    if n_classes <= len(COLOURS):
+        return COLOURS[:n_classes]
     return list(plt.get_cmap("turbo")(np.linspace(0.05, 0.95, n_classes)))
 
 

@@ -1,0 +1,354 @@
+"""The plane of log-density and local intrinsic dimension, with a threshold on each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_is_fitted
+
+from skood.inspection._palette import COLOURS
+
+__all__ = ["DualThresholdDisplay"]
+
+# Not triangles, which point to what lies beyond the axes.
+_MARKERS = "osDPX*"
+# Quantiles of every set that are in view.
+_IN_VIEW = (0.01, 0.99)
+
+
+class DualThresholdDisplay:
+    """Sets in the plane of log-density and local intrinsic dimension (LID).
+
+    Items on the thresholds, above and to the right of them are accepted as in-distribution.
+
+    Use :meth:`from_estimator` or :meth:`from_pairs` to make one.
+
+    Parameters
+    ----------
+    pairs : dict of str to ndarray of shape (n_samples, 2)
+        Log-density in nats and LID of the items, by the name of their set.
+    thresholds : (float, float), default=None
+        Smallest accepted log-density and LID. None draws no thresholds.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes drawn on.
+    figure_ : matplotlib Figure
+        Its figure.
+    accepted_ : dict of str to float
+        Part of each set, items with NaN left out, that reaches both thresholds; empty without
+        thresholds.
+    scatters_ : dict of str to matplotlib PathCollection
+        Items of each set within the axes.
+    edge_scatters_ : dict of str to matplotlib PathCollection
+        Items of each set beyond the axes: at the edge, triangles that point to where they are.
+    lines_ : list of matplotlib Line2D
+        The thresholds, on the log-density first; empty without.
+    region_ : matplotlib Rectangle or None
+        What is accepted, as far as the axes go. None without thresholds.
+    legend_ : matplotlib Legend or None
+        None when no legend was asked for.
+
+    See Also
+    --------
+    skood.LocalIntrinsicDimension : Detector of such pairs and thresholds.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import LocalIntrinsicDimension, NeuralSplineFlow
+    >>> from skood.inspection import DualThresholdDisplay
+    >>> X, y = load_iris(return_X_y=True)
+    >>> sets = {"setosa, versicolor": X[y < 2], "virginica": X[y == 2]}
+    >>> flow = NeuralSplineFlow(max_epochs=5, random_state=0)
+    >>> detector = LocalIntrinsicDimension(flow, random_state=0).fit(X[y < 2])
+    >>> display = DualThresholdDisplay.from_estimator(detector, sets)
+    >>> display.pairs["virginica"].shape
+    (50, 2)
+    """
+
+    def __init__(
+        self,
+        pairs: Mapping[str, npt.NDArray],
+        *,
+        thresholds: tuple[float, float] | None = None,
+    ) -> None:
+        self.pairs = pairs
+        self.thresholds = thresholds
+
+    @classmethod
+    def from_estimator(
+        cls, detector: Any, sets: Mapping[str, Any], *, ax: Any = None, **plot_params: Any
+    ) -> DualThresholdDisplay:
+        """Draw sets as `detector` sees them, with the thresholds that its decisions amount to.
+
+        Parameters
+        ----------
+        detector : LocalIntrinsicDimension
+            Fitted.
+        sets : dict of str to array-like, Tensor or Dataset of shape (n_samples, ...)
+            Data by name, as `detector` takes them. The first is drawn below the others: put
+            in-distribution data there.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **plot_params : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        DualThresholdDisplay
+
+        Raises
+        ------
+        TypeError
+            When `detector` has no `score_pairs`, or `sets` is no dict.
+        ValueError
+            When `sets` is empty, and as in :meth:`from_pairs`.
+        """
+        if not hasattr(detector, "score_pairs"):
+            raise TypeError(
+                f"{type(detector).__name__} has no score_pairs, which gives log-density and local "
+                "intrinsic dimension; expected a fitted skood.LocalIntrinsicDimension, or give "
+                "pairs to DualThresholdDisplay.from_pairs"
+            )
+        check_is_fitted(detector)
+        _check_sets(sets, "sets")
+        # What has at least this many training items at or below it reaches offset_.
+        n_train = len(detector.train_pairs_)
+        rank = np.searchsorted(np.arange(1, n_train + 1) / n_train, detector.offset_)
+        return cls.from_pairs(
+            {name: detector.score_pairs(X) for name, X in sets.items()},
+            np.sort(detector.train_pairs_, axis=0)[rank],
+            ax=ax,
+            **plot_params,
+        )
+
+    @classmethod
+    def from_pairs(
+        cls,
+        pairs: Mapping[str, Any],
+        thresholds: Any = None,
+        *,
+        ax: Any = None,
+        **plot_params: Any,
+    ) -> DualThresholdDisplay:
+        """Draw pairs of log-density and LID.
+
+        Parameters
+        ----------
+        pairs : dict of str to array-like of shape (n_samples, 2)
+            Log-density in nats and LID of the items, by the name of their set. The first is drawn
+            below the others: put in-distribution data there. Items with NaN are left out, and the
+            legend says how many; infinite values are drawn at the edge.
+        thresholds : (float, float), default=None
+            Smallest accepted log-density and LID. None draws no thresholds.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **plot_params : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        DualThresholdDisplay
+
+        Raises
+        ------
+        TypeError
+            When `pairs` is no dict.
+        ValueError
+            When `pairs` is empty, a set is not of two columns or has no item without NaN, or
+            `thresholds` are not two finite numbers.
+        """
+        _check_sets(pairs, "pairs")
+        checked = {name: _check_pairs(values, name) for name, values in pairs.items()}
+        if thresholds is not None:
+            given, thresholds = thresholds, np.asarray(thresholds, dtype=np.float64)
+            if thresholds.shape != (2,) or not np.isfinite(thresholds).all():
+                raise ValueError(
+                    f"thresholds={given!r}; expected two finite numbers, the smallest "
+                    "accepted log-density and local intrinsic dimension, or None to draw none"
+                )
+            thresholds = tuple(thresholds.tolist())
+        return cls(checked, thresholds=thresholds).plot(ax=ax, **plot_params)
+
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        title: str | None = None,
+        legend: bool = True,
+        xlim: tuple[float, float] | None = None,
+        ylim: tuple[float, float] | None = None,
+        scatter_kwargs: Mapping[str, Any] | None = None,
+    ) -> DualThresholdDisplay:
+        """Draw the sets, and what is accepted.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure. The legend stands to the right of the axes:
+            ``plt.subplots(..., layout="constrained")`` makes room for it.
+        title : str, default=None
+            Title of the axes.
+        legend : bool, default=True
+            Whether to name the sets, with the part of each that is accepted.
+        xlim, ylim : (float, float), default=None
+            Limits of the axes, low and high. None shows the thresholds, and of every set all but
+            1 % at each end. Axes that are shared between displays need to be given the same.
+        scatter_kwargs : dict, default=None
+            For `matplotlib.axes.Axes.scatter` of items within the axes, such as ``{"s": 4}``.
+
+        Returns
+        -------
+        DualThresholdDisplay
+            Itself.
+        """
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(8, 4.8), layout="constrained")
+        known = {name: pairs[~np.isnan(pairs).any(1)] for name, pairs in self.pairs.items()}
+        low, high = self._view(known, xlim, ylim)
+        handles = self._draw_sets(ax, known, low, high, scatter_kwargs or {})
+        handles += self._draw_thresholds(ax, low, high)
+        if any(len(edge.get_offsets()) for edge in self.edge_scatters_.values()):
+            style = {"ls": "", "marker": _arrow(1, 0), "ms": 6, "mew": 0, "color": "grey"}
+            handles.append(plt.Line2D([], [], label="beyond the axes", **style))
+        self.legend_ = None
+        if legend:
+            self.legend_ = ax.legend(
+                handles=handles,
+                loc="upper left",
+                bbox_to_anchor=(1.02, 1),
+                borderaxespad=0,
+                frameon=False,
+            )
+        ax.set(
+            xlim=(low[0], high[0]),
+            ylim=(low[1], high[1]),
+            xlabel="log p(x) (nats)",
+            ylabel="local intrinsic dimension",
+            title=title,
+        )
+        self.ax_, self.figure_ = ax, ax.figure
+        return self
+
+    def _view(
+        self, known: Mapping[str, npt.NDArray], xlim: Any, ylim: Any
+    ) -> tuple[npt.NDArray, npt.NDArray]:
+        """Lower left and upper right corner of the axes."""
+        limits = [xlim, ylim]
+        for axis, given in enumerate(limits):
+            if given is not None:
+                continue
+            ends = [] if self.thresholds is None else [self.thresholds[axis]]
+            for pairs in known.values():
+                finite = pairs[np.isfinite(pairs[:, axis]), axis]
+                ends.extend(np.quantile(finite, _IN_VIEW) if len(finite) else ())
+            first, last = min(ends, default=0.0), max(ends, default=0.0)
+            margin = 0.05 * (last - first) or 1.0
+            limits[axis] = first - margin, last + margin
+        low, high = np.transpose(limits)
+        return low, high
+
+    def _draw_sets(
+        self,
+        ax: Any,
+        known: Mapping[str, npt.NDArray],
+        low: npt.NDArray,
+        high: npt.NDArray,
+        given: Mapping[str, Any],
+    ) -> list[Any]:
+        """Draw the items of each set, and return what the legend is to name."""
+        import matplotlib.pyplot as plt
+
+        handles = []
+        self.accepted_, self.scatters_, self.edge_scatters_ = {}, {}, {}
+        for number, (name, pairs) in enumerate(known.items()):
+            colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
+            seen = np.clip(pairs, low, high)
+            beyond = (seen != pairs).any(1)
+            # Few items are drawn larger than many.
+            size = np.clip(8e3 / len(pairs), 4, 20)
+            style = {"color": colour, "marker": marker, "s": size, "alpha": 0.6, "linewidths": 0}
+            self.scatters_[name] = ax.scatter(*pairs[~beyond].T, **{**style, **given})
+            edge = ax.scatter(
+                *seen[beyond].T, s=25, color=colour, linewidths=0, clip_on=False, zorder=3
+            )
+            edge.set_paths([_arrow(*sides) for sides in np.sign(pairs[beyond] - seen[beyond])])
+            self.edge_scatters_[name] = edge
+
+            label = str(name)
+            if self.thresholds is not None:
+                self.accepted_[name] = float((pairs >= self.thresholds).all(1).mean())
+                label += f": {100 * self.accepted_[name]:.1f} % accepted"
+            n_left_out = len(self.pairs[name]) - len(pairs)
+            if n_left_out:
+                label += f"\n({n_left_out} with NaN left out)"
+            style = {"ls": "", "marker": marker, "ms": 6, "mew": 0, "color": colour}
+            handles.append(plt.Line2D([], [], label=label, **style))
+        return handles
+
+    def _draw_thresholds(self, ax: Any, low: npt.NDArray, high: npt.NDArray) -> list[Any]:
+        """Draw what is accepted, and return what the legend is to name."""
+        import matplotlib.pyplot as plt
+        from matplotlib.ticker import Formatter
+
+        self.lines_, self.region_ = [], None
+        if self.thresholds is None:
+            return []
+        log_density, dimension = self.thresholds
+        # Black, unless the background is dark.
+        style = {"color": plt.rcParams["text.color"], "linestyle": "--", "linewidth": 1}
+        self.lines_ = [ax.axvline(log_density, **style), ax.axhline(dimension, **style)]
+        corner = np.clip(self.thresholds, low, high)
+        self.region_ = plt.Rectangle(
+            corner,
+            *(high - corner),
+            color=COLOURS[0],
+            alpha=0.15,
+            linewidth=0,
+            zorder=0,
+            label=Formatter.fix_minus(
+                f"accepted: log p(x) ≥ {log_density:.1f},\nLID ≥ {dimension:.1f}"
+            ),
+        )
+        ax.add_patch(self.region_)
+        return [self.region_]
+
+
+def _check_sets(sets: Any, name: str) -> None:
+    if not isinstance(sets, Mapping):
+        raise TypeError(
+            f"{name} is of type {type(sets).__name__}; expected a dict of sets by name, "
+            '{"test": X} for instance'
+        )
+    if not sets:
+        raise ValueError(f"{name} is empty; expected at least one set, by its name")
+
+
+def _check_pairs(pairs: Any, name: str) -> npt.NDArray[np.float64]:
+    pairs = np.asarray(pairs, dtype=np.float64)
+    if pairs.ndim != 2 or pairs.shape[1] != 2:
+        raise ValueError(
+            f"pairs[{name!r}] has shape {pairs.shape}; expected (n_samples, 2), log-density and "
+            "local intrinsic dimension, as score_pairs of a detector gives them"
+        )
+    if np.isnan(pairs).any(1).all():
+        raise ValueError(
+            f"pairs[{name!r}] has no row without NaN among {len(pairs)}; expected at least one: "
+            "leave the set out, or rescale its data"
+        )
+    return pairs
+
+
+def _arrow(right: float, up: float) -> Any:
+    """Path of a triangle that points to sides, each of -1, 0 or 1."""
+    from matplotlib.markers import MarkerStyle
+
+    triangle = MarkerStyle((3, 0, np.degrees(np.arctan2(-right, up))))
+    return triangle.get_path().transformed(triangle.get_transform())
