@@ -36,7 +36,7 @@ ALLOWED = {
 }
 # Public in their package, and not in skood itself.
 ONLY_IN_PACKAGE = {
-    "density": {"NeuralDensity"},
+    "density": {"InvertibleDensity", "NeuralDensity"},
     "classifiers": {"NeuralClassifier"},
     "model_selection": {"get_ood_scorer_names"},
     "datasets": {"gaussian_noise", "sphere_noise", "uniform_noise"},
