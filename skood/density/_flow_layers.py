@@ -80,9 +80,11 @@ class Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.mixes:
             return x * self.log_scale.exp() + self.shift
-        lower, upper = self._triangles()
-        matrix = self.permutation @ lower @ upper
-        return F.linear(x, matrix * self.log_scale.exp(), matrix @ self.shift)
+        # In bfloat16 the noise that spreads a pixel over its bin would be rounded away.
+        with torch.autocast(x.device.type, enabled=False):
+            lower, upper = self._triangles()
+            matrix = self.permutation @ lower @ upper
+            return F.linear(x, matrix * self.log_scale.exp(), matrix @ self.shift)
 
     def inverse(self, y: Tensor) -> Tensor:
         if not self.mixes:
@@ -164,16 +166,17 @@ class Coupling(nn.Module):
         )
 
     def parameters_of(self, given: Tensor) -> Tensor:
-        """Parameters of the changed channels, (b, h, w, n_changed, n_parameters), float32."""
+        """Parameters of the changed channels, (b, h, w, n_changed, n_parameters)."""
         if not self.is_pixel:
             given = given.permute(0, 3, 1, 2)
         return self.shaped(self.conditioner(given))
 
     def shaped(self, output: Tensor) -> Tensor:
-        """Bring the output of the conditioner into the shape of `parameters_of`."""
+        """Bring the conditioner's output into the shape of `parameters_of`, float32 at least."""
         if not self.is_pixel:
             output = output.permute(0, 2, 3, 1)
-        return output.float().unflatten(-1, (self.n_changed, -1))
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        return output.unflatten(-1, (self.n_changed, -1))
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Given and changed channels."""
