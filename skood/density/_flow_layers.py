@@ -16,6 +16,9 @@ __all__ = ["Coupling", "Mixing", "ResidualBlock", "squeeze", "unsqueeze"]
 # Least scale of an affine coupling, and least standard deviation that ActNorm divides by.
 _SMALLEST_SCALE = 1e-3
 
+# Standard deviation, relative to the mean, of a constant channel's rounding errors and less.
+_ROUNDING = 1e-5
+
 
 def squeeze(x: Tensor, factors: tuple[int, int]) -> Tensor:
     """Turn blocks of pixels into channels: (b, h, w, c) to (b, h / f, w / g, f g c)."""
@@ -62,9 +65,12 @@ class Mixing(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Give each channel of a * x + b mean 0 and variance 1."""
+        """Give each channel of a * x + b mean 0 and variance 1; only mean 0 to a constant one."""
         std, mean = torch.std_mean(x.flatten(0, -2), 0, correction=0)
-        self.log_scale.copy_(-std.clamp(min=_SMALLEST_SCALE).log())
+        # Rounding errors that are scaled up in one layer after another would overflow.
+        is_constant = std < _ROUNDING * (1 + mean.abs())
+        std = torch.where(is_constant, 1.0, std.clamp(min=_SMALLEST_SCALE))
+        self.log_scale.copy_(-std.log())
         self.shift.copy_(-mean * self.log_scale.exp())
 
     def log_det(self) -> Tensor:

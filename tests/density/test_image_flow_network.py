@@ -138,6 +138,23 @@ def test_actnorm_is_set_by_the_first_batch(image_flow_network):
         torch.testing.assert_close(std, torch.ones_like(std), atol=1e-9, rtol=0)
 
 
+@pytest.mark.parametrize("value", [0.0, -2.9, 2.9])
+def test_actnorm_of_constant_images(value):
+    """Rounding errors are not scaled up, in one layer after another."""
+    torch.manual_seed(0)
+    settings = {"n_bins": 4, "bound": 3.0, "n_filters": 4, "n_blocks": 1, "dropout": 0.0}
+    network = ImageFlowNetwork((1, 8, 8), (6, 6), coupling="spline", **settings)
+    x = torch.full((20, 1, 8, 8), value)
+    with torch.no_grad():
+        network(x, initializes=True)
+        z, log_det = network(x)
+        z_apart, _ = network(x + 0.1)
+    torch.testing.assert_close(z, torch.zeros_like(z), atol=1e-4, rtol=0)
+    assert log_det.abs().max() < 0.01
+    # Rotated, and of the same length.
+    torch.testing.assert_close(z_apart.norm(dim=1), torch.full((20,), 0.8), atol=1e-3, rtol=0)
+
+
 def test_bfloat16_is_for_conditioners_alone(image_flow_network):
     """The noise of dequantised black pixels is finer than bfloat16 at their logits."""
     network = image_flow_network((1, 8, 8), (1, 1)).float()
