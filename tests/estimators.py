@@ -19,6 +19,11 @@ def tiny_pixelcnn(**kwargs):
     return PixelCNN(n_filters=4, n_resnet=1, **{**settings, **kwargs})
 
 
+def tiny_image_flow(**kwargs):
+    settings = {"n_levels": 16, "value_range": "minmax", "image_shape": "row", "max_epochs": 3}
+    return skood.ImageFlow((1, 2), 4, 1, n_bins=4, **{**settings, **kwargs})
+
+
 def tiny_vae(**kwargs):
     return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
 
@@ -55,6 +60,7 @@ class SyntheticOutliers:
 ESTIMATORS = [
     tiny_flow(),
     tiny_pixelcnn(),
+    tiny_image_flow(),
     tiny_vae(),
     tiny_autoencoder(),
     tiny_mlp(),
@@ -65,6 +71,8 @@ ESTIMATORS = [
     LikelihoodRatio(tiny_pixelcnn()),
     LikelihoodRatio(KernelDensity()),
     LikelihoodRatio(tiny_flow(), mutation_rate=[0.1, 0.3]),
+    skood.LocalIntrinsicDimension(tiny_flow()),
+    skood.LocalIntrinsicDimension(tiny_image_flow(), estimator="lanczos", scale=-1.0, n_steps=2),
     skood.ASH(tiny_mlp()),
     skood.AdaSCALE(tiny_mlp()),
     skood.DICE(tiny_mlp()),

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import sklearn
 import torch
-from estimators import ESTIMATORS, NOT_FOR_ROWS, tiny_flow, tiny_mlp, tiny_pixelcnn, tiny_vae
+from estimators import (
+    ESTIMATORS,
+    NOT_FOR_ROWS,
+    tiny_flow,
+    tiny_image_flow,
+    tiny_mlp,
+    tiny_pixelcnn,
+    tiny_vae,
+)
 from sklearn.base import BaseEstimator, clone, is_classifier, is_outlier_detector
 from sklearn.neighbors import KernelDensity
 from sklearn.utils import get_tags
@@ -86,9 +94,10 @@ def test_scikit_learn_really_checks(estimator, expected):
     assert passed >= expected - (parse_version(sklearn.__version__) < parse_version("1.8"))
 
 
-# Two take images, the third rows that its network gets right, which hardly trained on noise it does
-# not, and two train on outliers, which they have no default for.
+# Three take images, the fourth rows that its network gets right, which hardly trained on noise it
+# does not, and two train on outliers, which they have no default for.
 NO_DEFAULT_FOR_ROWS = {
+    skood.ImageFlow,
     skood.PixelCNN,
     skood.RankFeat,
     skood.OpenMax,
@@ -217,7 +226,9 @@ def test_pickle_and_clone(estimator, X):
     assert not hasattr(clone(fitted), "n_features_in_")
 
 
-@pytest.mark.parametrize("estimator", [tiny_flow(), tiny_pixelcnn(), tiny_vae()], ids=name_of)
+@pytest.mark.parametrize(
+    "estimator", [tiny_flow(), tiny_image_flow(), tiny_pixelcnn(), tiny_vae()], ids=name_of
+)
 def test_sampling_nothing_is_an_error(estimator, X):
     with pytest.raises(ValueError, match="n_samples=0; expected at least 1"):
         clone(estimator).fit(X).sample(0)

@@ -16,6 +16,9 @@ __all__ = ["Coupling", "Mixing", "ResidualBlock", "squeeze", "unsqueeze"]
 # Least scale of an affine coupling, and least standard deviation that ActNorm divides by.
 _SMALLEST_SCALE = 1e-3
 
+# Standard deviation, relative to the mean, of a constant channel's rounding errors and less.
+_ROUNDING = 1e-5
+
 
 def squeeze(x: Tensor, factors: tuple[int, int]) -> Tensor:
     """Turn blocks of pixels into channels: (b, h, w, c) to (b, h / f, w / g, f g c)."""
@@ -62,9 +65,12 @@ class Mixing(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Give each channel of a * x + b mean 0 and variance 1."""
+        """Give each channel of a * x + b mean 0 and variance 1; only mean 0 to a constant one."""
         std, mean = torch.std_mean(x.flatten(0, -2), 0, correction=0)
-        self.log_scale.copy_(-std.clamp(min=_SMALLEST_SCALE).log())
+        # Rounding errors that are scaled up in one layer after another would overflow.
+        is_constant = std < _ROUNDING * (1 + mean.abs())
+        std = torch.where(is_constant, 1.0, std.clamp(min=_SMALLEST_SCALE))
+        self.log_scale.copy_(-std.log())
         self.shift.copy_(-mean * self.log_scale.exp())
 
     def log_det(self) -> Tensor:
@@ -80,9 +86,11 @@ class Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.mixes:
             return x * self.log_scale.exp() + self.shift
-        lower, upper = self._triangles()
-        matrix = self.permutation @ lower @ upper
-        return F.linear(x, matrix * self.log_scale.exp(), matrix @ self.shift)
+        # In bfloat16 the noise that spreads a pixel over its bin would be rounded away.
+        with torch.autocast(x.device.type, enabled=False):
+            lower, upper = self._triangles()
+            matrix = self.permutation @ lower @ upper
+            return F.linear(x, matrix * self.log_scale.exp(), matrix @ self.shift)
 
     def inverse(self, y: Tensor) -> Tensor:
         if not self.mixes:
@@ -164,16 +172,17 @@ class Coupling(nn.Module):
         )
 
     def parameters_of(self, given: Tensor) -> Tensor:
-        """Parameters of the changed channels, (b, h, w, n_changed, n_parameters), float32."""
+        """Parameters of the changed channels, (b, h, w, n_changed, n_parameters)."""
         if not self.is_pixel:
             given = given.permute(0, 3, 1, 2)
         return self.shaped(self.conditioner(given))
 
     def shaped(self, output: Tensor) -> Tensor:
-        """Bring the output of the conditioner into the shape of `parameters_of`."""
+        """Bring the conditioner's output into the shape of `parameters_of`, float32 at least."""
         if not self.is_pixel:
             output = output.permute(0, 2, 3, 1)
-        return output.float().unflatten(-1, (self.n_changed, -1))
+        output = output.to(torch.promote_types(output.dtype, torch.float32))
+        return output.unflatten(-1, (self.n_changed, -1))
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Given and changed channels."""

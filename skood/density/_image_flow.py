@@ -213,8 +213,8 @@ class ImageFlow(InvertibleDensity):
             )
         if np.prod(data.item_shape) < 2:
             raise ValueError(
-                "X has images of one value, and ImageFlow splits images in two; expected at least "
-                "two values, a density of one is that of scikit-learn's KernelDensity"
+                "X has 1 feature(s), and ImageFlow splits an image in two; expected at least two "
+                "values an image (a density of one is that of scikit-learn's KernelDensity)"
             )
         return ImageFlowNetwork(
             self._preprocessing.item_shape,

@@ -154,7 +154,7 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         """
         return self.map_latents(
             self._open(X, reset=False),
-            lambda z, log_prob, derivative: derivative().jacobian(),
+            lambda z, log_prob, derivative: derivative().jacobian().double(),
             batch_size=self.jacobian_batch_size(),
             doing="Jacobians",
         )

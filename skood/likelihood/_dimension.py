@@ -107,9 +107,9 @@ class ConvolutionDimension(Dimension):
         v = np.exp(2 * scale)
         gram = _gram(derivative)
         n_values = gram.shape[-1]
-        noisy = gram + v * torch.eye(n_values, dtype=gram.dtype, device=gram.device)
-        factor, failed = torch.linalg.cholesky_ex(noisy)
-        inverse = torch.cholesky_inverse(factor)
+        eye = torch.eye(n_values, dtype=gram.dtype, device=gram.device)
+        factor, failed = torch.linalg.cholesky_ex(gram + v * eye)
+        inverse = torch.cholesky_inverse(torch.where(failed[:, None, None] > 0, eye, factor))
         pulled = inverse @ z.double()[:, :, None]
         quadratic = (pulled * (gram @ pulled)).sum((1, 2))
         trace = inverse.diagonal(dim1=1, dim2=2).sum(1)
@@ -168,12 +168,15 @@ def _gram(derivative: Derivative) -> Tensor:
 
 
 def _gram_product(derivative: Derivative, vectors: Tensor) -> Tensor:
-    """Multiply vectors (b, D), float64, by J'J: the gradient of half the squared norm of J v."""
+    """Multiply vectors (b, D), float64, by J'J: the gradient of half the squared norm of J v.
+
+    Zeros where it overflows.
+    """
     with torch.inference_mode(False), torch.enable_grad():
         leaves = vectors.float().clone().requires_grad_()
         pushed = derivative.push(leaves)
         (product,) = torch.autograd.grad(pushed, leaves, pushed.detach())
-    return product.double()
+    return torch.where(product.isfinite().all(1, keepdim=True), product, 0.0).double()
 
 
 def count_above(matrices: Tensor, value: float) -> Tensor:
@@ -195,10 +198,14 @@ def count_above(matrices: Tensor, value: float) -> Tensor:
     """
     n = matrices.shape[-1]
     matrices.diagonal(dim1=1, dim2=2).sub_(value)
+    limits = torch.finfo(matrices.dtype)
+    # An eigenvalue of 0 is divided by as one below it, which changes no more than rounding does.
+    least = limits.eps * matrices.abs().amax((1, 2)).clamp(min=limits.tiny / limits.eps)[:, None]
     count = torch.zeros(len(matrices), dtype=torch.int64, device=matrices.device)
     for start in range(0, n, _BLOCK):
         stop = min(start + _BLOCK, n)
         eigenvalues, vectors = torch.linalg.eigh(matrices[:, start:stop, start:stop])
+        eigenvalues = torch.where(eigenvalues.abs() < least, -least, eigenvalues)
         count += (eigenvalues > 0).sum(1)
         beside = vectors.mT @ matrices[:, start:stop, stop:]
         matrices[:, stop:, stop:].baddbmm_(beside.mT, beside / eigenvalues[:, :, None], alpha=-1)
@@ -246,7 +253,7 @@ def _lanczos(
 
 
 def find_scale(estimator: Dimension, spectrum: Spectrum, target: float) -> float:
-    """Find by bisection the scale r at which the mean dimension is `target`.
+    """Find by bisection the least scale r at which the mean dimension is not above `target`.
 
     Parameters
     ----------
@@ -267,4 +274,4 @@ def find_scale(estimator: Dimension, spectrum: Spectrum, target: float) -> float
             low = middle
         else:
             high = middle
-    return (low + high) / 2
+    return high

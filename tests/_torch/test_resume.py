@@ -15,7 +15,7 @@ from skood._torch.objective import Objective
 from skood._torch.run import TrainingRun, finishing_step, resumed_seed
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
-from skood.density import NeuralSplineFlow, PixelCNN
+from skood.density import ImageFlow, NeuralSplineFlow, PixelCNN
 
 SETTINGS = TrainingSettings(
     max_epochs=4,
@@ -270,7 +270,13 @@ def make_flow(**kwargs):
     )
 
 
+def make_image_flow(**kwargs):
+    settings = {"n_transforms": (2, 1), "n_filters": 4, "n_blocks": 1, "dropout": 0.2}
+    return ImageFlow(**settings, mutation_rate=0.3, max_epochs=3, batch_size=4, **kwargs)
+
+
 CASES = {
+    "ImageFlow": (make_image_flow, np.random.default_rng(0).random((14, 4, 3))),
     "PixelCNN": (make_pixelcnn, np.random.default_rng(0).random((14, 4, 3))),
     "NeuralSplineFlow": (make_flow, np.random.default_rng(0).normal(size=(14, 3))),
 }

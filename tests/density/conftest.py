@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
-from skood.density import PixelCNN
+from skood._torch.seeding import isolated_rng
+from skood.density import ImageFlow, PixelCNN
+from skood.density._image_flow_network import ImageFlowNetwork
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +34,54 @@ def tiny():
 def images():
     """Noise as uint8 images, shape (24, 5, 4)."""
     return np.random.default_rng(0).integers(256, size=(24, 5, 4), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def tiny_image_flow():
+    """Make a small ImageFlow, trained for a moment; keywords override."""
+
+    def make(**kwargs):
+        settings = {
+            "n_transforms": (2, 2),
+            "n_filters": 8,
+            "n_blocks": 1,
+            "n_bins": 4,
+            "max_steps": 2,
+            "batch_size": 32,
+            "learning_rate": 5e-3,
+            "validation_fraction": 0.0,
+            "precision": "fp32",
+            "compile": False,
+            "random_state": 0,
+        }
+        return ImageFlow(**{**settings, **kwargs})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def of_digits(tiny_image_flow, digits):
+    """ImageFlow of 500 digits."""
+    return tiny_image_flow(n_levels=17, value_range=(0, 16), max_steps=60).fit(digits[:500])
+
+
+@pytest.fixture(scope="session")
+def image_flow_network():
+    """Make a flow between images and latents with random weights, float64; keywords override.
+
+    Untrained, couplings and the shifts of ActNorms would be those of the identity.
+    """
+
+    def make(item_shape, n_transforms=(2, 2), **kwargs):
+        settings = {"coupling": "spline", "n_bins": 4, "bound": 3.0, "n_filters": 6}
+        settings |= {"n_blocks": 1, "dropout": 0.0, **kwargs}
+        with isolated_rng(torch.device("cpu"), 0), torch.no_grad():
+            network = ImageFlowNetwork(item_shape, n_transforms, **settings)
+            last = f"conditioner.{settings['n_blocks'] + 1}.weight"
+            for name, weight in network.named_parameters():
+                # More for what starts at 0.
+                size = 0.1 if name.endswith(last) else 0.02
+                weight += size * torch.randn_like(weight)
+        return network.double().eval()
+
+    return make

@@ -1,0 +1,176 @@
+"""What flows of rows and of images share: maps to latents and back, and their derivatives."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import norm
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from skood import LogLikelihood
+from skood._data import check_data
+from skood.density import NeuralSplineFlow
+from skood.density._invertible import MatrixDerivative
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Rows of correlated features on scales of their own, shape (300, 4)."""
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4)) * [1, 10, 0.1, 1] + [0, 50, 0, -3]
+
+
+@pytest.fixture(scope="module")
+def of_rows(rows):
+    settings = {"n_transforms": 2, "n_bins": 6, "hidden_features": (16,), "max_epochs": 15}
+    return NeuralSplineFlow(**settings, learning_rate=1e-2, random_state=0).fit(rows)
+
+
+@pytest.fixture(scope="module", params=["rows", "digits"])
+def case(request, rows, digits):
+    """A flow; items; what a unit of its network is in those of X; log of the volume of a bin."""
+    if request.param == "rows":
+        flow = request.getfixturevalue("of_rows")
+        return flow, rows[:40], flow.scale_, np.log(flow.scale_).sum()
+    # A pixel in [0, 1] has 17 levels, which are 0 to 16 in X.
+    return request.getfixturevalue("of_digits"), digits[600:640, None], 17.0, 64 * np.log(17)
+
+
+def test_decode_undoes_encode(case):
+    flow, X, _, _ = case
+    Z = flow.encode(X)
+    assert (Z.shape, Z.dtype) == ((40, flow.n_latent), np.float64)
+    decoded = flow.decode(Z)
+    assert (decoded.shape, decoded.dtype) == (X.shape, np.float64)
+    np.testing.assert_allclose(decoded, X, atol=1e-4 * np.ptp(X))
+
+
+def test_encode_undoes_decode(case):
+    """All that `decode` gives is encoded, pixels beyond black and white too."""
+    flow = case[0]
+    Z = np.random.default_rng(0).normal(size=(40, flow.n_latent))
+    np.testing.assert_allclose(flow.encode(flow.decode(Z)), Z, atol=1e-4)
+
+
+def test_as_a_transformer(case):
+    flow, X, _, _ = case
+    np.testing.assert_array_equal(flow.transform(X), flow.encode(X))
+    Z = flow.transform(X)
+    np.testing.assert_array_equal(flow.inverse_transform(Z), flow.decode(Z))
+    assert flow.get_feature_names_out().tolist() == [
+        f"{type(flow).__name__.lower()}{j}" for j in range(flow.n_latent)
+    ]
+
+
+def test_latents_in_a_pipeline(rows, of_rows):
+    pipeline = make_pipeline(FrozenEstimator(of_rows), StandardScaler()).fit(rows)
+    np.testing.assert_allclose(pipeline.transform(rows).std(0), 1)
+    np.testing.assert_allclose(pipeline.inverse_transform(pipeline.transform(rows)), rows, 1e-2)
+
+
+def test_jacobian_is_that_of_decode(case):
+    flow, X, unit, _ = case
+    jacobian = flow.jacobian(X[:3])
+    assert (jacobian.shape, jacobian.dtype) == ((3, flow.n_latent, flow.n_latent), np.float64)
+    Z, step = flow.encode(X[:3]), 1e-2
+    for j in range(0, flow.n_latent, 3):
+        change = step * np.eye(flow.n_latent)[j]
+        difference = (flow.decode(Z + change) - flow.decode(Z - change)) / (2 * step)
+        slope = (difference / unit).reshape(3, -1)
+        scale = abs(jacobian[:, :, j]).max(1, keepdims=True)
+        np.testing.assert_allclose(jacobian[:, :, j] / scale, slope / scale, atol=0.03)
+
+
+def test_density_is_that_of_the_latents_times_the_change_of_volume(case):
+    flow, X, _, log_volume = case
+    log_det = np.linalg.slogdet(flow.jacobian(X))[1]
+    expected = norm.logpdf(flow.encode(X)).sum(1) - log_det - log_volume
+    np.testing.assert_allclose(flow.score_samples(X), expected, atol=2e-3)
+
+
+def test_nothing_depends_on_the_batch(case):
+    flow, X, _, _ = case
+    Z = flow.encode(X)
+    for method, items in (("encode", X), ("decode", Z), ("jacobian", X), ("score_samples", X)):
+        function = getattr(flow, method)
+        values = function(items)
+        parts = [function(items[i : i + 7]) for i in range(0, 40, 7)]
+        np.testing.assert_array_equal(np.concatenate(parts), values, err_msg=method)
+        np.testing.assert_array_equal(function(items[::-1])[::-1], values, err_msg=method)
+
+
+def test_map_latents(case):
+    """Latents, log-densities and derivatives of the same items, batch after batch."""
+    flow, X, _, _ = case
+    sizes = []
+
+    def function(z, log_prob, derivative):
+        sizes.append(len(z))
+        linear = derivative()
+        pushed = linear.push(z)
+        expected = (linear.jacobian() @ z[:, :, None])[:, :, 0]
+        return z, log_prob, (pushed - expected).abs().amax(1) / expected.abs().amax(1)
+
+    data = check_data(flow, X, reset=False)
+    Z, log_prob, error = flow.map_latents(data, function, batch_size=16, doing="tests")
+    assert sizes == [16, 16, 16]
+    np.testing.assert_allclose(Z, flow.encode(X), atol=1e-5)
+    np.testing.assert_allclose(log_prob, flow.score_samples(X), atol=1e-3)
+    assert log_prob.dtype == np.float64
+    assert error.max() < 1e-4
+    # Without a size, that of scoring.
+    sizes.clear()
+    flow.map_latents(data, lambda z, *_: (sizes.append(len(z)), z)[1], doing="tests")
+    assert set(sizes) == {32 if X.ndim > 2 else 128}
+
+
+def test_jacobians_take_bounded_memory(case):
+    flow = case[0]
+    assert flow.jacobian_batch_size() * flow.n_latent**2 <= 2**22
+    assert flow.jacobian_batch_size() == 32
+
+
+def test_derivative_can_be_differentiated(case):
+    flow, X, _, _ = case
+    data = check_data(flow, X[:2], reset=False)
+
+    def function(z, log_prob, derivative):
+        linear = derivative()
+        with torch.inference_mode(False), torch.enable_grad():
+            tangents = z.clone().requires_grad_()
+            pushed = linear.push(tangents)
+            (product,) = torch.autograd.grad(pushed, tangents, pushed.detach())
+        return product, linear.jacobian()
+
+    product, jacobian = flow.map_latents(data, function, batch_size=2, doing="tests")
+    Z = flow.encode(X[:2])
+    expected = np.einsum("bij,bik,bk->bj", jacobian, jacobian, Z)
+    np.testing.assert_allclose(product, expected, atol=1e-4 * abs(expected).max())
+
+
+def test_matrix_derivative():
+    matrices = torch.tensor([[[1.0, 2.0], [0.0, 3.0]]])
+    derivative = MatrixDerivative(matrices)
+    assert torch.equal(derivative.push(torch.tensor([[1.0, -1.0]])), torch.tensor([[-1.0, -3.0]]))
+    assert torch.equal(derivative.jacobian(), matrices)
+
+
+def test_frozen_flow(case):
+    flow, X, _, _ = case
+    detector = LogLikelihood(FrozenEstimator(flow)).fit(X)
+    np.testing.assert_array_equal(detector.score_samples(X), flow.score_samples(X))
+    assert detector.density_.estimator is flow
+
+
+def test_errors(case):
+    flow, X, _, _ = case
+    n = flow.n_latent
+    with pytest.raises(ValueError, match=f"Z has {n + 1} columns; expected n_latent={n}"):
+        flow.decode(np.zeros((2, n + 1)))
+    with pytest.raises(ValueError, match="Z contains NaN"):
+        flow.decode(np.full((2, n), np.nan))
+    with pytest.raises(ValueError, match="contains NaN"):
+        flow.encode(np.full_like(X, np.nan))
+    with pytest.raises(ValueError, match=r"rescale Z$"):
+        flow.decode(np.full((2, n), 1e300))
