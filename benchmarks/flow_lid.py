@@ -17,18 +17,20 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import joblib
 import numpy as np
 from _images import labelled_images
 from _machine import machine
 from sklearn.frozen import FrozenEstimator
 
 from skood import ImageFlow, LocalIntrinsicDimension
+from skood.datasets import model_samples
 from skood.metrics import auroc, dual_threshold_auroc, fpr_at_tpr
 
 GREY = ("fashion_mnist", "mnist", "omniglot", "notmnist")
@@ -68,8 +70,15 @@ PRESETS = {
         {"n_transforms": (4, 4, 2), "n_filters": 32, "max_steps": 3000}, ("threshold",), 300, 300
     ),
     "gpu": Preset(
-        {"max_steps": 10_000, "batch_size": 128, "max_epochs": 10_000, "patience": None},
-        ("threshold", "lanczos"),
+        {
+            "max_steps": 2400,
+            "max_epochs": 1000,
+            "batch_size": 512,
+            "learning_rate": 2e-3,
+            "patience": None,
+            "compile": False,
+        },
+        ("lanczos", "threshold"),
         1000,
         1000,
     ),
@@ -137,72 +146,94 @@ def measured(detector: Any, sets: dict[str, np.ndarray]) -> dict[str, Any]:
     }
 
 
+def trained(args: argparse.Namespace, X: np.ndarray) -> tuple[ImageFlow, dict[str, Any]]:
+    """Train the flow, or load what an earlier run has stored; how it was trained."""
+    path = args.work / f"{stem(args)}.joblib"
+    if path.exists():
+        return joblib.load(path)
+    preset = PRESETS[args.preset]
+    steps = {"max_steps": args.steps} if args.steps else {}
+    settings = {"verbose": args.verbose, "random_state": args.seed, "checkpoint_dir": args.work}
+    start = perf_counter()
+    flow = ImageFlow(**{**preset.flow, **steps}, **settings).fit(X)
+    facts = {
+        "settings": {**preset.flow, **steps},
+        "n_training": len(X),
+        "n_parameters": sum(p.numel() for p in flow.module_.parameters()),
+        "seconds": perf_counter() - start,
+        "machine": machine(),
+        "history": flow.history_,
+    }
+    joblib.dump((flow, facts), path)
+    return flow, facts
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     preset = PRESETS[args.preset]
+    n_test = args.n_test or preset.n_test
     others = [name for name in (GREY if args.id in GREY else COLOUR) if name != args.id]
     X = read(args.data, args.id, "train")
     X_test = read(args.data, args.id, "test")
-    settings = {"verbose": args.verbose, "random_state": args.seed, "checkpoint_dir": args.work}
-    steps = {"max_steps": args.steps} if args.steps else {}
-    start = perf_counter()
-    flow = ImageFlow(**{**preset.flow, **steps}, **settings).fit(X)
-    training_seconds = perf_counter() - start
-    bits_per_dim = float(flow.bits_per_dim(X_test).mean())
-    print(f"{args.id}: {bits_per_dim:.3f} bits/dim after {training_seconds:.0f} s", flush=True)
+    flow, training = trained(args, X)
     sets = {
-        args.id: some(X_test, preset.n_test),
-        "own samples": flow.sample(preset.n_test, random_state=args.seed),
-        **{name: some(read(args.data, name, "test"), preset.n_test) for name in others},
+        args.id: some(X_test, n_test),
+        "own samples": model_samples(flow, n_test, random_state=args.seed),
+        **{name: some(read(args.data, name, "test"), n_test) for name in others},
     }
-    result: dict[str, Any] = {
+    path = args.out / f"{stem(args)}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"estimators": {}}
+    result |= {
         "id": args.id,
-        "preset": {"name": args.preset, **asdict(preset), "flow": {**preset.flow, **steps}},
+        "preset": args.preset,
         "seed": args.seed,
-        "n_training": len(X),
-        "n_parameters": sum(p.numel() for p in flow.module_.parameters()),
-        "bits_per_dim": bits_per_dim,
-        "history": flow.history_,
-        "training_seconds": training_seconds,
-        "estimators": {},
+        "training": training,
+        "bits_per_dim": float(flow.bits_per_dim(X_test).mean()),
         "machine": machine(),
         "date": date.today().isoformat(),
     }
-    for estimator in preset.estimators:
+    print(f"{args.id}: {result['bits_per_dim']:.3f} bits/dim", flush=True)
+    for estimator in args.estimators or preset.estimators:
+        if estimator in result["estimators"]:
+            continue
         start = perf_counter()
         detector = LocalIntrinsicDimension(
             FrozenEstimator(flow),
             estimator=estimator,
-            n_calibration=preset.n_calibration,
-            **settings,
+            n_calibration=min(preset.n_calibration, n_test),
+            checkpoint_dir=args.work,
+            verbose=args.verbose,
+            random_state=args.seed,
         ).fit(X)
         row = {"fit_seconds": perf_counter() - start, **measured(detector, sets)}
-        result["estimators"][estimator] = row
-        write(args, result)
+        result["estimators"][estimator] = {"n_test": n_test, **row}
+        path.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
-def write(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    name = f"flow_lid-{args.id}-{args.preset}" + (f"-{args.seed}" if args.seed else "")
-    (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+def stem(args: argparse.Namespace) -> str:
+    return f"flow_lid-{args.id}-{args.preset}" + (f"-{args.seed}" if args.seed else "")
 
 
 def text(result: dict[str, Any]) -> str:
     """Markdown of AUROCs in percent."""
-    preset = result["preset"]
+    training = result["training"]
+    seconds = training["seconds"]
+    minutes = "not timed" if seconds is None else f"{seconds / 60:.0f} minutes"
     lines = [
-        f"ID {result['id']}, preset {preset['name']}, seed {result['seed']}, "
-        f"{result['bits_per_dim']:.3f} bits/dim, {result['n_parameters']:,} parameters, "
-        f"{result['n_training']} training images, {result['training_seconds'] / 60:.0f} minutes of "
-        f"training on {result['machine']['gpu']}; n = {preset['n_test']} of each set. AUROC, %",
+        f"ID {result['id']}, preset {result['preset']}, seed {result['seed']}, "
+        f"{result['bits_per_dim']:.3f} bits/dim, {training['n_parameters']:,} parameters, "
+        f"{training['n_training']} training images, trained on "
+        f"{training['machine']['gpu'].replace('none', training['machine']['cpu'])} ({minutes}). "
+        "AUROC and rates in %",
         "",
-        "| estimator | OOD | log p | LID | both | FPR95 | accepted | oracle | published: log p, "
-        "oracle |",
-        "|---" * 9 + "|",
+        "| estimator | n | OOD | log p | LID | both | FPR95 | accepted | oracle | published: "
+        "log p, oracle |",
+        "|---" * 10 + "|",
     ]
     for estimator, row in result["estimators"].items():
         parts = [(name, row["ood"][name], name) for name in row["ood"]]
         parts += [
-            (f"{name}, ID: own samples", values, None)
+            (f"{name}, own samples as ID", values, None)
             for name, values in row["own_samples_against"].items()
         ]
         for name, values, published in parts:
@@ -210,11 +241,13 @@ def text(result: dict[str, Any]) -> str:
             known = PUBLISHED.get((result["id"], published))
             beside = ", ".join(f"{100 * value:.1f}" for value in known) if known else ""
             cells = " | ".join(f"{100 * values[key]:.1f}" for key in keys)
-            lines.append(f"| {estimator} | {name} | {cells} | {beside} |")
-        dimension = row["target_dimension"]
+            lines.append(f"| {estimator} | {row['n_test']} | {name} | {cells} | {beside} |")
+    lines.append("")
+    for estimator, row in result["estimators"].items():
         lines.append(
-            f"| {estimator} | ID accepted {100 * row['id_accepted']:.1f} % | r = {row['scale']:.2f}"
-            f" | D = {dimension:.0f} | {row['images_per_second']:.1f} images/s | | | | |"
+            f"{estimator}: accepts {100 * row['id_accepted']:.1f} % of ID test images; "
+            f"r = {row['scale']:.2f} for a dimension of {row['target_dimension']:.0f}; "
+            f"{row['images_per_second']:.1f} images/s"
         )
     return "\n".join(lines)
 
@@ -228,6 +261,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="training steps, instead of the preset's")
+    parser.add_argument("--estimators", nargs="*", help="instead of the preset's")
+    parser.add_argument("--n-test", type=int, help="images of each set, instead of the preset's")
     parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--verbose", type=int, default=0)

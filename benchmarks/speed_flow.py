@@ -5,8 +5,8 @@
     python benchmarks/speed_flow.py splines
     python benchmarks/speed_flow.py training --data DIR
 
-dimension: images a second of ``LocalIntrinsicDimension.score_pairs`` with each estimator, and of the
-    published computation, for one image after the other: ``torch.func.jacfwd`` of the flow's inverse
+dimension: images a second of ``LocalIntrinsicDimension.score_pairs`` with each estimator, and of
+    the published computation, image by image: ``torch.func.jacfwd`` of the flow's inverse
     and the singular values, on the same flow of 28 x 28 pixels and the paper's size. Counts of the
     two exact ones are asserted to agree.
 splines: a rational-quadratic spline and its gradients, or its inverse, beside that of nflows on the
