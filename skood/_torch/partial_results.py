@@ -32,7 +32,7 @@ class PartialResults:
     def load(self) -> tuple[int, list[npt.NDArray]]:
         """Return the number of items done, and for each result an array for all items."""
         try:
-            with np.load(self.path) as saved:
+            with self.path.open("rb") as file, np.load(file) as saved:
                 return int(saved["n_done"]), [saved[f"result_{k}"] for k in range(len(saved) - 1)]
         except (FileNotFoundError, BadZipFile, KeyError, EOFError, ValueError):
             # A file that cannot be read costs its results, not the run.
@@ -48,5 +48,5 @@ class PartialResults:
         unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
         with unfinished.open("wb") as file:
             arrays = {f"result_{k}": result for k, result in enumerate(results)}
-            np.savez(file, allow_pickle=False, n_done=np.array(n_done), **arrays)
+            np.savez(file, n_done=np.array(n_done), **arrays)
         unfinished.replace(self.path)
