@@ -10,6 +10,8 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from skood.density import ImageFlow
+
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
@@ -24,3 +26,32 @@ def digits():
     images = images[np.random.default_rng(0).permutation(len(images))]
     images.flags.writeable = False
     return images
+
+
+@pytest.fixture(scope="session")
+def tiny_image_flow():
+    """Make a small ImageFlow, trained for a moment; keywords override."""
+
+    def make(**kwargs):
+        settings = {
+            "n_transforms": (2, 2),
+            "n_filters": 8,
+            "n_blocks": 1,
+            "n_bins": 4,
+            "max_steps": 2,
+            "batch_size": 32,
+            "learning_rate": 5e-3,
+            "validation_fraction": 0.0,
+            "precision": "fp32",
+            "compile": False,
+            "random_state": 0,
+        }
+        return ImageFlow(**{**settings, **kwargs})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def of_digits(tiny_image_flow, digits):
+    """ImageFlow of 500 digits."""
+    return tiny_image_flow(n_levels=17, value_range=(0, 16), max_steps=60).fit(digits[:500])

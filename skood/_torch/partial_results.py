@@ -32,8 +32,9 @@ class PartialResults:
     def load(self) -> tuple[int, list[npt.NDArray]]:
         """Return the number of items done, and for each result an array for all items."""
         try:
-            with np.load(self.path) as saved:
-                return int(saved["n_done"]), [saved[f"result_{k}"] for k in range(len(saved) - 1)]
+            with self.path.open("rb") as file, np.load(file) as saved:
+                n_done, *results = (saved[f"arr_{k}"] for k in range(len(saved)))
+                return int(n_done), results
         except (FileNotFoundError, BadZipFile, KeyError, EOFError, ValueError):
             # A file that cannot be read costs its results, not the run.
             return 0, []
@@ -47,6 +48,5 @@ class PartialResults:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(f".{os.getpid()}.tmp")
         with unfinished.open("wb") as file:
-            arrays = {f"result_{k}": result for k, result in enumerate(results)}
-            np.savez(file, allow_pickle=False, n_done=np.array(n_done), **arrays)
+            np.savez(file, np.array(n_done), *results)
         unfinished.replace(self.path)

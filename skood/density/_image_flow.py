@@ -26,6 +26,9 @@ __all__ = ["ImageFlow"]
 # Part of the unit interval that the logit leaves free at either end.
 _MARGIN = 0.05
 
+# Distance from 0 and 1 that the logit keeps from values which no latents decode to.
+_EDGE = 1e-6
+
 # Items that `sample` draws together.
 _SAMPLES_AT_ONCE = 256
 
@@ -259,7 +262,7 @@ class ImageFlow(InvertibleDensity):
     @staticmethod
     def _logits(x: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits of x, and the log of their derivatives summed over an item, float64."""
-        p = _MARGIN + (1 - 2 * _MARGIN) * x
+        p = (_MARGIN + (1 - 2 * _MARGIN) * x).clamp(_EDGE, 1 - _EDGE)
         log_p, log_rest = p.log(), torch.log1p(-p)
         log_derivative = np.log(1 - 2 * _MARGIN) - log_p - log_rest
         return log_p - log_rest, log_derivative.flatten(1).sum(1, dtype=torch.float64)

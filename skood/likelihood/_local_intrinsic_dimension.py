@@ -11,10 +11,11 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
+from skood._data import check_data, check_scores
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
@@ -244,10 +245,18 @@ class LocalIntrinsicDimension(BaseDetector):
         ndarray of shape (n_samples, 2), float64
             log p(x) in nats, and the LID, from 0 to D ("convolution" may leave this range). Both
             are larger for items that are more in-distribution.
+
+        Raises
+        ------
+        ValueError
+            When X does not match that of `fit`, or is so large that a value would be NaN.
         """
+        check_is_fitted(self)
         data = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
-            return self._pairs(data)
+            pairs = self._pairs(data)
+        check_scores(self, pairs)
+        return pairs
 
     def _dimension(self) -> Dimension:
         if self.estimator == "threshold":

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from skood._torch.seeding import isolated_rng
-from skood.density import ImageFlow, PixelCNN
+from skood.density import PixelCNN
 from skood.density._image_flow_network import ImageFlowNetwork
 
 
@@ -34,35 +34,6 @@ def tiny():
 def images():
     """Noise as uint8 images, shape (24, 5, 4)."""
     return np.random.default_rng(0).integers(256, size=(24, 5, 4), dtype=np.uint8)
-
-
-@pytest.fixture(scope="session")
-def tiny_image_flow():
-    """Make a small ImageFlow, trained for a moment; keywords override."""
-
-    def make(**kwargs):
-        settings = {
-            "n_transforms": (2, 2),
-            "n_filters": 8,
-            "n_blocks": 1,
-            "n_bins": 4,
-            "max_steps": 2,
-            "batch_size": 32,
-            "learning_rate": 5e-3,
-            "validation_fraction": 0.0,
-            "precision": "fp32",
-            "compile": False,
-            "random_state": 0,
-        }
-        return ImageFlow(**{**settings, **kwargs})
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def of_digits(tiny_image_flow, digits):
-    """ImageFlow of 500 digits."""
-    return tiny_image_flow(n_levels=17, value_range=(0, 16), max_steps=60).fit(digits[:500])
 
 
 @pytest.fixture(scope="session")

@@ -179,6 +179,15 @@ def test_later_images_are_clipped_to_the_range_of_training(tiny_image_flow):
     flow = tiny_image_flow(value_range="minmax", n_levels=8).fit(X)
     clipped = np.clip(3 * X, X.min(), X.max())
     np.testing.assert_array_equal(flow.score_samples(3 * X), flow.score_samples(clipped))
+    # Latents reach a little further, but not without end.
+    Z = flow.encode(1.01 * X)
+    assert (Z != flow.encode(np.clip(1.01 * X, X.min(), X.max()))).any()
+    far = np.where(X > 0, 100.0, -100.0)
+    np.testing.assert_array_equal(flow.encode(far), flow.encode(10 * far))
+    beyond = 0.2 * np.ptp(X)
+    decoded = flow.decode(flow.encode(far))
+    assert decoded.min() > X.min() - beyond
+    assert decoded.max() < X.max() + beyond
 
 
 def test_mutations_are_levels(tiny_image_flow):

@@ -1,0 +1,357 @@
+"""LocalIntrinsicDimension: the dual score, its calibration, and dimensions that are known."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.metrics import roc_auc_score
+
+from skood import ImageFlow, LocalIntrinsicDimension, LogLikelihood, NeuralSplineFlow
+from skood._torch import partial_results
+from skood.likelihood._dimension import Dimension, ThresholdDimension
+
+ESTIMATORS = ["threshold", "convolution", "lanczos"]
+each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    """Rows near a plane in four dimensions, shape (270, 4)."""
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(270, 2)) @ rng.normal(size=(2, 4))
+    return plane + 0.05 * rng.normal(size=(270, 4))
+
+
+@pytest.fixture(scope="module")
+def flow(rows):
+    settings = {"n_transforms": 1, "n_bins": 6, "hidden_features": (16,), "max_epochs": 10}
+    return NeuralSplineFlow(**settings, learning_rate=1e-2, random_state=0).fit(rows)
+
+
+@pytest.fixture
+def detector(flow):
+    settings = {"scale": -1.0, "n_calibration": 60, "random_state": 0}
+    return LocalIntrinsicDimension(FrozenEstimator(flow), **settings)
+
+
+def distribution_function(known, values):
+    return np.array([np.mean(known <= value) for value in values])
+
+
+class Stop:
+    """Counts batches of a dimension, and interrupts one."""
+
+    def __init__(self, monkeypatch, cls, at=None):
+        self.n, self.at = 0, at
+        original = cls.at
+
+        def counting(estimator, *args):
+            if self.n == self.at:
+                raise KeyboardInterrupt
+            self.n += 1
+            return original(estimator, *args)
+
+        monkeypatch.setattr(cls, "at", counting)
+
+
+@each_estimator
+def test_score_is_the_smaller_distribution_function(detector, rows, estimator):
+    detector.set_params(estimator=estimator).fit(rows)
+    X = rows[:50] + 0.3 * np.random.default_rng(1).normal(size=(50, 4))
+    pairs = detector.score_pairs(X)
+    expected = np.minimum(
+        *(distribution_function(detector.train_pairs_[:, k], pairs[:, k]) for k in range(2))
+    )
+    np.testing.assert_array_equal(detector.score_samples(X), expected)
+    assert len(np.unique(expected)) > 3
+
+
+@each_estimator
+def test_pairs(detector, flow, rows, estimator):
+    detector.set_params(estimator=estimator).fit(rows)
+    pairs = detector.score_pairs(rows[:60])
+    assert (pairs.shape, pairs.dtype) == ((60, 2), np.float64)
+    np.testing.assert_allclose(pairs[:, 0], flow.score_samples(rows[:60]), atol=1e-4)
+    eigenvalues = np.linalg.svd(flow.jacobian(rows[:60]), compute_uv=False) ** 2
+    v = np.exp(-2.0)
+    if estimator == "threshold":
+        np.testing.assert_array_equal(pairs[:, 1], (eigenvalues > v).sum(1))
+    elif estimator == "convolution":
+        J, z = flow.jacobian(rows[:60]), flow.encode(rows[:60])
+        rotated = (np.linalg.svd(J)[2] @ z[:, :, None])[:, :, 0] ** 2
+        share = eigenvalues / (eigenvalues + v)
+        expected = 4 + v * (eigenvalues * rotated / (eigenvalues + v) ** 2).sum(1)
+        expected -= (1 - share).sum(1)
+        np.testing.assert_allclose(pairs[:, 1], expected, atol=1e-3)
+    else:
+        # The four steps are all there are, and one probe is a random trace.
+        count = (eigenvalues / (eigenvalues + v)).sum(1)
+        many = detector.set_params(n_probes=64).fit(rows).score_pairs(rows[:60])[:, 1]
+        np.testing.assert_allclose(many, count, atol=0.5)
+
+
+def test_threshold_and_decisions(detector, rows):
+    detector.set_params(contamination=0.1, n_calibration=None).fit(rows)
+    scores = detector.score_samples(rows)
+    assert detector.offset_ == pytest.approx(np.percentile(scores, 10))
+    is_in = scores >= detector.offset_
+    np.testing.assert_array_equal(detector.predict(rows), np.where(is_in, 1, -1))
+    # Far from the plane the density is low, whatever the dimension.
+    far = rows[:20] + 2 * np.random.default_rng(0).normal(size=(20, 4))
+    assert (detector.predict(far) == -1).mean() > 0.8
+
+
+def test_threshold_is_read_from_the_calibration_rows(detector, rows, monkeypatch):
+    """Which are scored once: two batches of 32."""
+    calls = Stop(monkeypatch, ThresholdDimension)
+    detector.fit(rows)
+    assert calls.n == 2
+    pairs = detector.train_pairs_
+    scores = np.min([distribution_function(values, values) for values in pairs.T], 0)
+    assert detector.offset_ == pytest.approx(np.percentile(scores, 5))
+
+
+@each_estimator
+def test_calibration_rows_get_the_numbers_of_scoring(detector, rows, estimator):
+    detector.set_params(estimator=estimator, n_calibration=90).fit(rows)
+    assert detector.train_pairs_.shape == (90, 2)
+    pairs = detector.score_pairs(rows)
+    known = {tuple(pair) for pair in pairs}
+    assert {tuple(pair) for pair in detector.train_pairs_} <= known
+    # All of different rows.
+    assert len(np.unique(detector.train_pairs_[:, 0])) == 90
+
+
+@each_estimator
+def test_scale_of_local_pca(detector, rows, estimator):
+    """The mean dimension of the rows that it is found on is that of the analysis."""
+    detector.set_params(estimator=estimator, scale="lpca", n_calibration=None).fit(rows)
+    assert 1 <= detector.target_dimension_ <= 4
+    mean = detector.train_pairs_[:256, 1].mean()
+    assert mean == pytest.approx(detector.target_dimension_, abs=0.02)
+    # The other rows are scored as these are, at the scale found.
+    assert len(detector.train_pairs_) == 270
+    pairs = detector.score_pairs(rows)
+    np.testing.assert_allclose(
+        np.sort(detector.train_pairs_[:, 1]), np.sort(pairs[:, 1]), atol=1e-3
+    )
+    fixed = clone(detector).set_params(scale=detector.scale_).fit(rows)
+    assert fixed.target_dimension_ is None
+    np.testing.assert_allclose(fixed.score_pairs(rows), pairs)
+
+
+def test_probes_and_rows_are_drawn_by_random_state(flow, rows):
+    def fitted(seed):
+        settings = {"estimator": "lanczos", "scale": -1.0, "n_calibration": 50}
+        detector = LocalIntrinsicDimension(FrozenEstimator(flow), **settings, random_state=seed)
+        return detector.fit(rows)
+
+    first, again, other = fitted(0), fitted(0), fitted(1)
+    np.testing.assert_array_equal(first.train_pairs_, again.train_pairs_)
+    np.testing.assert_array_equal(first.score_pairs(rows), again.score_pairs(rows))
+    assert (first.train_pairs_ != other.train_pairs_).any()
+    assert (first.score_pairs(rows)[:, 1] != other.score_pairs(rows)[:, 1]).any()
+
+
+@each_estimator
+def test_scores_are_deterministic_and_of_the_row(detector, rows, estimator):
+    detector.set_params(estimator=estimator).fit(rows)
+    X = rows[:70]
+    pairs = detector.score_pairs(X)
+    np.testing.assert_array_equal(detector.score_pairs(X), pairs)
+    np.testing.assert_array_equal(detector.score_pairs(X[::-1])[::-1], pairs)
+    parts = [detector.score_pairs(X[i : i + 9]) for i in range(0, 70, 9)]
+    np.testing.assert_array_equal(np.concatenate(parts), pairs)
+
+
+@each_estimator
+def test_pickle_and_clone(detector, rows, estimator):
+    detector.set_params(estimator=estimator).fit(rows)
+    scores = detector.score_samples(rows)
+    restored = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(restored.score_samples(rows), scores)
+    np.testing.assert_array_equal(clone(detector).fit(rows).score_samples(rows), scores)
+
+
+def test_frozen_density_is_not_trained_again(detector, flow, rows):
+    weights = {name: w.clone() for name, w in flow.module_.state_dict().items()}
+    detector.fit(rows[:100])
+    assert detector.density_.estimator is flow
+    assert all((w == flow.module_.state_dict()[name]).all() for name, w in weights.items())
+    trained = LocalIntrinsicDimension(clone(flow), scale=-1.0, random_state=0).fit(rows)
+    np.testing.assert_array_equal(trained.density_.score_samples(rows), flow.score_samples(rows))
+
+
+def test_memory_and_the_seed_of_the_density(flow, rows, tmp_path, monkeypatch):
+    model = clone(flow).set_params(random_state=None)
+    detector = LocalIntrinsicDimension(model, scale=-1.0, memory=str(tmp_path), random_state=0)
+    first = detector.fit(rows).score_samples(rows)
+
+    def fail(*_):
+        pytest.fail("trained again")
+
+    monkeypatch.setattr(NeuralSplineFlow, "fit", fail)
+    again = clone(detector).set_params(scale=0.0).fit(rows)
+    np.testing.assert_array_equal(
+        clone(again).set_params(scale=-1.0).fit(rows).score_samples(rows), first
+    )
+
+
+def test_default_density_goes_by_the_shape_of_the_data(rows, monkeypatch):
+    short = {"max_epochs": 1, "max_steps": 2}
+    for cls in (ImageFlow, NeuralSplineFlow):
+        fit = cls.fit
+        monkeypatch.setattr(
+            cls, "fit", lambda self, X, y=None, fit=fit: fit(self.set_params(**short), X, y)
+        )
+    assert type(LocalIntrinsicDimension(scale=0.0).fit(rows).density_) is NeuralSplineFlow
+    images = np.random.default_rng(0).integers(256, size=(4, 4, 4), dtype=np.uint8)
+    detector = LocalIntrinsicDimension(scale=0.0).fit(images)
+    assert type(detector.density_) is ImageFlow
+    assert detector.score_pairs(images).shape == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "cls", "size"),
+    [("threshold", ThresholdDimension, 32), ("lanczos", Dimension, 128)],
+)
+def test_scoring_resumes(detector, rows, tmp_path, monkeypatch, estimator, cls, size):
+    monkeypatch.setattr(partial_results, "_SECONDS_BETWEEN_SAVES", 0.0)
+    n_batches = -(-len(rows) // size)
+    detector.set_params(estimator=estimator).fit(rows[:100])
+    expected = detector.score_pairs(rows)
+    detector.set_params(checkpoint_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        Stop(patch, cls, at=2)
+        with pytest.raises(KeyboardInterrupt):
+            detector.score_pairs(rows)
+    for n_left in (n_batches - 2, 0):
+        with monkeypatch.context() as patch:
+            calls = Stop(patch, cls)
+            np.testing.assert_array_equal(detector.score_pairs(rows), expected)
+            assert calls.n == n_left
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_saved_scores_belong_to_the_settings_and_the_data(detector, flow, rows, tmp_path):
+    detector.set_params(checkpoint_dir=str(tmp_path))
+
+    def n_files(X=rows, **settings):
+        clone(detector).set_params(**settings).fit(rows[:50]).score_pairs(X)
+        return len(list(tmp_path.iterdir()))
+
+    # The calibration rows, and what is scored.
+    assert n_files() == 2
+    assert n_files() == 2
+    assert n_files(contamination=0.1) == 2
+    changed = rows.copy()
+    changed[7, 2] += 1e-3
+    assert n_files(X=changed) == 3
+    assert n_files(X=rows[:-1]) == 4
+    assert n_files(scale=-1.1) == 6
+    assert n_files(estimator="convolution") == 8
+    assert n_files(estimator="lanczos") == 10
+    assert n_files(estimator="lanczos", n_steps=2) == 12
+    assert n_files(estimator="lanczos", n_probes=2) == 14
+    other = clone(flow).set_params(max_epochs=2).fit(rows)
+    assert n_files(density=FrozenEstimator(other)) == 16
+
+
+def test_saved_spectra_are_reused(detector, rows, tmp_path, monkeypatch):
+    detector.set_params(scale="lpca", checkpoint_dir=tmp_path).fit(rows)
+    monkeypatch.setattr(ThresholdDimension, "spectrum", lambda *_: pytest.fail("computed again"))
+    again = clone(detector).fit(rows)
+    np.testing.assert_array_equal(again.train_pairs_, detector.train_pairs_)
+    assert again.scale_ == detector.scale_
+
+
+@each_estimator
+def test_what_is_beyond_the_flow(detector, rows, estimator):
+    """A value of 1e300 overflows: an error that says what to do, or the lowest score."""
+    detector.set_params(estimator=estimator).fit(rows)
+    far = np.concatenate([rows[:3], np.full((1, 4), 1e30)])
+    assert detector.score_samples(far)[3] == 0
+    np.testing.assert_array_equal(detector.score_samples(far)[:3], detector.score_samples(rows[:3]))
+    for method in (detector.score_samples, detector.score_pairs):
+        with pytest.raises(ValueError, match="contains NaN"):
+            method(np.full((2, 4), np.nan))
+
+
+def test_errors(detector, rows):
+    with pytest.raises(NotFittedError):
+        detector.score_pairs(rows)
+    with pytest.raises(ValueError, match="'estimator' parameter of LocalIntrinsicDimension"):
+        detector.set_params(estimator="exact").fit(rows)
+    with pytest.raises(ValueError, match="'density' parameter of LocalIntrinsicDimension"):
+        LocalIntrinsicDimension(LogLikelihood()).fit(rows)
+
+
+def noisy_manifold(dimension, n_values, n, *, noise, seed):
+    """A sphere of that dimension, in a random subspace, with noise; shape (n, n_values)."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(np.random.default_rng(5).normal(size=(n_values, dimension + 1)))[0]
+    points = rng.normal(size=(n, dimension + 1))
+    points /= np.linalg.norm(points, axis=1, keepdims=True)
+    return points @ basis.T + noise * rng.normal(size=(n, n_values))
+
+
+@pytest.mark.parametrize(("dimension", "n_values"), [(1, 3), (2, 5)])
+def test_dimension_of_a_manifold(dimension, n_values):
+    """At a scale between that of the noise and that of the curvature."""
+    X, new = (
+        noisy_manifold(dimension, n_values, n, noise=0.02, seed=seed)
+        for seed, n in enumerate((1500, 200))
+    )
+    settings = {"n_transforms": 2, "hidden_features": (32, 32), "max_epochs": 40}
+    flow = NeuralSplineFlow(**settings, learning_rate=1e-2, random_state=0).fit(X)
+
+    def mean_dimension(estimator, scale, **settings):
+        detector = LocalIntrinsicDimension(
+            FrozenEstimator(flow), estimator=estimator, scale=scale, random_state=0, **settings
+        )
+        return detector.set_params(n_calibration=50).fit(X).score_pairs(new)[:, 1].mean()
+
+    assert mean_dimension("threshold", -1.25) == pytest.approx(dimension, rel=0.1)
+    # Smooth counts change more slowly with the scale, at one of their own.
+    assert mean_dimension("convolution", -0.75) == pytest.approx(dimension, rel=0.1)
+    assert mean_dimension("lanczos", -1.4, n_probes=32) == pytest.approx(dimension, rel=0.1)
+    # Below the noise there are all dimensions.
+    assert mean_dimension("threshold", -6.0) == pytest.approx(n_values, rel=0.02)
+
+
+@each_estimator
+def test_black_images_are_likely_and_of_a_low_dimension(of_digits, digits, estimator):
+    """The paradox of likelihoods: the density is highest where it has no volume."""
+    detector = LocalIntrinsicDimension(
+        FrozenEstimator(of_digits), estimator=estimator, scale=-2.0, random_state=0
+    ).fit(digits[:150])
+    ood = np.zeros((20, 8, 8))
+    X = np.concatenate([digits[600:700], ood])
+    is_in = np.arange(120) < 100
+    log_prob, dimension = detector.score_pairs(X).T
+    assert roc_auc_score(is_in, log_prob) < 0.1
+    assert roc_auc_score(is_in, dimension) > 0.95
+    assert roc_auc_score(is_in, detector.score_samples(X)) > 0.95
+    # And noise has many dimensions, but is not likely.
+    noise = np.random.default_rng(0).integers(17, size=(20, 8, 8))
+    pairs = detector.score_pairs(noise)
+    assert pairs[:, 1].min() > np.median(dimension[:100])
+    assert (detector.predict(noise) == -1).all()
+
+
+def test_lanczos_on_images_has_the_order_of_the_exact_count(of_digits, digits):
+    pairs = {
+        estimator: LocalIntrinsicDimension(
+            FrozenEstimator(of_digits), estimator=estimator, scale=-2.0, n_probes=4, random_state=0
+        )
+        .fit(digits[:20])
+        .score_pairs(digits[600:664])
+        for estimator in ESTIMATORS
+    }
+    for estimator in ESTIMATORS[1:]:
+        np.testing.assert_allclose(pairs[estimator][:, 0], pairs["threshold"][:, 0], atol=1e-3)
+        correlation = np.corrcoef(pairs[estimator][:, 1], pairs["threshold"][:, 1])[0, 1]
+        assert correlation > 0.5, estimator
