@@ -67,7 +67,10 @@ PRESETS = {
         {"n_transforms": (2, 2), "n_filters": 8, "max_steps": 30}, ("lanczos",), 40, 40
     ),
     "quick": Preset(
-        {"n_transforms": (4, 4, 2), "n_filters": 32, "max_steps": 3000}, ("threshold",), 300, 300
+        {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 3000},
+        ("lanczos", "threshold"),
+        200,
+        200,
     ),
     "gpu": Preset(
         {
