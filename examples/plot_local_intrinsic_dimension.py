@@ -10,8 +10,8 @@ the density is concentrated around a set of a low dimension there. The *local in
 *and* its dimension are as large as those of training images (Kamkari et al. 2024).
 
 An :class:`~skood.density.ImageFlow` learns scikit-learn's handwritten digits. Out-of-distribution
-are patches of scikit-learn's photograph of a flower at a sixth of their brightness. Most of them are
-next to black and hardly vary, so that they are more likely than the digits; a few show edges.
+are patches of scikit-learn's photograph of a flower at a sixth of their brightness. Most of them
+are next to black and hardly vary, so that they are more likely than the digits; others show edges.
 
 Everything is at hand without a download, and the script takes about a minute and a half on one
 core.
@@ -66,7 +66,7 @@ results.mkdir(exist_ok=True)
 display.figure_.savefig(results / "local_intrinsic_dimension.png", dpi=110)
 
 # %%
-# Neither of the two measures knows the patches, and the smaller of their ranks among training digits
+# Neither of the two measures knows the patches; the smaller of their ranks among training digits
 # does.
 inside, outside = detector.score_pairs(test), detector.score_pairs(patches)
 truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))

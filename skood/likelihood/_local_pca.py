@@ -10,10 +10,9 @@ from skood._checked_data import CheckedData
 
 __all__ = ["count_components", "local_pca_dimension"]
 
-# Items of at most this many values are looked at in neighbourhoods, which must hold clearly more
-# items than an item has values.
+# Items of at most this many values are looked at in neighbourhoods.
 _MOST_VALUES = 50
-_N_NEIGHBORS = 100
+_FEWEST_NEIGHBORS = 50
 _N_NEIGHBORHOODS = 200
 _LOCAL_ALPHA = 0.05
 _GLOBAL_ALPHA = 0.001
@@ -24,8 +23,8 @@ def local_pca_dimension(
 ) -> float:
     r"""Count the principal components whose variance is above a part of the largest one.
 
-    Items of at most 50 values: the mean over 200 neighbourhoods of the 100 nearest rows, each
-    feature scaled to unit variance, counting :math:`\lambda > 0.05 \lambda_1` [1]_.
+    Items of at most 50 values: the mean over 200 neighbourhoods of twice as many nearest rows, at
+    least 50, each feature scaled to unit variance, counting :math:`\lambda > 0.05 \lambda_1` [1]_.
 
     Larger items, images above all: one analysis of all rows, counting
     :math:`\lambda > 0.001 \lambda_1`, by which [2]_ find the dimensions of image sets. With 3 000
@@ -59,7 +58,8 @@ def local_pca_dimension(
     spread = rows.std(0)
     rows = rows / np.where(spread > 0, spread, 1.0)
     centers = rows[rng.permutation(len(rows))[:_N_NEIGHBORHOODS]]
-    nearest = NearestNeighbors(n_neighbors=min(_N_NEIGHBORS, len(rows))).fit(rows)
+    n_neighbors = min(max(_FEWEST_NEIGHBORS, 2 * rows.shape[1]), len(rows))
+    nearest = NearestNeighbors(n_neighbors=n_neighbors).fit(rows)
     neighborhoods = nearest.kneighbors(centers, return_distance=False)
     return float(np.mean([count_components(rows[near], _LOCAL_ALPHA) for near in neighborhoods]))
 
