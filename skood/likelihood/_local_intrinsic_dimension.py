@@ -258,7 +258,7 @@ class LocalIntrinsicDimension(BaseDetector):
         data = check_data(self, X, reset=False)
         with self._shows_progress("scoring"):
             pairs = self._pairs(data)
-        check_scores(self, pairs)
+        check_scores(self, pairs.sum(1))
         return pairs
 
     def _dimension(self) -> Dimension:

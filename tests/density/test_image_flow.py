@@ -219,14 +219,16 @@ def test_best_epoch_on_validation_data_is_kept(tiny_image_flow, digits):
     assert -flow.score(digits[held_out]) == pytest.approx(losses[best], abs=1e-3)
 
 
-@pytest.mark.parametrize("kind", ["constant", "binary"])
-def test_long_training_on_images_without_a_density(tiny_image_flow, kind):
+@pytest.mark.parametrize(("kind", "coupling"), [("constant", "affine"), ("binary", "spline")])
+def test_long_training_on_images_without_a_density(tiny_image_flow, kind, coupling):
     """Continuous values that do not vary, or are of two kinds, have an infinite density."""
     X = np.full((256, 2, 2), 0.3)
     if kind == "binary":
         X = np.random.default_rng(0).integers(2, size=X.shape).astype(float)
-    settings = {"n_levels": None, "max_steps": 1000, "max_epochs": 1000, "batch_size": 16}
-    flow = tiny_image_flow(n_transforms=(2,), n_filters=4, n_blocks=0, **settings).fit(X)
+    settings = {"n_transforms": (2,), "n_filters": 4, "n_blocks": 0, "coupling": coupling}
+    flow = tiny_image_flow(
+        **settings, n_levels=None, max_steps=1000, max_epochs=1000, batch_size=16
+    ).fit(X)
     assert len(flow.history_["loss"]) == 63
     assert np.isfinite(flow.history_["loss"]).all()
     # Four values, each of a density far above that of uniform pixels.

@@ -305,7 +305,7 @@ def test_dimension_of_a_manifold(dimension, n_values):
         noisy_manifold(dimension, n_values, n, noise=0.02, seed=seed)
         for seed, n in enumerate((1500, 200))
     )
-    settings = {"n_transforms": 2, "hidden_features": (32, 32), "max_epochs": 40}
+    settings = {"n_transforms": 2, "hidden_features": (32, 32), "max_epochs": 30}
     flow = NeuralSplineFlow(**settings, learning_rate=1e-2, random_state=0).fit(X)
 
     def mean_dimension(estimator, scale, **settings):
@@ -314,10 +314,11 @@ def test_dimension_of_a_manifold(dimension, n_values):
         )
         return detector.set_params(n_calibration=50).fit(X).score_pairs(new)[:, 1].mean()
 
-    assert mean_dimension("threshold", -1.25) == pytest.approx(dimension, rel=0.1)
-    # Smooth counts change more slowly with the scale, at one of their own.
-    assert mean_dimension("convolution", -0.75) == pytest.approx(dimension, rel=0.1)
-    assert mean_dimension("lanczos", -1.4, n_probes=32) == pytest.approx(dimension, rel=0.1)
+    assert mean_dimension("threshold", -1.1) == pytest.approx(dimension, rel=0.1)
+    # Smooth counts change more slowly with the scale.
+    assert mean_dimension("convolution", -0.6) == pytest.approx(dimension, rel=0.1)
+    # The probes' own error is large in so few dimensions.
+    assert mean_dimension("lanczos", -1.2, n_probes=32) == pytest.approx(dimension, rel=0.25)
     # Below the noise there are all dimensions.
     assert mean_dimension("threshold", -6.0) == pytest.approx(n_values, rel=0.02)
 
