@@ -70,8 +70,9 @@ class LocalIntrinsicDimension(BaseDetector):
     scale : "lpca" or float, default="lpca"
         r, the logarithm of the scale below which directions do not count, in units of the network
         (pixels in [0, 1], standardised rows). "lpca" takes the r at which the mean LID of training
-        rows is the dimension that principal component analysis finds in the training data: in
-        neighbourhoods, for items of up to 50 values; of all of them, for larger ones, as in [1]_.
+        rows is the dimension that principal component analysis finds in up to 5 000 of them: the
+        mean number of components in neighbourhoods with more than 5 % of the variance of the first;
+        for images, as in [1]_, that of all of them together with more than 0.1 %.
     n_steps : int, default=8
         Steps of "lanczos", each with one product of J and one of its transpose.
     n_probes : int, default=1
@@ -99,7 +100,7 @@ class LocalIntrinsicDimension(BaseDetector):
     scale_ : float
         r.
     target_dimension_ : float or None
-        The dimension found by local principal component analysis; None with a given scale.
+        The dimension found by principal component analysis; None with a given scale.
     train_pairs_ : ndarray of shape (n_calibration, 2)
         Log-density in nats and LID of the calibration rows.
     offset_ : float
