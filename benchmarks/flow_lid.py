@@ -221,10 +221,13 @@ def text(result: dict[str, Any]) -> str:
     """Markdown of AUROCs in percent."""
     training = result["training"]
     seconds = training["seconds"]
+    n_values = 784 if result["id"] in GREY else 3072
+    noisy = training["history"]["loss"][-1] / (n_values * np.log(2))
     minutes = "not timed" if seconds is None else f"{seconds / 60:.0f} minutes"
     lines = [
         f"ID {result['id']}, preset {result['preset']}, seed {result['seed']}, "
-        f"{result['bits_per_dim']:.3f} bits/dim, {training['n_parameters']:,} parameters, "
+        f"{result['bits_per_dim']:.3f} bits/dim ({noisy:.3f} in training, with noise), "
+        f"{training['n_parameters']:,} parameters, "
         f"{training['n_training']} training images, trained on "
         f"{training['machine']['gpu'].replace('none', training['machine']['cpu'])} ({minutes}). "
         "AUROC and rates in %",
