@@ -70,7 +70,7 @@ PRESETS = {
         {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 3000},
         ("lanczos", "threshold"),
         200,
-        200,
+        500,
     ),
     "gpu": Preset(
         {
