@@ -24,6 +24,10 @@ def tiny_image_flow(**kwargs):
     return skood.ImageFlow((1, 2), 4, 1, n_bins=4, **{**settings, **kwargs})
 
 
+def tiny_diffusion(**kwargs):
+    return skood.Diffusion(n_blocks=1, hidden_features=8, n_steps=2, max_epochs=3, **kwargs)
+
+
 def tiny_vae(**kwargs):
     return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
 

@@ -26,10 +26,12 @@ from skood.density._probability_flow import denoise, log_density, noise_and_trac
 
 __all__ = ["Denoiser", "Diffusion"]
 
-# Most values of an item whose traces are computed exactly by default.
-_EXACT_VALUES = 64
+# Most features of rows whose traces are computed exactly by default.
+_EXACT_FEATURES = 64
 # Side from which images are read in patches by default.
 _PATCHED_SIDE = 16
+# Times in validation for each item, divided by its number of values.
+_VALIDATION_DRAWS = 256
 # Items that `sample` draws together.
 _SAMPLES_AT_ONCE = 256
 
@@ -73,7 +75,7 @@ class Diffusion(NeuralDensity):
     n_probes : int, "exact" or "auto", default="auto"
         Random vectors that estimate the trace of the network's Jacobian in each pass [1]_; they are
         the same for every item. "exact" computes it, with a pass for each value of an item. "auto"
-        is "exact" for up to 64 values, and 1 for more.
+        is "exact" for rows of up to 64 features, else 1.
     n_levels : int or None, default=256
         For images: number of values of a pixel, equally spaced in `value_range`. Training adds
         uniform noise to spread each value over its bin. None models continuous values as they are.
@@ -88,8 +90,6 @@ class Diffusion(NeuralDensity):
         Peak learning rate.
     clip_norm : float or None, default=1.0
         Largest norm of a gradient; longer ones are scaled down.
-    patience : int or None, default=20
-        Epochs without a lower validation loss after which training stops.
     **training
         As in :class:`~skood.density.NeuralDensity`.
 
@@ -191,14 +191,12 @@ class Diffusion(NeuralDensity):
         max_steps: int | None = 5000,
         learning_rate: float = 1e-3,
         clip_norm: float | None = 1.0,
-        patience: int | None = 20,
         **training: Any,
     ) -> None:
         super().__init__(
             max_steps=max_steps,
             learning_rate=learning_rate,
             clip_norm=clip_norm,
-            patience=patience,
             **training,
         )
         self.n_filters = n_filters
@@ -312,18 +310,22 @@ class Diffusion(NeuralDensity):
         return VariancePreserving(self.beta_min, self.beta_max)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
-        r"""Bound on the log-density from one time for each item, (b,).
+        r"""Bound on the log-density from a time for each item, in validation several, (b,).
 
         Items with the smallest noise are the latents of a decoder with noise of that size, whose
         log-likelihood is the first of three terms; those of the path and its end follow [2]_.
         """
         low, high = self._log_ratios()
+        n_values = x[0].numel()
+        # The bound of few values varies more from one time to another.
+        n_draws = 1 if module.training else max(1, _VALIDATION_DRAWS // n_values)
+        x = x.repeat(n_draws, *[1] * (x.ndim - 1))
         if module.training:
             place, noise = torch.rand(len(x), 1, device=x.device)[:, 0], torch.randn_like(x)
             if self.n_levels is not None and self.value_range_ is not None:
                 x = x + (2 * torch.rand_like(x) - 1) / (self.n_levels - 1)
         else:
-            points = normal_points(len(x), 1 + x[0].numel()).to(x.device)
+            points = normal_points(len(x), 1 + n_values).to(x.device)
             place, noise = torch.special.ndtr(points[:, 0]), points[:, 1:].view_as(x)
         if self.weighting == "likelihood":
             log_ratio = low + (high - low) * place
@@ -331,7 +333,6 @@ class Diffusion(NeuralDensity):
             log_ratio = self._schedule().log_ratio(self.t_min + (1 - self.t_min) * place).to(x)
         psi, sigma = (a.view(-1, *[1] * (x.ndim - 1)) for a in mean_and_std(log_ratio))
         error = module(psi * x + sigma * noise, log_ratio) - noise
-        n_values = x[0].numel()
         path = (high - low) * error.square().flatten(1).sum(1, dtype=torch.float64)
         decoder = n_values * (low + 0.5 * np.log(2 * np.pi * np.e))
         shrunk, kept = (float(a) ** 2 for a in mean_and_std(torch.tensor(high).double()))
@@ -339,14 +340,16 @@ class Diffusion(NeuralDensity):
             shrunk * x.square().flatten(1).sum(1, dtype=torch.float64)
             + n_values * (kept - 1 - np.log(kept))
         )
-        return self._log_volume() - decoder - path - end
+        bounds = self._log_volume() - decoder - path - end
+        return bounds.view(n_draws, -1).mean(0)
 
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         """Log-density by the probability-flow ODE, (b,), float64."""
-        n_values = x[0].numel()
         probes = None
-        if self.n_probes != "exact" and (self.n_probes != "auto" or n_values > _EXACT_VALUES):
-            n_probes = 1 if self.n_probes == "auto" else int(self.n_probes)
+        n_probes = self.n_probes
+        if n_probes == "auto":
+            n_probes = "exact" if x.ndim == 2 and x.shape[1] <= _EXACT_FEATURES else 1
+        if n_probes != "exact":
             probes = rademacher((self.n_steps, n_probes, *x.shape[1:])).to(x.device)
         with torch.inference_mode(False):
             density = log_density(module, x.clone(), self._log_ratios(), self.n_steps, probes)

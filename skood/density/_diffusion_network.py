@@ -61,7 +61,7 @@ class NoiseNetwork(nn.Module):
         self.body = (
             _UNet(item_shape[0], n_filters, n_blocks, width, patch_size, dropout)
             if is_image
-            else _ResidualRows(item_shape[0], n_blocks, width, dropout)
+            else _RowNetwork(item_shape[0], n_blocks, width, dropout)
         )
 
     def forward(self, x: Tensor, log_ratio: Tensor) -> Tensor:
@@ -197,29 +197,40 @@ class _Attention(nn.Module):
         return x + self.out((value @ weights.mT).view_as(x))
 
 
-class _ResidualRows(nn.Module):
+class _RowNetwork(nn.Module):
     """Residual blocks of linear layers."""
 
     def __init__(self, n_features: int, n_blocks: int, width: int, dropout: float) -> None:
         super().__init__()
         self.first = nn.Linear(n_features, width)
-        self.blocks = nn.ModuleList(
-            nn.Sequential(
-                nn.SiLU(),
-                nn.Linear(width, width),
-                nn.SiLU(),
-                nn.Dropout(dropout),
-                nn.Linear(width, width),
-            )
-            for _ in range(n_blocks)
-        )
+        self.blocks = nn.ModuleList(_RowBlock(width, dropout) for _ in range(n_blocks))
         self.last = _zero(nn.Linear(width, n_features))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.first(x)
         for block in self.blocks:
-            h = h + block(h + embedding)
+            h = block(h, embedding)
         return self.last(F.silu(h))
+
+
+class _RowBlock(nn.Module):
+    """Two linear layers, after the embedding of the noise, added to their input."""
+
+    def __init__(self, width: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.layers = nn.Sequential(
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Dropout(dropout),
+            nn.Linear(width, width),
+        )
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        scale, shift = self.modulation(embedding).chunk(2, 1)
+        return x + self.layers(self.norm(x) * (1 + scale) + shift)
 
 
 def _norm(n_channels: int) -> nn.Module:

@@ -40,27 +40,24 @@ def noise_and_trace(
     log_ratio : Tensor, scalar
     probes : Tensor of shape (k, \*item_shape) or None
         Vectors v whose entries have mean 0 and variance 1: the trace is estimated by the mean of
-        v'Jv (Hutchinson). None computes it, with a tangent for each value of an item.
+        v'Jv (Hutchinson). None computes it, with a vector for each value of an item.
 
     Returns
     -------
     noise : Tensor of shape (b, ...)
     trace : Tensor of shape (b,), float64
     """
-    exact = probes is None
-    if probes is None:
-        n_values = x[0].numel()
-        eye = torch.eye(n_values, dtype=x.dtype, device=x.device)
-        probes = eye.view(n_values, *x.shape[1:])
-
-    def along(probe: Tensor) -> tuple[Tensor, Tensor]:
-        found, change = torch.func.jvp(lambda x: noise(x, log_ratio), (x,), (probe.expand_as(x),))
-        return found, (probe * change).flatten(1).sum(1, dtype=torch.float64)
-
     with torch.no_grad():
-        # What does not depend on the probe is computed once.
-        found, products = torch.func.vmap(along, out_dims=(None, 0))(probes)
-    return found, products.sum(0) if exact else products.mean(0)
+        found, pull = torch.func.vjp(lambda x: noise(x, log_ratio), x)
+
+        def product(probe: Tensor) -> Tensor:
+            return (probe * pull(probe.expand_as(x))[0]).flatten(1).sum(1, dtype=torch.float64)
+
+        if probes is not None:
+            return found, torch.stack([product(probe) for probe in probes]).mean(0)
+        n_values = x[0].numel()
+        basis = torch.eye(n_values, dtype=x.dtype, device=x.device).view(n_values, *x.shape[1:])
+        return found, torch.func.vmap(product)(basis).sum(0)
 
 
 def log_density(

@@ -109,12 +109,8 @@ def test_probes_estimate_the_trace_without_bias(mixture):
     x, log_ratio = torch.from_numpy(stored["x"][:8]), torch.tensor(-0.5).double()
     found, exact = noise_and_trace(noise, x, log_ratio, None)
     torch.testing.assert_close(found, noise(x, log_ratio))
-    products = torch.stack(
-        [
-            noise_and_trace(noise, x, log_ratio, probe[None])[1]
-            for probe in rademacher((400, 8)).double()
-        ]
-    )
+    probes = rademacher((400, 1, 8)).double()
+    products = torch.stack([noise_and_trace(noise, x, log_ratio, probe)[1] for probe in probes])
     error = products.std(0) / 400**0.5
     assert ((products.mean(0) - exact).abs() < 4 * error + 1e-9).all()
     together = noise_and_trace(noise, x, log_ratio, probes[:, 0])[1]
