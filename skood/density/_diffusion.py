@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -301,8 +302,11 @@ class Diffusion(NeuralDensity):
         side = 2 / (high - low) if self.n_levels is None else 2 / (self.n_levels - 1)
         return float(np.prod(self._preprocessing.item_shape) * np.log(side))
 
-    def _log_ratios(self) -> tuple[float, float]:
-        """Smallest and largest noise."""
+    def log_ratios(self) -> tuple[float, float]:
+        """Logarithms of the smallest and the largest noise, relative to the item.
+
+        An internal interface, stable within this package.
+        """
         low, high = self._schedule().log_ratio(torch.tensor([self.t_min, 1.0]))
         return float(low), float(high)
 
@@ -315,7 +319,7 @@ class Diffusion(NeuralDensity):
         Items with the smallest noise are the latents of a decoder with noise of that size, whose
         log-likelihood is the first of three terms; those of the path and its end follow [2]_.
         """
-        low, high = self._log_ratios()
+        low, high = self.log_ratios()
         n_values = x[0].numel()
         # The bound of few values varies more from one time to another.
         n_draws = 1 if module.training else max(1, _VALIDATION_DRAWS // n_values)
@@ -350,9 +354,9 @@ class Diffusion(NeuralDensity):
         if n_probes == "auto":
             n_probes = "exact" if x.ndim == 2 and x.shape[1] <= _EXACT_FEATURES else 1
         if n_probes != "exact":
-            probes = rademacher((self.n_steps, n_probes, *x.shape[1:])).to(x.device)
+            probes = rademacher((self.n_steps, int(n_probes), *x.shape[1:])).to(x.device)
         with torch.inference_mode(False):
-            density = log_density(module, x.clone(), self._log_ratios(), self.n_steps, probes)
+            density = log_density(module, x.clone(), self.log_ratios(), self.n_steps, probes)
         return density + self._log_volume()
 
     def map_noise(
@@ -379,7 +383,9 @@ class Diffusion(NeuralDensity):
             Passed to `map_batches`.
         """
         module, device = self._ready()
-        denoiser = Denoiser(module, self._schedule(), self._log_ratios()[0], self.n_steps)
+        denoiser = Denoiser(
+            module, self._schedule(), self.log_ratios(), partial(self._marginal, module)
+        )
         data = self._open(data, reset=False)
 
         def of_items(items: npt.NDArray) -> Any:
@@ -437,7 +443,7 @@ class Diffusion(NeuralDensity):
         """
         module, device = self._ready(n_samples)
         generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
-        low, high = self._log_ratios()
+        low, high = self.log_ratios()
         grid = torch.linspace(high, low, self.n_steps + 1, device=device)
         drawn = []
         with torch.no_grad():
@@ -472,19 +478,23 @@ class Denoiser:
     noise : callable
         The network: finds the noise in noisy items at a log-ratio.
     schedule : VariancePreserving
-    smallest : float
-        Log-ratio of the smallest noise.
-    n_steps : int
-        Steps of the ODE from time 1.
+    log_ratios : (float, float)
+        Smallest and largest noise.
+    log_density : callable
+        Log-density of items in nats, in the units of X, (b,), float64.
     """
 
     def __init__(
-        self, noise: Callable, schedule: VariancePreserving, smallest: float, n_steps: int
+        self,
+        noise: Callable[[Tensor, Tensor], Tensor],
+        schedule: VariancePreserving,
+        log_ratios: tuple[float, float],
+        log_density: Callable[[Tensor], Tensor],
     ) -> None:
         self.noise = noise
         self.schedule = schedule
-        self.smallest = smallest
-        self.n_steps = n_steps
+        self.log_ratios = log_ratios
+        self.log_density = log_density
 
     def log_ratio(self, t: float) -> Tensor:
         """Logarithm of the noise at time t, a scalar, float64."""

@@ -234,7 +234,8 @@ class _RowBlock(nn.Module):
 
 
 def _norm(n_channels: int) -> nn.Module:
-    return nn.GroupNorm(math.gcd(_N_GROUPS, n_channels), n_channels)
+    """Normalise groups of at least four channels: one pixel's value in a group would become 0."""
+    return nn.GroupNorm(math.gcd(_N_GROUPS, max(1, n_channels // 4)), n_channels)
 
 
 def _zero(layer: nn.Module) -> nn.Module:

@@ -37,7 +37,7 @@ def gaussian():
 def of_gaussian(gaussian):
     X = gaussian.rvs(2000, random_state=0)
     settings = {"hidden_features": 64, "n_blocks": 2, "ema_decay": 0.99}
-    return make_diffusion(**settings, n_steps=20, max_steps=900).fit(X)
+    return make_diffusion(**settings, n_steps=10, max_steps=900).fit(X)
 
 
 def test_learns_a_density_in_nats_and_units_of_x(gaussian, of_gaussian):
@@ -51,9 +51,9 @@ def test_learns_a_density_in_nats_and_units_of_x(gaussian, of_gaussian):
 
 def test_density_integrates_to_one(gaussian, of_gaussian):
     width = 5 * np.sqrt(np.diag(gaussian.cov))
-    places = (np.arange(60) + 0.5) / 60 * 2 - 1
+    places = (np.arange(40) + 0.5) / 40 * 2 - 1
     grid = gaussian.mean + width * np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
-    mass = np.exp(of_gaussian.score_samples(grid)).sum() * np.prod(2 * width / 60)
+    mass = np.exp(of_gaussian.score_samples(grid)).sum() * np.prod(2 * width / 40)
     assert mass == pytest.approx(1, abs=0.02)
 
 
@@ -67,23 +67,24 @@ def test_untrained_model_is_the_standard_normal_distribution():
     np.testing.assert_allclose(model.score_function(X, 0.3), -np.sqrt(psi_squared) * Z, atol=1e-5)
 
 
-def test_score_function_is_the_gradient_of_the_log_density(gaussian, of_gaussian):
-    """At the smallest noise, by finite differences, in standardised units."""
-    X = gaussian.rvs(50, random_state=2)
-    steps = 0.02 * np.diag(of_gaussian.scale_)
-    differences = [
-        (of_gaussian.score_samples(X + step) - of_gaussian.score_samples(X - step)) / 0.04
-        for step in steps
-    ]
-    found = of_gaussian.score_function(X, of_gaussian.t_min)
-    assert np.corrcoef(np.stack(differences, 1).ravel(), found.ravel())[0, 1] > 0.95
+@pytest.mark.parametrize("t", [0.1, 0.4])
+def test_score_function_of_a_normal_distribution(gaussian, of_gaussian, t):
+    X = gaussian.rvs(200, random_state=2)
+    Z = (X - of_gaussian.mean_) / of_gaussian.scale_
+    shrunk = np.exp(-(0.1 * t + 19.9 * t**2 / 2))
+    correlation = gaussian.cov / np.sqrt(np.outer(*2 * [np.diag(gaussian.cov)]))
+    noisy = shrunk * correlation + (1 - shrunk) * np.eye(2)
+    expected = -np.sqrt(shrunk) * Z @ np.linalg.inv(noisy)
+    found = of_gaussian.score_function(X, t)
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.97
+    assert (found * expected).sum() / (expected**2).sum() == pytest.approx(1, abs=0.1)
 
 
 def test_samples_are_like_the_data(gaussian, of_gaussian):
     drawn = of_gaussian.sample(2000, random_state=0)
     assert (drawn.shape, drawn.dtype) == ((2000, 2), np.float64)
     np.testing.assert_allclose(drawn.mean(0), gaussian.mean, atol=0.15 * np.sqrt(900))
-    np.testing.assert_allclose(drawn.std(0), np.sqrt(np.diag(gaussian.cov)), rtol=0.1)
+    np.testing.assert_allclose(drawn.std(0), np.sqrt(np.diag(gaussian.cov)), rtol=0.15)
     assert np.corrcoef(drawn.T)[0, 1] == pytest.approx(30 / np.sqrt(1300), abs=0.1)
     np.testing.assert_array_equal(of_gaussian.sample(2000, random_state=0), drawn)
     assert (of_gaussian.sample(3, random_state=1) != of_gaussian.sample(3, random_state=2)).all()
@@ -91,18 +92,17 @@ def test_samples_are_like_the_data(gaussian, of_gaussian):
 
 @pytest.fixture(scope="module")
 def of_images(digits):
-    settings = {"n_levels": 17, "value_range": (0, 16), "n_filters": (16, 32)}
-    return make_diffusion(**settings, max_steps=150, n_steps=8, ema_decay=0.95).fit(digits[:1000])
+    settings = {"n_levels": 17, "value_range": (0, 16), "max_steps": 120, "n_steps": 4}
+    return make_diffusion(**settings, ema_decay=0.95).fit(digits[:1000])
 
 
 def test_learns_images(of_images, digits):
-    bits = of_images.bits_per_dim(digits[1000:1200]).mean()
+    scores = of_images.score_samples(digits[1000:1064])
     untrained = make_diffusion(n_levels=17, value_range=(0, 16)).fit(digits[:1000])
     # Of 17 levels, uniform pixels take log2(17) = 4.1 bits.
-    assert 1 < bits < 3.5
-    assert bits < untrained.bits_per_dim(digits[1000:1200]).mean() - 0.5
-    noise = np.random.default_rng(0).integers(17, size=(100, 8, 8))
-    scores = of_images.score_samples(digits[1000:1200])
+    assert 1 < -scores.mean() / np.log(2) / 64 < 3.5
+    assert scores.mean() > untrained.score(digits[1000:1064]) + 20
+    noise = np.random.default_rng(0).integers(17, size=(32, 8, 8))
     assert of_images.score_samples(noise).max() < np.percentile(scores, 5)
 
 
@@ -114,19 +114,19 @@ def test_samples_of_images(of_images, digits):
 
 
 def test_scores_are_the_same_in_any_batch_and_call(of_images, digits):
-    X = digits[1000:1050]
+    X = digits[1000:1040]
     scores = of_images.score_samples(X)
-    assert (scores.dtype, scores.shape) == (np.float64, (50,))
-    order = np.random.default_rng(0).permutation(50)
+    assert (scores.dtype, scores.shape) == (np.float64, (40,))
+    order = np.random.default_rng(0).permutation(40)
     np.testing.assert_array_equal(of_images.score_samples(X[order]), scores[order])
-    parts = [of_images.score_samples(X[i : i + 9]) for i in range(0, 50, 9)]
+    parts = [of_images.score_samples(X[i : i + 15]) for i in range(0, 40, 15)]
     np.testing.assert_array_equal(np.concatenate(parts), scores)
 
 
 def test_probes_are_close_to_the_exact_trace(of_images, digits):
     X = digits[1000:1032]
     exact, one, four = (
-        pickle.loads(pickle.dumps(of_images)).set_params(n_probes=n, n_steps=4).score_samples(X)
+        pickle.loads(pickle.dumps(of_images)).set_params(n_probes=n, n_steps=2).score_samples(X)
         for n in ("exact", 1, 4)
     )
     assert abs(four - exact).mean() < abs(one - exact).mean()
@@ -212,10 +212,10 @@ def test_forms_of_the_same_images():
 
 def test_probabilities_of_levels_sum_to_one():
     """The density in the middle of a bin times its volume is close to the integral over it."""
-    X = np.random.default_rng(0).normal(31, 12, size=(2000, 1, 1, 1)).round().clip(0, 63)
-    settings = {"n_levels": 64, "value_range": (0, 63), "n_filters": (8,), "n_steps": 20}
-    model = make_diffusion(**settings, max_steps=100).fit(X)
-    scores = model.score_samples(np.arange(64.0).reshape(-1, 1, 1, 1))
+    X = np.random.default_rng(0).normal(15, 4, size=(2000, 1, 1, 1)).round().clip(0, 31)
+    settings = {"n_levels": 32, "value_range": (0, 31), "n_filters": (8,), "n_steps": 10}
+    model = make_diffusion(**settings, max_steps=300).fit(X)
+    scores = model.score_samples(np.arange(32.0).reshape(-1, 1, 1, 1))
     assert np.exp(scores).sum() == pytest.approx(1, abs=0.05)
 
 
