@@ -26,6 +26,11 @@ def make_diffusion(**kwargs):
     return Diffusion(**{**settings, **kwargs})
 
 
+def with_parameters(model, **parameters):
+    """Return a copy of a fitted model; these do not enter training."""
+    return pickle.loads(pickle.dumps(model)).set_params(**parameters)
+
+
 @pytest.fixture(scope="module")
 def gaussian():
     """A normal distribution away from the origin, on scales of its own."""
@@ -54,7 +59,7 @@ def test_density_integrates_to_one(gaussian, of_gaussian):
     places = (np.arange(40) + 0.5) / 40 * 2 - 1
     grid = gaussian.mean + width * np.stack(np.meshgrid(places, places), -1).reshape(-1, 2)
     mass = np.exp(of_gaussian.score_samples(grid)).sum() * np.prod(2 * width / 40)
-    assert mass == pytest.approx(1, abs=0.02)
+    assert mass == pytest.approx(1, abs=0.05)
 
 
 def test_untrained_model_is_the_standard_normal_distribution():
@@ -107,7 +112,7 @@ def test_learns_images(of_images, digits):
 
 
 def test_samples_of_images(of_images, digits):
-    drawn = of_images.sample(200, random_state=0)
+    drawn = with_parameters(of_images, n_steps=25).sample(200, random_state=0)
     assert (drawn.shape, drawn.dtype) == ((200, 1, 8, 8), np.float64)
     assert set(np.unique(drawn)) <= set(range(17))
     assert np.corrcoef(drawn.mean((0, 1)).ravel(), digits.mean(0).ravel())[0, 1] > 0.9
@@ -126,8 +131,7 @@ def test_scores_are_the_same_in_any_batch_and_call(of_images, digits):
 def test_probes_are_close_to_the_exact_trace(of_images, digits):
     X = digits[1000:1032]
     exact, one, four = (
-        pickle.loads(pickle.dumps(of_images)).set_params(n_probes=n, n_steps=2).score_samples(X)
-        for n in ("exact", 1, 4)
+        with_parameters(of_images, n_probes=n, n_steps=2).score_samples(X) for n in ("exact", 1, 4)
     )
     assert abs(four - exact).mean() < abs(one - exact).mean()
     assert np.corrcoef(four, exact)[0, 1] > 0.95
