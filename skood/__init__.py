@@ -27,7 +27,14 @@ _PUBLIC = {
         "VGG",
         "WideResNet",
     ],
-    "likelihood": ["LikelihoodRatio", "LocalIntrinsicDimension", "LogLikelihood"],
+    "likelihood": [
+        "CCLR",
+        "DiffusionReconstruction",
+        "LikelihoodRatio",
+        "LocalIntrinsicDimension",
+        "LogLikelihood",
+        "ScoreNorm",
+    ],
     "posthoc": [
         "ASH",
         "AdaSCALE",

@@ -500,6 +500,18 @@ class Denoiser:
         """Logarithm of the noise at time t, a scalar, float64."""
         return self.schedule.log_ratio(torch.tensor(t))
 
+    def noisy(self, x: Tensor, t: float, noise: Tensor) -> Tensor:
+        """Add noise to items, as much as there is at time t."""
+        psi, sigma = mean_and_std(self.log_ratio(t))
+        return psi * x + sigma * noise
+
+    def denoise(self, x: Tensor, t: float, n_steps: int) -> Tensor:
+        """Take noise off noisy items of time t, in steps of the ODE to the smallest noise."""
+        start = float(self.log_ratio(t))
+        end = min(start, self.log_ratios[0]) if n_steps > 0 else start
+        grid = torch.linspace(start, end, n_steps + 1, device=x.device)
+        return denoise(self.noise, x, grid)
+
     def score(self, x: Tensor, log_ratio: Tensor) -> Tensor:
         r"""Gradient of the log-density of noisy items, at :math:`\psi x`; float64."""
         psi, sigma = mean_and_std(log_ratio)
