@@ -60,8 +60,10 @@ class Diffusion(NeuralDensity):
         width are even and more than 16, else 1.
     dropout : float, default=0.0
         Part of the hidden channels dropped in training.
-    beta_min, beta_max : float, default=0.1 and 20.0
-        Rates of noise at times 0 and 1.
+    beta_min : float, default=0.1
+        Rate of noise at time 0.
+    beta_max : float, default=20.0
+        Rate of noise at time 1.
     t_min : float, default=0.001
         Time of the smallest noise, by default of a standard deviation of 0.01, below which nothing
         is modelled.
