@@ -9,7 +9,14 @@ __version__ = "0.1.0.dev0"
 
 # The public names, by the part of the package that each comes from.
 _PUBLIC = {
-    "density": ["Autoencoder", "ImageFlow", "NeuralSplineFlow", "PixelCNN", "VAE"],
+    "density": [
+        "Autoencoder",
+        "Diffusion",
+        "ImageFlow",
+        "NeuralSplineFlow",
+        "PixelCNN",
+        "VAE",
+    ],
     "classifiers": [
         "ConvNet",
         "DenseNet",
@@ -20,7 +27,14 @@ _PUBLIC = {
         "VGG",
         "WideResNet",
     ],
-    "likelihood": ["LikelihoodRatio", "LocalIntrinsicDimension", "LogLikelihood"],
+    "likelihood": [
+        "CCLR",
+        "DiffusionReconstruction",
+        "LikelihoodRatio",
+        "LocalIntrinsicDimension",
+        "LogLikelihood",
+        "ScoreNorm",
+    ],
     "posthoc": [
         "ASH",
         "AdaSCALE",

@@ -66,6 +66,8 @@ OF_IMAGES = [
     skood.LikelihoodRatio(tiny_pixelcnn(image_shape=None, value_range=None)),
     tiny_image_flow(image_shape=None, value_range=None),
     skood.LocalIntrinsicDimension(tiny_image_flow(image_shape=None, value_range=None)),
+    skood.Diffusion((4, 8), 1, n_steps=1, max_epochs=1),
+    skood.DiffusionReconstruction(skood.Diffusion((4,), 1, n_steps=1, max_epochs=1), times=(0.1,)),
     skood.BoundarySampler(tiny_vae()),
     skood.MSP(tiny_convnet()),
     skood.ODIN(tiny_convnet()),

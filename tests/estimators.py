@@ -24,6 +24,10 @@ def tiny_image_flow(**kwargs):
     return skood.ImageFlow((1, 2), 4, 1, n_bins=4, **{**settings, **kwargs})
 
 
+def tiny_diffusion(**kwargs):
+    return skood.Diffusion(n_blocks=1, hidden_features=8, n_steps=2, max_epochs=3, **kwargs)
+
+
 def tiny_vae(**kwargs):
     return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
 
@@ -61,6 +65,7 @@ ESTIMATORS = [
     tiny_flow(),
     tiny_pixelcnn(),
     tiny_image_flow(),
+    tiny_diffusion(),
     tiny_vae(),
     tiny_autoencoder(),
     tiny_mlp(),
@@ -72,6 +77,10 @@ ESTIMATORS = [
     LikelihoodRatio(KernelDensity()),
     LikelihoodRatio(tiny_flow(), mutation_rate=[0.1, 0.3]),
     skood.LocalIntrinsicDimension(tiny_flow()),
+    skood.CCLR(tiny_diffusion(), n_draws=2),
+    skood.DiffusionReconstruction(tiny_diffusion(), times=(0.1, 0.3), n_steps=1),
+    skood.LocalIntrinsicDimension(tiny_diffusion()),
+    skood.ScoreNorm(tiny_diffusion()),
     skood.LocalIntrinsicDimension(tiny_image_flow(), estimator="lanczos", scale=-1.0, n_steps=2),
     skood.ASH(tiny_mlp()),
     skood.AdaSCALE(tiny_mlp()),

@@ -44,6 +44,8 @@ class Stream(enum.IntEnum):
     DIMENSION_ROWS = 33
     DIMENSION_PROBES = 34
     LOCAL_PCA_ROWS = 35
+    RECONSTRUCTION_ROWS = 38
+    ADDED_NOISE = 39
     # Detectors on a classifier.
     TEMPERATURE_ROWS = 40
     BANK = 41

@@ -5,6 +5,7 @@ And an autoencoder, a transformer that reconstructs them.
 
 from skood.density._autoencoder import Autoencoder
 from skood.density._base import NeuralDensity
+from skood.density._diffusion import Diffusion
 from skood.density._flow import NeuralSplineFlow
 from skood.density._image_flow import ImageFlow
 from skood.density._invertible import InvertibleDensity
@@ -14,6 +15,7 @@ from skood.density._vae import VAE
 __all__ = [
     "VAE",
     "Autoencoder",
+    "Diffusion",
     "ImageFlow",
     "InvertibleDensity",
     "NeuralDensity",

@@ -264,6 +264,9 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
     def _initialize(self, module: nn.Module, *batch: Tensor) -> None:
         """Prepare the untrained network on the first batch; nothing by default."""
 
+    def _after_step(self, module: nn.Module) -> None:
+        """Act after an update of the weights; nothing by default."""
+
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> NeuralDensity:
         """Train the density.

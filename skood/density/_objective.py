@@ -66,6 +66,9 @@ class DensityObjective(Objective):
     def start(self, *batch: Tensor) -> None:
         self.density._initialize(self.network, *batch)
 
+    def after_step(self) -> None:
+        self.density._after_step(self.network)
+
     def loss(self, *batch: Tensor) -> Tensor:
         x, class_indices = batch if len(batch) > 1 else (*batch, None)
         return -sum_over_item(self.density._log_prob(self.network, x, class_indices))
@@ -82,9 +85,11 @@ def sum_over_item(log_prob: Tensor) -> Tensor:
 
 
 def _kernels(module: nn.Module) -> list[Tensor]:
-    """Kernels of a network's convolutions and linear layers, as its forward pass uses them."""
+    """Kernels of layers that learn, convolutions and linear ones, as the forward pass uses them."""
     kernels = []
     for layer in module.modules():
+        if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
+            continue
         if hasattr(layer, "kernel"):
             kernels.append(layer.kernel())
         elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):

@@ -1,4 +1,4 @@
-"""Local intrinsic dimension of a normalising flow, beside its log-density."""
+"""Local intrinsic dimension of a flow or diffusion model, beside its log-density."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector, fit_model
 from skood.density import ImageFlow, NeuralSplineFlow
+from skood.density._diffusion import Denoiser
 from skood.density._invertible import Derivative
 from skood.likelihood._dimension import (
     ConvolutionDimension,
@@ -34,18 +35,23 @@ from skood.likelihood._local_pca import local_pca_dimension
 
 __all__ = ["LocalIntrinsicDimension"]
 
+_OF_FLOWS = ("threshold", "convolution", "lanczos")
 # Most calibration rows that the scale is found on.
 _SCALE_ROWS = 256
+# Most values of an item for which FLIPD computes traces.
+_EXACT_VALUES = 64
+# Steps of the bisection for FLIPD's scale.
+_N_BISECTIONS = 12
 
 
 class LocalIntrinsicDimension(BaseDetector):
-    r"""Detector on a flow that wants both a likely and a high-dimensional neighbourhood.
+    r"""Detector on a density that wants both a likely and a high-dimensional neighbourhood.
 
-    A flow may give out-of-distribution items a higher density than its training data. It can do so
-    only in a region of little volume, where its density is concentrated around a set of a lower
-    dimension. An item is therefore in-distribution when its log-density *and* the local intrinsic
-    dimension (LID) of the flow's density around it are large [1]_. The score is the smaller of two
-    empirical distribution functions of in-distribution training rows,
+    A density may be higher at out-of-distribution items than at its training data. It can be so
+    only in a region of little volume, where it is concentrated around a set of a lower dimension.
+    An item is therefore in-distribution when its log-density *and* the local intrinsic dimension
+    (LID) of the density around it are large [1]_. The score is the smaller of two empirical
+    distribution functions of in-distribution training rows,
 
     .. math:: s(x) = \min\big( F_1(\log p(x)), F_2(\mathrm{LID}(x)) \big)
 
@@ -54,12 +60,13 @@ class LocalIntrinsicDimension(BaseDetector):
     Parameters
     ----------
     density : estimator, default=None
-        An :class:`~skood.density.ImageFlow` or :class:`~skood.density.NeuralSplineFlow`; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes ImageFlow for
-        images and NeuralSplineFlow for rows.
-    estimator : {"threshold", "convolution", "lanczos"}, default="threshold"
-        How the dimension is estimated from J, the derivative of the flow's map from latents to
-        data at the item, with :math:`\lambda_i` the eigenvalues of :math:`J^T J`:
+        An :class:`~skood.density.ImageFlow`, :class:`~skood.density.NeuralSplineFlow` or
+        :class:`~skood.density.Diffusion`; one in :class:`sklearn.frozen.FrozenEstimator` is not
+        trained again. None takes ImageFlow for images and NeuralSplineFlow for rows.
+    estimator : {"auto", "threshold", "convolution", "lanczos", "flipd"}, default="auto"
+        How the dimension is estimated; "auto" takes "threshold" for a flow and "flipd" for a
+        diffusion model. For a flow, from J, the derivative of its map from latents to data at the
+        item, with :math:`\lambda_i` the eigenvalues of :math:`J^T J`:
 
         - "threshold": the number of :math:`\lambda_i > e^{2r}`;
         - "convolution": D + d/dr of the log-density convolved with a normal distribution of
@@ -67,16 +74,24 @@ class LocalIntrinsicDimension(BaseDetector):
         - "lanczos": the smooth number :math:`\sum_i \lambda_i / (\lambda_i + e^{2r})`,
           approximated without J from a few of its products with vectors. By far the fastest for
           images; for less than a hundred values the others are as fast.
+
+        For a diffusion model, from its score s where noise has the standard deviation
+        :math:`e^r` relative to the item [2]_:
+
+        - "flipd": :math:`D + \sigma^2 (\operatorname{tr} \nabla s + \|s\|^2)`.
     scale : "lpca" or float, default="lpca"
         r, the logarithm of the scale below which directions do not count, in units of the network
-        (pixels in [0, 1], standardised rows). "lpca" takes the r at which the mean LID of training
+        (pixels in [0, 1] for flows and in [-1, 1] for diffusion models, standardised rows). With
+        the default noise of a diffusion model, the times 0.01, 0.1 and 0.2 of [1]_ are those of
+        r = -3.11, -1.08 and -0.33. "lpca" takes the r at which the mean LID of training
         rows is the dimension that principal component analysis finds in up to 5 000 of them: the
         mean number of components in neighbourhoods with more than 5 % of the variance of the first;
         for images, as in [1]_, that of all of them together with more than 0.1 %.
     n_steps : int, default=8
         Steps of "lanczos", each with one product of J and one of its transpose.
     n_probes : int, default=1
-        Random vectors that "lanczos" starts from, one after the other.
+        Random vectors that "lanczos" starts from, one after the other, or that "flipd" estimates
+        the trace with; for items of up to 64 values it computes the trace.
     n_calibration : int or None, default=1000
         Training rows that the distribution functions, the scale and the threshold are found on.
         None takes all.
@@ -96,7 +111,9 @@ class LocalIntrinsicDimension(BaseDetector):
     Attributes
     ----------
     density_ : estimator
-        The fitted flow.
+        The fitted density.
+    estimator_ : str
+        What "auto" stands for.
     scale_ : float
         r.
     target_dimension_ : float or None
@@ -126,6 +143,9 @@ class LocalIntrinsicDimension(BaseDetector):
     .. [1] H. Kamkari, B. L. Ross, J. C. Cresswell, A. L. Caterini, R. G. Krishnan,
        G. Loaiza-Ganem, "A Geometric Explanation of the Likelihood OOD Detection Paradox",
        ICML 2024.
+    .. [2] H. Kamkari, B. L. Ross, R. Hosseinzadeh, J. C. Cresswell, G. Loaiza-Ganem, "A Geometric
+       View of Data Complexity: Efficient Local Intrinsic Dimension Estimation with Diffusion
+       Models", NeurIPS 2024, equation 11.
 
     Examples
     --------
@@ -142,8 +162,8 @@ class LocalIntrinsicDimension(BaseDetector):
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples", "jacobian"]), None],
-        "estimator": [StrOptions({"threshold", "convolution", "lanczos"})],
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "estimator": [StrOptions({"auto", *_OF_FLOWS, "flipd"})],
         "scale": [StrOptions({"lpca"}), Interval(numbers.Real, None, None, closed="neither")],
         "n_steps": [Interval(numbers.Integral, 1, None, closed="left")],
         "n_probes": [Interval(numbers.Integral, 1, None, closed="left")],
@@ -156,7 +176,7 @@ class LocalIntrinsicDimension(BaseDetector):
         self,
         density: Any = None,
         *,
-        estimator: str = "threshold",
+        estimator: str = "auto",
         scale: str | float = "lpca",
         n_steps: int = 8,
         n_probes: int = 1,
@@ -187,6 +207,7 @@ class LocalIntrinsicDimension(BaseDetector):
             density = ImageFlow() if inliers.is_image else NeuralSplineFlow()
         model_seed = None if self.random_state is None else seed
         self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
+        self.estimator_ = self._choose_estimator()
         n_values = int(np.prod(inliers.item_shape))
         signs = numpy_rng(seed, Stream.DIMENSION_PROBES).integers(2, size=(self.n_probes, n_values))
         self._probes = 2.0 * signs - 1
@@ -200,6 +221,11 @@ class LocalIntrinsicDimension(BaseDetector):
         self.target_dimension_ = local_pca_dimension(
             inliers, rng=numpy_rng(seed, Stream.LOCAL_PCA_ROWS)
         )
+        if self.estimator_ == "flipd":
+            of_scale = inliers.subset(rows[:_SCALE_ROWS])
+            self.scale_ = self._find_noise(of_scale, self.target_dimension_)
+            self.train_pairs_ = self._pairs(inliers.subset(rows))
+            return
         log_prob, spectrum = self._spectra(inliers.subset(rows[:_SCALE_ROWS]))
         self.scale_ = find_scale(self._dimension(), spectrum, self.target_dimension_)
         dimensions = self._dimension().dimension(spectrum, self.scale_)
@@ -207,6 +233,26 @@ class LocalIntrinsicDimension(BaseDetector):
         if n_rows > _SCALE_ROWS:
             others = self._pairs(inliers.subset(rows[_SCALE_ROWS:]))
             self.train_pairs_ = np.concatenate((self.train_pairs_, others))
+
+    def _choose_estimator(self) -> str:
+        """Return the estimator; raise where the density does not have what it needs."""
+        is_flow, is_diffusion = (
+            hasattr(self.density_, method) for method in ("map_latents", "map_noise")
+        )
+        if not (is_flow or is_diffusion):
+            raise ValueError(
+                f"density={self.density!r} has no local intrinsic dimension that can be computed; "
+                "expected an ImageFlow, a NeuralSplineFlow or a Diffusion"
+            )
+        known = _OF_FLOWS if is_flow else ("flipd",)
+        if self.estimator == "auto":
+            return known[0]
+        if self.estimator not in known:
+            raise ValueError(
+                f"estimator={self.estimator!r} does not suit a {'flow' if is_flow else 'diffusion'}"
+                f" model, {self.density!r}; expected 'auto' or one of {known}"
+            )
+        return self.estimator
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
@@ -263,13 +309,20 @@ class LocalIntrinsicDimension(BaseDetector):
         return pairs
 
     def _dimension(self) -> Dimension:
-        if self.estimator == "threshold":
+        if self.estimator_ == "threshold":
             return ThresholdDimension()
-        if self.estimator == "convolution":
+        if self.estimator_ == "convolution":
             return ConvolutionDimension()
         return LanczosDimension(self._probes, self.n_steps)
 
     def _pairs(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        what = f"LID at {self.scale_!r}"
+        if self.estimator_ == "flipd":
+
+            def both(denoiser: Denoiser, x: Tensor) -> tuple[Tensor, Tensor]:
+                return denoiser.log_density(x), self._flipd(denoiser, x, self.scale_)
+
+            return np.stack(self._map_noise(data, both, what), 1)
         dimension = self._dimension()
 
         def pairs(
@@ -277,7 +330,7 @@ class LocalIntrinsicDimension(BaseDetector):
         ) -> tuple[Tensor, Tensor]:
             return log_prob, dimension.at(derivative(), z, self.scale_)
 
-        return np.stack(self._map(data, pairs, f"LID at {self.scale_!r}"), 1)
+        return np.stack(self._map_latents(data, pairs, what), 1)
 
     def _spectra(self, data: CheckedData) -> tuple[npt.NDArray[np.float64], Spectrum]:
         """Log-densities in nats, and the spectra that dimensions are read from."""
@@ -288,18 +341,59 @@ class LocalIntrinsicDimension(BaseDetector):
         ) -> tuple[Tensor, ...]:
             return log_prob, *dimension.spectrum(derivative(), z)
 
-        log_prob, *spectrum = self._map(data, spectra, "spectra")
+        log_prob, *spectrum = self._map_latents(data, spectra, "spectra")
         return log_prob, Spectrum(*map(torch.from_numpy, spectrum))
 
-    def _map(self, data: CheckedData, function: Any, what: str) -> tuple[npt.NDArray, ...]:
-        """Apply a function of the flow to every item, or go on with what was saved of it."""
-        partial = None
-        if self.checkpoint_dir is not None:
-            settings = (what, self.estimator, self.n_steps, self._probes)
-            key = joblib.hash((self.density_, settings, len(data), data.content()))
-            partial = PartialResults(Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.npz")
+    def _flipd(self, denoiser: Denoiser, x: Tensor, scale: float) -> Tensor:
+        """Dimension by FLIPD at r = `scale`, (b,)."""
+        probes = None
+        if x[0].numel() > _EXACT_VALUES:
+            probes = torch.as_tensor(self._probes, dtype=x.dtype, device=x.device)
+            probes = probes.view(-1, *x.shape[1:])
+        return denoiser.dimension(x, torch.tensor(scale, device=x.device), probes)
+
+    def _find_noise(self, data: CheckedData, target: float) -> float:
+        """Find by bisection the r at which the mean of FLIPD is `target`.
+
+        At either end of the noise that the model knows, the mean is as close as it gets.
+        """
+
+        def mean_at(scale: float) -> float:
+            return self._map_noise(
+                data, lambda denoiser, x: self._flipd(denoiser, x, scale), f"FLIPD at {scale!r}"
+            ).mean()
+
+        low, high = self.density_.log_ratios()
+        for _ in range(_N_BISECTIONS):
+            middle = (low + high) / 2
+            if mean_at(middle) > target:
+                low = middle
+            else:
+                high = middle
+        return high
+
+    def _map_latents(self, data: CheckedData, function: Any, what: str) -> tuple[npt.NDArray, ...]:
+        """Apply a function of the flow to every item."""
         # "lanczos" stores no Jacobians.
-        size = None if self.estimator == "lanczos" else self.density_.jacobian_batch_size()
+        size = None if self.estimator_ == "lanczos" else self.density_.jacobian_batch_size()
         return self.density_.map_latents(
-            data, function, batch_size=size, doing="dimensions", partial=partial
+            data,
+            function,
+            batch_size=size,
+            doing="dimensions",
+            partial=self._partial_results(data, what),
         )
+
+    def _map_noise(self, data: CheckedData, function: Any, what: str) -> Any:
+        """Apply a function of the diffusion model to every item."""
+        return self.density_.map_noise(
+            data, function, doing="dimensions", partial=self._partial_results(data, what)
+        )
+
+    def _partial_results(self, data: CheckedData, what: str) -> PartialResults | None:
+        """Results that were saved of the same computation, to go on from."""
+        if self.checkpoint_dir is None:
+            return None
+        settings = (what, self.estimator_, self.n_steps, self._probes)
+        key = joblib.hash((self.density_, settings, len(data), data.content()))
+        return PartialResults(Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.npz")

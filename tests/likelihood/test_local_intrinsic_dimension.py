@@ -285,7 +285,7 @@ def test_errors(detector, rows):
         detector.score_pairs(rows)
     with pytest.raises(ValueError, match="'estimator' parameter of LocalIntrinsicDimension"):
         detector.set_params(estimator="exact").fit(rows)
-    with pytest.raises(ValueError, match="'density' parameter of LocalIntrinsicDimension"):
+    with pytest.raises(ValueError, match="expected an ImageFlow, a NeuralSplineFlow or"):
         LocalIntrinsicDimension(LogLikelihood()).fit(rows)
 
 

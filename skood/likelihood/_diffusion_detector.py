@@ -1,0 +1,59 @@
+"""What the detectors on a diffusion model share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from skood._checked_data import CheckedData
+from skood._parameters import HasMethods
+from skood.base import BaseDetector, fit_model
+from skood.density import Diffusion
+from skood.density._diffusion import Denoiser
+
+__all__ = ["DiffusionDetector"]
+
+
+class DiffusionDetector(BaseDetector):
+    """Base of the detectors that read more of a diffusion model than its density.
+
+    A subclass writes ``_of_items``, and has the parameters `density`, `contamination`, `memory`,
+    `verbose` and `random_state`.
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    density: Any
+    memory: str | joblib.Memory | None
+    random_state: int | np.random.RandomState | None
+
+    @abstractmethod
+    def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:
+        """Return what scores are made of, for items as the network reads them, (b, ...)."""
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        density = Diffusion() if self.density is None else self.density
+        model_seed = None if self.random_state is None else seed
+        self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
+        if not hasattr(self.density_, "map_noise"):
+            raise ValueError(
+                f"density={density!r} adds no noise that it could take off; {type(self).__name__} "
+                "needs a Diffusion"
+            )
+
+    def _map(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return self.density_.map_noise(data, self._of_items, doing="scores").astype(np.float64)
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return self._map(data)

@@ -1,0 +1,171 @@
+"""How well a diffusion model restores an item from noise."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from skood._checked_data import CheckedData
+from skood._parameters import Interval, StrOptions
+from skood._torch.seeding import Stream, numpy_rng, torch_rng
+from skood.density._diffusion import Denoiser
+from skood.likelihood._diffusion_detector import DiffusionDetector
+
+__all__ = ["DiffusionReconstruction"]
+
+
+class DiffusionReconstruction(DiffusionDetector):
+    r"""Detector on a diffusion model: how well it restores an item from noise.
+
+    Noise of several times t is added to an item and taken off by the model [1]_. The model restores
+    what it knows: its result lies further from an out-of-distribution item than from one of the
+    training data. With :math:`d_t` the distance of the two, and its mean and standard deviation
+    over training rows, the score is minus the mean of the standardised distances,
+
+    .. math:: -\frac{1}{T} \sum_t \frac{d_t(x) - \mu_t}{\sigma_t}
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        A :class:`~skood.density.Diffusion`; one in :class:`sklearn.frozen.FrozenEstimator` is not
+        trained again. None takes one with its defaults.
+    times : sequence of float, default=(0.1, 0.2, 0.3, 0.4, 0.5)
+        Times, from 0 to 1.
+    n_steps : int, default=4
+        Runge-Kutta steps of the probability-flow ODE that take the noise off, each with four passes
+        of the network. 0 takes the mean that one pass predicts.
+    distance : {"mse", "lpips"} or callable, default="mse"
+        Mean squared error in units of the network (pixels in [-1, 1], standardised rows); or LPIPS
+        with AlexNet [2]_, for images, from the package ``lpips``, which loads its weights; or a
+        function of two tensors (b, ...) that returns (b,).
+    n_calibration : int or None, default=1000
+        Training rows from which means and standard deviations are taken. None takes all.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted densities are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a density whose own ``random_state`` is None, of the noise, which is the same for
+        every item, and of the calibration rows.
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density.
+    mean_distances_, std_distances_ : ndarray of shape (n_times,)
+        Of the calibration rows.
+    offset_ : float
+        Threshold on the score, in standard deviations.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    References
+    ----------
+    .. [1] M. S. Graham, W. H. L. Pinaya, P.-D. Tudosiu, P. Nachev, S. Ourselin, M. J. Cardoso,
+       "Denoising Diffusion Models for Out-of-Distribution Detection", CVPR Workshops 2023.
+    .. [2] R. Zhang, P. Isola, A. A. Efros, E. Shechtman, O. Wang, "The Unreasonable Effectiveness
+       of Deep Features as a Perceptual Metric", CVPR 2018.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import Diffusion, DiffusionReconstruction
+    >>> X = load_iris().data
+    >>> diffusion = Diffusion(max_steps=20, random_state=0)
+    >>> detector = DiffusionReconstruction(diffusion, random_state=0).fit(X)
+    >>> detector.predict([[9.0, 9.0, 9.0, 9.0]])
+    array([-1])
+    """
+
+    _parameter_constraints: dict = {
+        **DiffusionDetector._parameter_constraints,
+        "times": ["array-like"],
+        "n_steps": [Interval(numbers.Integral, 0, None, closed="left")],
+        "distance": [StrOptions({"mse", "lpips"}), callable],
+        "n_calibration": [Interval(numbers.Integral, 2, None, closed="left"), None],
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        *,
+        times: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5),
+        n_steps: int = 4,
+        distance: str | Callable[[Tensor, Tensor], Tensor] = "mse",
+        n_calibration: int | None = 1000,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.times = times
+        self.n_steps = n_steps
+        self.distance = distance
+        self.n_calibration = n_calibration
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        if len(self.times) == 0 or not all(0 < t <= 1 for t in self.times):
+            raise ValueError(f"times={self.times!r}; expected at least one, above 0 and at most 1")
+        self._noise_seed = seed
+        self._measure = self._make_measure(inliers)
+        super()._fit(inliers, y, outliers, seed)
+        n_rows = min(self.n_calibration or len(inliers), len(inliers))
+        rows = numpy_rng(seed, Stream.RECONSTRUCTION_ROWS).permutation(len(inliers))[:n_rows]
+        distances = self._map(inliers.subset(rows))
+        self.mean_distances_, std = distances.mean(0), distances.std(0)
+        # Where all items are restored equally well, a deviation is compared with the mean.
+        self.std_distances_ = np.where(std > 0, std, np.maximum(self.mean_distances_, 1e-12))
+
+    def _make_measure(self, data: CheckedData) -> Callable[[Tensor, Tensor], Tensor]:
+        if callable(self.distance):
+            return self.distance
+        if self.distance == "mse":
+            return _mean_squared_error
+        if not data.is_image:
+            raise ValueError(
+                f"distance='lpips' compares images, but X has rows of {data.item_shape[0]} values; "
+                "take 'mse'"
+            )
+        try:
+            from lpips import LPIPS
+        except ImportError as error:
+            raise ImportError(
+                "distance='lpips' needs the package lpips: pip install lpips"
+            ) from error
+        network = LPIPS(net="alex", verbose=False).eval()
+        return lambda x, y: network.to(x.device)(x, y).flatten()
+
+    def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:
+        distances = []
+        for k, t in enumerate(self.times):
+            generator = torch_rng(torch.device("cpu"), self._noise_seed, Stream.ADDED_NOISE, k)
+            noise = torch.randn(x.shape[1:], generator=generator).to(x.device)
+            restored = denoiser.denoise(denoiser.noisy(x, t, noise), t, self.n_steps)
+            distances.append(self._measure(x, restored))
+        return torch.stack(distances, 1)
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return -((self._map(data) - self.mean_distances_) / self.std_distances_).mean(1)
+
+
+def _mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).flatten(1).double().square().mean(1)
