@@ -30,10 +30,13 @@ _PUBLIC = {
     "likelihood": [
         "CCLR",
         "DiffusionReconstruction",
+        "InputComplexity",
         "LikelihoodRatio",
         "LocalIntrinsicDimension",
         "LogLikelihood",
         "ScoreNorm",
+        "Typicality",
+        "WAIC",
     ],
     "posthoc": [
         "ASH",

@@ -46,6 +46,9 @@ class Stream(enum.IntEnum):
     LOCAL_PCA_ROWS = 35
     RECONSTRUCTION_ROWS = 38
     ADDED_NOISE = 39
+    TYPICAL_ROWS = 70
+    TYPICAL_BATCHES = 71
+    DENSITY_MEMBERS = 72
     # Detectors on a classifier.
     TEMPERATURE_ROWS = 40
     BANK = 41

@@ -64,16 +64,17 @@ class Diffusion(NeuralDensity):
         Rate of noise at time 0.
     beta_max : float, default=20.0
         Rate of noise at time 1.
-    t_min : float, default=0.001
-        Time of the smallest noise, by default of a standard deviation of 0.01, below which nothing
-        is modelled.
+    t_min : float, default=1e-05
+        Time of the smallest noise, by default of a standard deviation of 0.001, below which nothing
+        is modelled. Bits per dimension of images with many equal pixels suffer from a larger one:
+        one of 256 levels is 0.008.
     weighting : {"likelihood", "uniform"}, default="likelihood"
         How times are drawn in training: so that the loss is a bound on the log-density [2]_, which
         weighs small noise more, or uniformly, as in [1]_ and [3]_.
     ema_decay : float, default=0.999
         Part that the moving average of the weights keeps in each step; the average is what is
         validated and kept.
-    n_steps : int, default=20
+    n_steps : int, default=25
         Runge-Kutta steps of a log-density or sample; each takes four passes of the network.
     n_probes : int, "exact" or "auto", default="auto"
         Random vectors that estimate the trace of the network's Jacobian in each pass [1]_; they are
@@ -183,10 +184,10 @@ class Diffusion(NeuralDensity):
         dropout: float = 0.0,
         beta_min: float = 0.1,
         beta_max: float = 20.0,
-        t_min: float = 1e-3,
+        t_min: float = 1e-5,
         weighting: str = "likelihood",
         ema_decay: float = 0.999,
-        n_steps: int = 20,
+        n_steps: int = 25,
         n_probes: int | str = "auto",
         n_levels: int | None = 256,
         value_range: tuple[float, float] | str | None = None,

@@ -115,10 +115,10 @@ class CCLR(DiffusionDetector):
         """Mean loss of each item until the time `last`."""
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         for point in normal_points(self.n_draws, 1 + x[0].numel()).to(x.device):
-            # The smallest noise that the model knows is within the first thousandth.
-            t = max(last * float(torch.special.ndtr(point[0])), 1e-3)
+            t = last * float(torch.special.ndtr(point[0]))
             noise = point[1:].view(x.shape[1:])
-            log_ratio = denoiser.log_ratio(t)
+            # The model knows no smaller noise than that.
+            log_ratio = denoiser.log_ratio(t).clamp(min=denoiser.log_ratios[0])
             found = denoiser.noise(denoiser.noisy(x, t, noise), log_ratio)
             error = (found - noise).flatten(1).double().abs().mean(1)
             total += (t + 0.5) * error

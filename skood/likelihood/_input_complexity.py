@@ -1,0 +1,249 @@
+"""Log-density beside the length of a lossless code."""
+
+from __future__ import annotations
+
+import io
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted
+
+from skood._checked_data import CheckedData
+from skood._data import check_data
+from skood._parameters import HasMethods, Interval, StrOptions
+from skood._torch.preprocessing import Learned, Preprocessing
+from skood.base import BaseDetector, fit_model
+from skood.density._image_shape import shape_of_rows
+from skood.likelihood._base import default_density, log_density
+
+__all__ = ["InputComplexity"]
+
+# How Pillow writes each format without loss.
+_CODECS: dict[str, dict[str, Any]] = {
+    "png": {"format": "PNG", "optimize": True},
+    "jpeg2000": {"format": "JPEG2000", "irreversible": False},
+    "webp": {"format": "WEBP", "lossless": True, "exact": True},
+}
+# What Pillow calls the part of it that writes a format, where that may be missing.
+_FEATURES = {"jpeg2000": "jpg_2000", "webp": "webp"}
+# Images encoded by one task.
+_CHUNK = 256
+
+
+class InputComplexity(BaseDetector):
+    r"""Detector whose score is the log-density less that of a universal coder, in bits.
+
+    A density gives simple images high values. A lossless codec does, too: the bits L(x) it needs
+    are those of a general-purpose model, :math:`-\log_2 p_0(x)`, and the score is the logarithm of
+    the likelihood ratio [1]_,
+
+    .. math:: \log_2 p(x) + L(x)
+
+    L is the shortest of the codes of several codecs.
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        Any estimator with ``fit`` and ``score_samples`` in nats; one in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
+        :class:`~skood.density.PixelCNN` for images and
+        :class:`~skood.density.NeuralSplineFlow` for rows.
+    codecs : sequence of {"png", "jpeg2000", "webp"}, default=("png", "jpeg2000", "webp")
+        Lossless formats of Pillow. [1]_ takes FLIF as well, which Pillow does not write.
+    n_levels : int, default=256
+        Values of a pixel, equally spaced in `value_range`, which codecs see as 0, 1, 2, and so on;
+        256 at most.
+    value_range : (float, float), "minmax" or None, default=None
+        Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
+        anything else. "minmax": the range of the training data, to which later data are clipped.
+    image_shape : (int, int, int), "row" or None, default=None
+        Shape (C, H, W) of images given as flat rows. "row" encodes rows as images of one pixel in
+        height.
+    n_jobs : int or None, default=None
+        Threads that encode images. None is 1, -1 all processors.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted densities are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a density whose own ``random_state`` is None, and of the rows that the
+        threshold is read from where there are more than 5000.
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density.
+    value_range_ : tuple of float
+        Values of black and white.
+    offset_ : float
+        Threshold on the score, in bits.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    LikelihoodRatio : Divides by a density of the background instead.
+
+    Notes
+    -----
+    [1]_ write :math:`S = -\log_2 p(x) - L(x)`, which is larger for out-of-distribution items. Both
+    terms are bits of one image: p must be the probability of levels, as that of
+    :class:`~skood.density.PixelCNN` is; the logarithm of a density in other units is off by a
+    constant, which moves score and threshold alike. Images of one channel are encoded as grey, of
+    three as colour ones, others as one grey image for each channel, one above the other.
+
+    References
+    ----------
+    .. [1] J. Serra, D. Alvarez, V. Gomez, O. Slizovskaia, J. F. Nunez, J. Luque, "Input Complexity
+       and Out-of-distribution Detection with Likelihood-based Generative Models", ICLR 2020,
+       equation 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from skood import InputComplexity
+    >>> X = load_digits().images
+    >>> density = GaussianMixture(10, reg_covar=0.1, random_state=0)
+    >>> detector = InputComplexity(density, n_levels=17, value_range=(0, 16)).fit(X)
+    >>> bits = detector.complexity(X)
+    >>> bits.shape, bool(bits[0] < 64 * 17)
+    ((1797,), True)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "codecs": [tuple, list],
+        "n_levels": [Interval(numbers.Integral, 2, 256, closed="both")],
+        "value_range": ["array-like", StrOptions({"minmax"}), None],
+        "image_shape": ["array-like", StrOptions({"row"}), None],
+        "n_jobs": [numbers.Integral, None],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    value_range_ = Learned("value_range")
+
+    def __init__(
+        self,
+        density: Any = None,
+        *,
+        codecs: Sequence[str] = ("png", "jpeg2000", "webp"),
+        n_levels: int = 256,
+        value_range: tuple[float, float] | str | None = None,
+        image_shape: tuple[int, int, int] | str | None = None,
+        n_jobs: int | None = None,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.codecs = codecs
+        self.n_levels = n_levels
+        self.value_range = value_range
+        self.image_shape = image_shape
+        self.n_jobs = n_jobs
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        _check_codecs(self.codecs)
+        self._preprocessing = Preprocessing(
+            self,
+            inliers,
+            image_shape=shape_of_rows(self, inliers, (1, 1, inliers.item_shape[0])),
+            value_range=self.value_range,
+            has_range=True,
+        )
+        self._preprocessing.check_in_memory(inliers)
+        self.density_ = fit_model(
+            default_density(inliers) if self.density is None else self.density,
+            inliers,
+            y,
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+        )
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return log_density(self.density_, data) / math.log(2) + self._complexity(data)
+
+    def complexity(self, X: Any) -> npt.NDArray[np.float64]:
+        """Length of each image's shortest code.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            In bits, headers of the format included.
+        """
+        check_is_fitted(self)
+        return self._complexity(check_data(self, X, reset=False))
+
+    def _complexity(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        data = self._preprocessing.open(data)
+        lengths = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+            delayed(_code_lengths)(self._levels(items), self.codecs)
+            for items in data.chunks(_CHUNK)
+        )
+        return np.concatenate(lengths).min(1)
+
+    def _levels(self, items: npt.NDArray) -> npt.NDArray[np.uint8]:
+        """Levels of pixels, (b, C, H, W)."""
+        # The range "minmax" lets later data lie beyond black and white.
+        x = self._preprocessing.tensor(items, torch.device("cpu")).clamp(0, 1)
+        return (x * (self.n_levels - 1)).round().to(torch.uint8).numpy()
+
+
+def _check_codecs(codecs: Sequence[str]) -> None:
+    if len(codecs) == 0 or not set(codecs) <= set(_CODECS):
+        raise ValueError(f"codecs={codecs!r}; expected at least one of {list(_CODECS)}")
+    try:
+        from PIL import features
+    except ImportError as error:
+        raise ImportError("InputComplexity encodes images by Pillow: pip install Pillow") from error
+    for codec in codecs:
+        if codec in _FEATURES and not features.check(_FEATURES[codec]):
+            others = [other for other in codecs if other != codec]
+            raise ValueError(
+                f"this build of Pillow cannot write {codec!r}; install one that can, or give "
+                f"codecs={others!r}"
+            )
+
+
+def _code_lengths(images: npt.NDArray[np.uint8], codecs: Sequence[str]) -> npt.NDArray[np.float64]:
+    """Bits of each codec for images (b, C, H, W), (b, n_codecs)."""
+    from PIL import Image
+
+    n_channels = images.shape[1]
+    if n_channels == 3:
+        images = images.transpose(0, 2, 3, 1)
+    else:
+        images = images.reshape(len(images), -1, images.shape[3])
+    lengths = np.empty((len(images), len(codecs)))
+    for row, pixels in zip(lengths, images, strict=True):
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        for k, codec in enumerate(codecs):
+            file = io.BytesIO()
+            image.save(file, **_CODECS[codec])
+            row[k] = 8 * file.tell()
+    return lengths

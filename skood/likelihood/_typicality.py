@@ -1,0 +1,196 @@
+"""How far the log-density of an item, or of a batch, is from what is typical."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.utils.validation import check_is_fitted
+
+from skood._checked_data import CheckedData
+from skood._data import check_data, check_scores
+from skood._parameters import HasMethods, Interval
+from skood._torch.seeding import Stream, numpy_rng
+from skood.base import BaseDetector, fit_model
+from skood.likelihood._base import default_density, log_density
+
+__all__ = ["Typicality"]
+
+
+class Typicality(BaseDetector):
+    r"""Detector that wants a log-density neither lower nor higher than is typical.
+
+    In many dimensions, nearly all of a distribution is where :math:`-\log p(x)` is close to its
+    mean, the entropy H, and hardly anything is near the mode. The score of an item, or of a batch
+    of M items, all of which are in-distribution or none is, is [1]_
+
+    .. math:: -\Big| -\tfrac{1}{M} \sum_m \log p(x_m) - H \Big|
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        Any estimator with ``fit`` and ``score_samples``; one in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
+        :class:`~skood.density.PixelCNN` for images and
+        :class:`~skood.density.NeuralSplineFlow` for rows.
+    held_out_fraction : float, default=0.1
+        Part of the data that the density is not trained on, from which H and the threshold on
+        batches are taken: a density gives its own training data too high values.
+    n_bootstrap : int, default=1000
+        Batches drawn with replacement from these, for the threshold on batches.
+    contamination : float, default=0.05
+        Part of the data, or of bootstrap batches, that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted densities are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a density whose own ``random_state`` is None, of the held-out rows and of the
+        bootstrap.
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density.
+    entropy_ : float
+        H, the mean of minus the log-density of held-out items, in nats.
+    held_out_scores_ : ndarray of shape (n_held_out,)
+        Log-densities of held-out items, in nats.
+    offset_ : float
+        Threshold on the score of an item, in nats.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    Notes
+    -----
+    [1]_ take H from training data and the threshold from a validation set. With a frozen density,
+    give rows to `fit` that it was not trained on.
+
+    References
+    ----------
+    .. [1] E. Nalisnick, A. Matsukawa, Y. W. Teh, B. Lakshminarayanan, "Detecting
+       Out-of-Distribution Inputs to Deep Generative Models Using Typicality", arXiv:1906.02994,
+       algorithm 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.mixture import GaussianMixture
+    >>> from skood import Typicality
+    >>> X = load_iris().data
+    >>> detector = Typicality(GaussianMixture(3, random_state=0), random_state=0).fit(X)
+    >>> detector.predict_batch([[9.0, 9.0, 9.0, 9.0], [9.0, 8.0, 9.0, 8.0]])
+    -1
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "held_out_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
+        "n_bootstrap": [Interval(numbers.Integral, 1, None, closed="left")],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        *,
+        held_out_fraction: float = 0.1,
+        n_bootstrap: int = 1000,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.held_out_fraction = held_out_fraction
+        self.n_bootstrap = n_bootstrap
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        order = numpy_rng(seed, Stream.TYPICAL_ROWS).permutation(len(inliers))
+        n_held_out = max(1, int(self.held_out_fraction * len(inliers)))
+        held_out, rows = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
+        self.density_ = fit_model(
+            default_density(inliers) if self.density is None else self.density,
+            inliers.subset(rows),
+            None if y is None else y[rows],
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+        )
+        self._bootstrap_seed = seed
+        self.held_out_scores_ = log_density(self.density_, inliers.subset(held_out))
+        check_scores(self, self.held_out_scores_)
+        self.entropy_ = -float(self.held_out_scores_.mean())
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return -np.abs(log_density(self.density_, data) + self.entropy_)
+
+    def score_batch(self, X: Any) -> float:
+        """Score items together, as one batch.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        float
+            Minus the distance of the mean of minus their log-densities from H, in nats per item.
+        """
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            scores = log_density(self.density_, data)
+        check_scores(self, scores)
+        return -float(np.abs(scores.mean() + self.entropy_))
+
+    def batch_offset(self, n_samples: int) -> float:
+        """Threshold on the score of a batch.
+
+        Parameters
+        ----------
+        n_samples : int
+            M, the number of items in the batch.
+
+        Returns
+        -------
+        float
+            The `contamination` percentile of the scores of `n_bootstrap` batches of that size,
+            drawn with replacement from the held-out items; in nats per item.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
+        rng = numpy_rng(self._bootstrap_seed, Stream.TYPICAL_BATCHES, n_samples)
+        means = [
+            rng.choice(self.held_out_scores_, n_samples).mean() for _ in range(self.n_bootstrap)
+        ]
+        scores = -np.abs(np.array(means) + self.entropy_)
+        return float(np.percentile(scores, 100 * self.contamination))
+
+    def predict_batch(self, X: Any) -> int:
+        """Decide for items together, as one batch.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        int
+            +1 in-distribution, -1 out-of-distribution.
+        """
+        score = self.score_batch(X)
+        return 1 if score >= self.batch_offset(len(check_data(self, X, reset=False))) else -1

@@ -1,0 +1,166 @@
+"""The log-densities of an ensemble, less how far they disagree."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils.parallel import Parallel, delayed
+
+from skood._checked_data import CheckedData
+from skood._parameters import HasMethods, Interval
+from skood._torch.seeding import Stream, numpy_rng
+from skood.base import BaseDetector, fit_model
+from skood.likelihood._base import default_density, log_density
+
+__all__ = ["WAIC"]
+
+
+class WAIC(BaseDetector):
+    r"""Detector on an ensemble of densities, which disagree where they have seen no data.
+
+    With K densities trained from different seeds, the score is [1]_
+
+    .. math:: \mathbb{E}_k \log p_k(x) - \operatorname{Var}_k \log p_k(x)
+
+    the Watanabe-Akaike information criterion of an item.
+
+    Parameters
+    ----------
+    density : estimator or sequence of them, default=None
+        Any estimator with ``fit`` and ``score_samples``; or the members themselves, of which those
+        in :class:`sklearn.frozen.FrozenEstimator` are not trained again. None takes
+        :class:`~skood.density.PixelCNN` for images and
+        :class:`~skood.density.NeuralSplineFlow` for rows.
+    n_estimators : int, default=5
+        Members that a single `density` stands for, two at least.
+    bootstrap : bool, default=False
+        Whether each member is trained on rows of its own, drawn with replacement. Densities
+        without a ``random_state`` are all the same without it.
+    n_jobs : int or None, default=None
+        Processes that members are trained in; those of torch share the cores, and a GPU, so that
+        more than one pays for small networks only. None is 1, -1 all processors.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted densities are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the members' seeds, of the bootstrap, and of the rows that the threshold is read
+        from where there are more than 5000.
+
+    Attributes
+    ----------
+    densities_ : list of estimator
+        The fitted members.
+    offset_ : float
+        Threshold on the score.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    DeepEnsemble : Ensemble of classifiers.
+
+    Notes
+    -----
+    The variance, of squared nats, is taken from the mean in nats as it is, as in [1]_; it is that
+    of the K values, without Bessel's correction. With images it may outweigh the mean. Others could
+    not reproduce the published AUROCs [2]_.
+
+    References
+    ----------
+    .. [1] H. Choi, E. Jang, A. A. Alemi, "WAIC, but Why? Generative Ensembles for Robust Anomaly
+       Detection", arXiv:1810.01392, equation 1.
+    .. [2] J. Ren et al., "Likelihood Ratios for Out-of-Distribution Detection", NeurIPS 2019.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.neighbors import KernelDensity
+    >>> from skood import WAIC
+    >>> X = load_iris().data
+    >>> detector = WAIC(KernelDensity(bandwidth=0.5), bootstrap=True, random_state=0).fit(X)
+    >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples"]), list, tuple, None],
+        "n_estimators": [Interval(numbers.Integral, 2, None, closed="left")],
+        "bootstrap": ["boolean"],
+        "n_jobs": [numbers.Integral, None],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        n_estimators: int = 5,
+        *,
+        bootstrap: bool = False,
+        n_jobs: int | None = None,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.n_estimators = n_estimators
+        self.bootstrap = bootstrap
+        self.n_jobs = n_jobs
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        members = self._members(inliers)
+        rngs = [numpy_rng(seed, Stream.DENSITY_MEMBERS, k) for k in range(len(members))]
+
+        def fitted(member: Any, rng: np.random.Generator) -> Any:
+            member_seed = int(rng.integers(2**31 - 1))
+            data, labels = inliers, y
+            if self.bootstrap and not isinstance(member, FrozenEstimator):
+                rows = np.sort(rng.integers(len(inliers), size=len(inliers)))
+                data, labels = inliers.subset(rows), None if y is None else y[rows]
+            return fit_model(member, data, labels, seed=member_seed, memory=self.memory)
+
+        self.densities_ = Parallel(n_jobs=self.n_jobs)(
+            delayed(fitted)(member, rng) for member, rng in zip(members, rngs, strict=True)
+        )
+
+    def _members(self, data: CheckedData) -> Sequence[Any]:
+        if not isinstance(self.density, (list, tuple)):
+            density = default_density(data) if self.density is None else self.density
+            if isinstance(density, FrozenEstimator):
+                raise ValueError(
+                    f"density={density!r} is trained already, and its {self.n_estimators} copies "
+                    "would all be the same; give a list of trained densities"
+                )
+            return [density] * self.n_estimators
+        wrong = [member for member in self.density if not hasattr(member, "score_samples")]
+        if len(self.density) < 2 or wrong:
+            raise ValueError(
+                f"density={self.density!r}; expected two densities at least, each with fit and "
+                "score_samples"
+            )
+        return self.density
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        scores = np.stack([log_density(density, data) for density in self.densities_])
+        with np.errstate(invalid="ignore"):
+            # Where one member excludes an item the mean is -inf, whatever the variance.
+            return np.where(np.isneginf(scores).any(0), -np.inf, scores.mean(0) - scores.var(0))
