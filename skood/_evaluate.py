@@ -15,8 +15,8 @@ from sklearn.base import clone
 from skood._checked_data import CheckedData
 from skood._data import share_forward_pass
 from skood._labels import check_labels
+from skood._models import as_input
 from skood._progress import progress_bar, progress_scope
-from skood.base import as_input
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
 __all__ = ["Evaluation", "evaluate"]

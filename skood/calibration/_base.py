@@ -15,9 +15,10 @@ from sklearn.utils import get_tags
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
-from skood.base import BaseDetector, fit_model, rows_through, split_outliers
+from skood.base import BaseDetector, split_outliers
 
 __all__ = ["CalibratedDetector", "fit_detector", "hold_out", "needs_labels", "scores_of"]
 

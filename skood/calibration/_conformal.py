@@ -14,10 +14,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
+from skood._models import as_input
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import as_input
 from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
 from skood.calibration._p_values import (
     PValueDetector,

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
-from skood.base import as_input, rows_through
+from skood._models import as_input, rows_through
 from skood.density import NeuralSplineFlow, PixelCNN
 
 __all__ = ["default_density", "log_density", "log_density_of_pixels"]

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from torch import Tensor
 
 from skood._checked_data import CheckedData
+from skood._models import fit_model
 from skood._parameters import HasMethods
-from skood.base import BaseDetector, fit_model
+from skood.base import BaseDetector
 from skood.density import Diffusion
 from skood.density._diffusion import Denoiser
 

@@ -17,9 +17,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._models import fit_model
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood.base import BaseDetector, fit_model
+from skood.base import BaseDetector
 from skood.density._image_shape import shape_of_rows
 from skood.likelihood._base import default_density, log_density
 

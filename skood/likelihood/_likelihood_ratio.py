@@ -16,10 +16,11 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector, fit_model
+from skood.base import BaseDetector
 from skood.likelihood._base import default_density, log_density, log_density_of_pixels
 from skood.metrics import auroc
 

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
+from skood._models import fit_model
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector, fit_model
+from skood.base import BaseDetector
 from skood.density import ImageFlow, NeuralSplineFlow
 from skood.density._diffusion import Denoiser
 from skood.density._invertible import Derivative

@@ -11,8 +11,9 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._models import fit_model
 from skood._parameters import HasMethods
-from skood.base import BaseDetector, fit_model
+from skood.base import BaseDetector
 from skood.likelihood._base import default_density, log_density, log_density_of_pixels
 
 __all__ = ["LogLikelihood"]

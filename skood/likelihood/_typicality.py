@@ -12,9 +12,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
+from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector, fit_model
+from skood.base import BaseDetector
 from skood.likelihood._base import default_density, log_density
 
 __all__ = ["Typicality"]

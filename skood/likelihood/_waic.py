@@ -13,9 +13,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.parallel import Parallel, delayed
 
 from skood._checked_data import CheckedData
+from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector, fit_model
+from skood.base import BaseDetector
 from skood.likelihood._base import default_density, log_density
 
 __all__ = ["WAIC"]

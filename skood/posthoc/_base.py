@@ -17,8 +17,9 @@ from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._labels import encode_labels
+from skood._models import fit_model, in_chunks, rows_through
 from skood._parameters import HasMethods
-from skood.base import BaseDetector, fit_model, in_chunks, rows_through
+from skood.base import BaseDetector
 from skood.classifiers import MLP, ConvNet, NeuralClassifier, PretrainedClassifier
 from skood.classifiers._network import Network, Outputs
 from skood.classifiers._network_classifier import NetworkClassifier

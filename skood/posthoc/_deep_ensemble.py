@@ -13,10 +13,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
+from skood._models import in_chunks
 from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import in_chunks
 from skood.classifiers import PretrainedClassifier
 from skood.posthoc._base import classifier_outputs, fitted_model, with_handles
 from skood.posthoc._uncertainty import Statistic, UncertaintyDetector

@@ -13,8 +13,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 
 from skood._checked_data import CheckedData
+from skood._models import in_chunks
 from skood._moments import ClassMoments
-from skood.base import in_chunks
 from skood.classifiers._layers import (
     as_maps,
     forward,

@@ -17,8 +17,9 @@ from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._models import cached_call, in_chunks
 from skood._torch.run import kept_unless_interrupted, n_interrupted
-from skood.base import BaseDetector, cached_call, in_chunks
+from skood.base import BaseDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Network, Outputs
 from skood.classifiers._objective import ClassifierObjective

@@ -17,11 +17,12 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._labels import check_labels, encode_labels
+from skood._models import fit_model
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope, tracked
 from skood._torch.batching import scoring_batch_size
 from skood._torch.seeding import Stream, draw_seed, torch_rng
-from skood.base import fit_model, split_outliers
+from skood.base import split_outliers
 from skood.density import VAE
 from skood.density._generator import Generator
 from skood.training_time._directions import DIRECTIONS, move_off_manifold

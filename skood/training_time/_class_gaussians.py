@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import solve_triangular
 
+from skood._models import in_chunks
 from skood._moments import ClassMoments
-from skood.base import in_chunks
 
 __all__ = ["ClassGaussians"]
 

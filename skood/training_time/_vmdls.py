@@ -17,9 +17,9 @@ from torch import nn
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._labels import encode_labels
+from skood._models import fit_model
 from skood._moments import ClassMoments
 from skood._parameters import HasMethods, Interval, StrOptions
-from skood.base import fit_model
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._layers import layers_of
 from skood.classifiers._objective import ClassifierObjective
