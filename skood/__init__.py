@@ -15,6 +15,7 @@ _PUBLIC = {
         "ImageFlow",
         "NeuralSplineFlow",
         "PixelCNN",
+        "TwoStep",
         "VAE",
     ],
     "classifiers": [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +17,7 @@ from sklearn.utils.validation import check_memory
 from skood._checked_data import CheckedData
 from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
 
-__all__ = ["as_input", "cached_call", "fit_model", "in_chunks", "rows_through"]
+__all__ = ["as_input", "cached_call", "draw_samples", "fit_model", "in_chunks", "rows_through"]
 
 # Rows per matrix product in scoring. The number is fixed because the shape of a product determines
 # the order of its sums. It is a multiple of the 4 to 64 rows in a block of numpy's BLAS, so that no
@@ -116,3 +118,28 @@ def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:
         rows = np.minimum(np.arange(start, start + _CHUNK), n - 1)
         results.append(np.asarray(function(values[rows]))[: n - start])
     return np.concatenate(results)
+
+
+def draw_samples(
+    model: Any, n_samples: int, random_state: int | np.random.RandomState
+) -> npt.NDArray:
+    """Draw from a fitted density by that seed, whether its ``sample`` takes one or not.
+
+    Parameters
+    ----------
+    model : estimator
+        With ``sample``.
+    n_samples : int
+    random_state : int or RandomState instance
+
+    Returns
+    -------
+    ndarray of shape (n_samples, ...)
+    """
+    if "random_state" in inspect.signature(model.sample).parameters:
+        return model.sample(n_samples, random_state=random_state)
+    # GaussianMixture draws by its own parameter, and returns the components too.
+    model = copy.copy(model)
+    model.random_state = random_state
+    drawn = model.sample(n_samples)
+    return drawn[0] if isinstance(drawn, tuple) else drawn

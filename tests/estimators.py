@@ -1,5 +1,6 @@
 """Tiny instances of every public estimator, which the tests share."""
 
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
@@ -32,8 +33,8 @@ def tiny_vae(**kwargs):
     return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
 
 
-def tiny_autoencoder(**kwargs):
-    return skood.Autoencoder(2, hidden_features=(8,), n_filters=(4,), max_epochs=3, **kwargs)
+def tiny_autoencoder(n_latent=2, **kwargs):
+    return skood.Autoencoder(n_latent, hidden_features=(8,), n_filters=(4,), max_epochs=3, **kwargs)
 
 
 def tiny_mlp(**kwargs):
@@ -68,6 +69,8 @@ ESTIMATORS = [
     tiny_diffusion(),
     tiny_vae(),
     tiny_autoencoder(),
+    skood.TwoStep(tiny_autoencoder(n_latent=1), KernelDensity()),
+    skood.TwoStep(PCA(1), tiny_flow()),
     tiny_mlp(),
     skood.BoundarySampler(tiny_vae()),
     LogLikelihood(tiny_flow()),

@@ -39,7 +39,7 @@ ALLOWED = {
     "inspection": {"inspection", "_torch", *DOOR},
     "metrics": {"metrics"},
     "model_selection": {"model_selection", "metrics", *DOOR},
-    "datasets": {"datasets", *DOOR},
+    "datasets": {"datasets", "_models", *DOOR},
     "calibration": {"calibration", "base", "metrics", "_models", "_torch", *DOOR},
     "_evaluate": {"_models", "base", "metrics", *DOOR},
 }

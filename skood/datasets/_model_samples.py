@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from typing import Any
 
@@ -12,6 +11,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from skood._models import draw_samples
 from skood.datasets._checks import check_n_samples
 from skood.datasets._random import generator
 
@@ -100,7 +100,7 @@ def _samples(model: Any, n_samples: int, random_state: int | np.random.RandomSta
     if isinstance(model, Pipeline):
         samples = _samples(model[-1], n_samples, random_state)
         return _before_steps(model[:-1], samples) if len(model) > 1 else samples
-    if hasattr(model, "density") or hasattr(model, "density_"):
+    if hasattr(model, "density") and not hasattr(model, "sample"):
         check_is_fitted(model)
         samples = _samples(model.density_, n_samples, random_state)
         is_flat_image = samples.ndim == 2 and len(model.input_shape_) == 3
@@ -111,13 +111,7 @@ def _samples(model: Any, n_samples: int, random_state: int | np.random.RandomSta
             "'sample', such as PixelCNN or KernelDensity, or a fitted detector that holds one as "
             "density_, such as LogLikelihood"
         )
-    if "random_state" in inspect.signature(model.sample).parameters:
-        return model.sample(n_samples, random_state=random_state)
-    # GaussianMixture draws by its own parameter, and returns the components too.
-    model = copy.copy(model)
-    model.random_state = random_state
-    drawn = model.sample(n_samples)
-    return drawn[0] if isinstance(drawn, tuple) else drawn
+    return draw_samples(model, n_samples, random_state)
 
 
 def _before_steps(steps: Pipeline, samples: npt.NDArray) -> npt.NDArray:

@@ -10,6 +10,7 @@ from skood.density._flow import NeuralSplineFlow
 from skood.density._image_flow import ImageFlow
 from skood.density._invertible import InvertibleDensity
 from skood.density._pixelcnn import PixelCNN
+from skood.density._two_step import TwoStep
 from skood.density._vae import VAE
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "NeuralDensity",
     "NeuralSplineFlow",
     "PixelCNN",
+    "TwoStep",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -244,6 +244,14 @@ class Autoencoder(LatentSpace, NeuralModel):
             return self._preprocessing.inverse(module.decode(z))
 
         return self._finite(self._map_items(CheckedData.of(Z), decode, "decodes"), "Z")
+
+    def decoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
+        """Return the differentiable map from latents to items in the units of X, and its device.
+
+        An internal interface, stable within this package.
+        """
+        module, device = self._ready()
+        return lambda z: self._preprocessing.inverse(module.decode(z)), device
 
     def reconstruct(self, X: Any) -> npt.NDArray[np.float64]:
         """Encode and decode items.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -330,6 +331,21 @@ class VAE(LatentTransformer, NeuralDensity):
             decode=decode,
             class_indices=self._class_indices,
         )
+
+    def decoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
+        """Return the differentiable map from latents to items in the units of X, and its device.
+
+        An internal interface, stable within this package.
+
+        Raises
+        ------
+        ValueError
+            When the model is conditional, whose items depend on a class, too.
+        """
+        if self.conditional:
+            raise ValueError("a conditional VAE has a decoder for each class; expected one of p(x)")
+        model = self.generator()
+        return lambda z: model.preprocessing.inverse(model.decode(z, None)), model.device
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None

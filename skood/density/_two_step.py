@@ -1,0 +1,290 @@
+"""Two-step density: a density of the latents of an autoencoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.frozen import FrozenEstimator
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from skood._checked_data import CheckedData
+from skood._data import check_data, check_scores
+from skood._models import draw_samples, fit_model, rows_through
+from skood._parameters import HasMethods, StrOptions, fit_context
+from skood._progress import progress_scope
+from skood._torch.batching import map_batches
+from skood._torch.jacobian import forward_jacobian
+from skood._torch.seeding import draw_seed
+from skood.density._autoencoder import Autoencoder
+from skood.density._flow import NeuralSplineFlow
+
+__all__ = ["TwoStep"]
+
+# Latents whose Jacobians are computed at once.
+_JACOBIANS = 32
+# Most latents of the default autoencoder.
+_MOST_LATENTS = 32
+# Singular values below that part of the largest are rounding errors of float32.
+_ROUNDING = 1e-7
+
+
+class TwoStep(TransformerMixin, DensityMixin, BaseEstimator):
+    r"""Density of data near a manifold: an autoencoder, and a density of its latents.
+
+    Data in many dimensions often lie near a manifold of fewer, on which a density in all dimensions
+    is infinite. In the first step an autoencoder (f, g) learns the manifold, and in the second
+    another density learns how the latents f(x) are distributed [1]_. The density on the manifold is
+
+    .. math:: \log p(x) = \log p_Z(f(x)) - \tfrac{1}{2} \log \det J^T J
+
+    where J is the derivative of the decoder g at f(x).
+
+    Parameters
+    ----------
+    autoencoder : estimator, default=None
+        An :class:`~skood.density.Autoencoder`, a :class:`~skood.density.VAE`, or a linear one of
+        scikit-learn with ``components_``, as :class:`~sklearn.decomposition.PCA`; one in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes an Autoencoder with
+        as many latents as half of the values of an item, 32 at most.
+    density : estimator, default=None
+        Any estimator of rows with ``fit`` and ``score_samples``. None takes
+        :class:`~skood.density.NeuralSplineFlow`.
+    memory : str or joblib.Memory, default=None
+        Where fitted models are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for models whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    autoencoder_, density_ : estimator
+        The fitted models.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    VAE : Density with a latent space, of noise around its manifold.
+
+    Notes
+    -----
+    Scores are densities on the manifold, of its own dimension, in the units of X: they do not
+    compare with those of other densities, nor say how far an item is from the manifold.
+
+    References
+    ----------
+    .. [1] G. Loaiza-Ganem, B. L. Ross, J. C. Cresswell, A. L. Caterini, "Diagnosing and Fixing
+       Manifold Overfitting in Deep Generative Models", TMLR 2022, equation 7.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.decomposition import PCA
+    >>> from sklearn.neighbors import KernelDensity
+    >>> from skood import TwoStep
+    >>> X = load_digits().images
+    >>> density = TwoStep(PCA(8, random_state=0), KernelDensity(bandwidth=4.0)).fit(X)
+    >>> density.score_samples(X[:3]).shape
+    (3,)
+    """
+
+    _reads_checked_data = True
+    _parameter_constraints: dict = {
+        "autoencoder": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "memory": [str, HasMethods(["cache"]), None],
+        "verbose": ["verbose", StrOptions({"auto"})],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        autoencoder: Any = None,
+        density: Any = None,
+        *,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.autoencoder = autoencoder
+        self.density = density
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None) -> TwoStep:
+        """Train the autoencoder, then the density of its latents.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            In-distribution data.
+        y : array-like of shape (n_samples,), default=None
+            Passed to both models.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            When X is invalid, or the decoder of `autoencoder` cannot be differentiated.
+        """
+        data = check_data(self, X, reset=True, min_samples=2)
+        autoencoder = self.autoencoder
+        if autoencoder is None:
+            n_latent = min(_MOST_LATENTS, max(1, self.n_features_in_ // 2))
+            autoencoder = Autoencoder(n_latent)
+        density = NeuralSplineFlow() if self.density is None else self.density
+        seed = None if self.random_state is None else draw_seed(self.random_state)
+        with progress_scope(self.verbose, type(self).__name__):
+            self.autoencoder_ = fit_model(autoencoder, data, y, seed=seed, memory=self.memory)
+            _check_decoder(self.autoencoder_)
+            latents = CheckedData.of(self._latents(data))
+            if latents.item_shape[0] > self.n_features_in_:
+                raise ValueError(
+                    f"autoencoder={autoencoder!r} makes {latents.item_shape[0]} latents of items "
+                    f"of {self.n_features_in_} values; expected no more latents than values"
+                )
+            self.density_ = fit_model(density, latents, y, seed=seed, memory=self.memory)
+        return self
+
+    def _latents(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return rows_through(self.autoencoder_, "transform", data).astype(np.float64)
+
+    def transform(self, X: Any) -> npt.NDArray[np.float64]:
+        """Latents of X.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_latent), float64
+        """
+        check_is_fitted(self)
+        return self._latents(check_data(self, X, reset=False))
+
+    def inverse_transform(self, Z: Any) -> npt.NDArray:
+        r"""Decode latents.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_latent)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, \*input_shape)
+            In the units of X.
+        """
+        check_is_fitted(self)
+        items = np.asarray(self.autoencoder_.inverse_transform(Z))
+        return items.reshape(len(items), *self.input_shape_)
+
+    def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
+        """Log-density of each item on the manifold.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            In nats, in the units of X.
+
+        Raises
+        ------
+        ValueError
+            When X does not match that of `fit`, or the decoder maps many latents to one item.
+        """
+        check_is_fitted(self)
+        Z = CheckedData.of(self._latents(check_data(self, X, reset=False)))
+        scores = rows_through(self.density_, "score_samples", Z).astype(np.float64)
+        scores = scores - self._log_volumes(Z)
+        check_scores(self, scores)
+        return scores
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-density of X in nats; `y` is ignored."""
+        return float(self.score_samples(X).mean())
+
+    def sample(
+        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
+    ) -> npt.NDArray:
+        r"""Draw latents from the density, and decode them.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+        random_state : int, RandomState instance or None, default=None
+
+        Returns
+        -------
+        ndarray of shape (n_samples, \*input_shape)
+            In the units of X; not rounded to its values.
+        """
+        check_is_fitted(self)
+        density = self.density_
+        if isinstance(density, FrozenEstimator):
+            density = density.estimator
+        return self.inverse_transform(draw_samples(density, n_samples, draw_seed(random_state)))
+
+    def _log_volumes(self, latents: CheckedData) -> npt.NDArray[np.float64]:
+        """Half the log-determinants of J'J, (n,)."""
+        if hasattr(self.autoencoder_, "components_"):
+            # A linear decoder: differences are exact up to rounding.
+            basis = np.eye(latents.item_shape[0])
+            origin = np.zeros_like(basis[:1])
+            decoded = self.autoencoder_.inverse_transform(np.concatenate([origin, basis]))
+            values = np.linalg.svd(decoded[1:] - decoded[0], compute_uv=False)
+            return np.full(len(latents), _log_volume(torch.from_numpy(values)[None]).item())
+        decode, device = self.autoencoder_.decoder()
+
+        def log_volume(z: npt.NDArray) -> torch.Tensor:
+            inputs = torch.as_tensor(z, dtype=torch.float32, device=device)
+            return _log_volume(torch.linalg.svdvals(forward_jacobian(decode, inputs).double()))
+
+        with progress_scope(self.verbose, type(self).__name__):
+            return map_batches(log_volume, latents, _JACOBIANS, device=device)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+
+def _check_decoder(autoencoder: Any) -> None:
+    if not (hasattr(autoencoder, "components_") or hasattr(autoencoder, "decoder")):
+        given = autoencoder.estimator if isinstance(autoencoder, FrozenEstimator) else autoencoder
+        raise ValueError(
+            f"autoencoder={given!r} has a decoder that cannot be differentiated; expected an "
+            "Autoencoder, a VAE or a linear transformer with components_, PCA for instance"
+        )
+
+
+def _log_volume(singular_values: torch.Tensor) -> torch.Tensor:
+    """Sum of logarithms of J's singular values, (b,) from (b, k)."""
+    largest, smallest = singular_values.amax(1), singular_values.amin(1)
+    degenerate = smallest <= _ROUNDING * largest
+    if degenerate.any():
+        raise ValueError(
+            f"TwoStep cannot give {int(degenerate.sum())} item(s) a density: the decoder maps many "
+            "latents to one item, so that its manifold has fewer dimensions than latents; fit an "
+            "autoencoder with a smaller n_latent"
+        )
+    return singular_values.log().sum(1)
