@@ -20,7 +20,14 @@ _PUBLIC = {
         "VGG",
         "WideResNet",
     ],
-    "likelihood": ["LikelihoodRatio", "LocalIntrinsicDimension", "LogLikelihood"],
+    "likelihood": [
+        "ApproximateMass",
+        "DensityOfStates",
+        "LatentNorm",
+        "LikelihoodRatio",
+        "LocalIntrinsicDimension",
+        "LogLikelihood",
+    ],
     "posthoc": [
         "ASH",
         "AdaSCALE",

@@ -1,5 +1,6 @@
 """Tiny instances of every public estimator, which the tests share."""
 
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
@@ -73,6 +74,13 @@ ESTIMATORS = [
     LikelihoodRatio(tiny_flow(), mutation_rate=[0.1, 0.3]),
     skood.LocalIntrinsicDimension(tiny_flow()),
     skood.LocalIntrinsicDimension(tiny_image_flow(), estimator="lanczos", scale=-1.0, n_steps=2),
+    skood.ApproximateMass(tiny_flow()),
+    skood.ApproximateMass(tiny_vae(likelihood="gaussian")),
+    skood.DensityOfStates(tiny_flow()),
+    skood.DensityOfStates(tiny_vae(), estimator="svm"),
+    skood.DensityOfStates(KernelDensity()),
+    skood.LatentNorm(tiny_flow()),
+    skood.LatentNorm(PCA(whiten=True), statistic="norm"),
     skood.ASH(tiny_mlp()),
     skood.AdaSCALE(tiny_mlp()),
     skood.DICE(tiny_mlp()),

@@ -44,6 +44,7 @@ class Stream(enum.IntEnum):
     DIMENSION_ROWS = 33
     DIMENSION_PROBES = 34
     LOCAL_PCA_ROWS = 35
+    STATISTICS_ROWS = 36
     # Detectors on a classifier.
     TEMPERATURE_ROWS = 40
     BANK = 41
