@@ -176,7 +176,7 @@ class DensityOfStates(BaseDetector):
         self.scale_ = np.where(varies, deviation, 1.0)
         estimator = self.estimator
         if self.estimator == "kde":
-            estimator = KernelDensity(bandwidth=self.bandwidth)
+            estimator = KernelDensity(bandwidth=self.bandwidth, rtol=1e-8)
         elif self.estimator == "svm":
             estimator = OneClassSVM()
         self.estimators_ = [
