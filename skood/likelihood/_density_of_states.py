@@ -203,14 +203,13 @@ class DensityOfStates(BaseDetector):
         return self._score(self._statistics(data))
 
     def _score(self, statistics: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        impossible = ~np.isfinite(statistics).all(1)
-        parts = self._parts(np.where(impossible[:, None], self.mean_, statistics))
+        finite = np.isfinite(statistics)
+        parts = self._parts(np.where(finite, statistics, self.mean_))
         scores = np.zeros(len(statistics))
         for estimator, part in zip(self.estimators_, parts, strict=True):
             scores += rows_through(estimator, "score_samples", part)
         if self.estimator == "kde":
             # From the densities of standardised statistics to those of the statistics.
             scores -= np.log(self.scale_).sum()
-        # -inf, or NaN where a statistic is NaN.
-        scores[impossible] = -np.abs(statistics[impossible]).sum(1)
-        return scores
+        # Where a statistic is inf, -inf; where it is NaN, NaN.
+        return np.where(finite.all(1), scores, -np.abs(statistics).sum(1))
