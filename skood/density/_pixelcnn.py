@@ -288,10 +288,7 @@ class PixelCNN(NeuralDensity):
         return torch.stack([sum_over_item(values.double()) for values in of_pixels], 1)
 
     def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
-        if not self.conditional:
-            return self._statistics_given(module, x, None)
-        given = partial(self._statistics_given, module, x)
-        return self._marginal_statistics(self._given_each_class(given, x))
+        return self._marginal_statistics(partial(self._statistics_given, module, x), x)
 
     def _by_class(self, module: nn.Module, x: Tensor) -> Tensor:
         """Log-probabilities of pixels given each class, shape (b, n_classes, H, W), float64."""

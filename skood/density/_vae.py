@@ -332,10 +332,7 @@ class VAE(LatentTransformer, NeuralDensity):
         return torch.stack((*statistics, kl + entropy), 1)
 
     def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
-        if not self.conditional:
-            return self._statistics_given(module, x, None)
-        given = partial(self._statistics_given, module, x)
-        return self._marginal_statistics(self._given_each_class(given, x))
+        return self._marginal_statistics(partial(self._statistics_given, module, x), x)
 
     @property
     def _is_differentiable(self) -> bool:  # type: ignore[override]

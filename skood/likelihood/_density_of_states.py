@@ -178,7 +178,7 @@ class DensityOfStates(BaseDetector):
         if self.estimator == "kde":
             estimator = KernelDensity(bandwidth=self.bandwidth, rtol=1e-8)
         elif self.estimator == "svm":
-            estimator = OneClassSVM()
+            estimator = _OneClassSVM()
         self.estimators_ = [
             fit_model(estimator, part, None, seed=model_seed) for part in self._parts(known)
         ]
@@ -213,3 +213,11 @@ class DensityOfStates(BaseDetector):
             scores -= np.log(self.scale_).sum()
         # Where a statistic is inf, -inf; where it is NaN, NaN.
         return np.where(finite.all(1), scores, -np.abs(statistics).sum(1))
+
+
+class _OneClassSVM(OneClassSVM):
+    """Draws no seed from numpy's global generator, which it has no use for."""
+
+    def fit(self, X: Any, y: Any = None) -> _OneClassSVM:
+        self.random_state = 0
+        return super().fit(X, y)
