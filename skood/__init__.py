@@ -29,9 +29,12 @@ _PUBLIC = {
         "WideResNet",
     ],
     "likelihood": [
+        "ApproximateMass",
         "CCLR",
+        "DensityOfStates",
         "DiffusionReconstruction",
         "InputComplexity",
+        "LatentNorm",
         "LikelihoodRatio",
         "LocalIntrinsicDimension",
         "LogLikelihood",

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the classifier is:UserWarning")
 # The threshold of these is read from rows that they held out.
 HOLDS_OUT = skood.Gram, skood.TemperatureScaling
 # Parameters that hold a model.
-MODELS = "density", "classifier", "backbone", "features", "vae"
+MODELS = "density", "latents", "classifier", "backbone", "features", "vae"
 DETECTORS = [estimator for estimator in ESTIMATORS if is_outlier_detector(estimator)]
 SCORERS = [estimator for estimator in ESTIMATORS if hasattr(estimator, "score_samples")]
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import DensityMixin
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
@@ -246,6 +247,12 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
         "reg_weight": [Interval(numbers.Real, 0, None, closed="left")],
     }
 
+    # Whether log p(x) has a gradient by x.
+    _is_differentiable = False
+
+    # What the columns of `score_statistics` are.
+    statistics_names: tuple[str, ...] = ("log_prob",)
+
     def __init__(
         self, *, mutation_rate: float = 0.0, reg_weight: float = 0.0, **training: Any
     ) -> None:
@@ -326,6 +333,52 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
             -log2 p(x) / D, with D values in an item; log2(n_levels) for a uniform model of levels.
         """
         return -self.score_samples(X) / (math.log(2) * self.n_features_in_)
+
+    def score_statistics(self, X: Any) -> npt.NDArray[np.float64]:
+        """Statistics of the model at each item, which tell more of it than log p(x) alone.
+
+        They are those that :class:`~skood.likelihood.DensityOfStates` reads.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_statistics), float64
+            In nats; what each column holds is in `statistics_names`. "log_prob" is log p(x).
+        """
+        statistics = self._map(X, self._statistics, "statistics")
+        check_scores(self, statistics.sum(1))
+        return statistics
+
+    def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
+        """Return what `statistics_names` names, shape (b, n_statistics), float64."""
+        return sum_over_item(self._marginal(module, x).double())[:, None]
+
+    @available_if(lambda self: self._is_differentiable)
+    def log_density_gradient(self, X: Any) -> npt.NDArray[np.float64]:
+        r"""Gradient of log p(x) with respect to x.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, \*item_shape), float64
+            In nats per unit of the network's input: per standard deviation of a feature of rows,
+            or per range from black to white of a pixel. Images are (C, H, W).
+        """
+
+        def gradient(module: nn.Module, x: Tensor) -> Tensor:
+            with torch.inference_mode(False), torch.enable_grad():
+                x = x.clone().requires_grad_()
+                return torch.autograd.grad(self._marginal(module, x).sum(), x)[0]
+
+        gradients = self._map(X, gradient, "gradients")
+        check_scores(self, gradients.reshape(len(gradients), -1).sum(1))
+        return gradients
 
     def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
         """Return the log-probability of x, marginalised over the classes of a conditional model."""

@@ -91,3 +91,27 @@ class ClassConditioning:
         """
         log_prior = torch.as_tensor(self.class_log_prior_, device=given_each_class.device)
         return given_each_class + log_prior.view(-1, *[1] * (given_each_class.ndim - 2))
+
+    def _marginal_statistics(
+        self, statistics: Callable[[Tensor | None], Tensor], x: Tensor
+    ) -> Tensor:
+        """Statistics of p(x) from those of p(x | y), the first of which is log p(x | y).
+
+        Parameters
+        ----------
+        statistics : callable
+            Takes class indices of shape (b,), or None for a model that is not conditional, returns
+            statistics of shape (b, n_statistics).
+        x : Tensor of shape (b, ...)
+
+        Returns
+        -------
+        Tensor of shape (b, n_statistics), float64
+            Log p(x), and the means of the others over p(y | x).
+        """
+        if not self.conditional:
+            return statistics(None)
+        given_each_class = self._given_each_class(statistics, x)
+        joint = self._joint(given_each_class[:, :, 0])
+        means = (joint.softmax(1)[:, :, None] * given_each_class[:, :, 1:]).sum(1)
+        return torch.cat((joint.logsumexp(1, keepdim=True), means), 1)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["divergence", "lower_bound", "normal_points"]
+__all__ = ["divergence", "importance_bound", "lower_bound", "normal_points", "weigh"]
 
 
 def lower_bound(
@@ -40,16 +40,35 @@ def lower_bound(
     Tensor of shape (b,), float64
         In nats.
     """
-    log_weights, log_likelihoods = [], []
+    log_likelihoods, log_weights = weigh(log_likelihood, mean, log_variance, points)
+    if importance_weighted:
+        return importance_bound(log_weights)
+    return log_likelihoods.mean(0) - divergence(mean, log_variance)
+
+
+def weigh(
+    log_likelihood: Callable[[Tensor], Tensor], mean: Tensor, log_variance: Tensor, points: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Weigh the draws that `lower_bound` takes, which has the same parameters.
+
+    Returns
+    -------
+    log_likelihoods, log_weights : Tensor of shape (K, b), float64
+        Log p(x | z_k), and the same plus log p(z_k) - log q(z_k | x).
+    """
+    log_likelihoods, log_weights = [], []
     for point in points:
         z = mean + (log_variance / 2).exp() * point
         log_likelihoods.append(log_likelihood(z))
         # log p(z) - log q(z | x), whose constants cancel.
         ratio = 0.5 * (point.square() + log_variance - z.square()).double().sum(1)
         log_weights.append(log_likelihoods[-1] + ratio)
-    if importance_weighted:
-        return torch.stack(log_weights).logsumexp(0) - math.log(len(log_weights))
-    return torch.stack(log_likelihoods).mean(0) - divergence(mean, log_variance)
+    return torch.stack(log_likelihoods), torch.stack(log_weights)
+
+
+def importance_bound(log_weights: Tensor) -> Tensor:
+    """Importance-weighted bound (b,) from the log-weights (K, b) of draws."""
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

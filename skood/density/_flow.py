@@ -53,6 +53,9 @@ class NeuralSplineFlow(InvertibleDensity):
         Mean and standard deviation of the training data; 1 for a constant feature.
     history_ : dict of str to list of float
         Loss of each epoch, in nats per row: "loss" and "validation_loss".
+    statistics_names : tuple of str
+        Columns of `score_statistics`: "log_prob", log p(x); "latent_log_prob", the log-density of
+        the latents; "log_det", what the log-determinant adds to it.
     input_shape_ : tuple of int
         (d,).
     n_features_in_ : int

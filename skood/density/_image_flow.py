@@ -100,6 +100,9 @@ class ImageFlow(InvertibleDensity):
         Values of black and white.
     dtype_ : numpy dtype
         Dtype of the training data and of samples.
+    statistics_names : tuple of str
+        Columns of `score_statistics`: "log_prob", log p(x); "latent_log_prob", the log-density of
+        the latents; "log_det", what the log-determinant adds to it.
     input_shape_ : tuple of int
         Shape of an item, (C, H, W) or (d,).
     n_features_in_ : int

@@ -34,6 +34,11 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
     the Jacobian's: pixels in [0, 1] or standardised rows.
     """
 
+    _is_differentiable = True
+
+    # The log-density of the latents and the log-determinant add up to log p(x).
+    statistics_names = "log_prob", "latent_log_prob", "log_det"
+
     @abstractmethod
     def _forward(self, module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         """Latents (b, D), and log abs(det dz/dx) in nats per unit of X, shape (b,)."""
@@ -54,6 +59,11 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         self, module: nn.Module, x: Tensor, class_indices: Tensor | None = None
     ) -> Tensor:
         return _joint(*self._forward(module, x))
+
+    def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
+        z, log_det = self._forward(module, x)
+        log_normal = _log_normal(z)
+        return torch.stack((log_normal + log_det, log_normal, log_det), 1)
 
     def _to_units_of_x(self, x: Tensor) -> Tensor:
         """From the output of `_inverse` to the units of X, float64."""
@@ -248,5 +258,9 @@ class MatrixDerivative:
 
 def _joint(z: Tensor, log_det: Tensor) -> Tensor:
     """Log-density of the data from that of the latents, in nats, (b,), float64."""
-    log_normal = -0.5 * (z.double().square() + np.log(2 * np.pi)).sum(1)
-    return log_normal + log_det
+    return _log_normal(z) + log_det
+
+
+def _log_normal(z: Tensor) -> Tensor:
+    """Log-density of latents in nats, (b,), float64."""
+    return -0.5 * (z.double().square() + np.log(2 * np.pi)).sum(1)

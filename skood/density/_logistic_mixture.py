@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["level_log_prob", "log_prob", "n_parameters", "sample", "split_parameters"]
+__all__ = ["entropy", "level_log_prob", "log_prob", "n_parameters", "sample", "split_parameters"]
 
 # Below this scale, in levels, a logistic is a spike on one level; the floor keeps 1 / scale finite.
 _SMALLEST_SCALE = 1e-5
@@ -83,6 +83,38 @@ def log_prob(
     shifted = torch.stack([_shift(loc, coefs, x, c, n_levels) for c in range(x.shape[1])], dim=2)
     log_channel = level_log_prob(x[:, None], shifted, scale, n_levels)
     return torch.logsumexp(F.log_softmax(logits, 1) + log_channel.sum(2), 1)
+
+
+def entropy(
+    x: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, coefs: Tensor, n_levels: int
+) -> Tensor:
+    """Entropy of the distributions that the levels of x were predicted by, in nats.
+
+    That of each channel of a pixel is conditioned on the channels of x before it.
+
+    Parameters
+    ----------
+    x : Tensor of shape (N, C, H, W)
+        Levels 0 .. n_levels - 1.
+    logits, loc, scale, coefs
+        As :func:`split_parameters` returns them.
+    n_levels : int
+
+    Returns
+    -------
+    Tensor of shape (N, H, W)
+        Summed over the channels of a pixel.
+    """
+    log_weights = F.log_softmax(logits, 1)
+    total = torch.zeros_like(x[:, 0])
+    for channel in range(x.shape[1]):
+        own = _shift(loc, coefs, x, channel, n_levels), scale[:, :, channel], n_levels
+        for level in torch.arange(n_levels, dtype=x.dtype, device=x.device):
+            log_level = torch.logsumexp(log_weights + level_log_prob(level, *own), 1)
+            total -= log_level.exp() * log_level
+        # Which component is likely, after this channel.
+        log_weights = F.log_softmax(log_weights + level_log_prob(x[:, None, channel], *own), 1)
+    return total
 
 
 def level_log_prob(x: Tensor, loc: Tensor, scale: Tensor, n_levels: int) -> Tensor:

@@ -23,6 +23,7 @@ from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
 from skood.density._base import NeuralDensity
 from skood.density._image_shape import shape_of_rows
+from skood.density._objective import sum_over_item
 from skood.density._pixelcnn_network import PixelCNNLayer, PixelCNNNetwork
 
 __all__ = ["PixelCNN"]
@@ -94,6 +95,10 @@ class PixelCNN(NeuralDensity):
         Logarithm of their frequencies, if `conditional`.
     image_shape_ : tuple of int
         (C, H, W).
+    statistics_names : tuple of str
+        Columns of `score_statistics`: "log_prob", log p(x); "entropy", the sum of the entropies of
+        the distributions that the sub-pixels were predicted by, which is -log p(x) on average in
+        samples of the model. A conditional model has its mean over p(y | x).
     dtype_ : numpy dtype
         Dtype of the training data and of samples.
     input_shape_ : tuple of int
@@ -152,6 +157,8 @@ class PixelCNN(NeuralDensity):
 
     value_range_ = Learned("value_range")
     image_shape_ = Learned("item_shape")
+
+    statistics_names = "log_prob", "entropy"
 
     def __init__(
         self,
@@ -267,6 +274,21 @@ class PixelCNN(NeuralDensity):
         with torch.autocast(x.device.type, enabled=False):
             parameters = mixture.split_parameters(raw, x.shape[1], self.n_components, self.n_levels)
             return mixture.log_prob(x, *parameters, self.n_levels)
+
+    def _statistics_given(
+        self, module: nn.Module, x: Tensor, class_indices: Tensor | None
+    ) -> Tensor:
+        """Return the statistics of p(x | y), shape (b, n_statistics), float64."""
+        raw = self._raw(module, x, class_indices)
+        parameters = mixture.split_parameters(raw, x.shape[1], self.n_components, self.n_levels)
+        of_pixels = (
+            mixture.log_prob(x, *parameters, self.n_levels),
+            mixture.entropy(x, *parameters, self.n_levels),
+        )
+        return torch.stack([sum_over_item(values.double()) for values in of_pixels], 1)
+
+    def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
+        return self._marginal_statistics(partial(self._statistics_given, module, x), x)
 
     def _by_class(self, module: nn.Module, x: Tensor) -> Tensor:
         """Log-probabilities of pixels given each class, shape (b, n_classes, H, W), float64."""

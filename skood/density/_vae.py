@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,13 @@ from skood._parameters import Interval, StrOptions
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._base import NeuralDensity
-from skood.density._evidence import divergence, lower_bound, normal_points
+from skood.density._evidence import (
+    divergence,
+    importance_bound,
+    lower_bound,
+    normal_points,
+    weigh,
+)
 from skood.density._generator import Generator
 from skood.density._latent_transformer import LatentTransformer
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
@@ -104,6 +111,11 @@ class VAE(LatentTransformer, NeuralDensity):
         Labels, if `conditional`.
     class_log_prior_ : ndarray of shape (n_classes,)
         Logarithm of their frequencies, if `conditional`.
+    statistics_names : tuple of str
+        Columns of `score_statistics`: "log_prob", the importance-weighted bound; "log_likelihood",
+        the mean of log p(x | z) over q(z | x); "divergence", KL(q(z | x) || p(z)); "entropy", that
+        of q(z | x); "cross_entropy", the mean of -log p(z) over q(z | x). A conditional model has
+        the means of the last four over p(y | x).
     dtype_ : numpy dtype
         Dtype of the training data and of samples.
     input_shape_ : tuple of int
@@ -166,6 +178,8 @@ class VAE(LatentTransformer, NeuralDensity):
     value_range_ = Learned("value_range")
     mean_ = Learned("mean")
     scale_ = Learned("scale")
+
+    statistics_names = "log_prob", "log_likelihood", "divergence", "entropy", "cross_entropy"
 
     def __init__(
         self,
@@ -300,6 +314,30 @@ class VAE(LatentTransformer, NeuralDensity):
         if self.conditional:
             return self._bound_by_class(module, x).logsumexp(1)
         return self._bound(module, x, None)
+
+    def _statistics_given(
+        self, module: nn.Module, x: Tensor, class_indices: Tensor | None
+    ) -> Tensor:
+        """Return the statistics of p(x | y), shape (b, n_statistics), float64."""
+        one_hot = self._one_hot(class_indices)
+        mean, log_variance = module.encode(x, one_hot)
+        log_likelihoods, log_weights = weigh(
+            lambda z: self._log_likelihood(module, x, module.decode(z, one_hot)),
+            mean,
+            log_variance,
+            normal_points(self.n_importance_samples, self.n_latent).to(x.device),
+        )
+        entropy = 0.5 * (log_variance.double() + math.log(2 * math.pi) + 1).sum(1)
+        kl = divergence(mean, log_variance)
+        statistics = importance_bound(log_weights), log_likelihoods.mean(0), kl, entropy
+        return torch.stack((*statistics, kl + entropy), 1)
+
+    def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
+        return self._marginal_statistics(partial(self._statistics_given, module, x), x)
+
+    @property
+    def _is_differentiable(self) -> bool:  # type: ignore[override]
+        return getattr(self, "likelihood_", self.likelihood) == "gaussian"
 
     def generator(self) -> Generator:
         """Return the tensor interface to the fitted model, on its device.

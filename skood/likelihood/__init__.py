@@ -1,8 +1,11 @@
-"""Detectors on a density: the log-likelihood, and the likelihood ratio that corrects it."""
+"""Detectors on a density: the log-likelihood, and what corrects or replaces it."""
 
+from skood.likelihood._approximate_mass import ApproximateMass
 from skood.likelihood._cclr import CCLR
+from skood.likelihood._density_of_states import DensityOfStates
 from skood.likelihood._diffusion_reconstruction import DiffusionReconstruction
 from skood.likelihood._input_complexity import InputComplexity
+from skood.likelihood._latent_norm import LatentNorm
 from skood.likelihood._likelihood_ratio import LikelihoodRatio
 from skood.likelihood._local_intrinsic_dimension import LocalIntrinsicDimension
 from skood.likelihood._log_likelihood import LogLikelihood
@@ -13,8 +16,11 @@ from skood.likelihood._waic import WAIC
 __all__ = [
     "CCLR",
     "WAIC",
+    "ApproximateMass",
+    "DensityOfStates",
     "DiffusionReconstruction",
     "InputComplexity",
+    "LatentNorm",
     "LikelihoodRatio",
     "LocalIntrinsicDimension",
     "LogLikelihood",

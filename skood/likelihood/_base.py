@@ -9,14 +9,19 @@ import numpy.typing as npt
 
 from skood._checked_data import CheckedData
 from skood._models import as_input, rows_through
-from skood.density import NeuralSplineFlow, PixelCNN
+from skood.density import ImageFlow, NeuralSplineFlow, PixelCNN
 
-__all__ = ["default_density", "log_density", "log_density_of_pixels"]
+__all__ = ["default_density", "default_flow", "log_density", "log_density_of_pixels"]
 
 
 def default_density(data: CheckedData) -> PixelCNN | NeuralSplineFlow:
     """Density for ``density=None``: PixelCNN for images, a spline flow for rows."""
     return PixelCNN() if data.is_image else NeuralSplineFlow()
+
+
+def default_flow(data: CheckedData) -> ImageFlow | NeuralSplineFlow:
+    """Flow for None: ImageFlow for images, a spline flow for rows."""
+    return ImageFlow() if data.is_image else NeuralSplineFlow()
 
 
 def log_density(model: Any, data: CheckedData) -> npt.NDArray[np.float64]:

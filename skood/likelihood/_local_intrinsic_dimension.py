@@ -21,9 +21,9 @@ from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
-from skood.density import ImageFlow, NeuralSplineFlow
 from skood.density._diffusion import Denoiser
 from skood.density._invertible import Derivative
+from skood.likelihood._base import default_flow
 from skood.likelihood._dimension import (
     ConvolutionDimension,
     Dimension,
@@ -203,9 +203,7 @@ class LocalIntrinsicDimension(BaseDetector):
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
-        density = self.density
-        if density is None:
-            density = ImageFlow() if inliers.is_image else NeuralSplineFlow()
+        density = default_flow(inliers) if self.density is None else self.density
         model_seed = None if self.random_state is None else seed
         self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
         self.estimator_ = self._choose_estimator()

@@ -89,10 +89,42 @@ def test_density_is_that_of_the_latents_times_the_change_of_volume(case):
     np.testing.assert_allclose(flow.score_samples(X), expected, atol=2e-3)
 
 
+def test_statistics_are_the_parts_of_the_log_density(case):
+    flow, X, _, log_volume = case
+    statistics = flow.score_statistics(X)
+    assert flow.statistics_names == ("log_prob", "latent_log_prob", "log_det")
+    assert (statistics.shape, statistics.dtype) == ((40, 3), np.float64)
+    np.testing.assert_array_equal(statistics[:, 0], flow.score_samples(X))
+    np.testing.assert_array_equal(statistics[:, 1] + statistics[:, 2], statistics[:, 0])
+    np.testing.assert_allclose(statistics[:, 1], norm.logpdf(flow.encode(X)).sum(1), atol=1e-4)
+    log_det = np.linalg.slogdet(flow.jacobian(X))[1]
+    np.testing.assert_allclose(statistics[:, 2], -log_det - log_volume, atol=2e-3)
+
+
+def test_gradient_is_the_slope_of_the_log_density(case):
+    """Along lines, by differences, in the units of the network's input."""
+    flow, X, unit, _ = case
+    X = X[:8].astype(float)
+    # The network reads levels 0 to 16 as 0 to 1.
+    unit = 16.0 if X.ndim > 2 else unit
+    X = np.clip(X, 0.5, 15.5) if X.ndim > 2 else X
+    gradient = flow.log_density_gradient(X)
+    assert (gradient.shape, gradient.dtype) == (X.shape, np.float64)
+    rng, step, axes = np.random.default_rng(0), 2e-3, tuple(range(1, X.ndim))
+    length = np.sqrt((gradient**2).sum(axes))
+    for direction in (gradient, *rng.normal(size=(4, *X.shape))):
+        direction = direction / np.sqrt((direction**2).sum(axes, keepdims=True))
+        move = step * direction * unit
+        difference = (flow.score_samples(X + move) - flow.score_samples(X - move)) / (2 * step)
+        slope = (gradient * direction).sum(axes)
+        np.testing.assert_allclose(difference / length, slope / length, atol=0.03)
+
+
 def test_nothing_depends_on_the_batch(case):
     flow, X, _, _ = case
     Z = flow.encode(X)
-    for method, items in (("encode", X), ("decode", Z), ("jacobian", X), ("score_samples", X)):
+    of_items = "encode", "jacobian", "score_samples", "score_statistics", "log_density_gradient"
+    for method, items in [("decode", Z), *((method, X) for method in of_items)]:
         function = getattr(flow, method)
         values = function(items)
         parts = [function(items[i : i + 7]) for i in range(0, 40, 7)]

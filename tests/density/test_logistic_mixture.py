@@ -236,3 +236,27 @@ def test_sample_is_decided_by_the_generator():
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
+
+
+@pytest.mark.parametrize(("n_channels", "n_components"), [(1, 1), (1, 3), (2, 1), (3, 2)])
+def test_entropy(n_channels, n_components):
+    """Of all pixels, the mean of the channels' entropies is that of the whole distribution."""
+    n_levels = 4
+    parameters = random_parameters(n_channels, n_components, n_levels)
+    x = all_pixels(n_channels, n_levels)
+    p = exact_probabilities(n_channels, n_levels, parameters)
+    expanded = [part.expand(len(x), *part.shape[1:]) for part in parameters]
+    entropies = mixture.entropy(x, *expanded, n_levels)
+    assert entropies.shape == (len(x), 1, 1)
+    whole = -(p * p.log()).sum()
+    np.testing.assert_allclose((p * entropies.flatten()).sum(), whole, rtol=1e-9)
+    if n_channels == 1:
+        np.testing.assert_allclose(entropies.flatten(), whole.expand(len(x)), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_entropy_of_extreme_parameters(name):
+    arguments, _ = reference(name, torch.float32)
+    entropies = mixture.entropy(*arguments, 256)
+    n_channels = arguments[0].shape[1]
+    assert ((entropies > -1e-3) & (entropies < n_channels * np.log(256) + 1e-3)).all()

@@ -149,6 +149,26 @@ def test_probabilities_of_all_images_sum_to_one(tiny, variant, shape):
 
 
 @small_model
+def test_statistics(tiny, variant, shape):
+    """On average over samples of the model, the entropies are -log p(x)."""
+    density = fit_small(tiny, variant, shape)
+    X = every_image(shape, 3)
+    assert density.statistics_names == ("log_prob", "entropy")
+    log_p, entropy = density.score_statistics(X).T
+    np.testing.assert_allclose(log_p, density.score_samples(X), atol=1e-5)
+    if not density.conditional:
+        assert np.exp(log_p) @ (log_p + entropy) == pytest.approx(0, abs=1e-4)
+        return
+    given = density.class_log_prob(X)
+    joint = given + density.class_log_prior_
+    # p(y, x) has that mean for each class.
+    assert np.exp(log_p) @ entropy == pytest.approx(-(np.exp(joint) * given).sum(), abs=1e-4)
+    np.testing.assert_array_equal(
+        density.score_statistics(X[:3]), np.stack((log_p, entropy), 1)[:3]
+    )
+
+
+@small_model
 def test_pixel_scores_are_conditional_log_probabilities(tiny, variant, shape):
     """Given those before it, the probabilities of a pixel's values sum to one."""
     density = fit_small(tiny, variant, shape)

@@ -139,6 +139,59 @@ class TestLinearGaussian:
         expected = logsumexp(law.log_density(law.X) + np.log(law.prior), axis=1)
         np.testing.assert_allclose(vae.score_samples(law.X), expected, atol=2e-4)
 
+    @pytest.mark.parametrize(("shift", "widen"), [(0.0, 1.0), (0.5, 2.0)])
+    def test_statistics(self, shift, widen):
+        law = LinearGaussian()
+        vae = law.vae(shift=shift, widen=widen, n_importance_samples=1024)
+        statistics = dict(zip(vae.statistics_names, vae.score_statistics(law.X).T, strict=True))
+        mean, variance = law.posterior(law.X, 0)
+        mean, variance = mean + shift, widen * variance
+        log_p = law.log_density(law.X)[:, 0]
+        np.testing.assert_allclose(statistics["log_prob"], log_p, atol=2e-2)
+        np.testing.assert_array_equal(statistics["log_prob"], vae.score_samples(law.X))
+        entropy = norm(0, np.sqrt(variance)).entropy().sum()
+        np.testing.assert_allclose(statistics["entropy"], entropy, rtol=1e-5)
+        # E log N(z; 0, 1) = log N(mean; 0, 1) - variance / 2.
+        cross_entropy = variance.sum() / 2 - norm.logpdf(mean).sum(1)
+        np.testing.assert_allclose(statistics["cross_entropy"], cross_entropy, rtol=1e-5)
+        np.testing.assert_allclose(statistics["divergence"], cross_entropy - entropy, atol=1e-4)
+        residual = (law.X - law.means[0] - mean @ law.W.T) / law.sigma
+        spread = (variance * (law.W / law.sigma[:, None]) ** 2).sum() / 2
+        expected = norm.logpdf(residual).sum(1) - np.log(law.sigma).sum() - spread
+        np.testing.assert_allclose(statistics["log_likelihood"], expected, atol=2e-2)
+        # Whatever `score_samples` returns.
+        vae.set_params(bound="elbo")
+        np.testing.assert_array_equal(vae.score_statistics(law.X)[:, 0], statistics["log_prob"])
+        elbo = statistics["log_likelihood"] - statistics["divergence"]
+        np.testing.assert_allclose(vae.score_samples(law.X), elbo, rtol=1e-6)
+
+    def test_statistics_of_a_conditional_model(self):
+        law = LinearGaussian(n_classes=3)
+        vae = law.vae(law.members)
+        statistics = dict(zip(vae.statistics_names, vae.score_statistics(law.X).T, strict=True))
+        np.testing.assert_array_equal(statistics["log_prob"], vae.score_samples(law.X))
+        joint = law.log_density(law.X) + np.log(law.prior)
+        weights = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+        given = []
+        for k in range(3):
+            mean, variance = law.posterior(law.X, k)
+            given.append(0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(1))
+        expected = (weights * np.stack(given, 1)).sum(1)
+        np.testing.assert_allclose(statistics["divergence"], expected, atol=2e-3)
+
+    @pytest.mark.parametrize("n_classes", [1, 3])
+    def test_gradient(self, n_classes):
+        law = LinearGaussian(n_classes)
+        vae = law.vae(None if n_classes == 1 else law.members, n_importance_samples=16)
+        joint = law.log_density(law.X) + np.log(law.prior)
+        weights = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+        away = law.X - weights @ law.means
+        expected = -np.linalg.solve(law.cov, away.T).T * vae.scale_
+        gradient = vae.log_density_gradient(law.X)
+        assert gradient.dtype == np.float64
+        np.testing.assert_allclose(gradient, expected, atol=2e-3)
+        np.testing.assert_array_equal(vae.log_density_gradient(law.X[3:9]), gradient[3:9])
+
     @pytest.mark.parametrize("n_classes", [1, 3])
     def test_latents_are_the_posterior_mean(self, n_classes):
         law = LinearGaussian(n_classes)

@@ -1,0 +1,224 @@
+"""How frequent the statistics of a density are, instead of how likely an item is."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from sklearn.neighbors import KernelDensity
+from sklearn.svm import OneClassSVM
+
+from skood._checked_data import CheckedData
+from skood._models import fit_model, rows_through
+from skood._parameters import HasMethods, Interval, StrOptions
+from skood._torch.seeding import Stream, numpy_rng
+from skood.base import BaseDetector
+from skood.likelihood._base import default_density, log_density
+
+__all__ = ["DensityOfStates"]
+
+
+class DensityOfStates(BaseDetector):
+    r"""Detector whose score is how frequent the statistics of a density are at an item.
+
+    A density may give out-of-distribution items a higher log p(x) than its training data, but
+    hardly the same. What counts is therefore not log p(x) but how frequent its value is in
+    in-distribution data, and with it the values of the other statistics :math:`T_j` that the
+    density has [1]_. The score (DoSE) is
+
+    .. math:: s(x) = \sum_j \log \hat{p}_j(T_j(x))
+
+    where :math:`\hat{p}_j`, the density of states, is a kernel density estimate of
+    :math:`T_j(x)` in training rows.
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        Any estimator with ``fit`` and ``score_samples``; one in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. The densities of
+        :mod:`skood.density` say what their statistics are by ``score_statistics`` and
+        ``statistics_names``; of any other, log p(x) is the only one. None takes
+        :class:`~skood.density.PixelCNN` for images and
+        :class:`~skood.density.NeuralSplineFlow` for rows.
+    estimator : {"kde", "svm"} or estimator, default="kde"
+        "kde" is the sum above. "svm" takes the score of a
+        :class:`~sklearn.svm.OneClassSVM` on all statistics, and so does any estimator with
+        ``fit`` and ``score_samples``, ``OneClassSVM(nu=0.1)`` for instance. It reads
+        statistics of mean 0 and variance 1.
+    bandwidth : {"scott", "silverman"} or float, default="scott"
+        Standard deviation of the kernels of "kde", in those of a statistic; "scott" is
+        :math:`n^{-1/5}` for n training rows.
+    n_calibration : int or None, default=5000
+        Training rows that the statistics are learned from, and the threshold. None takes all.
+    contamination : float, default=0.05
+        Part of these that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted densities are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a density or an estimator whose own ``random_state`` is None, and of the
+        calibration rows.
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density.
+    statistics_names_ : tuple of str
+        The statistics.
+    train_statistics_ : ndarray of shape (n_calibration, n_statistics)
+        Their values in training rows, in nats.
+    mean_, scale_ : ndarray of shape (n_statistics,)
+        Their means and standard deviations; 1 nat for a statistic that does not vary.
+    estimators_ : list of estimator
+        A :class:`~sklearn.neighbors.KernelDensity` for each statistic, or the one estimator of all.
+    offset_ : float
+        Threshold on the score.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    LogLikelihood : The larger log p(x), the better.
+
+    Notes
+    -----
+    A score of "kde" is in nats, the logarithm of a density of statistics that are in nats
+    themselves. A one-class SVM has scores without a unit, from 0, far from all training rows.
+
+    The statistics are learned from training rows, as in [1]_. In rows that a density has overfitted
+    they are not what they are in new ones; train it on others then, and fit the detector with
+    ``FrozenEstimator(density)`` on rows that it has not seen.
+
+    References
+    ----------
+    .. [1] W. Morningstar, C. Ham, A. Gallagher, B. Lakshminarayanan, A. Alemi, J. Dillon,
+       "Density of States Estimation for Out-of-Distribution Detection", AISTATS 2021.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import DensityOfStates, NeuralSplineFlow
+    >>> X = load_iris().data
+    >>> flow = NeuralSplineFlow(max_epochs=5, random_state=0)
+    >>> detector = DensityOfStates(flow).fit(X)
+    >>> detector.statistics_names_
+    ('log_prob', 'latent_log_prob', 'log_det')
+    >>> detector.predict([[9.0, 9.0, 9.0, 9.0]])
+    array([-1])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "estimator": [StrOptions({"kde", "svm"}), HasMethods(["fit", "score_samples"])],
+        "bandwidth": [
+            StrOptions({"scott", "silverman"}),
+            Interval(numbers.Real, 0, None, closed="neither"),
+        ],
+        "n_calibration": [Interval(numbers.Integral, 2, None, closed="left"), None],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        *,
+        estimator: Any = "kde",
+        bandwidth: str | float = "scott",
+        n_calibration: int | None = 5000,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.estimator = estimator
+        self.bandwidth = bandwidth
+        self.n_calibration = n_calibration
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        model_seed = None if self.random_state is None else seed
+        self.density_ = fit_model(
+            default_density(inliers) if self.density is None else self.density,
+            inliers,
+            y,
+            seed=model_seed,
+            memory=self.memory,
+        )
+        self.statistics_names_ = getattr(self.density_, "statistics_names", ("log_prob",))
+        if self.n_calibration is not None and self.n_calibration < len(inliers):
+            order = numpy_rng(seed, Stream.STATISTICS_ROWS).permutation(len(inliers))
+            inliers = inliers.subset(np.sort(order[: self.n_calibration]))
+        self.train_statistics_ = self._statistics(inliers)
+        known = self.train_statistics_[np.isfinite(self.train_statistics_).all(1)]
+        if len(known) < 2:
+            raise ValueError(
+                f"the density gives finite statistics for {len(known)} of "
+                f"{len(self.train_statistics_)} training items; expected 2 at least: rescale X, "
+                "with scikit-learn's StandardScaler for instance"
+            )
+        self.mean_ = known.mean(0)
+        deviation = known.std(0, ddof=1)
+        # What differs by rounding errors of float32 does not vary.
+        varies = deviation > 10 * np.finfo(np.float32).eps * np.abs(self.mean_)
+        self.scale_ = np.where(varies, deviation, 1.0)
+        estimator = self.estimator
+        if self.estimator == "kde":
+            estimator = KernelDensity(bandwidth=self.bandwidth, rtol=1e-8)
+        elif self.estimator == "svm":
+            estimator = _OneClassSVM()
+        self.estimators_ = [
+            fit_model(estimator, part, None, seed=model_seed) for part in self._parts(known)
+        ]
+
+    def _statistics(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        if hasattr(self.density_, "score_statistics"):
+            return rows_through(self.density_, "score_statistics", data)
+        return log_density(self.density_, data)[:, None]
+
+    def _parts(self, statistics: npt.NDArray[np.float64]) -> list[CheckedData]:
+        """Standardised statistics, one by one for "kde"."""
+        standardised = (statistics - self.mean_) / self.scale_
+        n_parts = statistics.shape[1] if self.estimator == "kde" else 1
+        return [CheckedData.of(part) for part in np.split(standardised, n_parts, axis=1)]
+
+    def _scores_for_threshold(
+        self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
+    ) -> npt.NDArray[np.float64]:
+        return self._score(self.train_statistics_)
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return self._score(self._statistics(data))
+
+    def _score(self, statistics: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        finite = np.isfinite(statistics)
+        parts = self._parts(np.where(finite, statistics, self.mean_))
+        scores = np.zeros(len(statistics))
+        for estimator, part in zip(self.estimators_, parts, strict=True):
+            scores += rows_through(estimator, "score_samples", part)
+        if self.estimator == "kde":
+            # From the densities of standardised statistics to those of the statistics.
+            scores -= np.log(self.scale_).sum()
+        # Where a statistic is inf, -inf; where it is NaN, NaN.
+        return np.where(finite.all(1), scores, -np.abs(statistics).sum(1))
+
+
+class _OneClassSVM(OneClassSVM):
+    """Draws no seed from numpy's global generator, which it has no use for."""
+
+    def fit(self, X: Any, y: Any = None) -> _OneClassSVM:
+        self.random_state = 0
+        return super().fit(X, y)

@@ -1,0 +1,191 @@
+"""Where the latents of an item lie in a standard normal distribution."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammainc, gammaincc, gammaln
+from scipy.stats import chi
+
+from skood._checked_data import CheckedData
+from skood._models import fit_model, rows_through
+from skood._parameters import HasMethods, StrOptions
+from skood.base import BaseDetector
+from skood.likelihood._base import default_flow
+
+__all__ = ["LatentNorm"]
+
+# Below this, a probability is computed as its logarithm.
+_SMALL = 1e-290
+# Terms of the expansions of such logarithms; enough for a million latents.
+_N_TERMS = 500
+
+
+class LatentNorm(BaseDetector):
+    r"""Detector on the norm of latents z, which should be that of a normal distribution.
+
+    A flow or a VAE makes the latents of its training data standard normal. In D dimensions the
+    origin is where their density is highest, and hardly any of them lies near it:
+    :math:`\|z\|^2` has a chi-squared distribution with D degrees of freedom, and :math:`\|z\|` is
+    close to :math:`\sqrt{D}`, on what is called the Gaussian annulus, the typical set of the
+    distribution [1]_ [2]_. Latents elsewhere are out-of-distribution.
+
+    Parameters
+    ----------
+    latents : transformer, default=None
+        Any estimator with ``fit`` and ``transform``, which gives latents (n, D): a flow, a
+        :class:`~skood.density.VAE`, an :class:`~skood.density.Autoencoder`,
+        ``sklearn.decomposition.PCA(whiten=True)``. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
+        :class:`~skood.density.ImageFlow` for images and
+        :class:`~skood.density.NeuralSplineFlow` for rows.
+    statistic : {"pvalue", "shell", "annulus", "norm"}, default="pvalue"
+        The score:
+
+        - "pvalue": :math:`\log(2 \min(F(\|z\|^2), 1 - F(\|z\|^2)))` with F the distribution
+          function of :math:`\chi^2_D`: the logarithm of the probability that a norm is as extreme
+          on its side, twice;
+        - "shell": :math:`\log \mathcal{N}(z; 0, I) + \log A(\|z\|)` with A(r) the area of the
+          sphere of radius r: the logarithm of the probability of a shell of norm :math:`\|z\|`,
+          for each unit of its thickness. It weighs the density with the volume that has it;
+        - "annulus": :math:`-|\,\|z\| - \sqrt{D}\,|`;
+        - "norm": :math:`-\|z\|`, a function of the density of the latents alone.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted transformers are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a transformer whose own ``random_state`` is None, and of the rows that the
+        threshold is read from where there are more than 5000.
+
+    Attributes
+    ----------
+    latents_ : transformer
+        The fitted transformer.
+    offset_ : float
+        Threshold on the score.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    LogLikelihood : Of a flow, the log-density of the latents and the log-determinant together.
+    DensityOfStates : Learns from training rows how the log-density of latents is distributed.
+
+    Notes
+    -----
+    "pvalue" and "shell" are in nats, "annulus" and "norm" in standard deviations of the latents.
+    ``exp`` of a p-value is the part of standard normal latents that are rejected at it. Latents
+    may be distributed otherwise: those of a VAE, the means of q(z | x), lie closer to the origin,
+    and nothing makes those of an autoencoder normal. The threshold is read from training rows
+    anyway. The latents of images in a flow have been found to be little apart from those of
+    out-of-distribution images [1]_.
+
+    References
+    ----------
+    .. [1] H. Choi, E. Jang, A. Alemi, "WAIC, but Why? Generative Ensembles for Robust Anomaly
+       Detection", arXiv:1810.01392.
+    .. [2] E. Nalisnick, A. Matsukawa, Y. W. Teh, B. Lakshminarayanan, "Detecting
+       Out-of-Distribution Inputs to Deep Generative Models Using Typicality", arXiv:1906.02994.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from sklearn.decomposition import PCA
+    >>> from skood import LatentNorm
+    >>> X = load_iris().data
+    >>> detector = LatentNorm(PCA(whiten=True)).fit(X)
+    >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 1, -1])
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "latents": [HasMethods(["fit", "transform"]), None],
+        "statistic": [StrOptions({"pvalue", "shell", "annulus", "norm"})],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        latents: Any = None,
+        *,
+        statistic: str = "pvalue",
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.latents = latents
+        self.statistic = statistic
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        self.latents_ = fit_model(
+            default_flow(inliers) if self.latents is None else self.latents,
+            inliers,
+            y,
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+        )
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        latents = rows_through(self.latents_, "transform", data).astype(np.float64)
+        norms, n_latent = np.linalg.norm(latents, axis=1), latents.shape[1]
+        if self.statistic == "pvalue":
+            return log_p_value(norms, n_latent)
+        if self.statistic == "shell":
+            return chi(n_latent).logpdf(norms)
+        if self.statistic == "annulus":
+            return -np.abs(norms - np.sqrt(n_latent))
+        return -norms
+
+
+def log_p_value(norms: npt.NDArray[np.float64], n_latent: int) -> npt.NDArray[np.float64]:
+    r"""Logarithm of the two-sided p-value of norms of standard normal vectors.
+
+    The distribution function of :math:`\|z\|^2` is the incomplete gamma function
+    :math:`P(D / 2, \|z\|^2 / 2)`. Where either tail is too small for float64, its logarithm is
+    taken from a power series or a continued fraction (NIST Digital Library of Mathematical
+    Functions, 8.11.4 and 8.9.2).
+
+    Parameters
+    ----------
+    norms : ndarray of shape (n,)
+    n_latent : int
+        D.
+
+    Returns
+    -------
+    ndarray of shape (n,), float64
+        In nats; -inf at 0.
+    """
+    a = n_latent / 2
+    with np.errstate(divide="ignore", over="ignore"):
+        # Finite where the square overflows.
+        x = np.minimum(norms**2 / 2, 1e300)
+        tail = np.minimum(gammainc(a, x), gammaincc(a, x))
+        log_tail = np.log(tail)
+        far = tail < _SMALL
+        below, above = far & (x < a), far & (x >= a)
+        common = a * np.log(x) - x - gammaln(a)
+    series, fraction = np.ones_like(x[below]), x[above] + 2 * _N_TERMS + 1 - a
+    for k in range(_N_TERMS, 0, -1):
+        series = 1 + series * x[below] / (a + k)
+        fraction = x[above] + 2 * k - 1 - a - k * (k - a) / fraction
+    log_tail[below] = common[below] + np.log(series / a)
+    log_tail[above] = common[above] - np.log(fraction)
+    return log_tail + np.log(2)
