@@ -141,11 +141,11 @@ def densities(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "ImageFlow": skood.ImageFlow(**preset.flow, **settings),
         "VAE": skood.VAE(**preset.vae, **settings),
+        "TwoStep": skood.TwoStep(autoencoder, latent_flow, verbose=args.verbose),
+        "Diffusion": skood.Diffusion(**preset.diffusion, **settings),
         "five VAEs": [
             skood.VAE(**preset.vae, **{**settings, "random_state": args.seed + k}) for k in range(5)
         ],
-        "TwoStep": skood.TwoStep(autoencoder, random_state=args.seed, verbose=args.verbose),
-        "Diffusion": skood.Diffusion(**preset.diffusion, **settings),
     }
 
 
