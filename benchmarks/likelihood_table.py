@@ -121,7 +121,7 @@ ON: dict[str, Detectors] = {
         "LatentNorm": skood.LatentNorm,
         "LocalIntrinsicDimension": skood.LocalIntrinsicDimension,
     },
-    "VAE": {**FOR_ALL, **STATISTICS},
+    "VAE": {**FOR_ALL, **STATISTICS, "LikelihoodRegret": skood.LikelihoodRegret},
     "TwoStep": {"LogLikelihood": skood.LogLikelihood},
     "Diffusion": {
         "DiffusionReconstruction": skood.DiffusionReconstruction,

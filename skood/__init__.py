@@ -36,6 +36,7 @@ _PUBLIC = {
         "InputComplexity",
         "LatentNorm",
         "LikelihoodRatio",
+        "LikelihoodRegret",
         "LocalIntrinsicDimension",
         "LogLikelihood",
         "ScoreNorm",
