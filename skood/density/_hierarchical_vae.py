@@ -273,8 +273,8 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         .. math:: \mathcal{L}^{>k} = \mathbb{E}_{p(z_{\le k}|z_{>k}) \, q(z_{>k}|x)}
             \Big[ \log \frac{p(x|z) \, p(z_{>k})}{q(z_{>k}|x)} \Big],
 
-        equation 9 of Havtorn et al. 2021, or, with ``bound="importance"``, the importance-weighted
-        bound from the same draws.
+        or, with ``bound="importance"``, the importance-weighted bound from the same draws (Havtorn
+        et al. 2021).
 
         Parameters
         ----------
