@@ -50,14 +50,9 @@ def set_linear(layer, weight, bias):
 
 
 def given(mean, cov, of, by):
-    """Coefficients, constant and variances of one part of a normal vector given another."""
-    A = (
-        np.linalg.solve(cov[np.ix_(by, by)], cov[np.ix_(by, of)]).T
-        if by
-        else np.zeros((len(of), 0))
-    )
-    rest = cov[np.ix_(of, of)] - A @ cov[np.ix_(by, of)]
-    return A, mean[of] - A @ mean[by], rest
+    """Coefficients, constant and covariance of one part of a normal vector given another."""
+    A = np.linalg.solve(cov[np.ix_(by, by)], cov[np.ix_(by, of)]).T
+    return A, mean[of] - A @ mean[by], cov[np.ix_(of, of)] - A @ cov[np.ix_(by, of)]
 
 
 class LinearGaussian:
@@ -125,7 +120,7 @@ class TestBounds:
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
         else:
             # The mean of log p(x | z) depends on the draws.
-            vae.set_params(n_importance_samples=1024)
+            vae.set_params(n_importance_samples=256)
             np.testing.assert_allclose(vae.score_samples(model.X), expected, atol=0.02)
 
     def test_rises_with_the_draws_to_the_density(self):
@@ -133,7 +128,7 @@ class TestBounds:
         vae = model.wrong()
         exact = model.log_density(vae)
         gaps = []
-        for n in (1, 8, 64, 1024):
+        for n in (1, 8, 64, 512):
             gaps.append((exact - vae.score_above(model.X, 0, n)).mean())
         assert all(more < fewer for fewer, more in itertools.pairwise(gaps))
         assert gaps[0] > 0.1
@@ -141,7 +136,7 @@ class TestBounds:
 
     def test_elbo_lacks_the_divergence_from_the_posterior(self):
         model = LinearGaussian()
-        vae = model.wrong(bound="elbo", n_importance_samples=2048)
+        vae = model.wrong(bound="elbo", n_importance_samples=256)
         gap = model.log_density(vae) - vae.score_samples(model.X)
         _, _, top = given(model.mean, model.cov, [1], [2, 3, 4])
         _, _, bottom = given(model.mean, model.cov, [0], [2, 3, 4, 1])
@@ -155,7 +150,7 @@ class TestBounds:
     def test_score_above_k_against_the_closed_form(self):
         """With z_1 from its prior, p(x | z_2) is normal, and the bound is one on the same log p."""
         model = LinearGaussian()
-        vae = model.exact().set_params(n_importance_samples=4096)
+        vae = model.exact().set_params(n_importance_samples=512)
         exact = model.log_density(vae)
         np.testing.assert_allclose(vae.score_above(model.X, 1), exact, atol=0.1)
         # The expectation of log p(x | z) under q(z_2 | x) p(z_1 | z_2), less KL(q(z_2 | x) || p).
@@ -235,7 +230,7 @@ class TestTraining:
         np.testing.assert_allclose(found, log_likelihood.numpy() - 0.4 * free, rtol=1e-6)
 
     def test_validation_loss_is_the_elbo_without_them(self):
-        X = np.repeat(data_of("rows")[0][:1], 20, axis=0) + [0, 0, 0, 0, 0, 1e-3]
+        X = np.repeat(data_of("grey")[0][:1], 20, axis=0)
         vae = make_vae(validation_fraction=0.5, bound="elbo", n_importance_samples=10).fit(X)
         best = min(vae.history_["validation_loss"])
         assert best == pytest.approx(-vae.score(X), rel=1e-6)
@@ -253,6 +248,7 @@ class TestTraining:
     def test_lowers_bits_per_dim(self, variant):
         X, settings = data_of(variant)
         # Every other item is the first one, which a model can learn.
+        X = X.round()
         X[::2] = X[0]
         settings = {**settings, "batch_size": 30, "validation_fraction": 0}
         trained = make_vae(**settings, max_steps=120, n_warmup_steps=20).fit(X)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import KernelDensity
 
@@ -50,13 +51,29 @@ def test_nothing_is_lost_where_lower_latents_are_not_used(X):
     np.testing.assert_allclose(detector.score_samples(X), 0, atol=1e-5)
 
 
-def test_items_far_away_score_low():
-    rng = np.random.default_rng(0)
-    X = rng.normal(size=(300, 1)) * [1, 1, -1, 0.5, 2] + 0.1 * rng.normal(size=(300, 5))
-    far = X[:50] + 1.5 * rng.normal(size=(50, 5))
-    vae = tiny_vae(max_steps=300, learning_rate=1e-2, n_warmup_steps=20)
-    detector = HierarchicalRatio(vae, k=1, n_importance_samples=64).fit(X)
-    assert (detector.predict(far) == -1).mean() > 0.8
+def test_is_the_divergence_of_the_prior_from_the_posterior():
+    """For x_0 = z_2 + s e and x_1 = w z_1 + s e, of independent latents, with the exact q."""
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    vae = tiny_vae(n_latents=(1, 1), hidden_features=(), bound="elbo").fit(X)
+    module, w, s = vae.module_, 0.9, 0.4
+    top, bottom = 1 / (1 + s**2), w / (w**2 + s**2)
+    variance = s**2 / (w**2 + s**2)
+    weights = {
+        module.decoder[0]: ([[0, 1], [w, 0]], [0, 0]),
+        module.priors[0][0]: ([[0], [0]], [0, 0]),
+        module.encoder[0]: ([[top, 0], [0, 0]], [0, np.log(s**2 * top)]),
+        module.posteriors[0][0]: ([[0, bottom, 0], [0, 0, 0]], [0, np.log(variance)]),
+    }
+    for layer, (weight, bias) in weights.items():
+        layer.weight.data.copy_(torch.tensor(weight))
+        layer.bias.data.copy_(torch.tensor(bias))
+    module.raw_scale.data.fill_(np.log(np.expm1(s - 1e-3)) / 10)
+    detector = HierarchicalRatio(FrozenEstimator(vae), k=1, n_importance_samples=512).fit(X)
+    mean = bottom * (X[:, 1] - vae.mean_[1]) / vae.scale_[1]
+    expected = -0.5 * ((1 + mean**2) / variance - 1 + np.log(variance))
+    np.testing.assert_allclose(detector.score_samples(X), expected, rtol=0.02, atol=0.05)
+    # What the top layer explains is no reason to reject; what only the lower one does, is.
+    assert detector.predict([[6.0, 0.0], [0.0, 6.0]]).tolist() == [1, -1]
 
 
 @pytest.mark.parametrize("density", [KernelDensity(), VAE()])
@@ -66,5 +83,5 @@ def test_needs_layers_of_latents(X, density):
 
 
 def test_k_leaves_a_layer(X):
-    with pytest.raises(ValueError, match="k=3, but the density has 3 layers .*at most 2"):
+    with pytest.raises(ValueError, match=r"k=3, but the density has 3 layers .*at most 2"):
         HierarchicalRatio(tiny_vae(), k=3).fit(X)
