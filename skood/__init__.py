@@ -12,6 +12,7 @@ _PUBLIC = {
     "density": [
         "Autoencoder",
         "Diffusion",
+        "HierarchicalVAE",
         "ImageFlow",
         "NeuralSplineFlow",
         "PixelCNN",
@@ -33,6 +34,7 @@ _PUBLIC = {
         "CCLR",
         "DensityOfStates",
         "DiffusionReconstruction",
+        "HierarchicalRatio",
         "InputComplexity",
         "LatentNorm",
         "LikelihoodRatio",

@@ -33,6 +33,12 @@ def tiny_vae(**kwargs):
     return skood.VAE(1, hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs)
 
 
+def tiny_hierarchical_vae(**kwargs):
+    return skood.HierarchicalVAE(
+        (1, 1, 1), hidden_features=(8,), max_epochs=3, n_importance_samples=4, **kwargs
+    )
+
+
 def tiny_autoencoder(n_latent=2, **kwargs):
     return skood.Autoencoder(n_latent, hidden_features=(8,), n_filters=(4,), max_epochs=3, **kwargs)
 
@@ -68,6 +74,7 @@ ESTIMATORS = [
     tiny_image_flow(),
     tiny_diffusion(),
     tiny_vae(),
+    tiny_hierarchical_vae(),
     tiny_autoencoder(),
     skood.TwoStep(tiny_autoencoder(n_latent=1), KernelDensity()),
     skood.TwoStep(PCA(1), tiny_flow()),
@@ -96,6 +103,7 @@ ESTIMATORS = [
     skood.DensityOfStates(tiny_flow()),
     skood.DensityOfStates(tiny_vae(), estimator="svm"),
     skood.DensityOfStates(KernelDensity()),
+    skood.HierarchicalRatio(tiny_hierarchical_vae(), n_importance_samples=4),
     skood.LatentNorm(tiny_flow()),
     skood.LatentNorm(PCA(whiten=True), statistic="norm"),
     skood.ASH(tiny_mlp()),

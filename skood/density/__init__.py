@@ -7,6 +7,7 @@ from skood.density._autoencoder import Autoencoder
 from skood.density._base import NeuralDensity
 from skood.density._diffusion import Diffusion
 from skood.density._flow import NeuralSplineFlow
+from skood.density._hierarchical_vae import HierarchicalVAE
 from skood.density._image_flow import ImageFlow
 from skood.density._invertible import InvertibleDensity
 from skood.density._pixelcnn import PixelCNN
@@ -17,6 +18,7 @@ __all__ = [
     "VAE",
     "Autoencoder",
     "Diffusion",
+    "HierarchicalVAE",
     "ImageFlow",
     "InvertibleDensity",
     "NeuralDensity",

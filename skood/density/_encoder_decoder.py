@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EncoderDecoder"]
+__all__ = ["EncoderDecoder", "linear_layers"]
 
 
 class EncoderDecoder(nn.Module):
@@ -59,8 +59,8 @@ class EncoderDecoder(nn.Module):
         self.map_shape = (filters[-1], *sizes[-1]) if is_image else item_shape
 
         n_values = math.prod(self.map_shape)
-        self.encoder = _linear([n_values + n_classes, *encoder_features, n_outputs])
-        self.decoder = _linear([n_inputs + n_classes, *decoder_features, n_values])
+        self.encoder = linear_layers([n_values + n_classes, *encoder_features, n_outputs])
+        self.decoder = linear_layers([n_inputs + n_classes, *decoder_features, n_values])
         self.deconvolutions = nn.Sequential()
         if is_image:
             self.deconvolutions = nn.Sequential(nn.ReLU(), *_doubling(filters, sizes))
@@ -76,7 +76,7 @@ class EncoderDecoder(nn.Module):
         return self.deconvolutions(features)
 
 
-def _linear(widths: Sequence[int]) -> nn.Sequential:
+def linear_layers(widths: Sequence[int]) -> nn.Sequential:
     """Build linear layers through `widths`, with ReLU between them."""
     layers: list[nn.Module] = []
     for n_in, n_out in pairwise(widths):

@@ -11,15 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import Tags
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._parameters import Interval, StrOptions
-from skood._torch.preprocessing import Learned, Preprocessing
+from skood._parameters import Interval
 from skood._torch.seeding import Stream, draw_seed, torch_rng
-from skood.density._base import NeuralDensity
 from skood.density._evidence import (
     Elbo,
     divergence,
@@ -30,7 +26,7 @@ from skood.density._evidence import (
 )
 from skood.density._generator import Generator
 from skood.density._latent_transformer import LatentTransformer
-from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
+from skood.density._latent_variables import LatentVariableDensity
 from skood.density._vae_network import VAENetwork
 
 __all__ = ["VAE"]
@@ -39,7 +35,7 @@ __all__ = ["VAE"]
 _SAMPLES_AT_ONCE = 1024
 
 
-class VAE(LatentTransformer, NeuralDensity):
+class VAE(LatentTransformer, LatentVariableDensity):
     r"""Variational autoencoder, p(x) = integral of p(x | z) N(z; 0, I) over z.
 
     The encoder's q(z | x) is a normal distribution with a diagonal covariance. Training maximises
@@ -162,23 +158,11 @@ class VAE(LatentTransformer, NeuralDensity):
     """
 
     _parameter_constraints: dict = {
-        **NeuralDensity._parameter_constraints,
+        **LatentVariableDensity._parameter_constraints,
         "n_latent": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_filters": [tuple, list],
-        "hidden_features": [tuple, list, None],
-        "likelihood": [StrOptions({"auto", "bernoulli", "gaussian", "logistic"})],
         "conditional": ["boolean"],
-        "bound": [StrOptions({"importance", "elbo"})],
-        "n_importance_samples": [Interval(numbers.Integral, 1, None, closed="left")],
         "sample_latents": ["boolean"],
-        "n_levels": [Interval(numbers.Integral, 2, None, closed="left")],
-        "value_range": ["array-like", StrOptions({"minmax"}), None],
-        "image_shape": ["array-like", None],
     }
-
-    value_range_ = Learned("value_range")
-    mean_ = Learned("mean")
-    scale_ = Learned("scale")
 
     statistics_names = "log_prob", "log_likelihood", "divergence", "entropy", "cross_entropy"
 
@@ -186,101 +170,24 @@ class VAE(LatentTransformer, NeuralDensity):
         self,
         n_latent: int = 8,
         *,
-        n_filters: tuple[int, ...] = (32, 64),
-        hidden_features: tuple[int, ...] | None = None,
-        likelihood: str = "auto",
         conditional: bool = False,
-        bound: str = "importance",
-        n_importance_samples: int = 64,
         sample_latents: bool = True,
-        n_levels: int = 256,
-        value_range: tuple[float, float] | str | None = None,
-        image_shape: tuple[int, int, int] | None = None,
-        learning_rate: float = 1e-3,
-        lr_schedule: str = "constant",
-        patience: int | None = 5,
         **training: Any,
     ) -> None:
-        super().__init__(
-            learning_rate=learning_rate, lr_schedule=lr_schedule, patience=patience, **training
-        )
+        super().__init__(**training)
         self.n_latent = n_latent
-        self.n_filters = n_filters
-        self.hidden_features = hidden_features
-        self.likelihood = likelihood
         self.conditional = conditional
-        self.bound = bound
-        self.n_importance_samples = n_importance_samples
         self.sample_latents = sample_latents
-        self.n_levels = n_levels
-        self.value_range = value_range
-        self.image_shape = image_shape
 
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if not reset:
-            return self._preprocessing.open(data)
-        is_image = data.is_image or self.image_shape is not None
-        self.dtype_ = data.dtype
-        self.likelihood_ = self.likelihood
-        if self.likelihood == "auto":
-            self.likelihood_ = "logistic" if is_image else "gaussian"
-        self._preprocessing = Preprocessing(
-            self,
-            data,
-            image_shape=self.image_shape,
-            value_range=self.value_range,
-            has_range=is_image or self.likelihood_ != "gaussian" or self.value_range is not None,
-        )
-        self._preprocessing.check_in_memory(data)
-        return self._preprocessing.open(data)
-
-    def _build(self, data: CheckedData) -> nn.Module:
-        if self.value_range_ is None:
-            self._preprocessing.learn_moments(data)
-        self._likelihood = self._make_likelihood()
-        hidden_features = self.hidden_features
-        if hidden_features is None:
-            hidden_features = (16,) if data.is_image else (128, 128)
-        network = VAENetwork(
-            data.item_shape,
+    def _network(self, item_shape: tuple[int, ...], hidden_features: tuple[int, ...]) -> nn.Module:
+        return VAENetwork(
+            item_shape,
             self.n_latent,
             n_filters=self.n_filters,
             hidden_features=hidden_features,
             n_classes=len(self.classes_) if self.conditional else 0,
             initial_scale=self._likelihood.initial_scale,
         )
-        return network.to(memory_format=torch.channels_last) if data.is_image else network
-
-    def _make_likelihood(self) -> Likelihood:
-        if self.likelihood_ == "bernoulli":
-            return Bernoulli()
-        if self.likelihood_ == "logistic":
-            return DiscretizedLogistic(self.n_levels)
-        if self.value_range_ is None:
-            return Gaussian(self.scale_, has_range=False)
-        low, high = self.value_range_
-        return Gaussian(high - low, has_range=True)
-
-    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
-        """Values in [0, 1], or standardised rows, float32."""
-        x = self._preprocessing.tensor(items, device)
-        if self._likelihood.is_bounded:
-            # The range "minmax" lets later data lie beyond black and white.
-            x = x.clamp(0, 1)
-        return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-
-    def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
-        if self.value_range_ is None:
-            return self._swap_values(x, data, generator)
-        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
-        return torch.where(kept, x, torch.rand(x.shape, generator=generator, device=x.device))
-
-    def _log_likelihood(self, module: nn.Module, x: Tensor, raw: Tensor) -> Tensor:
-        """Return log p(x | z) in nats, shape (b,), float64, from the decoder's output."""
-        with torch.autocast(x.device.type, enabled=False):
-            log_prob = self._likelihood.log_prob(x, raw.float(), module.scale())
-            return log_prob.flatten(1).double().sum(1)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Evidence lower bound with one draw of z, shape (b,)."""
@@ -335,10 +242,6 @@ class VAE(LatentTransformer, NeuralDensity):
 
     def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
         return self._marginal_statistics(partial(self._statistics_given, module, x), x)
-
-    @property
-    def _is_differentiable(self) -> bool:  # type: ignore[override]
-        return getattr(self, "likelihood_", self.likelihood) == "gaussian"
 
     def generator(self) -> Generator:
         """Return the tensor interface to the fitted model, on its device.
@@ -450,16 +353,5 @@ class VAE(LatentTransformer, NeuralDensity):
                 n = min(_SAMPLES_AT_ONCE, n_samples - start)
                 z = torch.randn((n, self.n_latent), generator=generator, device=device)
                 location = model.decode(z, self._draw_classes(n, generator))
-                x = self._likelihood.sample(location, module.scale(), generator)
-                drawn.append(self._preprocessing.inverse(x).cpu().numpy())
-        values = np.concatenate(drawn)
-        if self.dtype_.kind in "biu":
-            # Draws of standardised rows may exceed the range of the dtype.
-            info = None if self.dtype_.kind == "b" else np.iinfo(self.dtype_)
-            values = values.round().clip(*((info.min, info.max) if info else (0, 1)))
-        return values.astype(self.dtype_)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
+                drawn.append(self._draw_items(module, location, generator))
+        return self._in_training_dtype(np.concatenate(drawn))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from skood.density._encoder_decoder import EncoderDecoder
 
-__all__ = ["VAENetwork"]
+__all__ = ["LikelihoodNetwork", "VAENetwork", "mean_and_log_variance"]
 
 # Below, q(z | x) is a point; above, it ignores x. Between these bounds exp is finite.
 _LOG_VARIANCES = -15.0, 15.0
@@ -22,40 +23,42 @@ _SMALLEST_SCALE = 1e-3
 _HASTE = 10.0
 
 
-class VAENetwork(EncoderDecoder):
-    """Encoder and decoder of a variational autoencoder, and the scale of its likelihood.
+class LikelihoodNetwork(EncoderDecoder):
+    """Encoder and decoder, and the scale of the likelihood that is decoded to.
 
     Parameters
     ----------
     item_shape : tuple of int
         (C, H, W) or (d,).
-    n_latent : int
+    n_outputs, n_inputs : int
+        Outputs of the encoder and inputs of the decoder.
     n_filters : sequence of int
         Channels after each convolution of the encoder, and in reverse order of the decoder.
     hidden_features : sequence of int
         Widths of the encoder's hidden layers; for rows, in reverse order, of the decoder's too.
-    n_classes : int
-        0 for a model that is not conditional.
     initial_scale : float or None
         Initial scale of the likelihood, for each channel or feature; None for a likelihood
         without a scale.
+    n_classes : int, default=0
+        0 for a model that is not conditional.
     """
 
     def __init__(
         self,
         item_shape: tuple[int, ...],
-        n_latent: int,
+        n_outputs: int,
+        n_inputs: int,
         *,
         n_filters: Sequence[int],
         hidden_features: Sequence[int],
-        n_classes: int,
         initial_scale: float | None,
+        n_classes: int = 0,
     ) -> None:
         is_image = len(item_shape) == 3
         super().__init__(
             item_shape,
-            2 * n_latent,
-            n_latent,
+            n_outputs,
+            n_inputs,
             n_filters=n_filters,
             encoder_features=hidden_features,
             decoder_features=() if is_image else hidden_features[::-1],
@@ -73,11 +76,32 @@ class VAENetwork(EncoderDecoder):
             return None
         return F.softplus(_HASTE * self.raw_scale) + _SMALLEST_SCALE
 
+
+class VAENetwork(LikelihoodNetwork):
+    """Encoder to the parameters of q(z | x), decoder to p(x | z).
+
+    Parameters
+    ----------
+    item_shape : tuple of int
+        (C, H, W) or (d,).
+    n_latent : int
+    **settings : object
+        As in `LikelihoodNetwork`.
+    """
+
+    def __init__(self, item_shape: tuple[int, ...], n_latent: int, **settings: Any) -> None:
+        super().__init__(item_shape, 2 * n_latent, n_latent, **settings)
+
     def encode(self, x: Tensor, one_hot: Tensor | None) -> tuple[Tensor, Tensor]:
         """Mean and logarithm of the variance of q(z | x, y), both of shape (b, n_latent)."""
-        mean, log_variance = self.encoded(x, one_hot).float().chunk(2, 1)
-        return mean, log_variance.clamp(*_LOG_VARIANCES)
+        return mean_and_log_variance(self.encoded(x, one_hot))
 
     def decode(self, z: Tensor, one_hot: Tensor | None) -> Tensor:
         r"""Location of p(x | z, y) before any sigmoid, shape (b, \*item_shape)."""
         return self.decoded(z, one_hot)
+
+
+def mean_and_log_variance(outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Read a network's outputs (b, 2 n) as two tensors (b, n), float32."""
+    mean, log_variance = outputs.float().chunk(2, 1)
+    return mean, log_variance.clamp(*_LOG_VARIANCES)

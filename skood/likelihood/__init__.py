@@ -4,6 +4,7 @@ from skood.likelihood._approximate_mass import ApproximateMass
 from skood.likelihood._cclr import CCLR
 from skood.likelihood._density_of_states import DensityOfStates
 from skood.likelihood._diffusion_reconstruction import DiffusionReconstruction
+from skood.likelihood._hierarchical_ratio import HierarchicalRatio
 from skood.likelihood._input_complexity import InputComplexity
 from skood.likelihood._latent_norm import LatentNorm
 from skood.likelihood._likelihood_ratio import LikelihoodRatio
@@ -20,6 +21,7 @@ __all__ = [
     "ApproximateMass",
     "DensityOfStates",
     "DiffusionReconstruction",
+    "HierarchicalRatio",
     "InputComplexity",
     "LatentNorm",
     "LikelihoodRatio",

@@ -1,0 +1,147 @@
+"""Ratio of two bounds on the likelihood in a hierarchical VAE."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+from skood._checked_data import CheckedData
+from skood._models import as_input, fit_model
+from skood._parameters import HasMethods, Interval
+from skood.base import BaseDetector
+from skood.density import HierarchicalVAE
+
+__all__ = ["HierarchicalRatio"]
+
+
+class HierarchicalRatio(BaseDetector):
+    r"""Detector on what the lower latents of a hierarchical VAE add to the likelihood.
+
+    The score is :math:`-LLR^{>k}` [1]_,
+
+    .. math:: \mathcal{L}^{>k}(x) - \mathcal{L}(x),
+
+    of two lower bounds on log p(x): :math:`\mathcal{L}` infers all layers of latents from x,
+    :math:`\mathcal{L}^{>k}` only those above the k-th, and draws the others from their prior.
+    Lower latents hold low-level features that out-of-distribution images share and that dominate
+    the likelihood. Where the upper latents explain x, knowing the lower ones adds little.
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        A :class:`~skood.density.HierarchicalVAE`; one in :class:`sklearn.frozen.FrozenEstimator`
+        is not trained again. None takes one with its default parameters.
+    k : int, default=2
+        Layers, from the bottom, that are not inferred; at least 1, and less than the number of
+        layers.
+    n_importance_samples : int or None, default=None
+        Draws for each bound. None takes the parameter of the density, whose `bound` says which
+        bounds are compared.
+    contamination : float, default=0.05
+        Part of the training data that falls below the threshold.
+    memory : str or joblib.Memory, default=None
+        Where fitted densities are cached by their parameters and data.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed for a density whose own ``random_state`` is None, and of the rows that the
+        threshold is read from where there are more than 5000.
+
+    Attributes
+    ----------
+    density_ : estimator
+        The fitted density.
+    offset_ : float
+        Threshold on the score, in nats.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Values in an item.
+
+    See Also
+    --------
+    LogLikelihood : The score is one bound.
+    LikelihoodRatio : Divides by the density of another model, of the background.
+
+    Notes
+    -----
+    Scores are in nats. In expectation over the draws, the difference of the bounds of
+    ``bound="elbo"`` is one of divergences of q from the true posterior [1]_:
+    :math:`LLR^{>k} = \mathrm{KL}(p(z_{\le k}|z_{>k}) q(z_{>k}|x) \| p(z|x)) -
+    \mathrm{KL}(q(z|x) \| p(z|x))`.
+
+    References
+    ----------
+    .. [1] J. D. Havtorn, J. Frellsen, S. Hauberg and L. Maaløe, "Hierarchical VAEs Know What They
+       Don't Know", ICML 2021.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from skood import HierarchicalRatio, HierarchicalVAE
+    >>> X = load_digits().images
+    >>> vae = HierarchicalVAE((4, 3, 2), n_levels=17, value_range=(0, 16), max_epochs=2)
+    >>> HierarchicalRatio(vae, n_importance_samples=8).fit(X).score_samples(X[:3]).shape
+    (3,)
+    """
+
+    _parameter_constraints: dict = {
+        **BaseDetector._parameter_constraints,
+        "density": [HasMethods(["fit", "score_samples"]), None],
+        "k": [Interval(numbers.Integral, 1, None, closed="left")],
+        "n_importance_samples": [Interval(numbers.Integral, 1, None, closed="left"), None],
+        "memory": [str, HasMethods(["cache"]), None],
+    }
+
+    def __init__(
+        self,
+        density: Any = None,
+        *,
+        k: int = 2,
+        n_importance_samples: int | None = None,
+        contamination: float = 0.05,
+        memory: str | joblib.Memory | None = None,
+        verbose: bool | int | str = "auto",
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
+        self.density = density
+        self.k = k
+        self.n_importance_samples = n_importance_samples
+        self.contamination = contamination
+        self.memory = memory
+        self.verbose = verbose
+        self.random_state = random_state
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> None:
+        density = HierarchicalVAE() if self.density is None else self.density
+        if not hasattr(density, "score_above"):
+            raise ValueError(
+                f"density={density!r} has no layers of latents; HierarchicalRatio needs a "
+                "HierarchicalVAE"
+            )
+        if self.k >= len(density.n_latents):
+            raise ValueError(
+                f"k={self.k}, but the density has {len(density.n_latents)} layers of latents; "
+                f"expected at most {len(density.n_latents) - 1}"
+            )
+        self.density_ = fit_model(
+            density,
+            inliers,
+            y,
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+        )
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        items = as_input(self.density_, data)
+        upper, full = (
+            self.density_.score_above(items, k, self.n_importance_samples) for k in (self.k, 0)
+        )
+        return upper - full

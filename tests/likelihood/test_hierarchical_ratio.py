@@ -1,0 +1,87 @@
+"""HierarchicalRatio: what its score is, where it separates, and what it does not take."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.frozen import FrozenEstimator
+from sklearn.neighbors import KernelDensity
+
+from skood import VAE, HierarchicalRatio, HierarchicalVAE
+
+
+def tiny_vae(**kwargs):
+    settings = {"n_latents": (3, 2, 1), "hidden_features": (8,), "max_steps": 20}
+    return HierarchicalVAE(**{**settings, "n_importance_samples": 8, "random_state": 0, **kwargs})
+
+
+@pytest.fixture
+def X():
+    return np.random.default_rng(0).normal(size=(60, 4))
+
+
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("bound", ["importance", "elbo"])
+def test_is_the_difference_of_the_bounds(X, k, bound):
+    vae = tiny_vae(bound=bound)
+    detector = HierarchicalRatio(vae, k=k, n_importance_samples=16).fit(X)
+    alone = vae.fit(X)
+    expected = alone.score_above(X, k, 16) - alone.score_above(X, 0, 16)
+    np.testing.assert_array_equal(detector.score_samples(X), expected)
+    assert (detector.predict(X) == 1).mean() == pytest.approx(0.95, abs=0.01)
+    frozen = HierarchicalRatio(FrozenEstimator(alone), k=k, n_importance_samples=16).fit(X)
+    assert frozen.density_.estimator is alone
+    np.testing.assert_array_equal(frozen.score_samples(X), expected)
+
+
+def test_draws_are_those_of_the_density_by_default(X):
+    vae = tiny_vae().fit(X)
+    expected = vae.score_above(X, 2) - vae.score_samples(X)
+    found = HierarchicalRatio(FrozenEstimator(vae)).fit(X).score_samples(X)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_nothing_is_lost_where_lower_latents_are_not_used(X):
+    """The bounds are equal where q(z_1 | z_2, x) = p(z_1 | z_2)."""
+    vae = tiny_vae(n_latents=(2, 1), hidden_features=()).fit(X)
+    posterior, prior = vae.module_.posteriors[0][0], vae.module_.priors[0][0]
+    posterior.weight.data.zero_()
+    posterior.weight.data[:, 4:] = prior.weight.data
+    posterior.bias.data.copy_(prior.bias.data)
+    detector = HierarchicalRatio(FrozenEstimator(vae), k=1).fit(X)
+    np.testing.assert_allclose(detector.score_samples(X), 0, atol=1e-5)
+
+
+def test_is_the_divergence_of_the_prior_from_the_posterior():
+    """For x_0 = z_2 + s e and x_1 = w z_1 + s e, of independent latents, with the exact q."""
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    vae = tiny_vae(n_latents=(1, 1), hidden_features=(), bound="elbo").fit(X)
+    module, w, s = vae.module_, 0.9, 0.4
+    top, bottom = 1 / (1 + s**2), w / (w**2 + s**2)
+    variance = s**2 / (w**2 + s**2)
+    weights = {
+        module.decoder[0]: ([[0, 1], [w, 0]], [0, 0]),
+        module.priors[0][0]: ([[0], [0]], [0, 0]),
+        module.encoder[0]: ([[top, 0], [0, 0]], [0, np.log(s**2 * top)]),
+        module.posteriors[0][0]: ([[0, bottom, 0], [0, 0, 0]], [0, np.log(variance)]),
+    }
+    for layer, (weight, bias) in weights.items():
+        layer.weight.data.copy_(torch.tensor(weight))
+        layer.bias.data.copy_(torch.tensor(bias))
+    module.raw_scale.data.fill_(np.log(np.expm1(s - 1e-3)) / 10)
+    detector = HierarchicalRatio(FrozenEstimator(vae), k=1, n_importance_samples=512).fit(X)
+    mean = bottom * (X[:, 1] - vae.mean_[1]) / vae.scale_[1]
+    expected = -0.5 * ((1 + mean**2) / variance - 1 + np.log(variance))
+    np.testing.assert_allclose(detector.score_samples(X), expected, rtol=0.02, atol=0.05)
+    # What the top layer explains is no reason to reject; what only the lower one does, is.
+    assert detector.predict([[6.0, 0.0], [0.0, 6.0]]).tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("density", [KernelDensity(), VAE()])
+def test_needs_layers_of_latents(X, density):
+    with pytest.raises(ValueError, match="no layers of latents; HierarchicalRatio needs a Hier"):
+        HierarchicalRatio(density).fit(X)
+
+
+def test_k_leaves_a_layer(X):
+    with pytest.raises(ValueError, match=r"k=3, but the density has 3 layers .*at most 2"):
+        HierarchicalRatio(tiny_vae(), k=3).fit(X)
