@@ -1,17 +1,23 @@
 """Speed of scores that a density gives, beside the published procedures in the same run.
 
     python benchmarks/speed_likelihood.py flipd
+    python benchmarks/speed_likelihood.py regret
+    python benchmarks/speed_likelihood.py waic
 
 flipd: images a second whose local intrinsic dimension a diffusion model of 28 x 28 pixels gives, by
     FLIPD with one probe, and by the normal-bundle estimator (Stanczuk et al. 2022): the singular
     values of the scores of 4 D noisy copies of an image, of which those beyond the largest drop are
     its dimension.
+regret: images a second of a VAE's LikelihoodRegret, over encoders as published and over latents,
+    and of the published procedure, which fits an encoder to one image after the other.
+waic: WAIC of five VAEs beside five calls of `score_samples`, in images a second.
 Variants take turns in every round.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 from collections.abc import Callable
 from datetime import date
@@ -24,8 +30,9 @@ from _machine import machine
 from _timing import summary
 from sklearn.frozen import FrozenEstimator
 
-from skood import Diffusion, LocalIntrinsicDimension
+from skood import VAE, WAIC, Diffusion, LikelihoodRegret, LocalIntrinsicDimension
 from skood._checked_data import CheckedData
+from skood.density._evidence import divergence
 
 RESULTS = Path(__file__).parent / "results" / "speed_likelihood-cpu.json"
 T = 0.1
@@ -78,7 +85,52 @@ def measure_flipd(args: argparse.Namespace) -> dict:
     return {"images_per_second": summary(rates(methods, "normal bundle", args.rounds))}
 
 
-PARTS = {"flipd": measure_flipd}
+def measure_regret(args: argparse.Namespace) -> dict:
+    X = np.random.default_rng(0).integers(256, size=(256, 28, 28)).astype(np.uint8)
+    vae = VAE(max_steps=3, random_state=0, verbose=0).fit(X)
+    detectors = {
+        optimize: LikelihoodRegret(
+            FrozenEstimator(vae), optimize=optimize, n_steps=args.steps, verbose=0
+        ).fit(X[:2])
+        for optimize in ("encoder", "latents")
+    }
+
+    def published(n: int) -> None:
+        """Fit the encoder to one image at a time, the decoder fixed."""
+        for items in X[:n, None]:
+            network = copy.deepcopy(vae.module_)
+            encoder = [*network.convolutions.parameters(), *network.encoder.parameters()]
+            optimizer = torch.optim.Adam(encoder, lr=1e-3)
+            x = vae._tensor(items[None], torch.device("cpu"))
+            for _ in range(args.steps):
+                mean, log_variance = network.encode(x, None)
+                z = mean + (log_variance / 2).exp() * torch.randn_like(mean)
+                likelihood = vae._log_likelihood(network, x, network.decode(z, None))
+                optimizer.zero_grad()
+                (divergence(mean, log_variance) - likelihood).sum().backward()
+                optimizer.step()
+
+    methods = {
+        "published": (4, published),
+        "encoder": (64, lambda n: detectors["encoder"].score_samples(X[:n])),
+        "latents": (128, lambda n: detectors["latents"].score_samples(X[:n])),
+    }
+    measured = summary(rates(methods, "published", args.rounds))
+    return {"images_per_second": measured, "n_steps": args.steps}
+
+
+def measure_waic(args: argparse.Namespace) -> dict:
+    X = np.random.default_rng(0).integers(256, size=(512, 28, 28)).astype(np.uint8)
+    members = [VAE(max_steps=3, random_state=k, verbose=0).fit(X) for k in range(5)]
+    waic = WAIC([FrozenEstimator(member) for member in members], verbose=0).fit(X[:2])
+    methods = {
+        "five passes": (512, lambda n: [member.score_samples(X[:n]) for member in members]),
+        "waic": (512, lambda n: waic.score_samples(X[:n])),
+    }
+    return {"images_per_second": summary(rates(methods, "five passes", args.rounds))}
+
+
+PARTS = {"flipd": measure_flipd, "regret": measure_regret, "waic": measure_waic}
 
 
 def main() -> None:
@@ -87,6 +139,7 @@ def main() -> None:
     )
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=100, help="of `regret`, for each image")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     measured = {**PARTS[args.part](args), "machine": machine(), "date": date.today().isoformat()}
