@@ -38,6 +38,7 @@ _PUBLIC = {
         "InputComplexity",
         "LatentNorm",
         "LikelihoodRatio",
+        "LikelihoodRegret",
         "LocalIntrinsicDimension",
         "LogLikelihood",
         "ScoreNorm",

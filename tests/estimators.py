@@ -90,6 +90,8 @@ ESTIMATORS = [
     skood.CCLR(tiny_diffusion(), n_draws=2),
     skood.DiffusionReconstruction(tiny_diffusion(), times=(0.1, 0.3), n_steps=1),
     skood.InputComplexity(KernelDensity(), image_shape="row", value_range="minmax"),
+    skood.LikelihoodRegret(tiny_vae(), n_steps=3, n_points=2),
+    skood.LikelihoodRegret(tiny_vae(), optimize="encoder", n_steps=2, n_points=2),
     skood.LocalIntrinsicDimension(tiny_diffusion()),
     skood.ScoreNorm(tiny_diffusion()),
     skood.Typicality(KernelDensity()),

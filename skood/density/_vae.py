@@ -13,9 +13,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._evidence import (
+    Elbo,
     divergence,
     importance_bound,
     lower_bound,
@@ -271,6 +273,44 @@ class VAE(LatentTransformer, LatentVariableDensity):
             decode=decode,
             class_indices=self._class_indices,
         )
+
+    def map_elbo(
+        self,
+        data: CheckedData,
+        function: Callable[[nn.Module, Elbo, Tensor], Tensor],
+        *,
+        doing: str,
+    ) -> npt.NDArray[np.float64]:
+        """Apply a function of the network and its evidence lower bound to every item.
+
+        An internal interface, stable within this package. For a model that is not conditional.
+
+        Parameters
+        ----------
+        data : CheckedData
+        function : callable
+            Takes the network, whose ``encode(x, None)`` gives mean and log-variance of the latents;
+            a function of items, mean, log-variance and points that gives the bound; and items as
+            the network reads them. Gradients may be taken in it.
+        doing : str
+            What the progress bar says.
+        """
+        module, device = self._ready()
+
+        def elbo(x: Tensor, mean: Tensor, log_variance: Tensor, points: Tensor) -> Tensor:
+            return lower_bound(
+                lambda z: self._log_likelihood(module, x, module.decode(z, None)),
+                mean,
+                log_variance,
+                points,
+                importance_weighted=False,
+            )
+
+        def of_items(items: npt.NDArray) -> Tensor:
+            with torch.inference_mode(False), torch.enable_grad():
+                return function(module, elbo, self._tensor(items, device).clone())
+
+        return self._map_items(self._open(data, reset=False), of_items, doing)
 
     def decoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
         """Return the differentiable map from latents to items in the units of X, and its device.

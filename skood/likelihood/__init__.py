@@ -8,6 +8,7 @@ from skood.likelihood._hierarchical_ratio import HierarchicalRatio
 from skood.likelihood._input_complexity import InputComplexity
 from skood.likelihood._latent_norm import LatentNorm
 from skood.likelihood._likelihood_ratio import LikelihoodRatio
+from skood.likelihood._likelihood_regret import LikelihoodRegret
 from skood.likelihood._local_intrinsic_dimension import LocalIntrinsicDimension
 from skood.likelihood._log_likelihood import LogLikelihood
 from skood.likelihood._score_norm import ScoreNorm
@@ -24,6 +25,7 @@ __all__ = [
     "InputComplexity",
     "LatentNorm",
     "LikelihoodRatio",
+    "LikelihoodRegret",
     "LocalIntrinsicDimension",
     "LogLikelihood",
     "ScoreNorm",

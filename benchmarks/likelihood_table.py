@@ -1,0 +1,289 @@
+"""Scores that densities give, on pairs of sets, beside published figures.
+
+Trains each density on one set and tests every detector on it against the others of the same kind:
+
+    python benchmarks/likelihood_table.py --id fashion_mnist --preset quick --data DIR  # 2 cores
+    python benchmarks/likelihood_table.py --id fashion_mnist --preset paper --data DIR  # a GPU
+    python benchmarks/likelihood_table.py --table     # the stored results as text
+
+DIR as for flow_lid.py. Detectors have their default parameters, and nothing is tuned on an OOD set.
+A run that was interrupted goes on where it stopped when it is started again with the same --work
+folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import joblib
+import numpy as np
+from _machine import machine
+from flow_lid import COLOUR, GREY, read, some
+from sklearn.frozen import FrozenEstimator
+
+import skood
+from skood.metrics import auroc, fpr_at_tpr
+
+# AUROC in percent, of other densities than ours: likelihood_ratio's table of the literature, and
+# Kamkari et al. 2024 for the detectors on diffusion models.
+PUBLISHED = {
+    ("fashion_mnist", "mnist"): {
+        "Typicality": 85.0,
+        "WAIC": 22.1,
+        "InputComplexity": 99.8,
+        "LikelihoodRegret": 99.0,
+        "DensityOfStates, kde": 100.0,
+        "DiffusionReconstruction": 98.1,
+        "CCLR": 78.1,
+    },
+    ("cifar10", "svhn"): {
+        "Typicality": 90.0,
+        "WAIC": 14.3,
+        "InputComplexity": 95.0,
+        "LikelihoodRegret": 88.0,
+        "DensityOfStates, kde": 95.5,
+        "DiffusionReconstruction": 87.6,
+        "CCLR": 82.9,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings of each density, and the number of images of each set."""
+
+    flow: dict[str, Any]
+    vae: dict[str, Any]
+    autoencoder: dict[str, Any]
+    latent_flow: dict[str, Any]
+    diffusion: dict[str, Any]
+    # Whether detectors read the log-density of the diffusion model, which takes a hundred passes.
+    integrates: bool
+    n_fit: int
+    n_test: int
+
+
+PRESETS = {
+    "smoke": Preset(
+        {"n_transforms": (2, 2), "n_filters": 8, "max_steps": 20},
+        {"max_steps": 20},
+        {"max_steps": 20},
+        {"max_steps": 20},
+        {"n_filters": (8,), "max_steps": 20, "n_steps": 2},
+        True,
+        64,
+        32,
+    ),
+    "quick": Preset(
+        {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 1500},
+        {"n_latent": 16, "max_steps": 1000},
+        {"n_latent": 16, "max_steps": 1000},
+        {"max_steps": 1000},
+        {"batch_size": 64, "max_steps": 1000},
+        False,
+        500,
+        256,
+    ),
+    "paper": Preset(
+        {"max_steps": 20_000},
+        {"n_latent": 100, "max_steps": 20_000},
+        {},
+        {"max_steps": 20_000},
+        {"n_filters": (128, 256, 256), "max_steps": 100_000},
+        True,
+        1000,
+        1000,
+    ),
+}
+
+Detectors = dict[str, Callable[[Any], Any]]
+FOR_ALL: Detectors = {
+    "LogLikelihood": skood.LogLikelihood,
+    "Typicality": skood.Typicality,
+    "InputComplexity": skood.InputComplexity,
+}
+STATISTICS: Detectors = {
+    "DensityOfStates, kde": skood.DensityOfStates,
+    "DensityOfStates, svm": lambda density: skood.DensityOfStates(density, estimator="svm"),
+}
+ON: dict[str, Detectors] = {
+    "ImageFlow": {
+        **FOR_ALL,
+        **STATISTICS,
+        "ApproximateMass": skood.ApproximateMass,
+        "LatentNorm": skood.LatentNorm,
+        "LocalIntrinsicDimension": skood.LocalIntrinsicDimension,
+    },
+    "VAE": {**FOR_ALL, **STATISTICS, "LikelihoodRegret": skood.LikelihoodRegret},
+    "TwoStep": {"LogLikelihood": skood.LogLikelihood},
+    "Diffusion": {
+        "DiffusionReconstruction": skood.DiffusionReconstruction,
+        "CCLR": skood.CCLR,
+        "ScoreNorm": skood.ScoreNorm,
+    },
+    "five VAEs": {"WAIC": skood.WAIC},
+}
+INTEGRATING: Detectors = {**FOR_ALL, "LocalIntrinsicDimension": skood.LocalIntrinsicDimension}
+
+
+def densities(args: argparse.Namespace) -> dict[str, Any]:
+    preset = PRESETS[args.preset]
+    settings = {"random_state": args.seed, "verbose": args.verbose, "checkpoint_dir": args.work}
+    autoencoder = skood.Autoencoder(**preset.autoencoder, **settings)
+    latent_flow = skood.NeuralSplineFlow(**preset.latent_flow, **settings)
+    return {
+        "ImageFlow": skood.ImageFlow(**preset.flow, **settings),
+        "VAE": skood.VAE(**preset.vae, **settings),
+        "TwoStep": skood.TwoStep(autoencoder, latent_flow, verbose=args.verbose),
+        "Diffusion": skood.Diffusion(**preset.diffusion, **settings),
+        "five VAEs": [
+            skood.VAE(**preset.vae, **{**settings, "random_state": args.seed + k}) for k in range(5)
+        ],
+    }
+
+
+def trained(args: argparse.Namespace, name: str, density: Any, X: np.ndarray) -> tuple[Any, float]:
+    """Train a density, or load what an earlier run has stored; and how many seconds it took."""
+    path = args.work / f"{stem(args)}-{name.replace(' ', '_')}.joblib"
+    if path.exists():
+        return joblib.load(path)
+    start = perf_counter()
+    if isinstance(density, list):
+        density = [member.fit(X) for member in density]
+    else:
+        density = density.fit(X)
+    joblib.dump((density, perf_counter() - start), path)
+    return density, perf_counter() - start
+
+
+def bits_per_dim(density: Any, X: np.ndarray) -> float | None:
+    """Of the first of several; None where scores are of a density on a manifold."""
+    first = density[0] if isinstance(density, list) else density
+    if isinstance(first, skood.TwoStep):
+        return None
+    if isinstance(first, skood.Diffusion):
+        # Of a few images: each takes a hundred passes of the network.
+        X = X[:64]
+    return float(first.bits_per_dim(X).mean())
+
+
+def run(args: argparse.Namespace) -> None:
+    preset = PRESETS[args.preset]
+    others = [name for name in (GREY if args.id in GREY else COLOUR) if name != args.id]
+    X = read(args.data, args.id, "train")
+    sets = {name: some(read(args.data, name, "test"), preset.n_test) for name in [args.id, *others]}
+    path = args.out / f"{stem(args)}.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"densities": {}}
+    result |= {"id": args.id, "preset": args.preset, "seed": args.seed, "machine": machine()}
+    result |= {"n_test": preset.n_test, "n_fit": preset.n_fit, "date": date.today().isoformat()}
+    for name, density in densities(args).items():
+        entry = result["densities"].setdefault(name, {"detectors": {}})
+        detectors = ON[name]
+        if name == "Diffusion" and preset.integrates:
+            detectors = {**detectors, **INTEGRATING}
+        if set(entry["detectors"]) == set(detectors):
+            continue
+        density, entry["training_seconds"] = trained(args, name, density, X)
+        entry["bits_per_dim"] = bits_per_dim(density, sets[args.id])
+        members = density if isinstance(density, list) else [density]
+        frozen = [FrozenEstimator(member.set_params(verbose=0)) for member in members]
+        for label, make in detectors.items():
+            if label in entry["detectors"]:
+                continue
+            detector = make(frozen if isinstance(density, list) else frozen[0])
+            entry["detectors"][label] = measured(detector, X, sets, preset, args)
+            path.write_text(json.dumps(result, indent=1) + "\n")
+            print(name, label, entry["detectors"][label], flush=True)
+
+
+def measured(
+    detector: Any,
+    X: np.ndarray,
+    sets: dict[str, np.ndarray],
+    preset: Preset,
+    args: argparse.Namespace,
+) -> dict[str, Any]:
+    """Figures of a detector against each of the other sets."""
+    own = {"n_calibration": preset.n_fit} if "n_calibration" in detector.get_params(False) else {}
+    start = perf_counter()
+    detector.set_params(random_state=args.seed, verbose=args.verbose, **own).fit(
+        some(X, preset.n_fit)
+    )
+    inside, *outside = (detector.score_samples(images) for images in sets.values())
+    row: dict[str, Any] = {"id_accepted": float((inside >= detector.offset_).mean()), "ood": {}}
+    truth = np.repeat([1, -1], preset.n_test)
+    for name, scores in zip(list(sets)[1:], outside, strict=True):
+        both = np.append(inside, scores)
+        row["ood"][name] = {
+            "auroc": auroc(truth, both),
+            "fpr95": fpr_at_tpr(truth, both),
+            "accepted": float((scores >= detector.offset_).mean()),
+        }
+    return {**row, "seconds": perf_counter() - start}
+
+
+def stem(args: argparse.Namespace) -> str:
+    return f"likelihood_table-{args.id}-{args.preset}" + (f"-{args.seed}" if args.seed else "")
+
+
+def text(result: dict[str, Any]) -> str:
+    """Markdown of AUROC and FPR95 in percent."""
+    names = next(iter(next(iter(result["densities"].values()))["detectors"].values()))["ood"]
+    lines = [
+        f"ID {result['id']}, preset {result['preset']}, seed {result['seed']}, "
+        f"{result['n_test']} images of each set",
+        "",
+        f"| density | bits/dim | detector | ID accepted | {' | '.join(names)} | published |",
+        "|---" * (len(names) + 5) + "|",
+    ]
+    for density, entry in result["densities"].items():
+        bits = entry["bits_per_dim"]
+        for label, row in entry["detectors"].items():
+            cells = [
+                f"{100 * row['ood'][name]['auroc']:.1f} / {100 * row['ood'][name]['fpr95']:.1f}"
+                for name in names
+            ]
+            published = [
+                f"{name}: {PUBLISHED[pair][label]}"
+                for name in names
+                if label in PUBLISHED.get(pair := (result["id"], name), {})
+            ]
+            lines.append(
+                f"| {density} | {'' if bits is None else f'{bits:.2f}'} | {label} | "
+                f"{100 * row['id_accepted']:.1f} | {' | '.join(cells)} | {', '.join(published)} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--id", choices=GREY + COLOUR, default="fashion_mnist")
+    parser.add_argument("--preset", choices=PRESETS, default="quick")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--verbose", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="print the stored results")
+    args = parser.parse_args()
+    if not args.table:
+        if args.data is None:
+            parser.error("--data is needed to run")
+        for folder in (args.work, args.out):
+            folder.mkdir(parents=True, exist_ok=True)
+        run(args)
+    for path in sorted(args.out.glob("likelihood_table-*.json")):
+        print(text(json.loads(path.read_text())), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
