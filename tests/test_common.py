@@ -14,6 +14,7 @@ from estimators import (
     ESTIMATORS,
     NOT_FOR_ROWS,
     tiny_flow,
+    tiny_hierarchical_vae,
     tiny_image_flow,
     tiny_mlp,
     tiny_pixelcnn,
@@ -230,7 +231,9 @@ def test_pickle_and_clone(estimator, X):
 
 
 @pytest.mark.parametrize(
-    "estimator", [tiny_flow(), tiny_image_flow(), tiny_pixelcnn(), tiny_vae()], ids=name_of
+    "estimator",
+    [tiny_flow(), tiny_image_flow(), tiny_pixelcnn(), tiny_vae(), tiny_hierarchical_vae()],
+    ids=name_of,
 )
 def test_sampling_nothing_is_an_error(estimator, X):
     with pytest.raises(ValueError, match="n_samples=0; expected at least 1"):
