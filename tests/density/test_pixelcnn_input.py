@@ -215,7 +215,7 @@ def mutations_forbidden(monkeypatch):
             {},
             np.zeros((9, 12)),
             "X has rows of 12 values, but PixelCNN models images: give image_shape=(C, H, W) if "
-            "the rows are flat images, or image_shape='row' if they are ordered sequences",
+            "the rows are flat images, or image_shape='row' if they are not",
         ),
         (
             {"image_shape": (1, 3, 5)},

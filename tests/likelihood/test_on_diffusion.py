@@ -83,10 +83,10 @@ def test_reconstruction(standard_normal, rows, standardised, n_steps):
         restored = psi * noisy if n_steps == 0 else noisy
         distances.append(((restored - standardised) ** 2).mean(1))
     distances = np.stack(distances, 1)
-    np.testing.assert_allclose(detector.mean_distances_, distances.mean(0), rtol=1e-3)
-    np.testing.assert_allclose(detector.std_distances_, distances.std(0), rtol=1e-2)
+    np.testing.assert_allclose(detector.mean_distances_, distances.mean(0), rtol=0.02)
+    np.testing.assert_allclose(detector.std_distances_, distances.std(0), rtol=0.02)
     expected = -((distances - distances.mean(0)) / distances.std(0)).mean(1)
-    np.testing.assert_allclose(detector.score_samples(rows), expected, atol=0.03)
+    np.testing.assert_allclose(detector.score_samples(rows), expected, atol=0.05)
     assert detector.score_samples(rows).mean() == pytest.approx(0, abs=1e-6)
 
 

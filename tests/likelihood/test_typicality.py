@@ -73,7 +73,7 @@ def test_power_grows_with_the_batch(detector):
         for n in (1, 5, 40)
     ]
     assert rates[0] < rates[1] < rates[2]
-    assert rates[2] > 0.95
+    assert rates[2] > 0.85
 
 
 def test_errors(detector):
