@@ -37,7 +37,13 @@ def test_linear_autoencoder_has_the_density_of_the_plane(plane):
     """Its latents are any linear function of the coordinates."""
     X, _ = plane
     autoencoder = Autoencoder(
-        2, hidden_features=(), max_steps=1500, max_epochs=500, learning_rate=0.02, random_state=0
+        2,
+        hidden_features=(),
+        max_steps=1500,
+        max_epochs=500,
+        learning_rate=0.02,
+        precision="fp32",
+        random_state=0,
     )
     two_step = TwoStep(autoencoder, GaussianMixture(1, reg_covar=0, random_state=0)).fit(X)
     coordinates = (X - X.mean(0)) @ PCA(2).fit(X).components_.T
