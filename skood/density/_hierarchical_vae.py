@@ -292,15 +292,17 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         Raises
         ------
         ValueError
-            When no layer lies above the k-th.
+            When no layer lies above the k-th, or there are no draws.
         """
-        if not 0 <= k < len(self.n_latents):
+        if not isinstance(k, numbers.Integral) or not 0 <= k < len(self.n_latents):
             raise ValueError(
                 f"k={k!r}; expected 0 to {len(self.n_latents) - 1}, so that one of the "
                 f"{len(self.n_latents)} layers of latents at least lies above"
             )
         if n_importance_samples is None:
             n_importance_samples = self.n_importance_samples
+        if n_importance_samples < 1:
+            raise ValueError(f"n_importance_samples={n_importance_samples!r}; expected at least 1")
         bound = partial(self._bound, k=k, n_importance_samples=n_importance_samples)
         scores = self._map(X, bound)
         check_scores(self, scores)
