@@ -42,6 +42,7 @@ PUBLISHED = {
         "DensityOfStates, kde": 100.0,
         "DiffusionReconstruction": 98.1,
         "CCLR": 78.1,
+        "HierarchicalRatio": 98.4,
     },
     ("cifar10", "svhn"): {
         "Typicality": 90.0,
@@ -51,6 +52,7 @@ PUBLISHED = {
         "DensityOfStates, kde": 95.5,
         "DiffusionReconstruction": 87.6,
         "CCLR": 82.9,
+        "HierarchicalRatio": 89.1,
     },
 }
 
@@ -61,6 +63,7 @@ class Preset:
 
     flow: dict[str, Any]
     vae: dict[str, Any]
+    hierarchical: dict[str, Any]
     autoencoder: dict[str, Any]
     latent_flow: dict[str, Any]
     diffusion: dict[str, Any]
@@ -76,6 +79,7 @@ PRESETS = {
         {"max_steps": 20},
         {"max_steps": 20},
         {"max_steps": 20},
+        {"max_steps": 20},
         {"n_filters": (8,), "max_steps": 20, "n_steps": 2},
         True,
         64,
@@ -84,6 +88,7 @@ PRESETS = {
     "quick": Preset(
         {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 1500},
         {"n_latent": 16, "max_steps": 1000},
+        {"max_steps": 1500},
         {"n_latent": 16, "max_steps": 1000},
         {"max_steps": 1000},
         {"batch_size": 64, "max_steps": 1000},
@@ -94,6 +99,7 @@ PRESETS = {
     "paper": Preset(
         {"max_steps": 20_000},
         {"n_latent": 100, "max_steps": 20_000},
+        {"max_steps": 50_000},
         {},
         {"max_steps": 20_000},
         {"n_filters": (128, 256, 256), "max_steps": 100_000},
@@ -122,6 +128,7 @@ ON: dict[str, Detectors] = {
         "LocalIntrinsicDimension": skood.LocalIntrinsicDimension,
     },
     "VAE": {**FOR_ALL, **STATISTICS, "LikelihoodRegret": skood.LikelihoodRegret},
+    "HierarchicalVAE": {**FOR_ALL, "HierarchicalRatio": skood.HierarchicalRatio},
     "TwoStep": {"LogLikelihood": skood.LogLikelihood},
     "Diffusion": {
         "DiffusionReconstruction": skood.DiffusionReconstruction,
@@ -141,6 +148,7 @@ def densities(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "ImageFlow": skood.ImageFlow(**preset.flow, **settings),
         "VAE": skood.VAE(**preset.vae, **settings),
+        "HierarchicalVAE": skood.HierarchicalVAE(**preset.hierarchical, **settings),
         "TwoStep": skood.TwoStep(autoencoder, latent_flow, verbose=args.verbose),
         "Diffusion": skood.Diffusion(**preset.diffusion, **settings),
         "five VAEs": [
