@@ -11,6 +11,7 @@ background by AUROC on the validation set, and measures log p and the ratio on t
 DIR is laid out as torchvision keeps its sets (DIR/FashionMNIST/raw, DIR/MNIST/raw, ...; notMNIST
 in the same format in DIR/notMNIST/raw), or holds a ``read_data.py`` with ``load(name, split)``. An
 interrupted run goes on where it stopped when it is started again with the same --work folder.
+With --density one model alone is trained and scored, so that several processes can share the work.
 Results, with the scores' histogram and heat maps, go to --out.
 """
 
@@ -78,6 +79,11 @@ def read_images(directory: Path, name: str, split: str) -> np.ndarray:
         grey = read_images(directory, "cifar10", split) @ np.array([0.299, 0.587, 0.114])
         return np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=3)
     return labelled_images(directory, name, split)[0]
+
+
+def models(preset: str) -> list[tuple[float, float]]:
+    """Mutation rate and weight of the penalty of each density, the foreground first."""
+    return [(0.0, 0.0), *product(PRESETS[preset].mutation_rates, PRESETS[preset].reg_weights)]
 
 
 class Experiment:
@@ -155,7 +161,7 @@ class Experiment:
             "grid": [],
         }
         print(f"log p: {bits:.3f} bits/dim, {line(result['log_p'])}", flush=True)
-        for rate, weight in product(self.preset.mutation_rates, self.preset.reg_weights):
+        for rate, weight in models(self.args.preset)[1:]:
             background = self.scores(rate, weight)
             ratio = {name: foreground[name] - background[name] for name in self.sets}
             row = {
@@ -247,12 +253,19 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument(
+        "--density", type=float, nargs=2, metavar=("RATE", "WEIGHT"), help="of one model to train"
+    )
     parser.add_argument("--work", default="checkpoints", help="models and scores, for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--verbose", type=int, default=1)
     args = parser.parse_args()
 
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.density is not None:
+        for seed in args.seeds:
+            Experiment(args, seed).scores(*args.density)
+        return
     stem = args.out / f"likelihood_ratio-{args.id}-{args.ood}-{args.preset}"
     runs = []
     for seed in args.seeds:

@@ -3,12 +3,13 @@
 Trains each density on one set and tests every detector on it against the others of the same kind:
 
     python benchmarks/likelihood_table.py --id fashion_mnist --preset quick --data DIR  # 2 cores
+    python benchmarks/likelihood_table.py --id fashion_mnist --preset gpu --data DIR    # minutes
     python benchmarks/likelihood_table.py --id fashion_mnist --preset paper --data DIR  # a GPU
     python benchmarks/likelihood_table.py --table     # the stored results as text
 
 DIR as for flow_lid.py. Detectors have their default parameters, and nothing is tuned on an OOD set.
 A run that was interrupted goes on where it stopped when it is started again with the same --work
-folder.
+folder; several processes can each train some of the densities, by --only.
 """
 
 from __future__ import annotations
@@ -95,6 +96,23 @@ PRESETS = {
         False,
         500,
         256,
+    ),
+    "gpu": Preset(
+        {
+            "batch_size": 512,
+            "learning_rate": 2e-3,
+            "max_epochs": 1000,
+            "max_steps": 2400,
+            "patience": None,
+        },
+        {"n_latent": 16, "max_steps": 10_000},
+        {"max_steps": 20_000},
+        {"n_latent": 16, "max_steps": 5000},
+        {"max_steps": 5000},
+        {"max_steps": 15_000},
+        True,
+        500,
+        1000,
     ),
     "paper": Preset(
         {"max_steps": 20_000},
@@ -187,12 +205,11 @@ def run(args: argparse.Namespace) -> None:
     others = [name for name in (GREY if args.id in GREY else COLOUR) if name != args.id]
     X = read(args.data, args.id, "train")
     sets = {name: some(read(args.data, name, "test"), preset.n_test) for name in [args.id, *others]}
-    path = args.out / f"{stem(args)}.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"densities": {}}
-    result |= {"id": args.id, "preset": args.preset, "seed": args.seed, "machine": machine()}
-    result |= {"n_test": preset.n_test, "n_fit": preset.n_fit, "date": date.today().isoformat()}
     for name, density in densities(args).items():
-        entry = result["densities"].setdefault(name, {"detectors": {}})
+        if args.only and name not in args.only:
+            continue
+        path = entry_path(args, name)
+        entry = json.loads(path.read_text()) if path.exists() else {"detectors": {}}
         detectors = ON[name]
         if name == "Diffusion" and preset.integrates:
             detectors = {**detectors, **INTEGRATING}
@@ -207,8 +224,31 @@ def run(args: argparse.Namespace) -> None:
                 continue
             detector = make(frozen if isinstance(density, list) else frozen[0])
             entry["detectors"][label] = measured(detector, X, sets, preset, args)
-            path.write_text(json.dumps(result, indent=1) + "\n")
+            path.write_text(json.dumps(entry))
             print(name, label, entry["detectors"][label], flush=True)
+
+
+def entry_path(args: argparse.Namespace, name: str) -> Path:
+    return args.work / f"{stem(args)}-{name.replace(' ', '_')}.json"
+
+
+def collect(args: argparse.Namespace) -> None:
+    """Put the figures of all densities that are trained into one file."""
+    preset = PRESETS[args.preset]
+    paths = {name: entry_path(args, name) for name in ON}
+    result = {
+        "id": args.id,
+        "preset": args.preset,
+        "seed": args.seed,
+        "n_fit": preset.n_fit,
+        "n_test": preset.n_test,
+        "machine": machine(),
+        "date": date.today().isoformat(),
+        "densities": {
+            name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()
+        },
+    }
+    (args.out / f"{stem(args)}.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 def measured(
@@ -277,6 +317,7 @@ def main() -> None:
     parser.add_argument("--id", choices=GREY + COLOUR, default="fashion_mnist")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--data", type=Path)
+    parser.add_argument("--only", nargs="*", choices=ON, help="densities; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -289,6 +330,8 @@ def main() -> None:
         for folder in (args.work, args.out):
             folder.mkdir(parents=True, exist_ok=True)
         run(args)
+        if not args.only:
+            collect(args)
     for path in sorted(args.out.glob("likelihood_table-*.json")):
         print(text(json.loads(path.read_text())), end="\n\n")
 

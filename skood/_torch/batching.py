@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from skood._checked_data import CheckedData
 from skood._progress import tracked
+from skood._torch.device import full_float32
 from skood._torch.partial_results import PartialResults
 from skood._torch.reading import read_ahead, read_batches
 
@@ -140,7 +141,7 @@ def map_batches(
         )
         for start, items in bar:
             size = min(batch_size, n - start)
-            with torch.inference_mode(), aligned:
+            with torch.inference_mode(), aligned, full_float32():
                 values = function(items)
                 several = isinstance(values, tuple)
                 parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]

@@ -1,10 +1,13 @@
-"""Choice of the device that a network runs on."""
+"""Choice of the device that a network runs on, and what holds for all of a kind."""
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 
-__all__ = ["resolve_device"]
+__all__ = ["full_float32", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -23,3 +26,14 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
             "use device=None to take what is there, or device='cpu'"
         )
     return resolved
+
+
+@contextmanager
+def full_float32() -> Generator[None, None, None]:
+    """Keep convolutions on a GPU from rounding float32 to TensorFloat-32, which torch lets them."""
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed

@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from skood._torch.seeding import seed_global
 
-__all__ = ["compare_with_fp32", "full_float32", "trains_in_bf16"]
+__all__ = ["compare_with_fp32", "trains_in_bf16"]
 
 # Rounding to bfloat16 adds to the gradient of a layer a random error, of half its norm in deep
 # networks, but preserves most of the gradient (benchmarks/precision.py). A wrong kernel preserves
@@ -92,20 +92,6 @@ def has_fast_bf16(device: torch.device) -> bool:
     # Without one of these instruction sets, bfloat16 is emulated and slower than float32.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
-@contextmanager
-def full_float32(device: torch.device) -> Generator[None, None, None]:
-    """Keep convolutions on a GPU from rounding float32 to TensorFloat-32, which torch lets them."""
-    if device.type != "cuda":
-        yield
-        return
-    allowed = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = allowed
 
 
 def _fault(

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
-from skood._torch.precision import full_float32
 from skood.density._base import NeuralDensity
 from skood.density._latent_transformer import LatentSpace
 
@@ -73,13 +72,6 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
     def n_latent(self) -> int:  # type: ignore[override]
         """Number of latents, that of the values of an item."""
         return int(np.prod(self._preprocessing.item_shape))
-
-    def _map_items(
-        self, data: CheckedData, function: Callable[[npt.NDArray], Tensor], doing: str
-    ) -> npt.NDArray[np.float64]:
-        # Rounded parameters of a layer would make its inverse inexact.
-        with full_float32(resolve_device(self.device)):
-            return super()._map_items(data, function, doing)
 
     def encode(self, X: Any) -> npt.NDArray[np.float64]:
         """Latents of X.
@@ -213,19 +205,18 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
             z, log_det = self._forward(module, self._tensor(items, device))
             return function(z, _joint(z, log_det), partial(self._derivative, module, z))
 
-        with full_float32(device):
-            return map_batches(
-                of_items,
-                data,
-                batch_size or scoring_batch_size(device, is_image=data.is_image),
-                **{
-                    "device": device,
-                    "n_workers": self.n_workers,
-                    "verbose": self.verbose,
-                    "description": f"{type(self).__name__} {doing}",
-                    **options,
-                },
-            )
+        return map_batches(
+            of_items,
+            data,
+            batch_size or scoring_batch_size(device, is_image=data.is_image),
+            **{
+                "device": device,
+                "n_workers": self.n_workers,
+                "verbose": self.verbose,
+                "description": f"{type(self).__name__} {doing}",
+                **options,
+            },
+        )
 
 
 class Derivative(Protocol):

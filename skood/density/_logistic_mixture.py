@@ -8,9 +8,6 @@ from torch import Tensor
 
 __all__ = ["entropy", "level_log_prob", "log_prob", "n_parameters", "sample", "split_parameters"]
 
-# Below this scale, in levels, a logistic is a spike on one level; the floor keeps 1 / scale finite.
-_SMALLEST_SCALE = 1e-5
-
 
 def n_parameters(n_channels: int, n_components: int) -> int:
     r"""Return the number of parameters per pixel, M (1 + 2 C + C (C - 1) / 2)."""
@@ -18,18 +15,20 @@ def n_parameters(n_channels: int, n_components: int) -> int:
 
 
 def split_parameters(
-    raw: Tensor, n_channels: int, n_components: int, n_levels: int
+    raw: Tensor, n_channels: int, n_components: int, n_levels: int, min_scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Turn the output of a network into the parameters of the mixture.
 
     The network's outputs refer to pixels rescaled to [-1, 1]. With h = (n_levels - 1) / 2,
-    a location becomes h (loc + 1) levels and a scale h softplus(scale) levels.
+    a location becomes h (loc + 1) levels and a scale h softplus(scale) + min_scale levels.
 
     Parameters
     ----------
     raw : Tensor of shape (N, M (1 + 2 C + C (C - 1) / 2), H, W)
     n_channels, n_components, n_levels : int
         C, M and the number of values a pixel can have.
+    min_scale : float
+        In levels.
 
     Returns
     -------
@@ -45,7 +44,7 @@ def split_parameters(
         (1, n_channels, n_channels, n_coefs), dim=2
     )
     half = (n_levels - 1) / 2
-    return logits[:, :, 0], half * (loc + 1), half * F.softplus(scale) + _SMALLEST_SCALE, coefs
+    return logits[:, :, 0], half * (loc + 1), half * F.softplus(scale) + min_scale, coefs
 
 
 def _shift(loc: Tensor, coefs: Tensor, x: Tensor, channel: int, n_levels: int) -> Tensor:

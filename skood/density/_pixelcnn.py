@@ -55,6 +55,11 @@ class PixelCNN(NeuralDensity):
     conditional : bool, default=False
         Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
         weighted by their training frequencies.
+    min_scale : float, default=0.116
+        Smallest scale of a logistic distribution, in levels. A pixel that is missed by k levels
+        costs up to k / `min_scale` nats, so that without it a few pixels decide the score of an
+        image. The default is e^-7 in units of [-1, 1], as in the released code of [2]_ for colour
+        images; for grey ones that code has 0.25.
     n_levels : int, default=256
         Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
         spaced values in `value_range`.
@@ -150,6 +155,7 @@ class PixelCNN(NeuralDensity):
         "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
         "weight_norm": ["boolean"],
         "conditional": ["boolean"],
+        "min_scale": [Interval(numbers.Real, 0, None, closed="neither")],
         "n_levels": [Interval(numbers.Integral, 2, None, closed="left")],
         "value_range": ["array-like", StrOptions({"minmax"}), None],
         "image_shape": ["array-like", StrOptions({"row"}), None],
@@ -170,6 +176,7 @@ class PixelCNN(NeuralDensity):
         dropout: float = 0.0,
         weight_norm: bool = False,
         conditional: bool = False,
+        min_scale: float = 0.116,
         n_levels: int = 256,
         value_range: tuple[float, float] | str | None = None,
         image_shape: tuple[int, int, int] | str | None = None,
@@ -197,6 +204,7 @@ class PixelCNN(NeuralDensity):
         self.dropout = dropout
         self.weight_norm = weight_norm
         self.conditional = conditional
+        self.min_scale = min_scale
         self.n_levels = n_levels
         self.value_range = value_range
         self.image_shape = image_shape
@@ -266,21 +274,26 @@ class PixelCNN(NeuralDensity):
         condition = None if one_hot is None else one_hot.to(x.dtype)[:, :, None, None]
         return module(2 * x / (self.n_levels - 1) - 1, condition)
 
+    def _parameters_of(self, raw: Tensor, n_channels: int) -> tuple[Tensor, ...]:
+        """Logits, locations, scales and coefficients of the mixtures."""
+        return mixture.split_parameters(
+            raw, n_channels, self.n_components, self.n_levels, self.min_scale
+        )
+
     def _log_prob(
         self, module: nn.Module, x: Tensor, class_indices: Tensor | None = None
     ) -> Tensor:
         """Log-probability of each pixel in nats, shape (b, H, W)."""
         raw = self._raw(module, x, class_indices)
         with torch.autocast(x.device.type, enabled=False):
-            parameters = mixture.split_parameters(raw, x.shape[1], self.n_components, self.n_levels)
+            parameters = self._parameters_of(raw, x.shape[1])
             return mixture.log_prob(x, *parameters, self.n_levels)
 
     def _statistics_given(
         self, module: nn.Module, x: Tensor, class_indices: Tensor | None
     ) -> Tensor:
         """Return the statistics of p(x | y), shape (b, n_statistics), float64."""
-        raw = self._raw(module, x, class_indices)
-        parameters = mixture.split_parameters(raw, x.shape[1], self.n_components, self.n_levels)
+        parameters = self._parameters_of(self._raw(module, x, class_indices), x.shape[1])
         of_pixels = (
             mixture.log_prob(x, *parameters, self.n_levels),
             mixture.entropy(x, *parameters, self.n_levels),
@@ -359,9 +372,7 @@ class PixelCNN(NeuralDensity):
                 positions, description="drawing samples", unit="pixel", verbose=self.verbose
             ):
                 raw = self._raw(module, x[:, :, : row + 1], class_indices)[..., row, column]
-                parameters = mixture.split_parameters(
-                    raw[:, :, None, None], n_channels, self.n_components, self.n_levels
-                )
+                parameters = self._parameters_of(raw[:, :, None, None], n_channels)
                 pixel = mixture.sample(*parameters, self.n_levels, generator)
                 x[:, :, row, column] = pixel[:, :, 0, 0]
         values = self._preprocessing.inverse(x.double() / (self.n_levels - 1)).cpu().numpy()

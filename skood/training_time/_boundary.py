@@ -60,9 +60,9 @@ class BoundarySampler(BaseEstimator):
         for an image of 28 x 28.
     directions : {"uniform", "reduced"}, default="uniform"
         How v is drawn. "uniform": as above, uniform on the unit sphere of the null space of
-        :math:`J^\top`. "reduced": as in the released code, a combination of the reduced row echelon
-        basis of that space with weights from U(-1, 1), which puts most of v on the first `n_latent`
-        values of an item.
+        :math:`J^\top`. "reduced": as in the released code, the vectors of the reduced row echelon
+        basis of that space, each scaled to length 1, are added with weights from U(-1, 1). It puts
+        most of v on the first `n_latent` values of an item.
     quantile : float, default=0.95
         Part of each class's latents that lies within its ellipsoid.
     radius : (float, float), default=(1.0, 1.5)

@@ -93,9 +93,11 @@ def normal_vectors(jacobian: Tensor, noise: Tensor) -> Tensor:
 
 
 def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
-    """Combine the reduced row echelon basis of the null space, as released code of OODGen does.
+    r"""Combine the normalised reduced row echelon basis of the null space, as the release does.
 
-    Its first d values follow from the others, so that all columns of the Jacobian are orthogonal.
+    With the first d rows A and the other rows B of the Jacobian, vector j of that basis is 1 at
+    value d + j, 0 at the others from d on, and column j of :math:`-A^{-\top} B^\top` at the first
+    d. Each vector is scaled to length 1 before they are added with their weights.
 
     Parameters
     ----------
@@ -111,7 +113,7 @@ def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
     """
     d = jacobian.shape[2]
     first, rest = jacobian.double().mT.split([d, jacobian.shape[1] - d], dim=2)
-    free = weights[:, d:, None].double()
-    pivots = -torch.linalg.pinv(first) @ (rest @ free)
-    normal = torch.cat([pivots, free], 1)[:, :, 0]
+    pivots = -torch.linalg.pinv(first) @ rest
+    free = weights[:, d:, None].double() / (1 + pivots.square().sum(1)).sqrt()[:, :, None]
+    normal = torch.cat([pivots @ free, free], 1)[:, :, 0]
     return torch.nn.functional.normalize(normal, dim=1).to(weights.dtype)

@@ -34,7 +34,7 @@ def random_parameters(n_channels, n_components, n_levels, *, n=1, dtype=torch.fl
     generator = torch.Generator().manual_seed(n_channels + 10 * n_components + n_levels)
     n_raw = mixture.n_parameters(n_channels, n_components)
     raw = torch.randn(n, n_raw, 1, 1, generator=generator, dtype=dtype)
-    return mixture.split_parameters(raw, n_channels, n_components, n_levels)
+    return mixture.split_parameters(raw, n_channels, n_components, n_levels, 1e-5)
 
 
 def all_pixels(n_channels, n_levels):
@@ -129,7 +129,7 @@ def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_lev
     assert flat.shape[1] == mixture.n_parameters(n_channels, n_components)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         parameters = mixture.split_parameters(
-            flat.contiguous(memory_format=memory_format), n_channels, n_components, n_levels
+            flat.contiguous(memory_format=memory_format), n_channels, n_components, n_levels, 1e-5
         )
         value = mixture.log_prob(torch.tensor(x, dtype=torch.float64), *parameters, n_levels)
         # The floor under the scale moves a log-probability by some 1e-6.
@@ -139,12 +139,12 @@ def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_lev
 def test_split_parameters():
     # One component of an RGB pixel: logit, three locations, three scales, three coefficients.
     raw = torch.tensor([0.5, -1.0, 0.0, 1.0, 0.0, 2.0, -40.0, 0.1, 0.2, 0.3]).view(1, 10, 1, 1)
-    logits, loc, scale, coefs = mixture.split_parameters(raw, 3, 1, 256)
+    logits, loc, scale, coefs = mixture.split_parameters(raw, 3, 1, 256, 0.25)
     assert logits.flatten().tolist() == [0.5]
     assert loc.flatten().tolist() == [0.0, 127.5, 255.0]
     softplus = F.softplus(torch.tensor([0.0, 2.0]))
-    assert scale.flatten()[:2].tolist() == pytest.approx((127.5 * softplus).tolist())
-    assert 0 < float(scale.flatten()[2]) < 1e-3
+    assert scale.flatten()[:2].tolist() == pytest.approx((127.5 * softplus + 0.25).tolist())
+    assert float(scale.flatten()[2]) == 0.25
     assert coefs.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
     assert [tuple(p.shape) for p in (logits, loc, scale, coefs)] == [
         (1, 1, 1, 1),
@@ -173,7 +173,7 @@ def test_values_and_gradients_are_finite_for_any_output_of_the_network(n_channel
     # First alone, then beside an unremarkable component.
     for n_components in (1, 2):
         used = raw[:, : n_components * other.shape[1]]
-        parameters = mixture.split_parameters(used, n_channels, n_components, 256)
+        parameters = mixture.split_parameters(used, n_channels, n_components, 256, 1e-5)
         value = mixture.log_prob(x, *parameters, 256)
         (gradient,) = torch.autograd.grad(value.sum(), raw)
         assert torch.isfinite(value).all()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sympy
 import torch
 from scipy.stats import kstest
 from sklearn.base import clone
@@ -119,18 +120,23 @@ def test_normal_vectors_of_any_rank(scale):
 
 
 def test_reduced_normal_vectors(reference):
-    """Orthogonal too, and the same as by the basis that sympy's definition gives."""
+    """Orthogonal too, and the sum of the normalised vectors of the symbolic null space."""
     jacobian = torch.from_numpy(reference["jacobian"])
     weights = 2 * torch.rand(9, 30, generator=torch.Generator().manual_seed(0)).double() - 1
     normal = reduced_normal_vectors(jacobian, weights).numpy()
     np.testing.assert_allclose(np.linalg.norm(normal, axis=1), 1)
     assert np.abs(np.einsum("nij,ni->nj", reference["jacobian"], normal)).max() < 1e-10
-    echelon = np.linalg.solve(
-        reference["jacobian"][0, :4].T, reference["jacobian"][0].T
-    )  # (I R), whose null space is spanned by the columns of (-R, I)
-    basis = np.concatenate([-echelon[:, 4:], np.eye(26)])
-    by_hand = basis @ weights[0, 4:].numpy()
-    np.testing.assert_allclose(normal[0], by_hand / np.linalg.norm(by_hand), atol=1e-10)
+
+    rows = [[1, 2, 0, 3, -1], [0, 1, 4, 1, 2]]
+    basis = np.array([list(map(float, vector)) for vector in sympy.Matrix(rows).nullspace()])
+    assert basis.shape == (3, 5)
+    basis /= np.linalg.norm(basis, axis=1, keepdims=True)
+    small = torch.tensor(rows, dtype=torch.float64).T[None]
+    weight = torch.tensor([[9.0, 9.0, 0.3, -0.8, 0.5]]).double()
+    expected = np.array([0.3, -0.8, 0.5]) @ basis
+    np.testing.assert_allclose(
+        reduced_normal_vectors(small, weight)[0].numpy(), expected / np.linalg.norm(expected)
+    )
 
 
 def test_reduced_directions_are_mostly_the_first_values(of_images, digits):

@@ -1,0 +1,261 @@
+"""Which settings of OODGen to take, by what is known without the OOD sets that are tested.
+
+Trains OODGen on an in-distribution (ID) set with combinations of directions, radius and training of
+the VAE:
+
+    python benchmarks/oodgen_trials.py --data DIR
+    python benchmarks/oodgen_trials.py --data DIR --only "uniform, 1 to 1.5, sampled"
+    python benchmarks/oodgen_trials.py --table     # the stored results as text
+
+Of each it measures what may be used to choose: accuracy on held-out ID images, the part of held-out
+generated samples that is rejected, and AUROC against the validation sets (Omniglot, noise, and
+images made from held-out ID images by `synthetic_outliers`); and, for the report alone, AUROC
+against the tested sets. Images are read as for oodgen.py; trials that an earlier run with the same
+--work folder has finished are read from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from _machine import machine
+from oodgen import SETTINGS, read
+from sklearn.frozen import FrozenEstimator
+
+from skood import VAE, OODGen, ShallowConvNet
+from skood.datasets import gaussian_noise, sphere_noise, synthetic_outliers, uniform_noise
+from skood.metrics import auroc, fpr_at_tpr
+
+RADII = {"1 to 1.5": (1.0, 1.5), "1 to 3": (1.0, 3.0), "1.6 to 4.2": (1.6, 4.2), "1 to 8": (1.0, 8)}
+# Multiples of the radius of a class at which the part of decoded images that is rejected is told.
+MULTIPLES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
+
+
+@dataclass(frozen=True)
+class Trial:
+    directions: str
+    radius: tuple[float, float]
+    sample_latents: bool
+    # Whether reconstructions of training images are trained on beside them, as ID images.
+    reconstructions: bool = False
+
+
+TRIALS = {
+    f"{directions}, {name}, {'sampled' if sampled else 'mean'}": Trial(directions, radius, sampled)
+    for sampled in (True, False)
+    for name, radius in RADII.items()
+    for directions in ("uniform", "reduced")
+}
+TRIALS |= {
+    f"{name}, reconstructions": Trial(
+        TRIALS[name].directions, TRIALS[name].radius, TRIALS[name].sample_latents, True
+    )
+    for name in ("uniform, 1 to 1.5, sampled", "uniform, 1.6 to 4.2, mean")
+}
+
+
+def fit_vae(args: argparse.Namespace, X: np.ndarray, y: np.ndarray, sampled: bool) -> VAE:
+    """Train the VAE, or load what an earlier trial has trained."""
+    return VAE(
+        SETTINGS[args.id].n_latent,
+        likelihood="bernoulli",
+        conditional=True,
+        optimizer="rmsprop",
+        sample_latents=sampled,
+        max_epochs=args.vae_epochs,
+        patience=5,
+        validation_fraction=0.05,
+        value_range="minmax",
+        checkpoint_dir=args.work,
+        verbose=args.verbose,
+        random_state=args.seed,
+    ).fit(X, y)
+
+
+def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    trial, setting = TRIALS[name], SETTINGS[args.id]
+    X, y = read(args.data, setting.base, "train")
+    order = np.random.default_rng(args.seed).permutation(len(X))
+    held_out, kept = order[:5000], order[5000 : 5000 + args.n_training]
+    X_held_out, y_held_out, X, y = X[held_out], y[held_out], X[kept], y[kept]
+    X_test, y_test = read(args.data, setting.base, "test")
+
+    start = perf_counter()
+    vae = fit_vae(args, X, y, trial.sample_latents)
+    vae_seconds = perf_counter() - start
+    network = ShallowConvNet(
+        max_epochs=args.epochs,
+        optimizer="adam",
+        learning_rate=1e-3,
+        lr_schedule="cosine",
+        weight_decay=0.0,
+        validation_fraction=0.05,
+        value_range="minmax",
+        verbose=args.verbose,
+        random_state=args.seed,
+    )
+    start = perf_counter()
+    more, labels = X, y
+    if trial.reconstructions:
+        more = np.concatenate([X, vae.reconstruct(X, y).astype(np.float32)[:, 0]])
+        labels = np.append(y, y)
+    oodgen = OODGen(
+        network,
+        FrozenEstimator(vae),
+        reject_weight=setting.reject_weight,
+        distance=setting.distance,
+        directions=trial.directions,
+        radius=trial.radius,
+        verbose=args.verbose,
+        random_state=args.seed,
+    ).fit(more, labels)
+    seconds = perf_counter() - start
+
+    other = "mnist" if setting.base == "fashion_mnist" else "fashion_mnist"
+    validation = {
+        "omniglot": read(args.data, "omniglot", "test")[0],
+        "gaussian": gaussian_noise(2000, (28, 28), random_state=0),
+        "uniform": uniform_noise(2000, (28, 28), random_state=0),
+        "synthetic": synthetic_outliers(X_held_out, n_samples=2000, random_state=0),
+    }
+    sphere = sphere_noise(X, 2000, random_state=0)
+    tested = {
+        other: read(args.data, other, "test")[0],
+        "notmnist": read(args.data, "notmnist", "test")[0],
+        "sphere": sphere,
+        "sphere, clipped": sphere.clip(0, 1),
+    }
+    sampler = oodgen.sampler_
+    moved = sampler.sample_off_manifold(X_held_out, y_held_out, random_state=1)
+    on = sampler.sample_on_manifold(y=y_held_out, random_state=1)
+    reconstructed = vae.reconstruct(X_held_out, y_held_out).astype(np.float32)
+
+    def rejected(images: np.ndarray) -> float:
+        return float((oodgen.predict_class(images.astype(np.float32)) == -1).mean())
+
+    proba = oodgen.predict_proba(X_test)
+    return {
+        "seconds": seconds,
+        "vae_seconds": vae_seconds,
+        "vae_epochs": len(vae.history_["loss"]),
+        "vae_loss": min(vae.history_["validation_loss"]),
+        "held_out_accuracy": accuracy(oodgen, X_held_out, y_held_out),
+        "test_accuracy": float((oodgen.classes_[proba[:, :-1].argmax(1)] == y_test).mean()),
+        "held_out_rejected": rejected(X_held_out),
+        "off_manifold_recall": rejected(moved),
+        "on_manifold_recall": rejected(on),
+        "reconstructions_accepted": 1 - rejected(reconstructed),
+        "rejected_by_radius": [rejected(decoded(oodgen, y_held_out, m)) for m in MULTIPLES],
+        "validation": {
+            key: measured(oodgen, X_held_out, images) for key, images in validation.items()
+        },
+        "tested": {key: measured(oodgen, X_test, images) for key, images in tested.items()},
+        "machine": machine(),
+    }
+
+
+def decoded(oodgen: OODGen, y: np.ndarray, multiple: float) -> np.ndarray:
+    """Images decoded at a distance from the middle of each class, in a random direction."""
+    sampler = oodgen.sampler_
+    rng = np.random.default_rng(0)
+    k = np.searchsorted(sampler.classes_, y)
+    direction = rng.normal(size=(len(y), sampler.mean_.shape[1]))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    steps = multiple * sampler.radius_[k, None] * direction
+    z = sampler.mean_[k] + np.einsum("nij,nj->ni", sampler.cholesky_[k], steps)
+    return sampler.vae_.inverse_transform(z, y)
+
+
+def accuracy(oodgen: OODGen, X: np.ndarray, y: np.ndarray) -> float:
+    return float((oodgen.classes_[oodgen.predict_proba(X)[:, :-1].argmax(1)] == y).mean())
+
+
+def measured(oodgen: OODGen, inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    truth = np.repeat([1, -1], [len(inside), len(outside)])
+    scores = np.append(oodgen.score_samples(inside), oodgen.score_samples(outside))
+    return {"auroc": auroc(truth, scores), "fpr95": fpr_at_tpr(truth, scores)}
+
+
+def text(result: dict[str, Any]) -> str:
+    """Markdown, best mean AUROC over the validation sets first."""
+    trials = result["trials"]
+    first = next(iter(trials.values()))
+    own, tested = list(first["validation"]), list(first["tested"])
+    lines = [
+        f"ID {result['id']}, {result['n_training']} training images, VAE up to "
+        f"{result['vae_epochs']} epochs, classifier {result['epochs']}, seed {result['seed']}, "
+        f"{first['machine']['gpu'].replace('none', first['machine']['cpu'])}. AUROC, %",
+        "",
+        "| directions, radius, VAE | ID accuracy, held out / test | reconstructions accepted | "
+        f"mean, validation | {' | '.join([*own, *(f'{name}, tested' for name in tested)])} |",
+        "|---" * (4 + len(own) + len(tested)) + "|",
+    ]
+    for name in sorted(trials, key=lambda name: -mean_validation(trials[name])):
+        row = trials[name]
+        areas = [row["validation"][key] for key in own] + [row["tested"][key] for key in tested]
+        cells = " | ".join(f"{100 * area['auroc']:.1f}" for area in areas)
+        lines.append(
+            f"| {name} | {100 * row['held_out_accuracy']:.1f} / {100 * row['test_accuracy']:.1f} | "
+            f"{100 * row['reconstructions_accepted']:.1f} | {100 * mean_validation(row):.1f} | "
+            f"{cells} |"
+        )
+    return "\n".join(lines)
+
+
+def mean_validation(row: dict[str, Any]) -> float:
+    return float(np.mean([area["auroc"] for area in row["validation"].values()]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--id", choices=SETTINGS, default="fashion_mnist")
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--only", nargs="*", help="names of the trials to run, all by default")
+    parser.add_argument("--n-training", type=int, default=55_000)
+    parser.add_argument("--vae-epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=15)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--verbose", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="print the stored results")
+    args = parser.parse_args()
+    if not args.table:
+        if args.data is None:
+            parser.error("--data is needed to run")
+        if unknown := set(args.only or ()) - set(TRIALS):
+            parser.error(f"unknown trials {sorted(unknown)}; known: {list(TRIALS)}")
+        for folder in (args.work, args.out):
+            folder.mkdir(parents=True, exist_ok=True)
+        torch.set_num_threads(min(2, torch.get_num_threads()))
+        finished = {}
+        for name in TRIALS if args.only is None else args.only:
+            file = "".join(c if c.isalnum() else "_" for c in name)
+            path = args.work / f"oodgen_trial-{args.id}-{args.seed}-{file}.json"
+            if not path.exists():
+                path.write_text(json.dumps(run(args, name), indent=1))
+            finished[name] = json.loads(path.read_text())
+            print(name, finished[name], flush=True)
+        if args.only is None:
+            settings = ("id", "n_training", "vae_epochs", "epochs", "seed")
+            result = {key: getattr(args, key) for key in settings}
+            result |= {"trials": finished, "date": date.today().isoformat()}
+            (args.out / f"oodgen_trials-{args.id}.json").write_text(
+                json.dumps(result, indent=1) + "\n"
+            )
+    for path in sorted(args.out.glob("oodgen_trials-*.json")):
+        print(text(json.loads(path.read_text())), end="\n\n")
+
+
+if __name__ == "__main__":
+    main()
