@@ -60,14 +60,16 @@ def jobs() -> dict[str, Job]:
     found |= trials
     found["LR trials"] = Job("likelihood_ratio_trials.py", (), tuple(trials))
 
-    first: dict[bool, str] = {}
-    trials = {}
-    for name, trial in oodgen_trials.TRIALS.items():
-        # The first trial of a kind of VAE trains it for all.
-        label = f"OODGen trial {name}"
-        after = (first[trial.sample_latents],) if trial.sample_latents in first else ()
-        first.setdefault(trial.sample_latents, label)
-        trials[label] = Job("oodgen_trials.py", ("--only", name), after)
+    for name in ("sampled", "mean"):
+        found[f"OODGen VAE {name}"] = Job("oodgen_trials.py", ("--vae", name))
+    trials = {
+        f"OODGen trial {name}": Job(
+            "oodgen_trials.py",
+            ("--only", name),
+            (f"OODGen VAE {'sampled' if trial.sample_latents else 'mean'}",),
+        )
+        for name, trial in oodgen_trials.TRIALS.items()
+    }
     found |= trials
     found["OODGen trials"] = Job("oodgen_trials.py", (), tuple(trials))
 
@@ -77,7 +79,7 @@ def jobs() -> dict[str, Job]:
     }
     found |= parts
     found["likelihood table"] = Job("likelihood_table.py", ("--preset", "gpu"), tuple(parts))
-    found["OODGen fashion_mnist"] = Job("oodgen.py", ("--preset", "paper"))
+    found["OODGen fashion_mnist"] = Job("oodgen.py", ("--preset", "release"))
     densities = {
         f"LR paper {rate:g} {weight:g}": Job(
             "likelihood_ratio.py", ("--preset", "paper", "--density", f"{rate:g}", f"{weight:g}")
@@ -89,7 +91,7 @@ def jobs() -> dict[str, Job]:
     found["posthoc cifar10"] = Job("posthoc.py", ("--preset", "densenet"))
     found["flow_lid fashion_mnist"] = Job("flow_lid.py", ("--preset", "gpu"))
     for name in ("mnist", "mnist_0_4", "fashion_0_4"):
-        found[f"OODGen {name}"] = Job("oodgen.py", ("--preset", "paper", "--id", name))
+        found[f"OODGen {name}"] = Job("oodgen.py", ("--preset", "release", "--id", name))
     found["vmdls mnist"] = Job("vmdls.py", ("--preset", "paper", "--id", "mnist"))
     found["vmdls cifar10"] = Job("vmdls.py", ("--preset", "paper", "--id", "cifar10"))
     found["flow_lid cifar10"] = Job("flow_lid.py", ("--preset", "gpu", "--id", "cifar10"))
@@ -120,17 +122,21 @@ CHECKS: dict[str, tuple[str, Fit]] = {
         IMAGES,
         lambda X, y: skood.HierarchicalRatio(skood.HierarchicalVAE((8, 4, 2), **SMALL)).fit(X),
     ),
-    "LocalIntrinsicDimension": (
+    "ImageFlow": (
         IMAGES,
-        lambda X, y: skood.LocalIntrinsicDimension(
-            skood.ImageFlow((2, 2), n_filters=8, **SMALL), n_calibration=20
-        ).fit(X),
+        lambda X, y: skood.ImageFlow((2, 2), n_filters=8, **SMALL).fit(X),
     ),
     "Diffusion": (
         IMAGES,
         lambda X, y: skood.Diffusion((8, 16), n_steps=3, **SMALL).fit(X),
     ),
     "CCLR": (IMAGES, lambda X, y: skood.CCLR(skood.Diffusion((8, 16), **SMALL)).fit(X)),
+    "FLIPD": (
+        IMAGES,
+        lambda X, y: skood.LocalIntrinsicDimension(
+            skood.Diffusion((8, 16), n_steps=2, **SMALL), n_calibration=20
+        ).fit(X),
+    ),
     "NeuralSplineFlow": (ROWS, lambda X, y: skood.NeuralSplineFlow(**SMALL).fit(X)),
     "TwoStep": (
         IMAGES,
@@ -232,7 +238,7 @@ class Queue:
             **os.environ,
             "OMP_NUM_THREADS": "2",
             "TORCHINDUCTOR_COMPILE_THREADS": "2",
-            "TORCHINDUCTOR_CACHE_DIR": str(self.args.work / "inductor"),
+            "TORCHINDUCTOR_CACHE_DIR": str(self.args.work.resolve() / "inductor"),
             "PYTHONUNBUFFERED": "1",
         }
         with log(self.args, name).open("a") as file:

@@ -40,13 +40,13 @@ QUICK = {
 N_STEPS, N_BACKGROUND_STEPS = 6500, 600
 
 FOREGROUNDS: dict[str, dict[str, Any]] = {
+    "5 blocks, 20 000 steps": {"n_resnet": 5, "max_steps": 20_000, "learning_rate": 1e-3},
+    "20 000 steps": {"max_steps": 20_000},
     "quick": {},
     "no floor": {"min_scale": 1e-5},
     "floor .25": {"min_scale": 0.25},
     "5 blocks, same time": {"n_resnet": 5, "max_steps": 2900},
     "5 blocks": {"n_resnet": 5},
-    "5 blocks, 20 000 steps": {"n_resnet": 5, "max_steps": 20_000, "learning_rate": 1e-3},
-    "20 000 steps": {"max_steps": 20_000},
     "batch 128": {"batch_size": 128},
     "rate .0005": {"learning_rate": 5e-4},
     "rate .004": {"learning_rate": 4e-3},
@@ -64,7 +64,7 @@ BACKGROUNDS: dict[str, dict[str, Any]] = {
 BACKGROUNDS |= {
     f"{name}, {n_steps} steps": {**BACKGROUNDS[name], "max_steps": n_steps}
     for n_steps in (2000, 6500)
-    for name in (".1, 0", ".1, 10", ".3, 0", ".3, 10", ".3, 100")
+    for name in (".1, 10", ".3, 0", ".3, 10")
 }
 BACKGROUNDS |= {
     f"{name}, {label}": {**BACKGROUNDS[name], **FOREGROUNDS[label]}

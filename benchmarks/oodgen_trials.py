@@ -25,7 +25,6 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-import torch
 from _machine import machine
 from oodgen import SETTINGS, read
 from sklearn.frozen import FrozenEstimator
@@ -80,12 +79,17 @@ def fit_vae(args: argparse.Namespace, X: np.ndarray, y: np.ndarray, sampled: boo
     ).fit(X, y)
 
 
-def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    trial, setting = TRIALS[name], SETTINGS[args.id]
-    X, y = read(args.data, setting.base, "train")
+def training_images(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
+    """Images and labels to train on, and held out."""
+    X, y = read(args.data, SETTINGS[args.id].base, "train")
     order = np.random.default_rng(args.seed).permutation(len(X))
     held_out, kept = order[:5000], order[5000 : 5000 + args.n_training]
-    X_held_out, y_held_out, X, y = X[held_out], y[held_out], X[kept], y[kept]
+    return X[kept], y[kept], X[held_out], y[held_out]
+
+
+def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    trial, setting = TRIALS[name], SETTINGS[args.id]
+    X, y, X_held_out, y_held_out = training_images(args)
     X_test, y_test = read(args.data, setting.base, "test")
 
     start = perf_counter()
@@ -221,6 +225,9 @@ def main() -> None:
     parser.add_argument("--id", choices=SETTINGS, default="fashion_mnist")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", nargs="*", help="names of the trials to run, all by default")
+    parser.add_argument(
+        "--vae", choices=("sampled", "mean"), help="train this VAE and no more, for other processes"
+    )
     parser.add_argument("--n-training", type=int, default=55_000)
     parser.add_argument("--vae-epochs", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=15)
@@ -237,7 +244,9 @@ def main() -> None:
             parser.error(f"unknown trials {sorted(unknown)}; known: {list(TRIALS)}")
         for folder in (args.work, args.out):
             folder.mkdir(parents=True, exist_ok=True)
-        torch.set_num_threads(min(2, torch.get_num_threads()))
+        if args.vae:
+            fit_vae(args, *training_images(args)[:2], args.vae == "sampled")
+            return
         finished = {}
         for name in TRIALS if args.only is None else args.only:
             file = "".join(c if c.isalnum() else "_" for c in name)

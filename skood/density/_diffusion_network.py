@@ -66,7 +66,7 @@ class NoiseNetwork(nn.Module):
 
     def forward(self, x: Tensor, log_ratio: Tensor) -> Tensor:
         """Noise in x (b, ...), whose log-ratios have the shape () or (b,)."""
-        log_ratio = log_ratio.to(x.dtype).reshape(-1, *[1] * (x.ndim - 1))
+        log_ratio = log_ratio.to(x).reshape(-1, *[1] * (x.ndim - 1))
         psi, sigma = mean_and_std(log_ratio)
         return sigma * x + psi * self.body(x, self.embedding(log_ratio.reshape(-1, 1))).float()
 

@@ -255,8 +255,11 @@ class TwoStep(TransformerMixin, DensityMixin, BaseEstimator):
         decode, device = self.autoencoder_.decoder()
 
         def log_volume(z: npt.NDArray) -> torch.Tensor:
-            inputs = torch.as_tensor(z, dtype=torch.float32, device=device)
-            return _log_volume(torch.linalg.svdvals(forward_jacobian(decode, inputs).double()))
+            # Forward mode has no batching rule for tensors of inference mode.
+            with torch.inference_mode(False):
+                inputs = torch.as_tensor(z, dtype=torch.float32, device=device)
+                jacobian = forward_jacobian(decode, inputs)
+            return _log_volume(torch.linalg.svdvals(jacobian.double()))
 
         with progress_scope(self.verbose, type(self).__name__):
             return map_batches(log_volume, latents, _JACOBIANS, device=device)
