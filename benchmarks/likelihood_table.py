@@ -89,7 +89,7 @@ PRESETS = {
     "quick": Preset(
         {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 1500},
         {"n_latent": 16, "max_steps": 1000},
-        {"max_steps": 1500},
+        {"max_steps": 1000},
         {"n_latent": 16, "max_steps": 1000},
         {"max_steps": 1000},
         {"batch_size": 64, "max_steps": 1000},

@@ -120,12 +120,12 @@ def measure_regret(args: argparse.Namespace) -> dict:
 
 
 def measure_waic(args: argparse.Namespace) -> dict:
-    X = np.random.default_rng(0).integers(256, size=(512, 28, 28)).astype(np.uint8)
+    X = np.random.default_rng(0).integers(256, size=(128, 28, 28)).astype(np.uint8)
     members = [VAE(max_steps=3, random_state=k, verbose=0).fit(X) for k in range(5)]
     waic = WAIC([FrozenEstimator(member) for member in members], verbose=0).fit(X[:2])
     methods = {
-        "five passes": (512, lambda n: [member.score_samples(X[:n]) for member in members]),
-        "waic": (512, lambda n: waic.score_samples(X[:n])),
+        "five passes": (128, lambda n: [member.score_samples(X[:n]) for member in members]),
+        "waic": (128, lambda n: waic.score_samples(X[:n])),
     }
     return {"images_per_second": summary(rates(methods, "five passes", args.rounds))}
 

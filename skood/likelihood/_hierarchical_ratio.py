@@ -126,10 +126,12 @@ class HierarchicalRatio(BaseDetector):
                 f"density={density!r} has no layers of latents; HierarchicalRatio needs a "
                 "HierarchicalVAE"
             )
-        if self.k >= len(density.n_latents):
+        layers = density.n_latents
+        # Anything else is for the density to refuse.
+        if isinstance(layers, (tuple, list)) and self.k >= len(layers):
             raise ValueError(
-                f"k={self.k}, but the density has {len(density.n_latents)} layers of latents; "
-                f"expected at most {len(density.n_latents) - 1}"
+                f"k={self.k}, but the density has {len(layers)} layers of latents; "
+                f"expected at most {len(layers) - 1}"
             )
         self.density_ = fit_model(
             density,

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.decomposition import PCA, KernelPCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
+from torch import nn
 
 from skood import VAE, Autoencoder, LogLikelihood, NeuralSplineFlow, TwoStep
 from skood.datasets import model_samples
@@ -90,6 +92,9 @@ def test_scores_belong_to_rows(digits):
 def test_samples(plane, density):
     X, factors = plane
     two_step = TwoStep(PCA(2), density).fit(X)
+    # The columns of the decoder are orthonormal, so that the latents' density is that of items.
+    of_latents = two_step.density_.score_samples(two_step.transform(X))
+    np.testing.assert_allclose(two_step.score_samples(X), of_latents)
     drawn = two_step.sample(50, random_state=0)
     assert drawn.shape == (50, 5)
     # They lie in the plane.
@@ -122,5 +127,11 @@ def test_errors(plane, digits):
     # The second component repeats the first.
     flat = PCA(2).fit(X)
     flat.components_ = flat.components_[[0, 0]]
+    with pytest.raises(ValueError, match="fit an autoencoder with a smaller n_latent"):
+        TwoStep(FrozenEstimator(flat), KernelDensity()).fit(X).score_samples(X)
+    flat = Autoencoder(2, hidden_features=(), max_steps=5).fit(X)
+    last = [part for part in flat.module_.modules() if isinstance(part, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight[:, 1] = last.weight[:, 0]
     with pytest.raises(ValueError, match="fit an autoencoder with a smaller n_latent"):
         TwoStep(FrozenEstimator(flat), KernelDensity()).fit(X).score_samples(X)

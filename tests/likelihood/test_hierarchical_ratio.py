@@ -85,3 +85,8 @@ def test_needs_layers_of_latents(X, density):
 def test_k_leaves_a_layer(X):
     with pytest.raises(ValueError, match=r"k=3, but the density has 3 layers .*at most 2"):
         HierarchicalRatio(tiny_vae(), k=3).fit(X)
+
+
+def test_layers_that_are_no_tuple_are_refused_by_the_density(X):
+    with pytest.raises(ValueError, match="n_latents"):
+        HierarchicalRatio(HierarchicalVAE(n_latents=8)).fit(X)
