@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
+from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
@@ -19,8 +21,16 @@ from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.base import BaseDetector, split_outliers
+from skood.classifiers import PretrainedClassifier
 
-__all__ = ["CalibratedDetector", "fit_detector", "hold_out", "needs_labels", "scores_of"]
+__all__ = [
+    "CalibratedDetector",
+    "fit_detector",
+    "hold_out",
+    "needs_labels",
+    "scores_of",
+    "warn_of_trained",
+]
 
 # Beyond these, the difference of two scores could overflow.
 _LARGEST = np.finfo(np.float64).max / 2
@@ -40,7 +50,12 @@ class CalibratedDetector(BaseDetector):
 
     @abstractmethod
     def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | None,
+        seed: int,
+        **more: CheckedData | None,
     ) -> None:
         """Fit the detectors and set ``offset_``.
 
@@ -53,6 +68,8 @@ class CalibratedDetector(BaseDetector):
             Known outliers, the rows with y == -1.
         seed : int
             Seed of this fit.
+        **more : CheckedData or None
+            What else ``fit`` of the subclass takes.
         """
 
     @fit_context(prefer_skip_nested_validation=False)
@@ -70,10 +87,18 @@ class CalibratedDetector(BaseDetector):
         -------
         self
         """
+        return self._fit_checked(X, y)
+
+    def _fit_checked(self, X: Any, y: Any, **more: Any) -> CalibratedDetector:
+        """Check the data, and call ``_fit``; data in `more` are checked and passed on by name."""
         data = check_data(self, X, reset=True, min_samples=2)
         inliers, y, outliers = split_outliers(data, y)
+        given = {
+            name: rows if rows is None else check_data(self, rows, reset=False)
+            for name, rows in more.items()
+        }
         with self._shows_progress():
-            self._fit(inliers, y, outliers, draw_seed(self.random_state))
+            self._fit(inliers, y, outliers, draw_seed(self.random_state), **given)
         return self
 
 
@@ -180,3 +205,40 @@ def needs_labels(model: Any) -> bool:
     if isinstance(model, FrozenEstimator) or not hasattr(model, "__sklearn_tags__"):
         return False
     return get_tags(model).target_tags.required
+
+
+def warn_of_trained(models: Sequence[Any]) -> None:
+    """Warn where detectors that are to be fitted hold models that are not.
+
+    Such a model may have been trained on rows that are now held out from the detector, which look
+    too typical to it. Where all of `models` are in ``FrozenEstimator``, the rows given to ``fit``
+    are for calibration alone, and it is said there what they have to be.
+    """
+    if all(isinstance(model, FrozenEstimator) for model in models):
+        return
+    found = [part for model in models for part in _parts_of(model) if _is_trained(part)]
+    if found:
+        names = ", ".join(dict.fromkeys(_name_of(part) for part in found))
+        warnings.warn(
+            f"{names} was trained before, and is not trained again. If it was trained on rows of "
+            "X, those among them that calibrate look too typical, and there will be more false "
+            "alarms than promised. Give rows that it has not seen as fit(X, y, X_calibration=...)",
+            stacklevel=2,
+        )
+
+
+def _parts_of(model: Any) -> list[Any]:
+    """Return the model and everything that is given to it and to the estimators inside it."""
+    parts = [model]
+    values = model.get_params().values() if hasattr(model, "get_params") else ()
+    for value in values:
+        parts += value if isinstance(value, (list, tuple)) else [value]
+    return parts
+
+
+def _is_trained(part: Any) -> bool:
+    return isinstance(part, (FrozenEstimator, PretrainedClassifier, nn.Module))
+
+
+def _name_of(part: Any) -> str:
+    return type(part.estimator if isinstance(part, FrozenEstimator) else part).__name__

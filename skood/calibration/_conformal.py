@@ -18,7 +18,13 @@ from skood._models import as_input
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
-from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
+from skood.calibration._base import (
+    fit_detector,
+    hold_out,
+    needs_labels,
+    scores_of,
+    warn_of_trained,
+)
 from skood.calibration._p_values import (
     PValueDetector,
     conformal_p_values,
@@ -51,7 +57,9 @@ class ConformalDetector(PValueDetector):
         this package, ``IsolationForest``, ``OneClassSVM``, ``LocalOutlierFactor(novelty=True)``,
         ``GaussianMixture`` or a ``Pipeline`` that ends in one. One in
         :class:`sklearn.frozen.FrozenEstimator` is not fitted again; then all in-distribution
-        rows given to `fit` are calibration rows, and it must not have seen them before.
+        rows given to `fit` are calibration rows, and it must not have seen them before. A trained
+        model *inside* the detector must not have seen the calibration rows either; give some that
+        it has not seen as ``fit(X, y, X_calibration=...)``.
     alpha : float, default=0.05
         Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
     method : {"split", "cross"}, default="split"
@@ -143,7 +151,9 @@ class ConformalDetector(PValueDetector):
     have no label (Mondrian conformal prediction, Vovk et al. 2005, chapter 4). Rows of a
     predicted class with fewer than :math:`1 / \alpha - 1` calibration rows are compared with
     all of them, with a warning: the bound does not hold within such classes, and the overall rate
-    of false alarms is at most `alpha` plus the smaller of `alpha` and their share.
+    of false alarms is at most `alpha` plus the smaller of `alpha` and their share. `select`
+    compares them with the rows of their own class all the same, so that its bound holds; it can
+    hardly declare them.
 
     **Known outliers.** Rows with ``y == -1`` are not used for calibration. A detector of this
     package receives them, and uses or drops them; other detectors do not.
@@ -219,22 +229,39 @@ class ConformalDetector(PValueDetector):
         self.random_state = random_state
 
     def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | None,
+        seed: int,
+        calibration: CheckedData | None = None,
     ) -> None:
         if self.class_conditional:
             self._check_class_conditional(y)
         self.detectors_: list[Any] = []
         self.calibration_scores_: list[npt.NDArray[np.float64]] = []
         settings: dict[str, Any] = {"seed": seed, "memory": self.memory}
-        parts = self._parts(len(inliers), seed)
+        if calibration is None:
+            warn_of_trained(self._models())
+            parts = [
+                (kept, inliers.subset(held_out))
+                for kept, held_out in self._parts(len(inliers), seed)
+            ]
+        elif self.method == "cross":
+            raise ValueError(
+                'X_calibration is for method="split", got "cross", which calibrates with the folds '
+                "of X"
+            )
+        else:
+            parts = [(np.arange(len(inliers)), calibration)]
         for number, (kept, held_out) in enumerate(parts, 1):
-            training, calibration = inliers.subset(kept), inliers.subset(held_out)
+            training = inliers.subset(kept)
             labels = None if y is None else y[kept]
             with progress_scope(
                 label=f"(fold {number} of {len(parts)})" if len(parts) > 1 else None
             ):
                 detector = fit_detector(self.detector, training, labels, outliers, **settings)
-                scores = scores_of(detector, calibration)
+                scores = scores_of(detector, held_out)
             self.detectors_.append(detector)
             self.calibration_scores_.append(np.sort(scores))
         self.n_calibration_ = sum(map(len, self.calibration_scores_))
@@ -243,10 +270,11 @@ class ConformalDetector(PValueDetector):
             self.offset_ = n_rejected / (self.n_calibration_ + 1)
         else:
             self.offset_ = threshold_at(self.calibration_scores_[0], self.alpha)
-        warn_if_too_few(self.n_calibration_, self.alpha, len(inliers), self.offset_)
+        n_items = len(inliers) if calibration is None else None
+        warn_if_too_few(self.n_calibration_, self.alpha, n_items, self.offset_)
         if self.class_conditional:
             self._fit_classifier(training, labels, **settings)
-            self._group(scores, self._predicted(calibration))
+            self._group(scores, self._predicted(held_out))
 
     def _check_class_conditional(self, y: npt.NDArray | None) -> None:
         if self.method == "cross":
@@ -261,13 +289,17 @@ class ConformalDetector(PValueDetector):
                 "labels, or a trained classifier in sklearn.frozen.FrozenEstimator"
             )
 
+    def _models(self) -> list[Any]:
+        """Return what is fitted, or was."""
+        if self.class_conditional and self.classifier is not None:
+            return [self.detector, self.classifier]
+        return [self.detector]
+
     def _parts(
         self, n_items: int, seed: int
     ) -> list[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
         """Return rows to fit on and rows to calibrate with, a pair for each detector."""
-        models = [self.detector]
-        if self.class_conditional and self.classifier is not None:
-            models.append(self.classifier)
+        models = self._models()
         if self.method == "split" or isinstance(self.detector, FrozenEstimator):
             fraction = self.calibration_fraction
             return [hold_out(models, n_items, fraction, seed, "calibration_fraction")]
@@ -300,6 +332,9 @@ class ConformalDetector(PValueDetector):
         """Set the calibration attributes of each class."""
         labels, n_rows = np.unique(predicted, return_counts=True)
         enough = np.array([n_rejected_ranks(n, self.alpha) > 0 for n in n_rows])
+        self._scores_by_class = {
+            label: np.sort(scores[predicted == label]) for label in labels.tolist()
+        }
         self.classes_ = labels[enough]
         self.class_scores_ = [np.sort(scores[predicted == label]) for label in self.classes_]
         self.thresholds_ = np.array([threshold_at(s, self.alpha) for s in self.class_scores_])
@@ -329,6 +364,18 @@ class ConformalDetector(PValueDetector):
             for label, calibration in zip(self.classes_, self.class_scores_, strict=True):
                 rows = predicted == label
                 p_values[rows] = conformal_p_values(calibration, scores[rows])
+        return p_values
+
+    def _p_values_to_select(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        if not self.class_conditional:
+            return self._p_values(data)
+        # Rows of a rare class are compared with the few rows of their own class, and those of a
+        # class without any with nothing; their p-values are large, but they are p-values.
+        scores, predicted = scores_of(self.detectors_[0], data), self._predicted(data)
+        p_values = np.ones(len(scores))
+        for label, calibration in self._scores_by_class.items():
+            rows = predicted == label
+            p_values[rows] = conformal_p_values(calibration, scores[rows])
         return p_values
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:

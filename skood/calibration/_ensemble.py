@@ -15,7 +15,13 @@ from skood._checked_data import CheckedData
 from skood._parameters import StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
-from skood.calibration._base import fit_detector, hold_out, needs_labels, scores_of
+from skood.calibration._base import (
+    fit_detector,
+    hold_out,
+    needs_labels,
+    scores_of,
+    warn_of_trained,
+)
 from skood.calibration._p_values import (
     PValueDetector,
     conformal_p_values,
@@ -83,7 +89,8 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     detectors : list of (str, estimator) tuples
         Each with ``fit`` and ``score_samples``, higher = more in-distribution. Those in
         :class:`sklearn.frozen.FrozenEstimator` are not fitted again; if all are, all
-        in-distribution rows given to `fit` are calibration rows.
+        in-distribution rows given to `fit` are calibration rows. Trained models must not have seen
+        the calibration rows; ``fit(X, y, X_calibration=...)`` takes some that they have not.
     combination : {"fisher", "harmonic", "bonferroni", "mean_rank"}, default="fisher"
         "fisher" and "mean_rank" accumulate weak evidence from all detectors; in "mean_rank" a
         single extreme p-value has little weight. "bonferroni" uses the smallest p-value only, and
@@ -223,23 +230,43 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         return self
 
     def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | None,
+        seed: int,
+        calibration: CheckedData | None = None,
     ) -> None:
         self._check_detectors()
         names, detectors = zip(*self.detectors, strict=True)
-        kept, held_out = hold_out(
-            detectors, len(inliers), self.calibration_fraction, seed, "calibration_fraction"
-        )
+        n_items = None
+        if calibration is None:
+            warn_of_trained(detectors)
+            n_items = len(inliers)
+            kept, held_out = hold_out(
+                detectors, n_items, self.calibration_fraction, seed, "calibration_fraction"
+            )
+            source = inliers
+        else:
+            kept, held_out, source = (
+                np.arange(len(inliers)),
+                np.arange(len(calibration)),
+                calibration,
+            )
         if len(held_out) < 2:
+            origin = "X_calibration has 1 row"
+            if n_items is not None:
+                origin = (
+                    f"calibration_fraction={self.calibration_fraction} of {n_items} "
+                    "in-distribution items holds out 1"
+                )
             raise ValueError(
-                f"calibration_fraction={self.calibration_fraction} of {len(inliers)} "
-                "in-distribution items holds out 1, at least 2 are needed: one half for the "
-                "p-values of the detectors, one for their combination. Give more data, or a "
-                "larger fraction"
+                f"{origin}, at least 2 are needed: one half for the p-values of the detectors, one "
+                "for their combination. Give more data, or a larger fraction"
             )
         halves = numpy_rng(seed, Stream.REFERENCE_HALF).permutation(held_out)
-        reference = inliers.subset(np.sort(halves[: len(halves) // 2]))
-        calibration = inliers.subset(np.sort(halves[len(halves) // 2 :]))
+        reference = source.subset(np.sort(halves[: len(halves) // 2]))
+        calibration = source.subset(np.sort(halves[len(halves) // 2 :]))
         training, labels = inliers.subset(kept), None if y is None else y[kept]
         self.detectors_ = []
         for number, (name, detector) in enumerate(self.detectors, 1):
@@ -254,7 +281,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         self.calibration_scores_ = np.sort(self._score_samples(calibration))
         self.n_calibration_ = len(calibration)
         self.offset_ = threshold_at(self.calibration_scores_, self.alpha)
-        warn_if_too_few(self.n_calibration_, self.alpha, len(inliers), self.offset_)
+        warn_if_too_few(self.n_calibration_, self.alpha, n_items, self.offset_)
 
     def _check_detectors(self) -> None:
         if not self.detectors or not all(map(_is_named_detector, self.detectors)):

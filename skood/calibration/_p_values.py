@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval
+from skood._parameters import Interval, fit_context
 from skood.calibration._base import CalibratedDetector
 
 __all__ = [
@@ -42,9 +42,40 @@ class PValueDetector(CalibratedDetector):
         "calibration_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
     }
 
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X: Any, y: Any = None, X_calibration: Any = None) -> PValueDetector:
+        """Fit the detector on one part of the data, and calibrate it with another.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
+        y : array-like of shape (n_samples,), default=None
+            Labels, for detectors that need them. Rows with y == -1 are known outliers.
+        X_calibration : array-like, Tensor or Dataset of shape (n_calibration, ...), default=None
+            In-distribution rows to calibrate with, which no model in the detector has been trained
+            on; all rows of X are then for fitting. None holds a part of X out.
+
+        Returns
+        -------
+        self
+
+        Warns
+        -----
+        UserWarning
+            Where the calibration rows are too few for `alpha`, and, without `X_calibration`, where
+            the detector holds a model that was trained before, perhaps on rows of X.
+        """
+        self._fit_checked(X, y, calibration=X_calibration)
+        return self
+
     @abstractmethod
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Return the p-values of checked data."""
+
+    def _p_values_to_select(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        """Return p-values that are valid for every row, whatever is known about the row."""
+        return self._p_values(data)
 
     def p_values(self, X: Any) -> npt.NDArray[np.float64]:
         """Test for each row or image whether it comes from the distribution of the inliers.
@@ -84,7 +115,11 @@ class PValueDetector(CalibratedDetector):
         """
         if not 0 < fdr < 1:
             raise ValueError(f"fdr={fdr!r}; expected a rate between 0 and 1, such as 0.1")
-        adjusted = false_discovery_control(self.p_values(X), method="bh")
+        check_is_fitted(self)
+        data = check_data(self, X, reset=False)
+        with self._shows_progress("scoring"):
+            p_values = self._p_values_to_select(data)
+        adjusted = false_discovery_control(p_values, method="bh")
         # Fractions of n + 1 often equal the bound, and rounding errors must not decide then.
         return adjusted <= fdr * (1 + 1e-12)
 
@@ -135,25 +170,29 @@ def smooth_p_values(
     return np.where(above > 1, n_ranks - (n_ranks - ranks) / above, ranks) / n_ranks
 
 
-def warn_if_too_few(n_calibration: int, alpha: float, n_items: int, offset: float) -> None:
+def warn_if_too_few(n_calibration: int, alpha: float, n_items: int | None, offset: float) -> None:
     """Warn where no p-value can be as small as `alpha`.
 
     Parameters
     ----------
     n_calibration : int
     alpha : float
-    n_items : int
-        In-distribution items, of which the calibration rows are a part.
+    n_items : int or None
+        In-distribution items, of which the calibration rows are a part; None if they are not.
     offset : float
         The resulting threshold.
     """
     if n_rejected_ranks(n_calibration, alpha) == 0:
         needed = math.ceil(1 / alpha - 1 - 1e-9)
+        source = ""
+        if n_items is not None:
+            source = (
+                f", which are held out of {math.ceil(needed * n_items / n_calibration)} "
+                f"in-distribution rows, but X has {n_items}"
+            )
         warnings.warn(
             f"{n_calibration} calibration rows are too few for alpha={alpha}: no p-value is below "
             f"1 / {n_calibration + 1}, so every row is accepted (offset_ is {offset:g}); {needed} "
-            f"are needed, which are held out of {math.ceil(needed * n_items / n_calibration)} "
-            f"in-distribution rows, but X has {n_items}. Give more data, hold out more of them, or "
-            "take a larger alpha",
+            f"are needed{source}. Give more data, hold out more of them, or take a larger alpha",
             stacklevel=2,
         )

@@ -4,11 +4,14 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import betabinom
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import skood
 from skood.calibration import ConformalDetector
@@ -214,7 +217,8 @@ def test_a_classifier_to_be_trained_holds_rows_out_from_a_fitted_detector(column
     detector = ConformalDetector(
         FrozenEstimator(column()), 0.2, class_conditional=True, classifier=LogisticRegression()
     )
-    assert detector.fit(X, y).n_calibration_ == 30
+    with pytest.warns(UserWarning, match="Column was trained before"):
+        assert detector.fit(X, y).n_calibration_ == 30
     assert detector.__sklearn_tags__().target_tags.required
     with pytest.raises(ValueError, match="its classifier, LogisticRegression, is yet to be"):
         detector.fit(X)
@@ -235,6 +239,100 @@ def test_select_controls_the_false_discovery_rate():
     assert np.mean(proportions) <= 0.2 * 0.8 + Z * standard_error
     assert np.mean(proportions) >= 0.1
     assert np.mean(found) > 0.8
+
+
+def test_select_controls_the_false_discovery_rate_with_a_rare_class(column):
+    """One inlier in thirty is of a class with much lower scores, and too few rows of its own."""
+    rng = np.random.default_rng(6)
+    classifier = FrozenEstimator(LogisticRegression().fit([[-1.0, 0], [1.0, 0]], [0, 1]))
+    detector = ConformalDetector(
+        FrozenEstimator(column(1)), 0.1, class_conditional=True, classifier=classifier
+    )
+
+    def draw(n):
+        rare = rng.random(n) < 1 / 30
+        return np.column_stack([np.where(rare, 1, -1), rng.normal(size=n) - 6 * rare])
+
+    outliers = np.tile([-1.0, -9.0], (2, 1))
+    proportions, selected_outliers = [], []
+    for _ in range(1500):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "predicted classes with too few")
+            detector.fit(draw(100))
+        selected = detector.select(np.concatenate([draw(10), outliers]), fdr=0.1)
+        proportions.append(selected[:10].sum() / max(1, selected.sum()))
+        selected_outliers.append(selected[10:].mean())
+    standard_error = np.std(proportions) / np.sqrt(1500)
+    assert np.mean(proportions) <= 0.1 * 10 / 12 + Z * standard_error
+    assert np.mean(selected_outliers) > 0.7
+
+
+def test_select_takes_a_row_of_an_unseen_class_for_an_inlier(column):
+    classifier = FrozenEstimator(LogisticRegression().fit([[-1.0, 0], [1.0, 0]], [0, 1]))
+    X = np.column_stack([np.full(30, -1.0), np.arange(30.0)])
+    detector = ConformalDetector(
+        FrozenEstimator(column(1)), class_conditional=True, classifier=classifier
+    ).fit(X)
+    new = np.array([[-1.0, -5.0], [1.0, -5.0]])
+    np.testing.assert_array_equal(detector.select(new, fdr=0.1), [True, False])
+
+
+def test_a_trained_model_inside_is_noticed():
+    """It has seen the rows that calibrate, unless others are given."""
+    rng = np.random.default_rng(7)
+    rates = {False: [], True: []}
+    for _ in range(60):
+        X, held_out, new = (rng.normal(size=(n, 3)) for n in (200, 200, 200))
+        seen = skood.LogLikelihood(FrozenEstimator(KernelDensity(bandwidth=0.1).fit(X)))
+        detector = ConformalDetector(seen, 0.1, random_state=0)
+        with pytest.warns(UserWarning, match="KernelDensity was trained before, .*X_calibration="):
+            rates[False].append(rejected(detector.fit(X), new))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            detector.fit(X, X_calibration=held_out)
+        assert detector.n_calibration_ == 200
+        rates[True].append(rejected(detector, new))
+    assert np.mean(rates[False]) > 0.5
+    assert_rate(rates[True], 200, 0.1, 200)
+
+
+def test_a_torch_network_inside_is_noticed():
+    X, y = two_classes(np.random.default_rng(0), 60)
+    network = torch.nn.Linear(2, 2)
+    for detector in (
+        skood.MSP(network),
+        skood.MSP(skood.PretrainedClassifier(network)),
+        make_pipeline(StandardScaler(), skood.MSP(network)),
+    ):
+        with pytest.warns(UserWarning, match="was trained before"):
+            ConformalDetector(detector, 0.2, random_state=0).fit(X, y)
+    with pytest.warns(UserWarning, match="MLP was trained before"):
+        skood.EnsembleDetector(
+            [
+                ("msp", skood.MSP(FrozenEstimator(skood.MLP(max_epochs=1).fit(X, y)))),
+                ("knn", skood.KNN(n_neighbors=2)),
+            ],
+            alpha=0.2,
+        ).fit(X, y)
+
+
+def test_calibration_rows_that_are_given(column):
+    X, given = np.arange(20.0)[:, None], np.arange(100.0, 130.0)[:, None]
+    detector = ConformalDetector(column(), 0.1).fit(X, X_calibration=given)
+    np.testing.assert_array_equal(detector.detectors_[0].rows_, X)
+    np.testing.assert_array_equal(detector.calibration_scores_[0], given[:, 0])
+    with pytest.warns(UserWarning, match=r"9 calibration rows .* 19 are needed\. Give more"):
+        ConformalDetector(column()).fit(X, X_calibration=given[:9])
+    with pytest.raises(ValueError, match='X_calibration is for method="split", got "cross"'):
+        ConformalDetector(column(), method="cross").fit(X, X_calibration=given)
+    with pytest.raises(ValueError, match="2 features"):
+        ConformalDetector(column()).fit(X, X_calibration=np.zeros((30, 2)))
+    both = [("a", column()), ("b", column())]
+    ensemble = skood.EnsembleDetector(both, alpha=0.1).fit(X, X_calibration=given)
+    assert all(len(model.rows_) == 20 for model in ensemble.detectors_)
+    assert ensemble.n_calibration_ == len(ensemble.reference_scores_[0]) == 15
+    with pytest.raises(ValueError, match="X_calibration has 1 row, at least 2"):
+        skood.EnsembleDetector(both).fit(X, X_calibration=given[:1])
 
 
 @pytest.mark.parametrize(("n", "n_rows", "n_low", "fdr"), [(19, 1, 1, 0.05), (19, 9, 3, 0.15)])

@@ -102,6 +102,7 @@ def test_any_detector(model, X):
         assert np.mean(predicted[:90] == -1) < 0.5
 
 
+@pytest.mark.filterwarnings("ignore:.*was trained before")
 @each_wrapper
 def test_images_and_streams_and_shared_sources(detector):
     """A detector of ours reads images; another is given flat rows."""
@@ -121,6 +122,7 @@ def test_images_and_streams_and_shared_sources(detector):
             fitted.predict(images[:, :, 1:])
 
 
+@pytest.mark.filterwarnings("ignore:.*was trained before")
 @each_wrapper
 def test_one_pass_of_a_shared_network(detector):
     images = np.random.default_rng(0).random((60, 1, 6, 6)).astype(np.float32)

@@ -150,6 +150,7 @@ def test_rounding_errors_of_a_score_change_little(combination, column):
         )
 
 
+@pytest.mark.filterwarnings("ignore:.*was trained before")
 def test_rows_held_out(column):
     X = np.arange(100.0)[:, None]
     detectors = [*columns(column, 1), ("trained", column())]
@@ -173,6 +174,7 @@ def test_parameters_of_the_detectors(column):
     assert "near__n_neighbors" not in ensemble.get_params(deep=False)
 
 
+@pytest.mark.filterwarnings("ignore:.*was trained before")
 def test_labels_are_needed_where_a_detector_needs_them(column):
     X = np.random.default_rng(0).normal(size=(80, 2))
     ensemble = EnsembleDetector(
