@@ -40,7 +40,15 @@ ALLOWED = {
     "metrics": {"metrics"},
     "model_selection": {"model_selection", "metrics", *DOOR},
     "datasets": {"datasets", "_models", *DOOR},
-    "calibration": {"calibration", "base", "metrics", "_models", "_torch", *DOOR},
+    "calibration": {
+        "calibration",
+        "base",
+        "classifiers",
+        "metrics",
+        "_models",
+        "_torch",
+        *DOOR,
+    },
     "_evaluate": {"_models", "base", "metrics", *DOOR},
 }
 # Public in their package, and not in skood itself.

@@ -58,7 +58,10 @@ class Mahalanobis(FeatureDetector):
     Notes
     -----
     No ridge is added to S. Directions in which it is zero up to rounding are left out, so
-    constant or collinear features do no harm.
+    constant or collinear features do no harm. The authors also perturb the input along the
+    gradient of the score, by a step that they choose on OOD data, and combine several layers by a
+    regression that is fitted to OOD data; neither is done here.
+    :class:`~skood.posthoc.LayerMahalanobis` combines layers without OOD data.
 
     References
     ----------

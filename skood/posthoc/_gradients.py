@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from typing import Any
 
 import joblib
@@ -11,16 +12,21 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from scipy.special import softmax
+from sklearn.frozen import FrozenEstimator
 from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
+from skood.classifiers import PretrainedClassifier
 from skood.classifiers._network import Outputs
 from skood.posthoc._base import NetworkDetector, in_float64
 from skood.posthoc._scaling import energy, number_kept, ratio
 
 __all__ = ["IODIN", "ODIN", "AdaSCALE"]
+
+# Items whose pixels tell whether they are normalised.
+_N_LOOKED_AT = 100
 
 
 class ODIN(NetworkDetector):
@@ -70,6 +76,12 @@ class ODIN(NetworkDetector):
     :math:`\epsilon` are .0005 to .0048 for networks trained on CIFAR, chosen for each pair of
     sets; `GridSearchCV` finds one without training the classifier again.
 
+    The step is taken in pixels from 0 to 1, before they are normalised. For a
+    :class:`~skood.classifiers.PretrainedClassifier` without `std`, or a bare module, X counts as
+    such pixels. If it is normalised already, by the usual standard deviations of about 0.25 say,
+    the step is some four times smaller than it should be: give X in [0, 1] with ``mean`` and
+    ``std``, or divide `epsilon` by the standard deviation.
+
     References
     ----------
     .. [1] S. Liang, Y. Li, R. Srikant, "Enhancing The Reliability of Out-of-distribution Image
@@ -113,6 +125,32 @@ class ODIN(NetworkDetector):
         )
         self.temperature = temperature
         self.epsilon = epsilon
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
+        rows = super()._fit(inliers, y, outliers, seed)
+        if self.epsilon > 0:
+            self._warn_of_normalised(inliers)
+        return rows
+
+    def _warn_of_normalised(self, data: CheckedData) -> None:
+        """Warn where images are normalised, and nobody has said by what."""
+        trained = self.classifier_
+        if isinstance(trained, FrozenEstimator):
+            trained = trained.estimator
+        if not isinstance(trained, PretrainedClassifier) or trained.std is not None:
+            return
+        some = data.take(np.arange(min(_N_LOOKED_AT, len(data))))
+        if trained._open(data).is_image and some.min() < 0:
+            warnings.warn(
+                f"X has pixels from {some.min():.3g} to {some.max():.3g}, so it seems to be "
+                f"normalised, and epsilon={self.epsilon} counts in its units instead of pixels "
+                "from 0 to 1: with the usual standard deviations the step is about four times too "
+                "small. Give PretrainedClassifier mean and std, and X in [0, 1]; or divide epsilon "
+                "by the standard deviation",
+                stacklevel=2,
+            )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return in_float64(

@@ -341,6 +341,12 @@ class KLMatching(OutputsDetector):
     offset_ : float
         Threshold on the score.
 
+    Notes
+    -----
+    The authors average over held-out rows. A network is surer of rows that it was trained on, and
+    the :math:`d_k` of these are closer to one-hot: train the classifier on other rows first, and
+    give it in a ``FrozenEstimator`` with rows that it has not seen.
+
     References
     ----------
     .. [1] D. Hendrycks, S. Basart, M. Mazeika, A. Zou, J. Kwon, M. Mostajabi, J. Steinhardt,

@@ -55,6 +55,8 @@ class ASH(OutputsDetector):
     -----
     The penultimate features are shaped, after the pooling, as in OpenOOD and pytorch-ood. They
     are assumed to be non-negative, as after a ReLU.
+    For "s" the authors take percentiles of 90 to 99; 65 is pytorch-ood's default for all three.
+    The best one depends on the network: it is worth a search.
 
     References
     ----------

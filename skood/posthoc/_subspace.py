@@ -210,7 +210,8 @@ class NECO(FeatureDetector):
         As the authors do for most networks. False: e is the raw feature, as in the paper's
         formula, and P the directions of the centred features.
     max_logit : bool, default=False
-        Multiply by the largest logit; `features` must then be a network.
+        Multiply by the largest logit; `features` must then be a network. The authors do so for
+        some networks; here it is off, so that features from anywhere will do.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None

@@ -1,5 +1,7 @@
 """Detectors that perturb the input: formulas on a small network, and what they leave alone."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,20 @@ def test_the_step_is_in_pixels_whatever_the_normalisation(images):
         skood.ODIN(Normalising(), 1.0, 0.01).fit(images).score_samples(images),
         rtol=1e-12,
     )
+
+
+def test_images_that_are_normalised_already_are_noticed(module, images):
+    """Without the standard deviation the step is too small."""
+    normalised = (images - 0.5) / 0.25
+    with pytest.warns(UserWarning, match=r"pixels from -2 to 2, .* four times too small"):
+        skood.ODIN(module).fit(normalised)
+    handle = skood.PretrainedClassifier(module, mean=[0.5, 0.5], std=[0.25, 0.25])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        skood.ODIN(module).fit(images)
+        skood.ODIN(handle).fit(images)
+        skood.ODIN(module, epsilon=0.0).fit(normalised)
+        skood.ODIN(skood.MLP((4,), max_epochs=1)).fit(normalised[:, 0, 0], np.arange(40) % 2)
 
 
 def test_the_step_of_rows_is_in_standard_deviations(trained):
