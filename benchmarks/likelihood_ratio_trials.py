@@ -124,7 +124,8 @@ def train(args: argparse.Namespace, name: str) -> None:
     ).fit(X)
     seconds = perf_counter() - start
     scores = {key: density.score_samples(found) for key, found in sets.items()}
-    np.savez(stored(args, name), seconds=seconds, loss=density.history_["loss"][-1], **scores)
+    facts = {"seconds": seconds, "machine": json.dumps(machine())}
+    np.savez(stored(args, name), **facts, **scores)
     print(f"{name}: {seconds:.0f} s", flush=True)
 
 
@@ -150,7 +151,8 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
             with np.load(stored(args, name)) as file:
                 known[name] = dict(file)
     result: dict[str, Any] = {"seed": args.seed, "n_scored": args.n_scored, "share": args.share}
-    result |= {"machine": machine(), "date": date.today().isoformat(), "foregrounds": {}}
+    result |= {"date": date.today().isoformat(), "foregrounds": {}}
+    result["machine"] = json.loads(str(next(iter(known.values()))["machine"]))
     result["backgrounds"] = {
         name[3:]: {"seconds": float(scores["seconds"])}
         for name, scores in known.items()
