@@ -59,7 +59,8 @@ class PixelCNN(NeuralDensity):
         Smallest scale of a logistic distribution, in levels. A pixel that is missed by k levels
         costs up to k / `min_scale` nats, so that without it a few pixels decide the score of an
         image. The default is e^-7 in units of [-1, 1], as in the released code of [2]_ for colour
-        images; for grey ones that code has 0.25.
+        images; for grey ones that code has 0.25. On Fashion-MNIST, 0.00001, 0.116 and 0.25 give
+        the same bits per dimension and the same AUROCs (``benchmarks/README.md``).
     n_levels : int, default=256
         Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
         spaced values in `value_range`.
