@@ -83,14 +83,20 @@ def training_images(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
     """Images and labels to train on, and held out."""
     X, y = read(args.data, SETTINGS[args.id].base, "train")
     order = np.random.default_rng(args.seed).permutation(len(X))
-    held_out, kept = order[:5000], order[5000 : 5000 + args.n_training]
+    held_out, kept = order[: args.n_test], order[5000 : 5000 + args.n_training]
     return X[kept], y[kept], X[held_out], y[held_out]
+
+
+def some(X: np.ndarray, y: np.ndarray, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+    """Draw images to test on."""
+    kept = np.random.default_rng(args.seed).permutation(len(X))[: args.n_test]
+    return X[kept], y[kept]
 
 
 def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
     trial, setting = TRIALS[name], SETTINGS[args.id]
     X, y, X_held_out, y_held_out = training_images(args)
-    X_test, y_test = read(args.data, setting.base, "test")
+    X_test, y_test = some(*read(args.data, setting.base, "test"), args)
 
     start = perf_counter()
     vae = fit_vae(args, X, y, trial.sample_latents)
@@ -125,15 +131,15 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
     other = "mnist" if setting.base == "fashion_mnist" else "fashion_mnist"
     validation = {
-        "omniglot": read(args.data, "omniglot", "test")[0],
+        "omniglot": some(*read(args.data, "omniglot", "test"), args)[0],
         "gaussian": gaussian_noise(2000, (28, 28), random_state=0),
         "uniform": uniform_noise(2000, (28, 28), random_state=0),
         "synthetic": synthetic_outliers(X_held_out, n_samples=2000, random_state=0),
     }
     sphere = sphere_noise(X, 2000, random_state=0)
     tested = {
-        other: read(args.data, other, "test")[0],
-        "notmnist": read(args.data, "notmnist", "test")[0],
+        other: some(*read(args.data, other, "test"), args)[0],
+        "notmnist": some(*read(args.data, "notmnist", "test"), args)[0],
         "sphere": sphere,
         "sphere, clipped": sphere.clip(0, 1),
     }
@@ -194,8 +200,8 @@ def text(result: dict[str, Any]) -> str:
     first = next(iter(trials.values()))
     own, tested = list(first["validation"]), list(first["tested"])
     lines = [
-        f"ID {result['id']}, {result['n_training']} training images, VAE up to "
-        f"{result['vae_epochs']} epochs, classifier {result['epochs']}, seed {result['seed']}, "
+        f"ID {result['id']}, {result['n_training']} training images, at most {result['n_test']} of "
+        f"each set, VAE up to {result['vae_epochs']} epochs, classifier {result['epochs']}, seed {result['seed']}, "
         f"{first['machine']['gpu'].replace('none', first['machine']['cpu'])}. AUROC, %",
         "",
         "| directions, radius, VAE | ID accuracy, held out / test | reconstructions accepted | "
@@ -229,6 +235,7 @@ def main() -> None:
         "--vae", choices=("sampled", "mean"), help="train this VAE and no more, for other processes"
     )
     parser.add_argument("--n-training", type=int, default=55_000)
+    parser.add_argument("--n-test", type=int, default=5000, help="images of each set, at most")
     parser.add_argument("--vae-epochs", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)
@@ -256,7 +263,7 @@ def main() -> None:
             finished[name] = json.loads(path.read_text())
             print(name, finished[name], flush=True)
         if args.only is None:
-            settings = ("id", "n_training", "vae_epochs", "epochs", "seed")
+            settings = ("id", "n_training", "n_test", "vae_epochs", "epochs", "seed")
             result = {key: getattr(args, key) for key in settings}
             result |= {"trials": finished, "date": date.today().isoformat()}
             (args.out / f"oodgen_trials-{args.id}.json").write_text(

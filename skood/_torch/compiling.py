@@ -42,9 +42,10 @@ class _CompiledWithFallback:
             try:
                 return self.compile()(*batch)
             except _compiler_errors() as error:
+                lines = str(error).strip().splitlines() or [""]
                 warnings.warn(
-                    f"torch.compile failed ({type(error).__name__}); training goes on uncompiled. "
-                    "Pass compile=False to silence this.",
+                    f"torch.compile failed ({type(error).__name__}: {lines[0]}); training goes on "
+                    "uncompiled. Pass compile=False to silence this.",
                     stacklevel=2,
                 )
                 self.compile = None
