@@ -201,7 +201,8 @@ def text(result: dict[str, Any]) -> str:
     own, tested = list(first["validation"]), list(first["tested"])
     lines = [
         f"ID {result['id']}, {result['n_training']} training images, at most {result['n_test']} of "
-        f"each set, VAE up to {result['vae_epochs']} epochs, classifier {result['epochs']}, seed {result['seed']}, "
+        f"each set, VAE up to {result['vae_epochs']} epochs, "
+        f"classifier {result['epochs']}, seed {result['seed']}, "
         f"{first['machine']['gpu'].replace('none', first['machine']['cpu'])}. AUROC, %",
         "",
         "| directions, radius, VAE | ID accuracy, held out / test | reconstructions accepted | "
