@@ -55,7 +55,7 @@ class CalibratedDetector(BaseDetector):
         y: npt.NDArray | None,
         outliers: CheckedData | None,
         seed: int,
-        **more: CheckedData | None,
+        calibration: CheckedData | None = None,
     ) -> None:
         """Fit the detectors and set ``offset_``.
 
@@ -68,12 +68,12 @@ class CalibratedDetector(BaseDetector):
             Known outliers, the rows with y == -1.
         seed : int
             Seed of this fit.
-        **more : CheckedData or None
-            What else ``fit`` of the subclass takes.
+        calibration : CheckedData or None
+            Inliers that are not among those to fit to; None: some of `inliers` are to be held out.
         """
 
     @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: Any, y: Any = None) -> CalibratedDetector:
+    def fit(self, X: Any, y: Any = None, X_calibration: Any = None) -> CalibratedDetector:
         """Fit the detector on one part of the data, and learn the threshold from another.
 
         Parameters
@@ -82,23 +82,27 @@ class CalibratedDetector(BaseDetector):
             Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
         y : array-like of shape (n_samples,), default=None
             Labels, for detectors that need them. Rows with y == -1 are known outliers.
+        X_calibration : array-like, Tensor or Dataset of shape (n_calibration, ...), default=None
+            In-distribution rows to learn the threshold from, which no model in the detector has
+            been trained on; all rows of X are then for fitting. None holds a part of X out.
 
         Returns
         -------
         self
-        """
-        return self._fit_checked(X, y)
 
-    def _fit_checked(self, X: Any, y: Any, **more: Any) -> CalibratedDetector:
-        """Check the data, and call ``_fit``; data in `more` are checked and passed on by name."""
+        Warns
+        -----
+        UserWarning
+            Where, without `X_calibration`, the detector holds a model that was trained before,
+            perhaps on rows of X; and where rows are too few for what was asked for.
+        """
         data = check_data(self, X, reset=True, min_samples=2)
         inliers, y, outliers = split_outliers(data, y)
-        given = {
-            name: rows if rows is None else check_data(self, rows, reset=False)
-            for name, rows in more.items()
-        }
+        calibration = None
+        if X_calibration is not None:
+            calibration = check_data(self, X_calibration, reset=False)
         with self._shows_progress():
-            self._fit(inliers, y, outliers, draw_seed(self.random_state), **given)
+            self._fit(inliers, y, outliers, draw_seed(self.random_state), calibration)
         return self
 
 

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval, fit_context
+from skood._parameters import Interval
 from skood.calibration._base import CalibratedDetector
 
 __all__ = [
@@ -41,33 +41,6 @@ class PValueDetector(CalibratedDetector):
         "alpha": [Interval(numbers.Real, 0, 1, closed="neither")],
         "calibration_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
     }
-
-    @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: Any, y: Any = None, X_calibration: Any = None) -> PValueDetector:
-        """Fit the detector on one part of the data, and calibrate it with another.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
-        y : array-like of shape (n_samples,), default=None
-            Labels, for detectors that need them. Rows with y == -1 are known outliers.
-        X_calibration : array-like, Tensor or Dataset of shape (n_calibration, ...), default=None
-            In-distribution rows to calibrate with, which no model in the detector has been trained
-            on; all rows of X are then for fitting. None holds a part of X out.
-
-        Returns
-        -------
-        self
-
-        Warns
-        -----
-        UserWarning
-            Where the calibration rows are too few for `alpha`, and, without `X_calibration`, where
-            the detector holds a model that was trained before, perhaps on rows of X.
-        """
-        self._fit_checked(X, y, calibration=X_calibration)
-        return self
 
     @abstractmethod
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:

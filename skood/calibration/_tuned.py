@@ -20,6 +20,7 @@ from skood.calibration._base import (
     hold_out,
     needs_labels,
     scores_of,
+    warn_of_trained,
 )
 
 __all__ = ["TunedThreshold"]
@@ -45,7 +46,8 @@ class TunedThreshold(CalibratedDetector):
     detector : estimator
         Anything with ``fit`` and ``score_samples``, higher = more in-distribution. One in
         :class:`sklearn.frozen.FrozenEstimator` is not fitted again; then all rows given to `fit`
-        choose the threshold, and it must not have seen them before.
+        choose the threshold, and it must not have seen them before. Nor must a trained model
+        inside it have seen the rows held out: ``fit(X, y, X_calibration=...)`` takes others.
     objective : {"tpr", "fpr", "f1", "cost"}, default="tpr"
         All but "tpr" need known outliers: rows with y == -1.
     target : float, default=None
@@ -154,16 +156,25 @@ class TunedThreshold(CalibratedDetector):
         self.random_state = random_state
 
     def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | None,
+        seed: int,
+        calibration: CheckedData | None = None,
     ) -> None:
         if self.objective != "tpr" and outliers is None:
             raise ValueError(
                 f"objective={self.objective!r} needs known outliers, but no label in y is -1; "
                 'give some rows with y == -1, or take objective="tpr"'
             )
-        kept, held_out = hold_out(
-            [self.detector], len(inliers), self.validation_fraction, seed, "validation_fraction"
-        )
+        kept: npt.NDArray[np.integer] = np.arange(len(inliers))
+        if calibration is None:
+            warn_of_trained([self.detector])
+            kept, held_out = hold_out(
+                [self.detector], len(inliers), self.validation_fraction, seed, "validation_fraction"
+            )
+            calibration = inliers.subset(held_out)
         given, validation = self._divide_outliers(outliers, seed)
         self.detector_ = fit_detector(
             self.detector,
@@ -173,7 +184,7 @@ class TunedThreshold(CalibratedDetector):
             seed=seed,
             memory=self.memory,
         )
-        id_scores = scores_of(self.detector_, inliers.subset(held_out))
+        id_scores = scores_of(self.detector_, calibration)
         ood_scores = np.empty(0) if validation is None else scores_of(self.detector_, validation)
         n_outliers = 0 if outliers is None else len(outliers)
         self._choose(np.sort(id_scores), np.sort(ood_scores), len(inliers), n_outliers)

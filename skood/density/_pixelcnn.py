@@ -275,7 +275,7 @@ class PixelCNN(NeuralDensity):
         condition = None if one_hot is None else one_hot.to(x.dtype)[:, :, None, None]
         return module(2 * x / (self.n_levels - 1) - 1, condition)
 
-    def _parameters_of(self, raw: Tensor, n_channels: int) -> tuple[Tensor, ...]:
+    def _parameters_of(self, raw: Tensor, n_channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, locations, scales and coefficients of the mixtures."""
         return mixture.split_parameters(
             raw, n_channels, self.n_components, self.n_levels, self.min_scale

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from sklearn.frozen import FrozenEstimator
 from sklearn.metrics import f1_score
+from sklearn.neighbors import KernelDensity
 
+from skood import LogLikelihood
 from skood.calibration import TunedThreshold
 from skood.metrics import fpr_at_tpr
 
@@ -149,3 +151,12 @@ def test_errors(column, data):
         tuned(column, data, "tpr", 95)
     with pytest.raises(ValueError, match=r"validation_fraction=0\.9 of 10 in-distribution items"):
         TunedThreshold(column(), validation_fraction=0.9).fit(X[:10])
+
+
+def test_rows_to_calibrate_with_can_be_given(column):
+    X, given = np.arange(40.0)[:, None], np.arange(100.0, 120.0)[:, None]
+    detector = TunedThreshold(column(), "tpr", 0.9).fit(X, X_calibration=given)
+    np.testing.assert_array_equal(detector.detector_.rows_, X)
+    assert detector.offset_ == 102
+    with pytest.warns(UserWarning, match="KernelDensity was trained before"):
+        TunedThreshold(LogLikelihood(FrozenEstimator(KernelDensity().fit(X)))).fit(X)
