@@ -1,7 +1,7 @@
 """
-=================================================
+==================================================
 Likely, and in a region that holds hardly anything
-=================================================
+==================================================
 
 A density can be larger at images of another kind than at those it was trained on. Yet the model
 never draws such images: the region in which its density is so large has next to no volume, since

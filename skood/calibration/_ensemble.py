@@ -121,7 +121,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     n_calibration_ : int
         Size of the second half.
     offset_ : float
-        Threshold on the score; -inf where n_calibration_ is too small to reject anything.
+        Threshold on the score; -inf where `n_calibration_` is too small to reject anything.
     input_shape_ : tuple of int
         Shape of an item, (C, H, W) or (d,).
     n_features_in_ : int

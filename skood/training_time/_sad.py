@@ -95,8 +95,8 @@ class DeepSAD(HypersphereDetector):
 
     References
     ----------
-    .. [1] L. Ruff, R. A. Vandermeulen, N. Goernitz, A. Binder, E. Mueller, K.-R. Mueller and
-       M. Kloft, "Deep Semi-Supervised Anomaly Detection", ICLR 2020. arXiv:1906.02694. Code:
+    .. [1] L. Ruff, R. A. Vandermeulen, N. Goernitz, A. Binder, E. Mueller, K.-R. Mueller
+       and M. Kloft, "Deep Semi-Supervised Anomaly Detection", ICLR 2020. arXiv:1906.02694. Code:
        https://github.com/lukasruff/Deep-SAD-PyTorch
 
     Examples

@@ -137,7 +137,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
         :math:`w_\text{max}`, the largest error of a calibration row, with an autoencoder.
     history_ : dict of str to list of float
         Of each epoch: "loss", its terms "metric" and "kl", and, where rows were held out, the same
-        with "validation_" before it and "validation_accuracy", that of the nearest class mean in
+        with ``validation_`` before it and "validation_accuracy", that of the nearest class mean in
         the latent space. The loss grows with the margin, so the weights of the last epoch are kept.
     offset_ : float
         Threshold on the score.

@@ -1,0 +1,77 @@
+"""Configuration of the documentation: ``python -m sphinx -W docs docs/_build/html``.
+
+The pages of the API and the table of methods are written by ``generate.py`` before each build.
+Examples are executed; those whose names do not begin with ``plot_`` are only shown.
+"""
+
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import generate
+
+import skood
+
+project = "skood"
+author = "the skood developers"
+copyright = "2026, the skood developers"
+version = release = skood.__version__
+
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "design.md"]
+default_role = "code"
+templates_path = ["_templates"]
+
+autosummary_generate = True
+autodoc_typehints = "none"
+numpydoc_show_class_members = False
+numpydoc_xref_param_type = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"plot_",
+    "abort_on_example_error": True,
+    "show_memory": False,
+    "download_all_examples": False,
+    "remove_config_comments": True,
+    "doc_module": ("skood",),
+    "backreferences_dir": "generated/backreferences",
+    "reference_url": {"skood": None},
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = f"skood {version}"
+html_static_path = ["_static"]
+html_show_sourcelink = False
+# Pages that stand alone have no sections to navigate.
+html_sidebars = {
+    name: [] for name in ("getting_started", "generated/methods", "glossary", "whats_new")
+}
+html_theme_options = {
+    "show_toc_level": 2,
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+}
+
+
+def skip_members_of_others(app, what, name, member, skip, options):
+    """Leave out what estimators inherit from scikit-learn, which is documented there."""
+    if what == "class" and callable(member):
+        module = getattr(member, "__module__", None) or ""
+        if not module.startswith("skood"):
+            return True
+    return skip
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", skip_members_of_others)
+    generate.write(HERE)
