@@ -148,3 +148,17 @@ def test_torchvision_imports_beside_this_torch():
     import torchvision
 
     assert torchvision.datasets.FashionMNIST.__name__ == "FashionMNIST"
+
+
+def test_type_checkers_see_the_public_names():
+    """The stub imports each name from its part, and lists what the package lists."""
+    tree = ast.parse((ROOT / "__init__.pyi").read_text())
+    homes = {
+        alias.name: node.module
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    assert homes == {name: f"skood.{part}" for name, part in skood._HOMES.items()}
+    (listed,) = (node.value for node in tree.body if isinstance(node, ast.Assign))
+    assert sorted(ast.literal_eval(listed)) == sorted(skood.__all__)
