@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
+from skood._torch.documentation import spell_out_training
 from skood._torch.packing import pack, unpack
 from skood._torch.preprocessing import Preprocessing
 
@@ -52,7 +53,10 @@ class NeuralEstimator(BaseEstimator):
     }
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Spell out ``**training`` in the signature, where scikit-learn looks for parameters."""
+        """Spell out ``**training`` in the docstring and in the signature.
+
+        Scikit-learn looks for parameters in the latter.
+        """
         super().__init_subclass__(**kwargs)
         own = inspect.signature(cls.__init__).parameters
         parameters = {k: p for k, p in own.items() if p.kind != p.VAR_KEYWORD}
@@ -65,6 +69,7 @@ class NeuralEstimator(BaseEstimator):
             }
             signature = inspect.Signature(list(parameters.values()))
             setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
+        spell_out_training(cls, parameters)
 
     def _checkpoint(self, data: CheckedData, others: Any, seed: int) -> Path | None:
         """Return the file that a training run resumes from, named by parameters and data.

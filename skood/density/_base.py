@@ -38,8 +38,52 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     """Base of the networks that model the data themselves: densities and autoencoders.
 
     A subclass writes ``_open`` (what data it takes), ``_build`` (its network) and ``_tensor`` (an
-    array of items as the network's input), and trains by ``_train``. The training parameters are
-    described in :class:`NeuralDensity`.
+    array of items as the network's input), and trains by ``_train``.
+
+    Parameters
+    ----------
+    max_epochs : int, default=100
+        Passes over the training data, if `max_steps` does not end training before.
+    max_steps : int or None, default=None
+        Largest number of training steps.
+    batch_size : int, default=128
+        Items in a training batch.
+    learning_rate : float, default=0.002
+        Peak learning rate.
+    optimizer : {"adam", "rmsprop"}, default="adam"
+        Optimization algorithm.
+    betas : tuple of float, default=(0.9, 0.999)
+        Decay rates of Adam's moments.
+    lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
+        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
+        `lr_decay` after every step.
+    lr_decay : float, default=0.999995
+        See `lr_schedule`.
+    clip_norm : float or None, default=None
+        Largest norm of a gradient; longer ones are scaled down.
+    validation_fraction : float, default=0.1
+        Part of the data kept out of training; the weights of the epoch with the lowest loss on
+        it are kept.
+    patience : int or None, default=None
+        Epochs without a lower validation loss after which training stops.
+    precision : {"auto", "bf16", "fp32"}, default="auto"
+        Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
+        always computed, and items are always scored, in float32.
+    compile : bool or "auto", default=False
+        Compile the training step with ``torch.compile``; "auto" does for long runs.
+    device : str, torch.device or None, default=None
+        None takes CUDA where there is one.
+    n_workers : int or None, default=None
+        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
+        some. None takes several for a Dataset and a GPU, and none for anything else.
+    checkpoint_dir : str, Path or None, default=None
+        Folder to save training to, every minute and at its end; a fit with the same parameters
+        and data resumes from there.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed of initial weights, batches and whatever else training draws.
     """
 
     _parameter_constraints: dict = {
@@ -197,48 +241,8 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
     reg_weight : float, default=0.0
         Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
         nats per item. For background models.
-    max_epochs : int, default=100
-        Passes over the training data, if `max_steps` does not end training before.
-    max_steps : int or None, default=None
-        Largest number of training steps.
-    batch_size : int, default=128
-        Items in a training batch.
-    learning_rate : float, default=0.002
-        Peak learning rate.
-    optimizer : {"adam", "rmsprop"}, default="adam"
-        Optimization algorithm.
-    betas : tuple of float, default=(0.9, 0.999)
-        Decay rates of Adam's moments.
-    lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
-        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
-        `lr_decay` after every step.
-    lr_decay : float, default=0.999995
-        See `lr_schedule`.
-    clip_norm : float or None, default=None
-        Largest norm of a gradient; longer ones are scaled down.
-    validation_fraction : float, default=0.1
-        Part of the data kept out of training; the weights of the epoch with the lowest loss on
-        it are kept.
-    patience : int or None, default=None
-        Epochs without a lower validation loss after which training stops.
-    precision : {"auto", "bf16", "fp32"}, default="auto"
-        Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
-        always computed, and items are always scored, in float32.
-    compile : bool or "auto", default=False
-        Compile the training step with ``torch.compile``; "auto" does for long runs.
-    device : str, torch.device or None, default=None
-        None takes CUDA where there is one.
-    n_workers : int or None, default=None
-        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
-        some. None takes several for a Dataset and a GPU, and none for anything else.
-    checkpoint_dir : str, Path or None, default=None
-        Folder to save training to, every minute and at its end; a fit with the same parameters
-        and data resumes from there.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed of initial weights, batches and whatever else training draws.
+    **training
+        As in its base.
     """
 
     _parameter_constraints: dict = {

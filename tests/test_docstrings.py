@@ -1,0 +1,132 @@
+"""Docstrings of the public classes: complete, true to the signature, and in the same words."""
+
+import ast
+import importlib
+import inspect
+import re
+
+import pytest
+
+import skood
+from skood._torch.documentation import spell_out_training
+
+PACKAGES = sorted({part for part in skood._PUBLIC if not part.startswith("_")} | {"inspection"})
+CLASSES = {
+    f"{package}.{name}": member
+    for package in PACKAGES
+    for name in importlib.import_module(f"skood.{package}").__all__
+    if inspect.isclass(member := getattr(importlib.import_module(f"skood.{package}"), name))
+    and not inspect.isabstract(member)
+}
+each_class = pytest.mark.parametrize("cls", CLASSES.values(), ids=CLASSES)
+
+
+def documented(cls):
+    """Type and text of each parameter."""
+    text = inspect.cleandoc(cls.__doc__) + "\n"
+    section = re.search(r"^Parameters\n-+\n((?:.*\n)*?)(?=\n\S|\Z)", text, re.MULTILINE)[1]
+    entries = re.findall(r"^(\S.*?) : (.*)\n((?: .*\n|\n(?= ))*)", section, re.MULTILINE)
+    return {
+        name: (kind, " ".join(words.split()))
+        for names, kind, words in entries
+        for name in names.split(", ")
+    }
+
+
+@each_class
+def test_every_parameter_is_documented_with_its_default(cls):
+    found = documented(cls)
+    parameters = inspect.signature(cls).parameters
+    assert set(found) == set(parameters)
+    for name, parameter in parameters.items():
+        kind, words = found[name]
+        assert words, f"{name} is not described"
+        if parameter.default is parameter.empty:
+            assert "default" not in kind
+        else:
+            stated = kind.rpartition("default=")[2]
+            assert ast.literal_eval(stated) == parameter.default, name
+
+
+@each_class
+def test_sections(cls):
+    text = inspect.cleandoc(cls.__doc__)
+    assert text.split("\n")[0].endswith(".")
+    if "skood.density" in cls.__module__ or "Display" not in cls.__name__:
+        assert "Examples\n--------\n>>> " in text
+
+
+# What each of them says of it is for the class to say.
+OWN_WORDS = {"max_steps", "batch_size", "lr_schedule", "precision", "validation_fraction"}
+
+
+@pytest.mark.parametrize("package", ["density", "classifiers"])
+def test_training_is_described_in_the_same_words(package):
+    base = {
+        "density": skood.density.NeuralDensity,
+        "classifiers": skood.classifiers.NeuralClassifier,
+    }
+    expected = documented(base[package])
+    for cls in CLASSES.values():
+        if issubclass(cls, base[package]):
+            found = documented(cls)
+            for name in set(expected) & set(found) - OWN_WORDS:
+                assert found[name][1] == expected[name][1], (cls.__name__, name)
+
+
+@pytest.mark.parametrize("name", ["verbose", "contamination"])
+def test_what_detectors_share_is_described_in_the_same_words(name):
+    words = {}
+    for label, cls in CLASSES.items():
+        if name in inspect.signature(cls).parameters:
+            words.setdefault(documented(cls)[name][1], []).append(label)
+    most = max(words.values(), key=len)
+    # Detectors whose threshold is not read from all training data say from what it is.
+    few = [label for labels in words.values() if labels is not most for label in labels]
+    if name == "verbose":
+        assert few == []
+    else:
+        assert len(few) < len(most) / 3, few
+
+
+def test_training_parameters_are_spelled_out_in_place():
+    class Base:
+        """Base.
+
+        Parameters
+        ----------
+        rate : float, default=1.0
+            Of learning.
+
+            More of it.
+        device : str, default=None
+            Where.
+        """
+
+    class Model(Base):
+        """Model.
+
+        Parameters
+        ----------
+        width : int, default=2
+            Of layers.
+        device : str, default=None
+            On what.
+        **training
+            As in Base.
+
+        Attributes
+        ----------
+        rate : float
+            Another.
+        """
+
+    spell_out_training(Model, ["width", "rate", "device"])
+    assert "**training" not in Model.__doc__
+    assert Model.__doc__.startswith("Model.\n\nParameters\n----------\nwidth : int")
+    expected = "rate : float, default=1.0\n    Of learning.\n\n    More of it.\n\nAttributes"
+    assert f"    On what.\n{expected}" in Model.__doc__
+    assert "Where." not in Model.__doc__
+    before = Base.__doc__
+    spell_out_training(Base, ["rate"])
+    assert Base.__doc__ == before
