@@ -39,7 +39,6 @@ class Preset:
     """Settings of one run; those of `paper` are the published ones."""
 
     n_resnet: int
-    batch_size: int
     learning_rate: float
     lr_schedule: str
     foreground_steps: int
@@ -52,20 +51,16 @@ class Preset:
 PRESETS = {
     "quick": Preset(
         n_resnet=2,
-        # More steps of fewer images fit better in the same time, and a better fit makes a better
-        # ratio (likelihood_ratio_trials.py).
-        batch_size=16,
-        learning_rate=3e-3,
+        learning_rate=2e-3,
         lr_schedule="cosine",
-        foreground_steps=12_000,
-        background_steps=1200,
+        foreground_steps=6500,
+        background_steps=600,
         mutation_rates=(0.1, 0.2, 0.3),
         reg_weights=(10.0, 100.0),
         n_scored=2000,
     ),
     "paper": Preset(
         n_resnet=5,
-        batch_size=32,
         learning_rate=1e-4,
         lr_schedule="exponential",
         foreground_steps=50_000,
@@ -131,8 +126,7 @@ class Experiment:
             lr_schedule=preset.lr_schedule,
             max_epochs=10**6,
             max_steps=steps,
-            batch_size=preset.batch_size,
-            compile=True,
+            batch_size=32,
             validation_fraction=0.0,
             checkpoint_dir=self.work,
             verbose=self.args.verbose,
