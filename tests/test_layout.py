@@ -66,7 +66,15 @@ ONLY_IN_PACKAGE = {
         "sphere_noise",
         "uniform_noise",
     },
-    "inspection": {"BoundarySamplesDisplay", "DualThresholdDisplay", "LatentSpaceDisplay"},
+    "inspection": {
+        "BoundarySamplesDisplay",
+        "DualThresholdDisplay",
+        "EvaluationDisplay",
+        "LatentSpaceDisplay",
+        "PixelMapsDisplay",
+        "ScoreDistributionDisplay",
+        "TrainingCurvesDisplay",
+    },
     "training_time": {
         "ClassGaussians",
         "class_balanced_batches",

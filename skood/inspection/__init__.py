@@ -2,6 +2,18 @@
 
 from skood.inspection._boundary_samples import BoundarySamplesDisplay
 from skood.inspection._dual_threshold import DualThresholdDisplay
+from skood.inspection._evaluation import EvaluationDisplay
 from skood.inspection._latent_space import LatentSpaceDisplay
+from skood.inspection._pixel_maps import PixelMapsDisplay
+from skood.inspection._score_distribution import ScoreDistributionDisplay
+from skood.inspection._training_curves import TrainingCurvesDisplay
 
-__all__ = ["BoundarySamplesDisplay", "DualThresholdDisplay", "LatentSpaceDisplay"]
+__all__ = [
+    "BoundarySamplesDisplay",
+    "DualThresholdDisplay",
+    "EvaluationDisplay",
+    "LatentSpaceDisplay",
+    "PixelMapsDisplay",
+    "ScoreDistributionDisplay",
+    "TrainingCurvesDisplay",
+]

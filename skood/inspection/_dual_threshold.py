@@ -10,6 +10,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from skood.inspection._palette import COLOURS
+from skood.inspection._sets import check_sets
 
 __all__ = ["DualThresholdDisplay"]
 
@@ -116,7 +117,7 @@ class DualThresholdDisplay:
                 "pairs to DualThresholdDisplay.from_pairs"
             )
         check_is_fitted(detector)
-        _check_sets(sets, "sets")
+        check_sets(sets, "sets")
         # What has at least this many training items at or below it reaches offset_.
         n_train = len(detector.train_pairs_)
         rank = np.searchsorted(np.arange(1, n_train + 1) / n_train, detector.offset_)
@@ -163,7 +164,7 @@ class DualThresholdDisplay:
             When `pairs` is empty, a set is not of two columns or has no item without NaN, or
             `thresholds` are not two finite numbers.
         """
-        _check_sets(pairs, "pairs")
+        check_sets(pairs, "pairs")
         checked = {name: _check_pairs(values, name) for name, values in pairs.items()}
         if thresholds is not None:
             given, thresholds = thresholds, np.asarray(thresholds, dtype=np.float64)
@@ -319,16 +320,6 @@ class DualThresholdDisplay:
         )
         ax.add_patch(self.region_)
         return [self.region_]
-
-
-def _check_sets(sets: Any, name: str) -> None:
-    if not isinstance(sets, Mapping):
-        raise TypeError(
-            f"{name} is of type {type(sets).__name__}; expected a dict of sets by name, "
-            '{"test": X} for instance'
-        )
-    if not sets:
-        raise ValueError(f"{name} is empty; expected at least one set, by its name")
 
 
 def _check_pairs(pairs: Any, name: str) -> npt.NDArray[np.float64]:
