@@ -25,7 +25,7 @@ class TrainingCurvesDisplay:
     Parameters
     ----------
     history : dict of str to list of float
-        Values of each epoch by name; those on held-out rows begin with "validation_".
+        Values of each epoch by name; those on held-out rows begin with ``validation_``.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class TrainingCurvesDisplay:
         estimator : estimator
             Fitted, with ``history_``: a density, a classifier or a detector that trains its own.
         names : list of str, default=None
-            Which curves to draw, without "validation_". None draws all whose names end in "loss",
+            Which curves to draw, without ``validation_``. None draws all whose names end in "loss",
             and, where there are none, all.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
@@ -110,7 +110,7 @@ class TrainingCurvesDisplay:
         Parameters
         ----------
         history : dict of str to list of float
-            Values of each epoch by name; those on held-out rows begin with "validation_".
+            Values of each epoch by name; those on held-out rows begin with ``validation_``.
         names : list of str, default=None
             As in :meth:`from_estimator`.
         ax : matplotlib Axes, default=None
