@@ -51,7 +51,7 @@ TRIALS = {
     f"{directions}, {name}, {'sampled' if sampled else 'mean'}": Trial(directions, radius, sampled)
     for sampled in (True, False)
     for name, radius in RADII.items()
-    for directions in ("uniform", "reduced")
+    for directions in ("uniform", "reduced", "mixed")
 }
 TRIALS |= {
     f"{name}, reconstructions": Trial(

@@ -66,8 +66,15 @@ def _reduced(jacobian: Tensor, generator: torch.Generator) -> Tensor:
     return reduced_normal_vectors(jacobian, 2 * uniform - 1)
 
 
+def _mixed(jacobian: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw unit vectors in one of the two ways, with equal probability."""
+    first, second = _uniform(jacobian, generator), _reduced(jacobian, generator)
+    coin = torch.randint(2, (len(jacobian), 1), generator=generator, device=jacobian.device)
+    return torch.where(coin == 0, first, second)
+
+
 # Keyed by the values of the parameter `directions` of BoundarySampler.
-DIRECTIONS = {"uniform": _uniform, "reduced": _reduced}
+DIRECTIONS = {"mixed": _mixed, "uniform": _uniform, "reduced": _reduced}
 
 
 def normal_vectors(jacobian: Tensor, noise: Tensor) -> Tensor:

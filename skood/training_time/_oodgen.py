@@ -24,6 +24,7 @@ from skood.classifiers._objective import ClassifierObjective
 from skood.density import VAE
 from skood.training_time._base import ClassifierTrainingDetector
 from skood.training_time._boundary import BoundarySampler
+from skood.training_time._directions import DIRECTIONS
 
 __all__ = ["OODGen"]
 
@@ -131,7 +132,7 @@ class OODGen(ClassifierTrainingDetector):
         "reject_weight": [Interval(numbers.Real, 0, None, closed="neither")],
         "score_type": [StrOptions({"reject", "max"})],
         "distance": [tuple, list],
-        "directions": [StrOptions({"uniform", "reduced"})],
+        "directions": [StrOptions(set(DIRECTIONS))],
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
         "radius": [tuple, list],
     }

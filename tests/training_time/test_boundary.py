@@ -17,7 +17,11 @@ from skood import VAE, BoundarySampler
 from skood._checked_data import CheckedData
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import Stream, torch_rng
-from skood.training_time._directions import normal_vectors, reduced_normal_vectors
+from skood.training_time._directions import (
+    DIRECTIONS,
+    normal_vectors,
+    reduced_normal_vectors,
+)
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,22 @@ def test_reduced_directions_are_mostly_the_first_values(of_images, digits):
         energy.append((step[:, :3] ** 2).sum() / (step**2).sum())
     assert energy[0] == pytest.approx(3 / 64, abs=0.02)
     assert energy[1] > 0.5
+
+
+def test_mixed_directions_are_of_both_kinds(reference):
+    """About half of the items move in each of the two ways, and all orthogonally."""
+    jacobian = torch.from_numpy(reference["jacobian"])[:1].float().expand(400, -1, -1)
+    rngs = {name: torch.Generator().manual_seed(0) for name in ("mixed", "uniform", "reduced")}
+    drawn = {name: DIRECTIONS[name](jacobian, rng).numpy() for name, rng in rngs.items()}
+    np.testing.assert_allclose(np.linalg.norm(drawn["mixed"], axis=1), 1, rtol=1e-6)
+    assert np.abs(np.einsum("nij,ni->nj", jacobian.numpy(), drawn["mixed"])).max() < 1e-6
+    # The first of the draws of "mixed" are those of "uniform".
+    uniform = (drawn["mixed"] == drawn["uniform"]).all(1)
+    assert 0.4 < uniform.mean() < 0.6
+    energy = (drawn["mixed"][:, :4] ** 2).sum(1)
+    expected = (drawn["reduced"][:, :4] ** 2).sum(1).mean()
+    assert energy[~uniform].mean() == pytest.approx(expected, abs=0.1)
+    assert energy[uniform].mean() == pytest.approx(4 / 30, abs=0.05)
 
 
 def test_orthogonal_to_the_tangent_space_in_single_precision(of_images, digits):
