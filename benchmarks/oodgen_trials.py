@@ -57,7 +57,7 @@ TRIALS |= {
     f"{name}, reconstructions": Trial(
         TRIALS[name].directions, TRIALS[name].radius, TRIALS[name].sample_latents, True
     )
-    for name in ("uniform, 1 to 1.5, sampled", "uniform, 1.6 to 4.2, mean")
+    for name in ("uniform, 1 to 1.5, sampled", "mixed, 1.6 to 4.2, mean")
 }
 
 

@@ -60,13 +60,14 @@ class OODGen(ClassifierTrainingDetector):
         Which of the two scores above.
     distance : (float, float or None), default=(0.1, None)
         How far samples off the manifold are moved, see :class:`BoundarySampler`.
-    directions : {"uniform", "reduced"}, default="uniform"
+    directions : {"mixed", "uniform", "reduced"}, default="mixed"
         In which directions they are moved, see :class:`BoundarySampler`.
     quantile : float, default=0.95
         Part of each class's latents inside its ellipsoid.
-    radius : (float, float), default=(1.0, 1.5)
+    radius : (float, float), default=(1.6, 4.2)
         How far samples on the manifold are from the middle of their class, in radii of its
-        ellipsoid.
+        ellipsoid. :class:`BoundarySampler` says how this default and that of `directions` were
+        chosen; [1]_ has (1, 1.5) and "uniform".
     contamination : float, default=0.05
         Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
@@ -148,9 +149,9 @@ class OODGen(ClassifierTrainingDetector):
         score_type: str = "reject",
         *,
         distance: tuple[float, float | None] = (0.1, None),
-        directions: str = "uniform",
+        directions: str = "mixed",
         quantile: float = 0.95,
-        radius: tuple[float, float] = (1.0, 1.5),
+        radius: tuple[float, float] = (1.6, 4.2),
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",

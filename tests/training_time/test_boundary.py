@@ -257,7 +257,7 @@ def test_ellipsoids_of_the_reference(reference):
 def test_latents_on_the_manifold_lie_outside_the_ellipsoids(reference):
     labels = reference["labels"]
     rows = np.c_[reference["latents"], np.zeros(len(labels))]
-    sampler = BoundarySampler(Latents(4)).fit(rows, labels)
+    sampler = BoundarySampler(Latents(4), radius=(1.0, 1.5)).fit(rows, labels)
     members = np.arange(4).repeat(2000)
     latents = sampler.latents(torch.from_numpy(members), torch.Generator().manual_seed(0)).numpy()
     for k in range(4):
