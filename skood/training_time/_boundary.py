@@ -66,12 +66,12 @@ class BoundarySampler(BaseEstimator):
         or of the standard deviation of a feature. None is the root of the number of values, 28
         for an image of 28 x 28.
     directions : {"mixed", "uniform", "reduced"}, default="mixed"
-        How v is drawn. "uniform": as above and in [1]_, uniform on the unit sphere of the null space
-        of :math:`J^\top`. "reduced": as in the released code, the vectors of the reduced row echelon
-        basis of that space, each scaled to length 1, are added with weights from U(-1, 1). It puts
-        most of v on the first `n_latent` values of an item. "mixed": one of the two for each item,
-        with equal probability, so that noise all over an item and a few values that are off are
-        both learned. Where the order of the features means nothing, "uniform" is the natural one.
+        How v is drawn. "uniform": as above and in [1]_, uniform on the unit sphere of the null
+        space of :math:`J^\top`. "reduced": as in the released code, the vectors of the reduced row
+        echelon basis of that space, each scaled to length 1, are added with weights from U(-1, 1).
+        It puts most of v on the first `n_latent` values of an item. "mixed": one of the two for
+        each item, with equal probability, so that noise all over an item and a few values that are
+        off are both learned. Where the order of the features means nothing, "uniform" is natural.
     quantile : float, default=0.95
         Part of each class's latents that lies within its ellipsoid.
     radius : (float, float), default=(1.6, 4.2)
