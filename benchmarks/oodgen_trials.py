@@ -172,6 +172,10 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
     }
 
 
+def file_name(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
 def decoded(oodgen: OODGen, y: np.ndarray, multiple: float) -> np.ndarray:
     """Images decoded at a distance from the middle of each class, in a random direction."""
     sampler = oodgen.sampler_
@@ -231,7 +235,7 @@ def main() -> None:
     )
     parser.add_argument("--id", choices=SETTINGS, default="fashion_mnist")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--only", nargs="*", help="names of the trials to run, all by default")
+    parser.add_argument("--only", nargs="*", help="trials to run, all by default; none to collect")
     parser.add_argument(
         "--vae", choices=("sampled", "mean"), help="train this VAE and no more, for other processes"
     )
@@ -255,18 +259,20 @@ def main() -> None:
         if args.vae:
             fit_vae(args, *training_images(args)[:2], args.vae == "sampled")
             return
-        finished = {}
+        paths = {
+            name: args.work / f"oodgen_trial-{args.id}-{args.seed}-{file_name(name)}.json"
+            for name in TRIALS
+        }
         for name in TRIALS if args.only is None else args.only:
-            file = "".join(c if c.isalnum() else "_" for c in name)
-            path = args.work / f"oodgen_trial-{args.id}-{args.seed}-{file}.json"
-            if not path.exists():
-                path.write_text(json.dumps(run(args, name), indent=1))
-            finished[name] = json.loads(path.read_text())
-            print(name, finished[name], flush=True)
-        if args.only is None:
+            if not paths[name].exists():
+                paths[name].write_text(json.dumps(run(args, name), indent=1))
+        if not args.only:
             settings = ("id", "n_training", "n_test", "vae_epochs", "epochs", "seed")
             result = {key: getattr(args, key) for key in settings}
-            result |= {"trials": finished, "date": date.today().isoformat()}
+            result["trials"] = {
+                name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()
+            }
+            result["date"] = date.today().isoformat()
             (args.out / f"oodgen_trials-{args.id}.json").write_text(
                 json.dumps(result, indent=1) + "\n"
             )
