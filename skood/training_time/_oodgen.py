@@ -64,7 +64,7 @@ class OODGen(ClassifierTrainingDetector):
         In which directions they are moved, see :class:`BoundarySampler`.
     quantile : float, default=0.95
         Part of each class's latents inside its ellipsoid.
-    radius : (float, float), default=(1.6, 4.2)
+    radius : (float, float), default=(1.0, 8.0)
         How far samples on the manifold are from the middle of their class, in radii of its
         ellipsoid. :class:`BoundarySampler` says how this default and that of `directions` were
         chosen; [1]_ has (1, 1.5) and "uniform".
@@ -151,7 +151,7 @@ class OODGen(ClassifierTrainingDetector):
         distance: tuple[float, float | None] = (0.1, None),
         directions: str = "mixed",
         quantile: float = 0.95,
-        radius: tuple[float, float] = (1.6, 4.2),
+        radius: tuple[float, float] = (1.0, 8.0),
         contamination: float = 0.05,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
