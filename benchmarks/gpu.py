@@ -31,6 +31,7 @@ import numpy as np
 import oodgen_trials
 import torch
 from _machine import machine
+from _names import file_name
 from sklearn.frozen import FrozenEstimator
 
 import skood
@@ -283,7 +284,7 @@ class Queue:
         self.write_checks()
 
     def write_checks(self) -> None:
-        """Put the figures of the checks, and of the trials that are done, into --out."""
+        """Put the figures of the checks that are done into --out."""
         rows = {
             name: json.loads(path.read_text())
             for name in CHECKS
@@ -297,7 +298,7 @@ class Queue:
 
 
 def log(args: argparse.Namespace, name: str) -> Path:
-    return args.work / f"{''.join(c if c.isalnum() else '_' for c in name)}.log"
+    return args.work / f"{file_name(name)}.log"
 
 
 def main() -> int:

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from _images import labelled_images
 from _machine import machine
+from _names import file_name
 
 from skood import PixelCNN
 from skood.density._diffusion_network import AveragedNetwork
@@ -130,8 +131,7 @@ def train(args: argparse.Namespace, name: str) -> None:
 
 
 def stored(args: argparse.Namespace, name: str) -> Path:
-    file = "".join(c if c.isalnum() else "_" for c in name)
-    return args.work / f"likelihood_ratio_trial-{args.seed}-{file}.npz"
+    return args.work / f"likelihood_ratio_trial-{args.seed}-{file_name(name)}.npz"
 
 
 def figures(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:

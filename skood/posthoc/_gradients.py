@@ -12,7 +12,6 @@ import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from scipy.special import softmax
-from sklearn.frozen import FrozenEstimator
 from torch import Tensor
 
 from skood._checked_data import CheckedData
@@ -137,8 +136,6 @@ class ODIN(NetworkDetector):
     def _warn_of_normalised(self, data: CheckedData) -> None:
         """Warn where images are normalised, and nobody has said by what."""
         trained = self.classifier_
-        if isinstance(trained, FrozenEstimator):
-            trained = trained.estimator
         if not isinstance(trained, PretrainedClassifier) or trained.std is not None:
             return
         some = data.take(np.arange(min(_N_LOOKED_AT, len(data))))
