@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from time import perf_counter
@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 from _machine import machine
+from _names import file_name
 from oodgen import SETTINGS, read
 from sklearn.frozen import FrozenEstimator
 
@@ -43,8 +44,7 @@ class Trial:
     directions: str
     radius: tuple[float, float]
     sample_latents: bool
-    # Whether reconstructions of training images are trained on beside them, as ID images.
-    reconstructions: bool = False
+    reconstruction_weight: float = 0.0
 
 
 TRIALS = {
@@ -54,10 +54,8 @@ TRIALS = {
     for directions in ("uniform", "reduced", "mixed")
 }
 TRIALS |= {
-    f"{name}, reconstructions": Trial(
-        TRIALS[name].directions, TRIALS[name].radius, TRIALS[name].sample_latents, True
-    )
-    for name in ("uniform, 1 to 1.5, sampled", "mixed, 1.6 to 4.2, mean")
+    f"{name}, reconstructions": replace(TRIALS[name], reconstruction_weight=1.0)
+    for name in ("uniform, 1 to 1.5, sampled", "mixed, 1.6 to 4.2, mean", "mixed, 1 to 8, mean")
 }
 
 
@@ -113,10 +111,6 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
         random_state=args.seed,
     )
     start = perf_counter()
-    more, labels = X, y
-    if trial.reconstructions:
-        more = np.concatenate([X, vae.reconstruct(X, y).astype(np.float32)[:, 0]])
-        labels = np.append(y, y)
     oodgen = OODGen(
         network,
         FrozenEstimator(vae),
@@ -124,9 +118,10 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
         distance=setting.distance,
         directions=trial.directions,
         radius=trial.radius,
+        reconstruction_weight=trial.reconstruction_weight,
         verbose=args.verbose,
         random_state=args.seed,
-    ).fit(more, labels)
+    ).fit(X, y)
     seconds = perf_counter() - start
 
     other = "mnist" if setting.base == "fashion_mnist" else "fashion_mnist"
@@ -151,29 +146,31 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
     def rejected(images: np.ndarray) -> float:
         return float((oodgen.predict_class(images.astype(np.float32)) == -1).mean())
 
-    proba = oodgen.predict_proba(X_test)
+    def measured(inside: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        own, figures = oodgen.score_samples(inside), {}
+        for key, images in sets.items():
+            scores = oodgen.score_samples(images)
+            truth = np.repeat([1, -1], [len(own), len(scores)])
+            both = np.append(own, scores)
+            figures[key] = {"auroc": auroc(truth, both), "fpr95": fpr_at_tpr(truth, both)}
+        return figures
+
     return {
         "seconds": seconds,
         "vae_seconds": vae_seconds,
         "vae_epochs": len(vae.history_["loss"]),
         "vae_loss": min(vae.history_["validation_loss"]),
         "held_out_accuracy": accuracy(oodgen, X_held_out, y_held_out),
-        "test_accuracy": float((oodgen.classes_[proba[:, :-1].argmax(1)] == y_test).mean()),
+        "test_accuracy": accuracy(oodgen, X_test, y_test),
         "held_out_rejected": rejected(X_held_out),
         "off_manifold_recall": rejected(moved),
         "on_manifold_recall": rejected(on),
         "reconstructions_accepted": 1 - rejected(reconstructed),
         "rejected_by_radius": [rejected(decoded(oodgen, y_held_out, m)) for m in MULTIPLES],
-        "validation": {
-            key: measured(oodgen, X_held_out, images) for key, images in validation.items()
-        },
-        "tested": {key: measured(oodgen, X_test, images) for key, images in tested.items()},
+        "validation": measured(X_held_out, validation),
+        "tested": measured(X_test, tested),
         "machine": machine(),
     }
-
-
-def file_name(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)
 
 
 def decoded(oodgen: OODGen, y: np.ndarray, multiple: float) -> np.ndarray:
@@ -190,12 +187,6 @@ def decoded(oodgen: OODGen, y: np.ndarray, multiple: float) -> np.ndarray:
 
 def accuracy(oodgen: OODGen, X: np.ndarray, y: np.ndarray) -> float:
     return float((oodgen.classes_[oodgen.predict_proba(X)[:, :-1].argmax(1)] == y).mean())
-
-
-def measured(oodgen: OODGen, inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
-    truth = np.repeat([1, -1], [len(inside), len(outside)])
-    scores = np.append(oodgen.score_samples(inside), oodgen.score_samples(outside))
-    return {"auroc": auroc(truth, scores), "fpr95": fpr_at_tpr(truth, scores)}
 
 
 def text(result: dict[str, Any]) -> str:

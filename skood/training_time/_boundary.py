@@ -48,11 +48,11 @@ class BoundarySampler(BaseEstimator):
     Cholesky factor :math:`L_c` of the covariance of the latents of a class, u uniform on the unit
     sphere, and a Mahalanobis radius r beyond that of 95 % of the class.
 
-    The defaults of `directions`, `radius` and `vae` were chosen among combinations trained on 6 000
-    images of Fashion-MNIST, by the mean AUROC of :class:`OODGen` against Omniglot, two kinds of
-    noise and :func:`~skood.datasets.synthetic_outliers`, and by how many reconstructions of
-    held-out images it accepts (``benchmarks/oodgen_trials.py``); no set that is reported was looked
-    at.
+    The defaults of `directions`, `radius` and `vae`, and the `reconstruction_weight` of
+    :class:`OODGen`, were chosen among combinations trained on 6 000 images of Fashion-MNIST, by the
+    mean AUROC of :class:`OODGen` against Omniglot, two kinds of noise and
+    :func:`~skood.datasets.synthetic_outliers`, and by how many reconstructions of held-out images
+    it accepts (``benchmarks/oodgen_trials.py``); no set that is reported was looked at.
 
     Parameters
     ----------
@@ -371,6 +371,23 @@ class BoundarySampler(BaseEstimator):
         `on_manifold`.
         """
         return self.vae_.generator().to_units_of_x(self.on_manifold(class_indices, generator))
+
+    def reconstruct_in_units_of_x(self, items: npt.NDArray, class_indices: Tensor) -> Tensor:
+        r"""Reconstructions of items in the units and the shape of X, (b, \*input_shape).
+
+        On the device of the VAE, in float32 or, for such X, float64.
+
+        Parameters
+        ----------
+        items : ndarray of shape (b, ...)
+            In the units of X.
+        class_indices : Tensor of shape (b,)
+        """
+        model = self.vae_.generator()
+        x = model.tensor(items.reshape(-1, *model.item_shape))
+        with torch.no_grad():
+            z, of_vae = model.encode(x, self._given(class_indices, model))
+            return model.to_units_of_x(model.decode(z, of_vae))
 
     def latents(self, class_indices: Tensor, generator: torch.Generator) -> Tensor:
         """Latents outside the ellipsoids of classes, shape (b, n_latent), float64.

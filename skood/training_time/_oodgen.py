@@ -28,8 +28,9 @@ from skood.training_time._directions import DIRECTIONS
 
 __all__ = ["OODGen"]
 
-# Kinds of rows in a training batch: real, moved off the manifold, decoded outside the ellipsoids.
-_REAL, _OFF, _ON = range(3)
+# Kinds of rows in a training batch: real, moved off the manifold, decoded outside the ellipsoids,
+# and reconstructed.
+_REAL, _OFF, _ON, _RECONSTRUCTED = range(4)
 
 
 class OODGen(ClassifierTrainingDetector):
@@ -58,6 +59,10 @@ class OODGen(ClassifierTrainingDetector):
         Weight of the cross-entropy of generated samples; that of real ones is 1.
     score_type : {"reject", "max"}, default="reject"
         Which of the two scores above.
+    reconstruction_weight : float, default=1.0
+        Weight of the cross-entropy of the VAE's reconstructions of real items, which are trained on
+        as items of their class. They keep the classifier from rejecting whatever looks decoded, and
+        so teach it where the data end. 0 trains on none, as [1]_.
     distance : (float, float or None), default=(0.1, None)
         How far samples off the manifold are moved, see :class:`BoundarySampler`.
     directions : {"mixed", "uniform", "reduced"}, default="mixed"
@@ -107,8 +112,13 @@ class OODGen(ClassifierTrainingDetector):
     Notes
     -----
     A batch holds as many generated samples as real items: half moved off the manifold from
-    items of the batch, half decoded outside the ellipsoids of their classes. Both pass through
-    the classifier's augmentation and normalisation like real items.
+    items of the batch, half decoded outside the ellipsoids of their classes. The items of the batch
+    that are not moved are reconstructed. All pass through the classifier's augmentation and
+    normalisation like real items.
+
+    With a VAE whose latents say little about the items (decoded, they all look like the mean of
+    their class) samples on the manifold are no different from reconstructions, and are accepted;
+    `history_` shows it. More epochs, or ``sample_latents=False``, make a better VAE.
 
     References
     ----------
@@ -132,6 +142,7 @@ class OODGen(ClassifierTrainingDetector):
         "off_manifold_interval": [Interval(numbers.Integral, 1, None, closed="left")],
         "reject_weight": [Interval(numbers.Real, 0, None, closed="neither")],
         "score_type": [StrOptions({"reject", "max"})],
+        "reconstruction_weight": [Interval(numbers.Real, 0, None, closed="left")],
         "distance": [tuple, list],
         "directions": [StrOptions(set(DIRECTIONS))],
         "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
@@ -148,6 +159,7 @@ class OODGen(ClassifierTrainingDetector):
         reject_weight: float = 0.1,
         score_type: str = "reject",
         *,
+        reconstruction_weight: float = 1.0,
         distance: tuple[float, float | None] = (0.1, None),
         directions: str = "mixed",
         quantile: float = 0.95,
@@ -162,6 +174,7 @@ class OODGen(ClassifierTrainingDetector):
         self.off_manifold_interval = off_manifold_interval
         self.reject_weight = reject_weight
         self.score_type = score_type
+        self.reconstruction_weight = reconstruction_weight
         self.distance = distance
         self.directions = directions
         self.quantile = quantile
@@ -246,7 +259,10 @@ class OODGen(ClassifierTrainingDetector):
 
 
 class _OODGenObjective(ClassifierObjective):
-    """Cross-entropy of real items and of as many generated ones, which are one class more."""
+    """Cross-entropy of real items and of as many generated ones, which are one class more.
+
+    Reconstructions of real items are in their class.
+    """
 
     def __init__(
         self,
@@ -297,20 +313,30 @@ class _OODGenObjective(ClassifierObjective):
         random = generator or torch_rng(
             self.device, self.seed, Stream.HELD_OUT_ON_MANIFOLD, int(rows[0])
         )
-        on_manifold = self.detector.sampler_.on_manifold_in_units_of_x(
-            class_indices[half : 2 * half], random
-        ).reshape(-1, *self.data.item_shape)
-        parts = [images, off_manifold, on_manifold]
+        sampler, later = self.detector.sampler_, class_indices[half : 2 * half]
+        on_manifold = sampler.on_manifold_in_units_of_x(later, random)
+        parts, n_reconstructed = [images, off_manifold, self._like_items(on_manifold)], 0
+        if self.detector.reconstruction_weight > 0:
+            n_reconstructed = half
+            reconstructed = sampler.reconstruct_in_units_of_x(images[half : 2 * half], later)
+            parts.append(self._like_items(reconstructed))
         x = [self.network_input(part, generator) for part in parts if len(part)]
         reject = class_indices.new_full((2 * half,), len(self.classifier.classes_))
-        kind = np.repeat([_REAL, _OFF, _ON], [n_real, half, half])
-        class_index = torch.cat([class_indices, reject])
+        kind = np.repeat([_REAL, _OFF, _ON, _RECONSTRUCTED], [n_real, half, half, n_reconstructed])
+        class_index = torch.cat([class_indices, reject, later[:n_reconstructed]])
         return torch.cat(x), class_index, torch.from_numpy(kind).to(self.device)
+
+    def _like_items(self, samples: Tensor) -> Tensor:
+        """Samples in the shape of the classifier's items."""
+        return samples.reshape(-1, *self.data.item_shape)
 
     def loss(self, *batch: Tensor) -> Tensor:
         x, class_index, kind = batch
-        weight = torch.where(kind == _REAL, 1.0, float(self.detector.reject_weight))
-        return weight * F.cross_entropy(self.network(x).float(), class_index, reduction="none")
+        weights = x.new_full((4,), self.detector.reject_weight)
+        weights[_REAL], weights[_RECONSTRUCTED] = 1.0, self.detector.reconstruction_weight
+        return weights[kind] * F.cross_entropy(
+            self.network(x).float(), class_index, reduction="none"
+        )
 
     def metrics(self, *batch: Tensor) -> dict[str, Tensor]:
         x, class_index, kind = batch

@@ -35,7 +35,14 @@ def tiny(**kwargs):
 def trained(images):
     """OODGen of 8 x 8 images, trained well enough for its parts to be told apart."""
     X, y = images
-    vae = VAE(6, likelihood="bernoulli", conditional=True, max_epochs=30, learning_rate=3e-3)
+    vae = VAE(
+        6,
+        likelihood="bernoulli",
+        conditional=True,
+        sample_latents=False,
+        max_epochs=30,
+        learning_rate=3e-3,
+    )
     network = ShallowConvNet(
         (16, 32),
         hidden_features=64,
@@ -115,8 +122,9 @@ class Recorder(NeuralClassifier):
         return Noting()
 
 
-def test_batches(iris, monkeypatch):
-    """Half a batch is real; type 1 is moved from rows of the batch, type 2 is new every time."""
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_batches(iris, monkeypatch, weight):
+    """Type 1 is moved from rows of the batch, type 2 is new every time, the rest reconstructed."""
     X, y = iris
     monkeypatch.setattr(Recorder, "batches", [])
     off_manifold = []
@@ -130,7 +138,10 @@ def test_batches(iris, monkeypatch):
     # In bfloat16 there would be batches to prove it.
     settings = {"compile": False, "precision": "fp32"}
     network = Recorder(max_epochs=5, batch_size=50, learning_rate=1e-3, **settings)
-    detector = tiny(classifier=network, off_manifold_interval=2).fit(X, y)
+    detector = tiny(classifier=network, off_manifold_interval=2, reconstruction_weight=weight).fit(
+        X, y
+    )
+    reconstructions = detector.sampler_.vae_.reconstruct(X, y)
     mean, std = detector.classifier_.mean_, detector.classifier_.std_
     assert len(Recorder.batches) == 15
     # None is held out; then for epochs 0, 2 and 4.
@@ -139,8 +150,9 @@ def test_batches(iris, monkeypatch):
     last = []
     for number, batch in enumerate(Recorder.batches):
         rows = batch.numpy() * std + mean
-        real, off, on = rows[:50], rows[50:75], rows[75:]
+        real, off, on, reconstructed = rows[:50], rows[50:75], rows[75:100], rows[100:]
         assert len(on) == 25
+        assert len(reconstructed) == (25 if weight else 0)
         moved = off_manifold[1 + number // 3 // 2][0]
         nearest = np.abs(X[None] - real[:, None]).sum(2)
         assert nearest.min(1).max() < 1e-4
@@ -149,6 +161,11 @@ def test_batches(iris, monkeypatch):
         # Row by row the ones of the first half of the batch.
         own = [np.flatnonzero(np.abs(moved - sample).sum(1) < 1e-4)[0] for sample in off]
         np.testing.assert_allclose(X[own], real[:25], atol=1e-5)
+        # And row by row those of the other half.
+        apart = np.abs(X[None] - real[25:, None]).sum(2).argmin(1)
+        np.testing.assert_allclose(
+            reconstructed, reconstructions[apart][: len(reconstructed)], atol=1e-4
+        )
         last.append(on)
     assert not np.allclose(last[0], last[3])
 
@@ -171,9 +188,13 @@ def test_type_2_is_of_the_classes_of_the_batch(iris, monkeypatch):
     assert np.all(np.abs(np.sum(counts[:3], axis=0) - 25) < 12)
 
 
-@pytest.mark.parametrize("weight", [0.1, 2.0])
-def test_loss_is_the_weighted_cross_entropy(iris, monkeypatch, weight):
-    """Weight 1 for real rows and `reject_weight` for generated ones, over the whole batch."""
+@pytest.mark.parametrize(
+    ("reject_weight", "reconstruction_weight"), [(0.1, 1.0), (2.0, 0.5), (2.0, 0.0)]
+)
+def test_loss_is_the_weighted_cross_entropy(
+    iris, monkeypatch, reject_weight, reconstruction_weight
+):
+    """Weight 1 for real rows, and those that are given for the others, over the whole batch."""
     X, y = iris
     seen = {}
     original = classifiers_base.train
@@ -181,21 +202,44 @@ def test_loss_is_the_weighted_cross_entropy(iris, monkeypatch, weight):
     def noted(objective, *args, **kwargs):
         objective.start_epoch(0, resumed=False)
         generator = torch.Generator().manual_seed(0)
-        x, class_index, kind = objective.prepare(objective.read(np.arange(20)), generator)
+        x, class_index, kind = objective.prepare(objective.read(np.arange(40, 60)), generator)
         with torch.no_grad():
             logits = objective.network(x)
             seen["loss"] = objective.loss(x, class_index, kind)
         seen["expected"] = F.cross_entropy(logits, class_index, reduction="none")
-        seen["expected"][20:] *= weight
+        seen["expected"][20:40] *= reject_weight
+        seen["expected"][40:] *= reconstruction_weight
         seen["class_index"], seen["kind"] = class_index, kind
         return original(objective, *args, **kwargs)
 
     monkeypatch.setattr(classifiers_base, "train", noted)
     network = MLP((8,), max_epochs=1)
-    tiny(classifier=network, reject_weight=weight).fit(X, y)
+    tiny(
+        classifier=network,
+        reject_weight=reject_weight,
+        reconstruction_weight=reconstruction_weight,
+    ).fit(X, y)
     torch.testing.assert_close(seen["loss"], seen["expected"])
-    assert seen["class_index"].tolist() == [*y[:20].tolist(), *[3] * 20]
-    assert seen["kind"].tolist() == [0] * 20 + [1] * 10 + [2] * 10
+    # Ten rows of each of two classes; reconstructions are of the last ten.
+    kinds, classes = [0] * 20 + [1] * 10 + [2] * 10, [0] * 10 + [1] * 10 + [3] * 20
+    if reconstruction_weight:
+        kinds, classes = kinds + [3] * 10, classes + [1] * 10
+    assert seen["class_index"].tolist() == classes
+    assert seen["kind"].tolist() == kinds
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_reconstructions_are_rejected_unless_trained_on(images, trained, weight):
+    """By a VAE whose latents say little: what it decodes looks unlike any real item."""
+    X, y = images
+    vae = VAE(6, likelihood="bernoulli", conditional=True, max_epochs=20, learning_rate=3e-3)
+    detector = clone(trained).set_params(
+        vae=vae, classifier__max_epochs=30, reject_weight=1.0, reconstruction_weight=weight
+    )
+    detector.fit(X[::2], y[::2])
+    reconstructed = detector.sampler_.vae_.reconstruct(X[1::2], y[1::2])
+    accepted = np.mean(detector.predict_class(reconstructed) == y[1::2])
+    assert accepted > 0.95 if weight else accepted < 0.05
 
 
 def test_every_parameter_moves(iris):
@@ -337,6 +381,7 @@ def test_pickle_and_cross_validation(iris):
         ({}, np.r_[np.zeros(149), 1], "class 1.0 has 1 sample"),
         ({"vae": VAE(4, conditional=True)}, "iris", "n_latent=4: no direction leaves"),
         ({"reject_weight": 0.0}, "iris", "The 'reject_weight' parameter"),
+        ({"reconstruction_weight": -1.0}, "iris", "The 'reconstruction_weight' parameter"),
         ({"score_type": "sum"}, "iris", "The 'score_type' parameter"),
         ({"radius": (2, 1)}, "iris", r"radius=\(2, 1\); expected"),
         ({"classifier": nn.Linear(4, 3)}, "iris", "The 'classifier' parameter"),
