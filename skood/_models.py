@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils.validation import check_memory
 
+from skood._caching import cached
 from skood._checked_data import CheckedData
 from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
 
@@ -61,11 +61,12 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *args: A
     ----------
     memory : str, joblib.Memory or None
     function : callable
-        Of a module; passes its result through :func:`~skood._torch.run.kept_unless_interrupted`.
+        A function of a module; passes its result through
+        :func:`~skood._torch.run.kept_unless_interrupted`.
     *args : object
     """
     try:
-        return check_memory(memory).cache(function)(*args)
+        return cached(memory, function)(*args)
     except InterruptedTraining as interrupted:
         return interrupted.result
 

@@ -14,6 +14,7 @@ ROOT = Path(skood.__file__).parent
 # What the modules of each part may import from the package.
 DOOR = {"_data", "_checked_data", "_labels", "_moments", "_parameters"}
 ALLOWED = {
+    "_caching": set(),
     "_parameters": set(),
     "_progress": set(),
     "_labels": set(),
@@ -21,9 +22,9 @@ ALLOWED = {
     "_checked_data": set(),
     "_data": {"_checked_data"},
     "_torch": {"_torch", *DOOR},
-    "_models": {"_torch", *DOOR},
+    "_models": {"_caching", "_torch", *DOOR},
     "density": {"density", "_models", "_torch", *DOOR},
-    "classifiers": {"classifiers", "_torch", *DOOR},
+    "classifiers": {"classifiers", "_caching", "_torch", *DOOR},
     "base": {"_torch", *DOOR},
     "likelihood": {"likelihood", "base", "density", "metrics", "_models", "_torch", *DOOR},
     "posthoc": {"posthoc", "base", "classifiers", "_models", "_torch", *DOOR},

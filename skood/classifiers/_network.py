@@ -11,9 +11,9 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils.validation import check_memory
 from torch import Tensor, nn
 
+from skood._caching import cached
 from skood._checked_data import CheckedData
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 from skood._torch.packing import arrays_of, tensors_of
@@ -235,9 +235,9 @@ class Network:
                 if memory is None:
                     known = _compute(self, data, "")
                 else:
-                    cached = check_memory(memory).cache(_compute, ignore=["network", "data"])
+                    compute = cached(memory, _compute, ignore=["network", "data"])
                     content = joblib.hash((self._content(), data.content()))
-                    known = cached(self, data, content)
+                    known = compute(self, data, content)
                 data.network_outputs[self.module] = self._version(), known
         return known
 

@@ -327,7 +327,7 @@ class _OODGenObjective(ClassifierObjective):
         return torch.cat(x), class_index, torch.from_numpy(kind).to(self.device)
 
     def _like_items(self, samples: Tensor) -> Tensor:
-        """Samples in the shape of the classifier's items."""
+        """Give samples the shape of the classifier's items."""
         return samples.reshape(-1, *self.data.item_shape)
 
     def loss(self, *batch: Tensor) -> Tensor:
