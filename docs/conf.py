@@ -63,15 +63,15 @@ html_theme_options = {
 }
 
 
-def skip_members_of_others(app, what, name, member, skip, options):
-    """Leave out what estimators inherit from scikit-learn, which is documented there."""
+def skip_members(app, what, name, member, skip, options):
+    """Leave out what scikit-learn documents, and what users do not call."""
     if what == "class" and callable(member):
         module = getattr(member, "__module__", None) or ""
-        if not module.startswith("skood"):
+        if not module.startswith("skood") or getattr(member, "is_internal", False):
             return True
     return skip
 
 
 def setup(app):
-    app.connect("autodoc-skip-member", skip_members_of_others)
+    app.connect("autodoc-skip-member", skip_members)
     generate.write(HERE)

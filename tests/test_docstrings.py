@@ -6,6 +6,7 @@ import inspect
 import re
 
 import pytest
+from numpydoc.validate import validate
 
 import skood
 from skood._torch.documentation import spell_out_training
@@ -54,6 +55,42 @@ def test_sections(cls):
     assert text.split("\n")[0].endswith(".")
     if "skood.density" in cls.__module__ or "Display" not in cls.__name__:
         assert "Examples\n--------\n>>> " in text
+
+
+# What numpydoc asks for, and we do not.
+NOT_ASKED = {
+    "ES01",  # a second paragraph: the first often says it all
+    "SA01",  # a section See Also
+    "EX01",  # examples of methods; those of classes are asked for above
+    "PR07",  # words on an array whose shape says what it is
+    "RT03",  # the same of a returned one
+    "PR08",  # a capital letter, where a text begins with a formula
+    "RT04",
+    "SS05",  # plurals are taken for verbs in the third person
+}
+
+
+def public_objects():
+    """Names of public functions, concrete classes, and their methods that users call."""
+    for package in PACKAGES:
+        module = importlib.import_module(f"skood.{package}")
+        for name in module.__all__:
+            member = getattr(module, name)
+            if not inspect.isabstract(member):
+                yield f"skood.{package}.{name}"
+            if not inspect.isclass(member):
+                continue
+            for method in sorted({n for n in dir(member) if not n.startswith("_")}):
+                value = getattr(member, method)
+                of_skood = (getattr(value, "__module__", None) or "").startswith("skood")
+                if callable(value) and of_skood and not hasattr(value, "is_internal"):
+                    yield f"skood.{package}.{name}.{method}"
+
+
+@pytest.mark.parametrize("name", list(public_objects()))
+def test_numpydoc_finds_nothing_wrong(name):
+    found = validate(name)["errors"]
+    assert [error for error in found if error[0] not in NOT_ASKED] == []
 
 
 # What each of them says of it is for the class to say.

@@ -12,9 +12,10 @@ import skood
 
 ROOT = Path(skood.__file__).parent
 # What the modules of each part may import from the package.
-DOOR = {"_data", "_checked_data", "_labels", "_moments", "_parameters"}
+DOOR = {"_data", "_checked_data", "_internal", "_labels", "_moments", "_parameters"}
 ALLOWED = {
     "_caching": set(),
+    "_internal": set(),
     "_parameters": set(),
     "_progress": set(),
     "_labels": set(),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._internal import internal
 from skood._labels import check_labels, encode_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.device import resolve_device
@@ -244,6 +245,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self._train(data, class_indices, validation, self._objective, len(self.classes_))
         return self
 
+    @internal
     def fit_objective(
         self,
         data: CheckedData,
@@ -431,9 +433,11 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             return "crop_flip" if n_channels == 3 else ""
         return self.augmentation or ""
 
+    @internal
     def normalization(self) -> tuple[npt.NDArray, npt.NDArray]:
         return self.mean_, self.std_
 
+    @internal
     def network(self) -> Network:
         device = resolve_device(self.device)
         self.module_.to(device)

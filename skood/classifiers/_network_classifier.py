@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skood._data import check_data
+from skood._internal import internal
 from skood.classifiers._network import Network, Outputs, tensors_of
 
 __all__ = ["NetworkClassifier", "copy_weights", "last_linear"]
@@ -81,10 +82,12 @@ class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metacl
     """Base of the classifiers that are torch networks: prediction from features and logits."""
 
     @abstractmethod
+    @internal
     def network(self) -> Network:
         """Return the trained network."""
 
     @abstractmethod
+    @internal
     def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
         """Mean and standard deviation by which each channel, or all, are normalised."""
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._internal import internal
 from skood._torch.packing import pack, unpack
 from skood.classifiers._network import Network
 from skood.classifiers._network_classifier import NetworkClassifier, last_linear
@@ -162,9 +163,11 @@ class PretrainedClassifier(NetworkClassifier):
             return data.reshape(tuple(self.image_shape))
         return data
 
+    @internal
     def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
         return 0.0 if self.mean is None else self.mean, 1.0 if self.std is None else self.std
 
+    @internal
     def network(self) -> Network:
         last_layer = self._last_layer()
         device, dtype = last_layer.weight.device, last_layer.weight.dtype

@@ -205,7 +205,7 @@ def sphere_noise(
     -------
     ndarray of shape (n_samples, ...)
         With the item shape and channel order of X; float64 if X is float64, otherwise float32.
-        (The images of a Dataset, or of what `share_forward_pass` returns, come as (n, C, H, W).)
+        The images of a Dataset, or of what `share_forward_pass` returns, come as (n, C, H, W).
 
     Raises
     ------

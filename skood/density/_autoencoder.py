@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._internal import internal
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.objective import Objective
 from skood._torch.preprocessing import Learned, Preprocessing
@@ -245,11 +246,9 @@ class Autoencoder(LatentSpace, NeuralModel):
 
         return self._finite(self._map_items(CheckedData.of(Z), decode, "decodes"), "Z")
 
+    @internal
     def decoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
-        """Return the differentiable map from latents to items in the units of X, and its device.
-
-        An internal interface, stable within this package.
-        """
+        """Return the differentiable map from latents to items in the units of X, and its device."""
         module, device = self._ready()
         return lambda z: self._preprocessing.inverse(module.decode(z)), device
 

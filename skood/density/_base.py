@@ -321,7 +321,18 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
         return scores
 
     def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of X in nats; `y` is ignored."""
+        """Mean log-density of X in nats.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+        """
         return float(self.score_samples(X).mean())
 
     def bits_per_dim(self, X: Any) -> npt.NDArray[np.float64]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._internal import internal
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.preprocessing import Learned, Preprocessing
@@ -305,11 +306,9 @@ class Diffusion(NeuralDensity):
         side = 2 / (high - low) if self.n_levels is None else 2 / (self.n_levels - 1)
         return float(np.prod(self._preprocessing.item_shape) * np.log(side))
 
+    @internal
     def log_ratios(self) -> tuple[float, float]:
-        """Logarithms of the smallest and the largest noise, relative to the item.
-
-        An internal interface, stable within this package.
-        """
+        """Logarithms of the smallest and the largest noise, relative to the item."""
         low, high = self._schedule().log_ratio(torch.tensor([self.t_min, 1.0]))
         return float(low), float(high)
 
@@ -362,6 +361,7 @@ class Diffusion(NeuralDensity):
             density = log_density(module, x.clone(), self.log_ratios(), self.n_steps, probes)
         return density + self._log_volume()
 
+    @internal
     def map_noise(
         self,
         data: CheckedData,
@@ -371,8 +371,6 @@ class Diffusion(NeuralDensity):
         **options: Any,
     ) -> Any:
         """Apply a function of the model and its input to every item.
-
-        An internal interface, stable within this package.
 
         Parameters
         ----------

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
+from skood._internal import internal
 from skood._torch.batching import map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood.density._base import NeuralDensity
@@ -161,6 +162,7 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
             doing="Jacobians",
         )
 
+    @internal
     def jacobian_batch_size(self) -> int:
         """Return the number of items whose Jacobians are computed at once."""
         values = _JACOBIAN_VALUES[resolve_device(self.device).type]
@@ -171,6 +173,7 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         with torch.inference_mode(False), torch.no_grad():
             return self._inverse_derivative(module, z.clone())
 
+    @internal
     def map_latents(
         self,
         data: CheckedData,
@@ -181,8 +184,6 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         **options: Any,
     ) -> Any:
         """Apply a function of latents, log-densities and derivatives to every item.
-
-        An internal interface, stable within this package.
 
         Parameters
         ----------

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
+from skood._internal import internal
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._evidence import (
@@ -48,6 +49,12 @@ class VAE(LatentTransformer, LatentVariableDensity):
     ----------
     n_latent : int, default=8
         Latent dimensions.
+    conditional : bool, default=False
+        Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
+        weighted by their training frequencies.
+    sample_latents : bool, default=True
+        Whether training draws z. False trains on the mean of q(z | x), as the released code of
+        OODGen [3]_ does.
     n_filters : tuple of int, default=(32, 64)
         For images: channels after each of the encoder's convolutions, which halve height and
         width; the decoder has them in reverse order.
@@ -60,17 +67,11 @@ class VAE(LatentTransformer, LatentVariableDensity):
         "gaussian": with a learned standard deviation for each channel or feature. "logistic":
         discretised to `n_levels`, with a learned scale for each channel or feature. "auto":
         "logistic" for images, "gaussian" for rows.
-    conditional : bool, default=False
-        Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
-        weighted by their training frequencies.
     bound : {"importance", "elbo"}, default="importance"
         Lower bound on log p(x) that `score_samples` returns: the importance-weighted bound, or
         the training objective.
     n_importance_samples : int, default=64
         Draws of z per score, preferably a power of 2; each one costs a pass of the decoder.
-    sample_latents : bool, default=True
-        Whether training draws z. False trains on the mean of q(z | x), as the released code of
-        OODGen [3]_ does.
     n_levels : int, default=256
         Number of values of a pixel, for the likelihood "logistic". Pixels are rounded to the
         nearest of `n_levels` equally spaced values in `value_range`.
@@ -243,6 +244,7 @@ class VAE(LatentTransformer, LatentVariableDensity):
     def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
         return self._marginal_statistics(partial(self._statistics_given, module, x), x)
 
+    @internal
     def generator(self) -> Generator:
         """Return the tensor interface to the fitted model, on its device.
 
@@ -274,6 +276,7 @@ class VAE(LatentTransformer, LatentVariableDensity):
             class_indices=self._class_indices,
         )
 
+    @internal
     def map_elbo(
         self,
         data: CheckedData,
@@ -283,7 +286,7 @@ class VAE(LatentTransformer, LatentVariableDensity):
     ) -> npt.NDArray[np.float64]:
         """Apply a function of the network and its evidence lower bound to every item.
 
-        An internal interface, stable within this package. For a model that is not conditional.
+        For a model that is not conditional.
 
         Parameters
         ----------
@@ -312,10 +315,9 @@ class VAE(LatentTransformer, LatentVariableDensity):
 
         return self._map_items(self._open(data, reset=False), of_items, doing)
 
+    @internal
     def decoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
         """Return the differentiable map from latents to items in the units of X, and its device.
-
-        An internal interface, stable within this package.
 
         Raises
         ------

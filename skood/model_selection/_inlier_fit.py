@@ -35,7 +35,19 @@ def _delegated(name: str) -> Any:
 
     method.__name__ = name
     method.__qualname__ = f"InlierFit.{name}"
-    method.__doc__ = f"Call ``{name}`` of the fitted estimator, with all rows of X."
+    method.__doc__ = f"""Call `{name}` of the fitted estimator, with all rows of X.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Tensor or Dataset of shape (n_samples, ...)
+        *args, **params : object
+            Passed on.
+
+        Returns
+        -------
+        object
+            What the estimator returns.
+        """
     return available_if(_has(name))(method)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._internal import internal
 from skood._labels import check_labels, encode_labels
 from skood._models import fit_model
 from skood._parameters import Interval, StrOptions, fit_context
@@ -308,9 +309,10 @@ class BoundarySampler(BaseEstimator):
             raise ValueError("y was given, but the sampler was fitted without; leave y out")
         return encode_labels(check_labels(y), self.classes_)
 
-    # The methods from here to `on_manifold_in_units_of_x` are called by other packages. A class
-    # index is a position in `classes_`, and x is the VAE's input as defined by its `generator()`.
+    # In the internal methods a class index is a position in `classes_`, and x is the VAE's input as
+    # defined by its `generator()`.
 
+    @internal
     def off_manifold_in_units_of_x(
         self, data: CheckedData, class_indices: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray:
@@ -331,6 +333,7 @@ class BoundarySampler(BaseEstimator):
         model = self.vae_.generator()
         return self._move_all(model, data, self._given(class_indices, model), seed)
 
+    @internal
     def off_manifold(
         self, x: Tensor, class_indices: Tensor | None, generator: torch.Generator
     ) -> Tensor:
@@ -348,6 +351,7 @@ class BoundarySampler(BaseEstimator):
         with torch.no_grad():
             return self._move(model, x, self._given(class_indices, model), generator)
 
+    @internal
     def on_manifold(self, class_indices: Tensor, generator: torch.Generator) -> Tensor:
         r"""Type 2 of classes, shape (b, \*item_shape), on the device of the VAE.
 
@@ -362,6 +366,7 @@ class BoundarySampler(BaseEstimator):
         with torch.no_grad():
             return model.decode(z, self._given(class_indices, model))
 
+    @internal
     def on_manifold_in_units_of_x(
         self, class_indices: Tensor, generator: torch.Generator
     ) -> Tensor:
@@ -372,6 +377,7 @@ class BoundarySampler(BaseEstimator):
         """
         return self.vae_.generator().to_units_of_x(self.on_manifold(class_indices, generator))
 
+    @internal
     def reconstruct_in_units_of_x(self, items: npt.NDArray, class_indices: Tensor) -> Tensor:
         r"""Reconstructions of items in the units and the shape of X, (b, \*input_shape).
 
@@ -389,6 +395,7 @@ class BoundarySampler(BaseEstimator):
             z, of_vae = model.encode(x, self._given(class_indices, model))
             return model.to_units_of_x(model.decode(z, of_vae))
 
+    @internal
     def latents(self, class_indices: Tensor, generator: torch.Generator) -> Tensor:
         """Latents outside the ellipsoids of classes, shape (b, n_latent), float64.
 
