@@ -1,6 +1,7 @@
 """Configuration of the documentation: ``python -m sphinx -W docs docs/_build/html``.
 
-The pages of the API and the table of methods are written by ``generate.py`` before each build.
+The pages of the API, of the methods and of what is new, and the decision chart, are written by
+``generate.py`` before each build.
 Examples are executed; those whose names do not begin with ``plot_`` are only shown.
 """
 
@@ -23,6 +24,8 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
+    # With MathJax among the pages, formulas need no network.
+    "sphinx-mathjax-offline",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
@@ -50,11 +53,10 @@ sphinx_gallery_conf = {
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"skood {version}"
-html_static_path = ["_static"]
 html_show_sourcelink = False
 # Pages that stand alone have no sections to navigate.
 html_sidebars = {
-    name: [] for name in ("getting_started", "generated/methods", "glossary", "whats_new")
+    name: [] for name in ("getting_started", "generated/methods", "glossary", "generated/whats_new")
 }
 html_theme_options = {
     "show_toc_level": 2,

@@ -8,7 +8,11 @@ import json
 import re
 from pathlib import Path
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+import chart
+from costs import passes
+
+HERE = Path(__file__).parent
+RESULTS = HERE.parent / "benchmarks" / "results"
 # The parts of the package, in the order in which they are shown, and what they are.
 PARTS = {
     "density": "Densities and other models of the data",
@@ -26,10 +30,15 @@ OF_THE_PACKAGE = ["evaluate", "share_forward_pass"]
 
 
 def write(docs: Path) -> None:
-    """Write all pages into ``docs/generated``."""
+    """Write all pages, and the picture of one, into ``docs/generated``."""
     folder = docs / "generated"
     folder.mkdir(exist_ok=True)
-    pages = {"api.rst": api_page(), "methods.rst": methods_page()}
+    pages = {
+        "api.rst": api_page(),
+        "methods.rst": methods_page(),
+        "whats_new.rst": whats_new_page(),
+        "choosing.svg": chart.svg(),
+    }
     for name, text in pages.items():
         path = folder / name
         # A page that has not changed is not built again.
@@ -67,27 +76,53 @@ def summary(template: str, names: list[str]) -> list[str]:
     return [".. autosummary::", *options, *(f"   {name}" for name in names), ""]
 
 
+# What is measured of the methods of each part.
+MEASURED = {
+    "likelihood": (
+        "Fashion-MNIST against MNIST, with the best of the densities of the table. Cost: seconds "
+        "of scoring, in those of log p(x) of the same density."
+    ),
+    "posthoc": (
+        "CIFAR-10 against SVHN, on a network of 88.8 % accuracy. Cost: passes of the network for "
+        "each item. Detectors that read the same network share them "
+        "(:func:`~skood.share_forward_pass`)."
+    ),
+    "training_time": (
+        "MNIST against Omniglot. Cost: passes of the network for each item, once it is trained."
+    ),
+}
+
+
 def methods_page() -> str:
-    measured = measured_areas()
+    areas_of_densities, costs_of_densities = of_densities()
+    areas = {
+        "likelihood": areas_of_densities,
+        "posthoc": areas_of_a_classifier(),
+        "training_time": areas_of_trained_networks(),
+    }
+    costs = {**costs_of_densities, **passes()}
     lines = [
         "All methods",
         "===========",
         "",
-        "Measured: AUROC in %, of CIFAR-10 against SVHN for detectors on a classifier of 88.8 %",
-        "accuracy, of Fashion-MNIST against MNIST for detectors on a density (the best of the",
-        "densities of the table), with default parameters; see ``benchmarks/README.md``.",
+        "AUROC in %, measured with default parameters on one data set; ``benchmarks/README.md``",
+        "has the others, and the accuracy or the bits per dimension of each model.",
         "",
-        ".. list-table::",
-        "   :header-rows: 1",
-        "   :widths: 18 44 28 10",
-        "",
-        "   * - method",
-        "     - paper",
-        "     - reads",
-        "     - measured",
     ]
-    for part in ("likelihood", "posthoc", "training_time"):
+    for part, measured in MEASURED.items():
         module = importlib.import_module(f"skood.{part}")
+        lines += [
+            *(PARTS[part], "-" * len(PARTS[part]), "", measured, ""),
+            ".. list-table::",
+            "   :header-rows: 1",
+            "   :widths: 18 40 24 10 8",
+            "",
+            "   * - method",
+            "     - paper",
+            "     - reads",
+            "     - cost",
+            "     - AUROC",
+        ]
         for name in public_names(part):
             if not hasattr(getattr(module, name), "score_samples"):
                 continue
@@ -96,9 +131,11 @@ def methods_page() -> str:
                 # Escaped, since initials at the start of a line would begin a list.
                 f"     - \\ {first_reference(getattr(module, name))}",
                 f"     - {what_it_reads(part, getattr(module, name))}",
-                f"     - {measured.get(name, '')}",
+                f"     - {costs.get(name, '')}",
+                f"     - {100 * areas[part][name]:.1f}" if name in areas[part] else "     -",
             ]
-    return "\n".join(lines) + "\n"
+        lines.append("")
+    return "\n".join(lines)
 
 
 def what_it_reads(part: str, cls: type) -> str:
@@ -127,18 +164,63 @@ def first_reference(cls: type) -> str:
     return " ".join(found.group(1).split()) if found else ""
 
 
-def measured_areas() -> dict[str, str]:
-    """AUROC of each method in percent, from the stored results."""
-    areas: dict[str, float] = {}
-    posthoc = json.loads((RESULTS / "posthoc-cifar10-quick.json").read_text())
-    for name, row in posthoc["detectors"].items():
-        areas[name] = row["sets"]["svhn"]["auroc"]
-    table = json.loads((RESULTS / "likelihood_table-fashion_mnist-quick.json").read_text())
-    for density, entry in table["densities"].items():
-        if density == "TwoStep":
-            # Its log-density is a repair of its own.
-            continue
+def read(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def of_densities() -> tuple[dict[str, float], dict[str, str]]:
+    """AUROC, and seconds of scoring in those of log p(x) of the same density where it was timed."""
+    densities = read("likelihood_table-fashion_mnist-quick")["densities"]
+    # The log-density of TwoStep is a repair of its own.
+    del densities["TwoStep"]
+    plain = {
+        density: entry["detectors"]["LogLikelihood"]["seconds"]
+        for density, entry in densities.items()
+        if "LogLikelihood" in entry["detectors"]
+    }
+    # WAIC takes five of them.
+    plain["five VAEs"] = plain["VAE"]
+    (run,) = read("likelihood_ratio-fashion_mnist-mnist-quick")["runs"]
+    # It scores two densities.
+    areas, costs = {"LikelihoodRatio": run["chosen"]["auroc"]}, {"LikelihoodRatio": "2"}
+    for density, entry in densities.items():
         for label, row in entry["detectors"].items():
-            name = label.split(",")[0]
-            areas[name] = max(areas.get(name, 0.0), row["ood"]["mnist"]["auroc"])
-    return {name: f"{100 * area:.1f}" for name, area in areas.items()}
+            name, area = label.split(",")[0], row["ood"]["mnist"]["auroc"]
+            if area > areas.get(name, 0.0):
+                areas[name] = area
+                costs[name] = ""
+                if density in plain:
+                    cost = row["seconds"] / plain[density]
+                    costs[name] = f"{cost:.{1 if cost < 10 else 0}f}"
+    return areas, costs
+
+
+def areas_of_a_classifier() -> dict[str, float]:
+    detectors = read("posthoc-cifar10-quick")["detectors"]
+    return {name: row["sets"]["svhn"]["auroc"] for name, row in detectors.items()}
+
+
+def areas_of_trained_networks() -> dict[str, float]:
+    areas = {
+        name: row["ood"]["omniglot"]["auroc"]
+        for method in read("vmdls-mnist-quick")["methods"].values()
+        for name, row in method["detectors"].items()
+    }
+    for row in read("oodgen-mnist-quick")["table"]:
+        if (row["detector"], row["ood_set"]) == ("OODGen, reject", "omniglot"):
+            areas["OODGen"] = row["auroc"]
+    return areas
+
+
+def whats_new_page() -> str:
+    """The change log, which is Markdown."""
+    _, _, text = (HERE.parent / "CHANGELOG.md").read_text().partition("## ")
+    lines = ["What's new", "==========", ""]
+    for line in f"## {text}".splitlines():
+        heading = re.match(r"(##+) \[?([^\]]*)\]?", line)
+        if heading:
+            marks, title = heading.groups()
+            lines += [title, {2: "-", 3: "~"}[len(marks)] * len(title)]
+        else:
+            lines.append(re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", line))
+    return "\n".join(lines) + "\n"

@@ -36,6 +36,8 @@ def main() -> None:
             picture = folder / f"{page.removesuffix('.html').replace('/', '-')}-{name}.png"
             command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
             command += [f"--window-size={width},1800", f"--screenshot={picture}"]
+            # Formulas are drawn by a script, which takes a moment.
+            command += ["--virtual-time-budget=8000"]
             subprocess.run([*command, (site / page).as_uri()], check=True, capture_output=True)
             print(picture)
 

@@ -17,8 +17,6 @@ dimensions, which is where it overfits. The script takes about a quarter of a mi
 # --------------
 # Digits 0 to 7 are in-distribution. In each of 100 rounds, 300 of them are for fitting, and the
 # others count false alarms: nothing is out-of-distribution here.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -56,8 +54,6 @@ for rates, name, colour in ((naive, "training percentile", "C1"), (conformal, "c
 axis.plot(levels, levels, color="black", linestyle="dashed", label="asked for")
 axis.set(xlabel="false-alarm rate asked for", ylabel="false-alarm rate on new digits")
 axis.legend()
-Path("results").mkdir(exist_ok=True)
-figure.savefig("results/conformal.png", dpi=110)
 
 # %%
 # Many rows at once

@@ -18,7 +18,6 @@ things, and those of scipy's special functions are close to numpy's.
 # Word frequencies, and of these the first components: thirty numbers for each text.
 import importlib
 import inspect
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -71,9 +70,6 @@ for name in others:
     outside = display.scores[name]
     truth = np.repeat([1, -1], [len(inside), len(outside)])
     print(f"{name}: AUROC {auroc(truth, np.append(inside, outside)):.3f}")
-results = Path("results")
-results.mkdir(exist_ok=True)
-display.figure_.savefig(results / "embeddings.png", dpi=110)
 plt.show()
 
 # %%

@@ -16,8 +16,6 @@ both ways, on scikit-learn's digits 0 to 7, and beside it stands what the real o
 # The candidates, by held-out classes
 # -----------------------------------
 # In each of four splits, two of the eight classes are outliers, which no fit sees.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -78,9 +76,6 @@ for (name, areas), style in zip(curves.items(), ("o-", "s--", "k:"), strict=True
     print(f"{name:>18}: best with {candidates[int(np.argmax(areas))]} components")
 ax.set(xlabel="principal components", ylabel="AUROC", title="Mahalanobis on the digits 0 to 7")
 ax.legend()
-results = Path("results")
-results.mkdir(exist_ok=True)
-figure.savefig(results / "leave_classes_out.png", dpi=110)
 plt.show()
 
 # %%

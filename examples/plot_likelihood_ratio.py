@@ -21,15 +21,13 @@ Everything is at hand without a download, and the script takes about a minute on
 # The data
 # --------
 # Digits are 8 x 8 images with 17 grey levels. The patches are brought to the same levels.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
-from skood import LikelihoodRatio, LogLikelihood, PixelCNN
-from skood.metrics import aupr_in, auroc, fpr_at_tpr
+from skood import LikelihoodRatio, LogLikelihood, PixelCNN, evaluate
+from skood.inspection import PixelMapsDisplay, RocCurvesDisplay, ScoreDistributionDisplay
 
 digits = load_digits()
 is_one = digits.target == 1
@@ -60,44 +58,29 @@ for setting in ratio.selection_:
 # ---------
 # AUROC below .5 is the paradox: most ones are *more* likely than the digits that were learned.
 # FPR is the part of the out-of-distribution images accepted at a threshold that accepts 80 % or
-# 95 % of the in-distribution test images.
-print(f"\nin-distribution test digits: {log_p.density_.bits_per_dim(test).mean():.2f} bits/dim\n")
-print(f"{'out-of-distribution':<22}{'score':<8}{'AUROC':>7}{'AUPR':>7}{'FPR80':>7}{'FPR95':>7}")
+# 95 % of the in-distribution test images. The last column is what each detector's own threshold
+# accepts of them. It is read from the training data, of which it accepts 95 %; a network knows the
+# digits it was trained on a little better than others, so of those it accepts fewer.
+print(f"in-distribution test digits: {log_p.density_.bits_per_dim(test).mean():.2f} bits/dim\n")
 detectors = {"log p": log_p, "LLR": ratio}
-for set_name, images in ood_sets.items():
-    y_true = np.repeat([1, -1], [len(test), len(images)])
-    for name, detector in detectors.items():
-        y_score = detector.score_samples(np.concatenate([test, images]))
-        row = [
-            auroc(y_true, y_score),
-            aupr_in(y_true, y_score),
-            fpr_at_tpr(y_true, y_score, tpr=0.8),
-            fpr_at_tpr(y_true, y_score, tpr=0.95),
-        ]
-        print(f"{set_name:<22}{name:<8}" + "".join(f"{value:7.3f}" for value in row))
-
-# %%
-# The threshold of a detector is read from its training data, of which it accepts 95 %. A network
-# knows the digits it was trained on a little better than others, so of those it accepts fewer.
-print(f"LLR accepts {np.mean(ratio.predict(test) == 1):.1%} of the test digits")
+table = evaluate(detectors, test, ood_sets, metrics=["auroc", "aupr_in", "fpr80", "fpr95"])
+print(table)
 
 # %%
 # What the scores look like
 # -------------------------
 # log p puts the ones to the right of the other digits; the ratio puts them to the left.
-results = Path("results")
-results.mkdir(exist_ok=True)
-figure, axes = plt.subplots(1, 2, figsize=(10, 3.5), layout="constrained")
+sets = {"digits 0, 2-9 (in)": test, **ood_sets}
+figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
 for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
-    scores = {"digits 0, 2-9 (in)": detector.score_samples(test)}
-    scores |= {label: detector.score_samples(images) for label, images in ood_sets.items()}
-    bins = np.linspace(*np.percentile(np.concatenate(list(scores.values())), (1, 100)), 50)
-    for label, values in scores.items():
-        axis.hist(values, bins, alpha=0.6, density=True, label=label)
-    axis.axvline(detector.offset_, color="black", linestyle=":", label="threshold")
-    axis.set(title=name, xlabel="nats", yticks=[])
-axes[0].legend(fontsize=8)
-figure.savefig(results / "likelihood_ratio_histogram.png", dpi=110)
+    ScoreDistributionDisplay.from_estimator(detector, sets, ax=axis, title=name)
+
+# %%
+# The trade-off between thresholds
+# --------------------------------
+figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
+for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
+    RocCurvesDisplay.from_estimator(detector, sets, ax=axis, title=name)
 
 # %%
 # Where the ratio comes from
@@ -106,20 +89,5 @@ figure.savefig(results / "likelihood_ratio_histogram.png", dpi=110)
 # with few strokes is likely. In the ratio blue speaks for the digits that were learned and red
 # against them: the odd stroke of a 1, the bright edge of a patch.
 shown = np.concatenate([test[:4], ones[:4], patches[:4]])
-heat = {
-    "image": shown,
-    "log p": log_p.score_pixels(shown),
-    "LLR": ratio.score_pixels(shown),
-}
-figure, axes = plt.subplots(3, len(shown), figsize=(10, 3), layout="constrained")
-for row, (name, maps) in zip(axes, heat.items(), strict=True):
-    limit = np.percentile(np.abs(maps), 98)
-    style = {"cmap": "RdBu", "vmin": -limit, "vmax": limit}
-    if name == "image":
-        style = {"cmap": "gray", "vmin": 0, "vmax": 16}
-    for axis, values in zip(row, maps, strict=True):
-        axis.imshow(values, **style)
-        axis.set(xticks=[], yticks=[])
-    row[0].set_ylabel(name)
-figure.savefig(results / "likelihood_ratio_heat_map.png", dpi=110)
+PixelMapsDisplay.from_estimator(ratio, shown)
 plt.show()

@@ -20,8 +20,6 @@ Everything is at hand without a download, and the script takes a few minutes on 
 # The data and a density
 # ----------------------
 # Digits are 8 x 8 images with 17 grey levels, and the patches are brought to the same levels.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
@@ -97,9 +95,6 @@ axes[0, 0].legend()
 figure.suptitle(
     "Scores that densities of digits give to digits and to dark patches of a photograph"
 )
-results = Path("results")
-results.mkdir(exist_ok=True)
-figure.savefig(results / "likelihood_repairs.png", dpi=110)
 
 # %%
 # Which to take

@@ -21,8 +21,6 @@ core.
 # The data
 # --------
 # Digits are 8 x 8 images with 17 grey levels. The patches are brought to the same levels.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_image
@@ -60,10 +58,7 @@ print(f"dimension {detector.target_dimension_:.0f}, so that r = {detector.scale_
 # digits outside of it. Patches fill the two other corners: likely but of a low dimension, or of a
 # high dimension but unlikely.
 sets = {"digits": test, "dark patches": patches}
-display = DualThresholdDisplay.from_estimator(detector, sets)
-results = Path("results")
-results.mkdir(exist_ok=True)
-display.figure_.savefig(results / "local_intrinsic_dimension.png", dpi=110)
+DualThresholdDisplay.from_estimator(detector, sets)
 
 # %%
 # Neither of the two measures knows the patches; the smaller of their ranks among training digits

@@ -8,8 +8,6 @@ autoencoder makes around the data: off their manifold, and on it past where the 
 dimensions both can be seen.
 """
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -22,9 +20,6 @@ from sklearn.preprocessing import StandardScaler
 
 from skood import MLP, MSP, VAE, OODGen
 from skood.metrics import auroc, fpr_at_tpr
-
-results = Path("results")
-results.mkdir(exist_ok=True)
 
 # %%
 # Digits in the plane
@@ -94,7 +89,7 @@ figure.colorbar(drawn, ax=axes[1:], label="score (red: threshold)")
 for axis in axes:
     axis.scatter(*Z_train.T, c=y_train, s=6, cmap=colours)
     axis.set(xlim=(-5, 5), ylim=(-5, 5), aspect="equal")
-figure.savefig(results / "oodgen.png", dpi=110)
+plt.show()
 
 # %%
 # Told apart

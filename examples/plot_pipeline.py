@@ -16,8 +16,6 @@ the search may look at, 8 and 9 are what the result is reported on.
 # Data
 # ----
 # In ``y``, -1 marks a known outlier.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -70,9 +68,6 @@ for name in ("8", "9"):
     truth = np.repeat([1, -1], [len(X_test), len(sets[name])])
     area = auroc(truth, np.append(display.scores["0 to 6, new"], display.scores[name]))
     print(f"digit {name}: AUROC {area:.3f}")
-results = Path("results")
-results.mkdir(exist_ok=True)
-display.figure_.savefig(results / "pipeline.png", dpi=110)
 plt.show()
 
 # %%

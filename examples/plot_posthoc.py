@@ -21,8 +21,6 @@ cores.
 # --------------
 # The accuracy stands beside every figure below: a network that has not learned its classes
 # detects nothing.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
@@ -112,6 +110,4 @@ for offset, (label, values) in enumerate(zip(sets, np.array(list(areas.values())
 axis.set(yticks=positions + 0.2, yticklabels=areas, xlabel="AUROC", xlim=(0.4, 1))
 axis.invert_yaxis()
 axis.legend(loc="lower left")
-Path("results").mkdir(exist_ok=True)
-figure.savefig("results/posthoc.png", dpi=110)
 plt.show()

@@ -20,8 +20,6 @@ in-distribution, those of a flower are not.
 # Patches, and a network
 # ----------------------
 # A seed makes the random weights the same each time. ``mean`` and ``std`` are those of torchvision.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -64,10 +62,7 @@ detectors = {
 dark = (test * 0.3).astype(np.uint8)
 table = evaluate(detectors, test, {"flower": flower, "temple, darkened": dark})
 print(table)
-display = EvaluationDisplay.from_table(table, vmin=0.5, vmax=1)
-results = Path("results")
-results.mkdir(exist_ok=True)
-display.figure_.savefig(results / "torchvision.png", dpi=110)
+EvaluationDisplay.from_table(table, vmin=0.5, vmax=1)
 plt.show()
 
 # %%

@@ -21,7 +21,6 @@ The script takes about half a minute on two cores.
 # Labels are the digits, and -1 for OOD rows. There are two OOD sets: the digits 8 and 9, and
 # patches of scikit-learn's photograph of a flower.
 import tempfile
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -151,6 +150,4 @@ for axis, (title, values) in zip(axes, panels.items(), strict=True):
         yticklabels=grid[EPSILON],
     )
     figure.colorbar(image, ax=axis, label="AUROC")
-Path("results").mkdir(exist_ok=True)
-figure.savefig("results/tune_odin.png", dpi=110)
 plt.show()

@@ -20,8 +20,6 @@ Everything is at hand without a download, and the script takes about half a minu
 # Before and after
 # ----------------
 # The same network after a single step of training, and after 40 epochs.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -60,14 +58,11 @@ detectors = {
 # ---------------------------
 # `transform` gives the 16 latents of an item. Principal components are those directions in which
 # the in-distribution points vary most; the axes say how much of the variance they show.
-results = Path("results")
-results.mkdir(exist_ok=True)
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
 for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
     LatentSpaceDisplay.from_estimator(
         detector, X_test, y_test, X_ood=X_ood, ax=axis, title=title, legend=axis is axes[1]
     )
-figure.savefig(results / "vmdls_pca.png", dpi=110)
 
 # %%
 # Neighbours
@@ -88,7 +83,6 @@ for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
         title=title,
         legend=axis is axes[1],
     )
-figure.savefig(results / "vmdls_tsne.png", dpi=110)
 
 # %%
 # The same in numbers

@@ -1,6 +1,7 @@
 """Plots in the style of scikit-learn's displays; requires matplotlib."""
 
 from skood.inspection._boundary_samples import BoundarySamplesDisplay
+from skood.inspection._curves import PrecisionRecallCurvesDisplay, RocCurvesDisplay
 from skood.inspection._dual_threshold import DualThresholdDisplay
 from skood.inspection._evaluation import EvaluationDisplay
 from skood.inspection._latent_space import LatentSpaceDisplay
@@ -14,6 +15,8 @@ __all__ = [
     "EvaluationDisplay",
     "LatentSpaceDisplay",
     "PixelMapsDisplay",
+    "PrecisionRecallCurvesDisplay",
+    "RocCurvesDisplay",
     "ScoreDistributionDisplay",
     "TrainingCurvesDisplay",
 ]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from skood.inspection._palette import COLOURS
-from skood.inspection._sets import check_sets
+from skood.inspection._sets import check_scores_of_sets, check_sets
 
 __all__ = ["ScoreDistributionDisplay"]
 
@@ -53,7 +53,7 @@ class ScoreDistributionDisplay:
 
     See Also
     --------
-    sklearn.metrics.RocCurveDisplay : Trade-off between thresholds; takes ``pos_label=1``.
+    RocCurvesDisplay : The trade-off between thresholds.
 
     Examples
     --------
@@ -147,8 +147,7 @@ class ScoreDistributionDisplay:
             When `scores` is empty, or a set is not one-dimensional, is empty or has NaN.
         """
         check_sets(scores, "scores")
-        checked = {name: _check_scores(values, name) for name, values in scores.items()}
-        display = cls(checked, threshold=threshold, score_name=score_name)
+        display = cls(check_scores_of_sets(scores), threshold=threshold, score_name=score_name)
         return display.plot(ax=ax, **plot_params)
 
     def plot(
@@ -234,16 +233,3 @@ class ScoreDistributionDisplay:
         low, high = min(ends, default=0.0), max(ends, default=0.0)
         margin = 0.02 * (high - low) or 1.0
         return low - margin, high + margin
-
-
-def _check_scores(scores: Any, name: str) -> npt.NDArray[np.float64]:
-    scores = np.asarray(scores, dtype=np.float64)
-    if scores.ndim != 1 or not len(scores):
-        raise ValueError(
-            f"scores[{name!r}] has shape {scores.shape}; expected (n_samples,), at least one score"
-        )
-    if np.isnan(scores).any():
-        raise ValueError(
-            f"scores[{name!r}] has {np.isnan(scores).sum()} NaN among {len(scores)}; leave them out"
-        )
-    return scores

@@ -1,0 +1,324 @@
+"""Trade-offs between thresholds: one curve for each out-of-distribution set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.utils.validation import check_is_fitted
+
+from skood.inspection._palette import COLOURS
+from skood.inspection._sets import check_scores_of_sets, check_sets
+from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
+
+__all__ = ["PrecisionRecallCurvesDisplay", "RocCurvesDisplay"]
+
+_STYLES = ("-", "--", "-.", ":")
+
+
+class _Curves(ABC):
+    """Scores of sets, of which the first is in-distribution."""
+
+    def __init__(self, scores: Mapping[str, npt.NDArray]) -> None:
+        self.scores = scores
+
+    @classmethod
+    def from_estimator(
+        cls, detector: Any, sets: Mapping[str, Any], *, ax: Any = None, **plot_params: Any
+    ) -> Any:
+        """Draw the curves of the scores that `detector` gives to sets.
+
+        Parameters
+        ----------
+        detector : estimator
+            Fitted, with ``score_samples``.
+        sets : dict of str to array-like, Tensor or Dataset of shape (n_samples, ...)
+            Data by name, as `detector` takes them; in-distribution data first.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **plot_params : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        Display
+        """
+        check_is_fitted(detector)
+        check_sets(sets, "sets", at_least=2)
+        scores = {name: detector.score_samples(X) for name, X in sets.items()}
+        return cls.from_predictions(scores, ax=ax, **plot_params)
+
+    @classmethod
+    def from_predictions(
+        cls, scores: Mapping[str, Any], *, ax: Any = None, **plot_params: Any
+    ) -> Any:
+        """Draw the curves of scores, higher = more in-distribution.
+
+        Parameters
+        ----------
+        scores : dict of str to array-like of shape (n_samples,)
+            Scores by the name of their set; in-distribution data first.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **plot_params : dict
+            Passed to `plot`.
+
+        Returns
+        -------
+        Display
+
+        Raises
+        ------
+        TypeError
+            When `scores` is no dict.
+        ValueError
+            When `scores` has fewer than two sets, or a set is not one-dimensional, is empty or has
+            NaN.
+        """
+        check_sets(scores, "scores", at_least=2)
+        return cls(check_scores_of_sets(scores)).plot(ax=ax, **plot_params)
+
+    @abstractmethod
+    def plot(self, *, ax: Any = None) -> Any:
+        """Draw the curves."""
+
+    def _pairs(self) -> dict[str, tuple[npt.NDArray, npt.NDArray]]:
+        """Labels, 1 for in and -1 for out, and scores, of each set beside the first."""
+        (_, inside), *others = self.scores.items()
+        return {
+            str(name): (
+                np.repeat([1, -1], [len(inside), len(outside)]),
+                np.concatenate([inside, outside]),
+            )
+            for name, outside in others
+        }
+
+    def _begin(self, ax: Any) -> Any:
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots(figsize=(5, 5), layout="constrained")
+        self.lines_: dict[str, Any] = {}
+        self.ax_, self.figure_ = ax, ax.figure
+        return ax
+
+    def _draw(self, ax: Any, name: str, x: npt.NDArray, y: npt.NDArray, **line: Any) -> str:
+        number = len(self.lines_)
+        colour = COLOURS[number % len(COLOURS)]
+        (self.lines_[name],) = ax.plot(
+            # Dashes differ as well, for those who print without colours.
+            x, y, color=colour, linestyle=_STYLES[number % len(_STYLES)], clip_on=False, **line
+        )  # fmt: skip
+        return colour
+
+
+class RocCurvesDisplay(_Curves):
+    """Receiver operating characteristic of in-distribution items against each other set.
+
+    In-distribution is the positive class: to the right the part of the out-of-distribution items
+    that is accepted, and upwards the part of the in-distribution items that is. A dot marks the
+    first where the latter is 95 %, the FPR95 of the literature.
+
+    Use :meth:`from_estimator` or :meth:`from_predictions` to make one.
+
+    Parameters
+    ----------
+    scores : dict of str to ndarray of shape (n_samples,)
+        Scores of the items, by the name of their set; the first is in-distribution.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes drawn on.
+    figure_ : matplotlib Figure
+        Its figure.
+    auroc_ : dict of str to float
+        Area under each curve.
+    fpr_ : dict of str to float
+        Part of each out-of-distribution set that is accepted where `tpr` of the items in are.
+    lines_ : dict of str to matplotlib Line2D
+        The curves.
+    legend_ : matplotlib Legend or None
+        None when no legend was asked for.
+
+    See Also
+    --------
+    PrecisionRecallCurvesDisplay : Counts how many of the accepted, or rejected, are right.
+    sklearn.metrics.RocCurveDisplay : One curve; takes ``pos_label=1``.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import Mahalanobis
+    >>> from skood.inspection import RocCurvesDisplay
+    >>> X, y = load_iris(return_X_y=True)
+    >>> detector = Mahalanobis().fit(X[:40])
+    >>> sets = {"setosa": X[40:50], "versicolor": X[y == 1], "virginica": X[y == 2]}
+    >>> RocCurvesDisplay.from_estimator(detector, sets).auroc_
+    {'versicolor': 1.0, 'virginica': 1.0}
+    """
+
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        tpr: float = 0.95,
+        title: str | None = None,
+        legend: bool = True,
+    ) -> RocCurvesDisplay:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        tpr : float, default=0.95
+            Accepted part of the in-distribution items at which a dot is drawn.
+        title : str, default=None
+            Title of the axes.
+        legend : bool, default=True
+            Whether to name the sets, with AUROC and FPR.
+
+        Returns
+        -------
+        RocCurvesDisplay
+            Itself.
+        """
+        ax = self._begin(ax)
+        self.auroc_, self.fpr_ = {}, {}
+        for name, (truth, scores) in self._pairs().items():
+            self.auroc_[name] = auroc(truth, scores)
+            self.fpr_[name] = fpr_at_tpr(truth, scores, tpr=tpr)
+            x, y, _ = roc_curve(truth, _ranks(scores), pos_label=1, drop_intermediate=True)
+            label = (
+                f"{name}: AUROC {100 * self.auroc_[name]:.1f} %, "
+                f"FPR{100 * tpr:.4g} {100 * self.fpr_[name]:.1f} %"
+            )
+            colour = self._draw(ax, name, x, y, label=label)
+            ax.plot(self.fpr_[name], tpr, "o", color=colour, markersize=5, clip_on=False)
+        ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
+        ax.axhline(tpr, color="0.6", linewidth=0.8)
+        ax.set(
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+            xlabel="out-of-distribution items accepted (FPR)",
+            ylabel=f"{next(iter(self.scores))} accepted (TPR)",
+            title=title,
+        )
+        self.legend_ = ax.legend(loc="lower right", fontsize="small") if legend else None
+        return self
+
+
+class PrecisionRecallCurvesDisplay(_Curves):
+    """Precision and recall of in-distribution items against each other set.
+
+    Use :meth:`from_estimator` or :meth:`from_predictions` to make one.
+
+    Parameters
+    ----------
+    scores : dict of str to ndarray of shape (n_samples,)
+        Scores of the items, by the name of their set; the first is in-distribution.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        The axes drawn on.
+    figure_ : matplotlib Figure
+        Its figure.
+    aupr_ : dict of str to float
+        Average precision, the area under each curve: AUPR-in or AUPR-out.
+    lines_ : dict of str to matplotlib Line2D
+        The curves.
+    legend_ : matplotlib Legend or None
+        None when no legend was asked for.
+
+    See Also
+    --------
+    RocCurvesDisplay : Does not depend on how many items of each set there are.
+    sklearn.metrics.PrecisionRecallDisplay : One curve; takes ``pos_label``.
+
+    Notes
+    -----
+    Precision depends on how many items of each set there are. A dotted line marks that of scores
+    drawn at random.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import Mahalanobis
+    >>> from skood.inspection import PrecisionRecallCurvesDisplay
+    >>> X, y = load_iris(return_X_y=True)
+    >>> detector = Mahalanobis().fit(X[:40])
+    >>> sets = {"setosa": X[40:50], "versicolor": X[y == 1]}
+    >>> display = PrecisionRecallCurvesDisplay.from_estimator(detector, sets, positive="out")
+    >>> display.aupr_
+    {'versicolor': 1.0}
+    """
+
+    def plot(
+        self,
+        *,
+        ax: Any = None,
+        positive: str = "in",
+        title: str | None = None,
+        legend: bool = True,
+    ) -> PrecisionRecallCurvesDisplay:
+        """Draw the curves.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        positive : {"in", "out"}, default="in"
+            Which class is to be found: items in are accepted, and items out rejected.
+        title : str, default=None
+            Title of the axes.
+        legend : bool, default=True
+            Whether to name the sets, with the average precision.
+
+        Returns
+        -------
+        PrecisionRecallCurvesDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            When `positive` is neither.
+        """
+        if positive not in ("in", "out"):
+            raise ValueError(f"positive={positive!r}; expected 'in' or 'out'")
+        ax = self._begin(ax)
+        sign, area = (1, aupr_in) if positive == "in" else (-1, aupr_out)
+        self.aupr_ = {}
+        for name, (truth, scores) in self._pairs().items():
+            self.aupr_[name] = area(truth, scores)
+            precision, recall, _ = precision_recall_curve(
+                truth, sign * _ranks(scores), pos_label=sign
+            )
+            label = f"{name}: AUPR-{positive} {100 * self.aupr_[name]:.1f} %"
+            colour = self._draw(ax, name, recall, precision, label=label, drawstyle="steps-post")
+            ax.axhline((truth == sign).mean(), color=colour, linewidth=0.8, linestyle=":")
+        done, found = "accepted", "in-distribution"
+        if positive == "out":
+            done, found = "rejected", "out-of-distribution"
+        ax.set(
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+            xlabel=f"{found} items {done} (recall)",
+            ylabel=f"{done} items that are {found} (precision)",
+            title=title,
+        )
+        self.legend_ = ax.legend(loc="lower left", fontsize="small") if legend else None
+        return self
+
+
+def _ranks(scores: npt.NDArray) -> npt.NDArray:
+    """Order and ties are all that a curve uses; scores may be infinite."""
+    return np.unique(scores, return_inverse=True)[1].reshape(scores.shape)
