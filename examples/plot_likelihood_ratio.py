@@ -21,6 +21,8 @@ Everything is at hand without a download, and the script takes about a minute on
 # The data
 # --------
 # Digits are 8 x 8 images with 17 grey levels. The patches are brought to the same levels.
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_image
@@ -69,11 +71,15 @@ print(table)
 # %%
 # What the scores look like
 # -------------------------
-# log p puts the ones to the right of the other digits; the ratio puts them to the left.
+# log p puts the ones to the right of the other digits; the ratio puts them to the left. This figure
+# and the last one are left in the folder ``results`` for those who have no window to see them in.
+results = Path("results")
+results.mkdir(exist_ok=True)
 sets = {"digits 0, 2-9 (in)": test, **ood_sets}
 figure, axes = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
 for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
     ScoreDistributionDisplay.from_estimator(detector, sets, ax=axis, title=name)
+figure.savefig(results / "likelihood_ratio_histogram.png", dpi=110)
 
 # %%
 # The trade-off between thresholds
@@ -89,5 +95,6 @@ for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
 # with few strokes is likely. In the ratio blue speaks for the digits that were learned and red
 # against them: the odd stroke of a 1, the bright edge of a patch.
 shown = np.concatenate([test[:4], ones[:4], patches[:4]])
-PixelMapsDisplay.from_estimator(ratio, shown)
+maps = PixelMapsDisplay.from_estimator(ratio, shown)
+maps.figure_.savefig(results / "likelihood_ratio_heat_map.png", dpi=110)
 plt.show()
