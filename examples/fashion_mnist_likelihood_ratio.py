@@ -15,8 +15,6 @@ cores, or a minute on a GPU. It reads the data from the folder that the environm
 # %%
 # The data
 # --------
-# sphinx_gallery_thumbnail_path = '../benchmarks/results/likelihood_ratio-fashion_mnist-mnist-quick.png'
-#
 # The folder is as torchvision keeps its sets. 10 000 images are enough to see the effect.
 import os
 
@@ -29,6 +27,9 @@ from skood import LikelihoodRatio, LogLikelihood, evaluate
 from skood.inspection import PixelMapsDisplay, ScoreDistributionDisplay
 
 folder = os.environ["SKOOD_DATA"]
+
+# sphinx_gallery_thumbnail_path = '../benchmarks/results/likelihood_ratio-fashion_mnist-mnist-quick.png'
+
 train = FashionMNIST(folder, train=True, download=True).data[:10_000].numpy()
 test = FashionMNIST(folder, train=False, download=True).data[:1000].numpy()
 digits = MNIST(folder, train=False, download=True).data[:1000].numpy()

@@ -15,7 +15,6 @@ and downloads them into it if they are not there yet.
 # %%
 # The data
 # --------
-# sphinx_gallery_thumbnail_path = '../benchmarks/results/oodgen-fashion_0_4-defaults.png'
 import os
 
 import matplotlib.pyplot as plt
@@ -28,6 +27,9 @@ from skood.datasets import uniform_noise
 from skood.inspection import BoundarySamplesDisplay, RocCurvesDisplay, TrainingCurvesDisplay
 
 folder = os.environ["SKOOD_DATA"]
+
+# sphinx_gallery_thumbnail_path = '../benchmarks/results/oodgen-fashion_mnist-defaults.png'
+
 train = FashionMNIST(folder, train=True, download=True)
 X, y = train.data[:20_000].numpy(), train.targets[:20_000].numpy()
 test = FashionMNIST(folder, train=False, download=True)

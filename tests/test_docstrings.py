@@ -42,6 +42,8 @@ def test_every_parameter_is_documented_with_its_default(cls):
     for name, parameter in parameters.items():
         kind, words = found[name]
         assert words, f"{name} is not described"
+        # Sphinx would begin a list.
+        assert not re.match(r"\w\.( |$)", words), f"{name}: {words}"
         if parameter.default is parameter.empty:
             assert "default" not in kind
         else:

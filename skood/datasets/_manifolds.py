@@ -112,7 +112,7 @@ def make_linear_embedding(
     n_samples : int, default=100
         Number of points.
     dimension : int, default=2
-        d.
+        Dimension d of the subspace.
     ambient_dimension : int or None, default=None
         D, at least d. None: d + 1.
     scale : float, default=1.0

@@ -59,7 +59,7 @@ class NeuralSplineFlow(InvertibleDensity):
     input_shape_ : tuple of int
         (d,).
     n_features_in_ : int
-        d.
+        Values in a row, d.
 
     See Also
     --------

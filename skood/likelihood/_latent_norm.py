@@ -166,7 +166,7 @@ def log_p_value(norms: npt.NDArray[np.float64], n_latent: int) -> npt.NDArray[np
     ----------
     norms : ndarray of shape (n,)
     n_latent : int
-        D.
+        Number of latents, D.
 
     Returns
     -------

@@ -116,7 +116,7 @@ class LocalIntrinsicDimension(BaseDetector):
     estimator_ : str
         What "auto" stands for.
     scale_ : float
-        r.
+        The scale r.
     target_dimension_ : float or None
         The dimension found by principal component analysis; None with a given scale.
     train_pairs_ : ndarray of shape (n_calibration, 2)

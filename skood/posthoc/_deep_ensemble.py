@@ -45,8 +45,8 @@ class DeepEnsemble(UncertaintyDetector):
         members: trained torch modules, and classifiers, of which those in
         :class:`sklearn.frozen.FrozenEstimator` are not trained again.
     n_members : int, default=None
-        M. Members that are trained, or taken from the beginning of a list. None trains 5, and
-        takes the whole list.
+        Number M of members that are trained, or taken from the beginning of a list. None trains
+        5, and takes the whole list.
     score_type : {"entropy", "mutual_information"}, default="entropy"
         "entropy" is also high between classes, where all members are uncertain;
         "mutual_information" only where they differ, and it needs 2 members and more.

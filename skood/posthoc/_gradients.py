@@ -43,7 +43,7 @@ class ODIN(NetworkDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     temperature : float, default=1000.0
-        T.
+        Temperature T of the softmax.
     epsilon : float, default=0.0014
         Size of the step, where pixels lie in [0, 1]; for rows in standard deviations of each
         feature. 0 skips the perturbation and the two passes that it costs.
@@ -186,7 +186,7 @@ class IODIN(ODIN):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     temperature : float, default=1000.0
-        T.
+        Temperature T of the softmax.
     epsilon : float, default=0.0014
         Size of the step, where pixels lie in [0, 1]; for rows in standard deviations of each
         feature.

@@ -119,7 +119,7 @@ class Energy(OutputsDetector):
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
     temperature : float, default=1.0
-        T.
+        Temperature T.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None
@@ -241,7 +241,7 @@ class GEN(OutputsDetector):
     gamma : float, default=0.1
         Exponent; small values weigh small probabilities.
     n_top : int, default=100
-        M. All classes where there are fewer.
+        Number M of classes; all of them where there are fewer.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None

@@ -46,7 +46,8 @@ class MCDropout(UncertaintyDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows, with a dropout rate of 0.5.
     n_samples : int, default=32
-        S. Whole passes of the network, where dropout is not on the penultimate features alone.
+        Number S of subnetworks. Whole passes of the network, where dropout is not on the
+        penultimate features alone.
     score_type : {"entropy", "mutual_information"}, default="entropy"
         "entropy" is also high between classes, where all subnetworks are uncertain;
         "mutual_information" only where they differ, and it needs ``n_samples`` of 2 and more.

@@ -45,7 +45,7 @@ class RankFeat(NetworkDetector):
         for several are averaged. None takes the last one before the pooling, whose output has
         more than one pixel.
     temperature : float, default=1.0
-        T.
+        Temperature T.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None

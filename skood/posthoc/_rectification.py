@@ -42,7 +42,7 @@ class ReAct(OutputsDetector):
     Attributes
     ----------
     threshold_ : float
-        c.
+        The clipping value c.
     classifier_ : classifier
         The trained classifier.
     offset_ : float

@@ -207,7 +207,7 @@ class LTS(OutputsDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     top_fraction : float, default=0.05
-        p.
+        Part p of the activations that is the top.
     contamination : float, default=0.05
         Part of the training data that falls below the threshold.
     memory : str or joblib.Memory, default=None

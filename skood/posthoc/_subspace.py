@@ -48,9 +48,9 @@ class Residual(OutputsDetector):
     Attributes
     ----------
     origin_ : ndarray of shape (n_features,)
-        u.
+        The origin u.
     residual_space_ : ndarray of shape (n_features, n_features - n_components)
-        R.
+        An orthonormal basis R of the residual space.
     classifier_ : classifier
         The trained classifier.
     offset_ : float
@@ -155,9 +155,9 @@ class ViM(Residual):
     alpha_ : float
         Scale of the virtual logit; 0 where the training data have no residual.
     origin_ : ndarray of shape (n_features,)
-        u.
+        The origin u.
     residual_space_ : ndarray of shape (n_features, n_features - n_components)
-        R.
+        An orthonormal basis R of the residual space.
     classifier_ : classifier
         The trained classifier.
     offset_ : float
@@ -225,7 +225,7 @@ class NECO(FeatureDetector):
     Attributes
     ----------
     components_ : ndarray of shape (n_features, n_components)
-        P.
+        The principal components P.
     features_ : transformer or None
         The fitted feature extractor.
     offset_ : float

@@ -142,7 +142,7 @@ class DeepSVDD(HypersphereDetector):
     backbone_ : NeuralClassifier
         The trained network. It cannot predict, since its outputs are phi(x).
     center_ : ndarray of shape (n_latent,), float64
-        c.
+        The centre c.
     radius_ : float
         R; for "soft-boundary".
     history_ : dict of str to list of float
