@@ -41,6 +41,7 @@ class Preset:
     n_resnet: int
     learning_rate: float
     lr_schedule: str
+    batch_size: int
     foreground_steps: int
     background_steps: int
     mutation_rates: tuple[float, ...]
@@ -53,7 +54,9 @@ PRESETS = {
         n_resnet=2,
         learning_rate=2e-3,
         lr_schedule="cosine",
-        foreground_steps=6500,
+        # At equal time, many steps of few images are worth more than few steps of many.
+        batch_size=8,
+        foreground_steps=28_000,
         background_steps=600,
         mutation_rates=(0.1, 0.2, 0.3),
         reg_weights=(10.0, 100.0),
@@ -63,6 +66,7 @@ PRESETS = {
         n_resnet=5,
         learning_rate=1e-4,
         lr_schedule="exponential",
+        batch_size=32,
         foreground_steps=50_000,
         background_steps=50_000,
         mutation_rates=(0.1, 0.2, 0.3),
@@ -126,7 +130,7 @@ class Experiment:
             lr_schedule=preset.lr_schedule,
             max_epochs=10**6,
             max_steps=steps,
-            batch_size=32,
+            batch_size=preset.batch_size,
             validation_fraction=0.0,
             checkpoint_dir=self.work,
             verbose=self.args.verbose,
