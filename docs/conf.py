@@ -35,6 +35,9 @@ templates_path = ["_templates"]
 
 autosummary_generate = True
 autodoc_typehints = "none"
+# Every name of ours that a page refers to exists. Other packages' pages are not read: no network.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(sklearn|torch|torchvision|matplotlib|numpy|joblib)\..*")]
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 

@@ -60,7 +60,7 @@ def api_page() -> str:
                 n for n in public_names(part) if not inspect.isclass(getattr(module, n))
             ],
         }
-        lines += [title, "-" * len(title), "", f".. currentmodule:: skood.{part}", ""]
+        lines += [title, "-" * len(title), "", f".. module:: skood.{part}", ""]
         for template, names in kinds.items():
             lines += summary(template, names)
     title = "Of the whole package"

@@ -5,7 +5,7 @@ A false-alarm rate that keeps its word
 
 A detector's threshold is usually a percentile of its training scores. A method that knows its
 training data too well then rejects far more new in-distribution data than it was asked to. A
-:class:`~skood.ConformalDetector` reads the threshold from rows that were held out, by a rule that
+:class:`~skood.calibration.ConformalDetector` reads the threshold from rows that were held out, by a rule that
 bounds the rate of false alarms for any sample size, detector and distribution (Vovk et al. 2005).
 
 Here the Mahalanobis distance is fitted to few of scikit-learn's handwritten digits, in 64

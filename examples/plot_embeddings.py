@@ -5,7 +5,7 @@ Embeddings from anywhere: text, by neighbours
 
 A detector on features needs no network of ours. Rows of numbers that describe items, an embedding,
 can come from a language model, an audio network or, as here, from counting words: without a
-classifier, :class:`~skood.KNN` takes the rows as they are.
+classifier, :class:`~skood.posthoc.KNN` takes the rows as they are.
 
 The texts are at hand in every installation: the documentation strings of numpy's functions are
 in-distribution. Those of Python's ``email`` and ``http`` packages are documentation too, of other

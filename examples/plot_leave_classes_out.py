@@ -7,7 +7,7 @@ Parameters need data to be chosen by, and often there are no outliers at hand. T
 from the data themselves: hold whole classes out and count them as outliers (``LeaveClassesOut``),
 or make outliers from the data (``synthetic_outliers``).
 
-Here the number of principal components before a :class:`~skood.Mahalanobis` distance is chosen in
+Here the number of principal components before a :class:`~skood.posthoc.Mahalanobis` distance is chosen in
 both ways, on scikit-learn's digits 0 to 7, and beside it stands what the real outliers, the digits
 8 and 9, would have said.
 """

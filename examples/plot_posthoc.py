@@ -6,7 +6,7 @@ One classifier, two dozen detectors
 A post-hoc detector reads what a trained classifier computes anyway: its logits, its penultimate
 features, its last layer. All of them can therefore share one forward pass over the data.
 
-Here a small :class:`~skood.ConvNet` learns scikit-learn's handwritten digits 0 to 7. Two sets are
+Here a small :class:`~skood.classifiers.ConvNet` learns scikit-learn's handwritten digits 0 to 7. Two sets are
 out-of-distribution:
 
 - the digits 8 and 9, never seen in training: near, since they are digits as well;

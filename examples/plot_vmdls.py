@@ -3,7 +3,7 @@
 A latent space with margin
 ==========================
 
-:class:`~skood.VMDLS` (Dinari and Freifeld 2022) trains a network without a softmax: items of one
+:class:`~skood.training_time.VMDLS` (Dinari and Freifeld 2022) trains a network without a softmax: items of one
 class are drawn together, items of different classes are pushed apart by a margin that grows with
 every epoch. What lies between the classes, or far from all of them, is then out-of-distribution.
 :class:`~skood.inspection.LatentSpaceDisplay` draws where items come to lie.

@@ -35,9 +35,9 @@ def model_samples(
     model : estimator
         A fitted density with a method ``sample``: one of ours, ``KernelDensity``,
         ``GaussianMixture``; a fitted detector that holds one as ``density_``
-        (:class:`~skood.LogLikelihood`, :class:`~skood.LikelihoodRatio`,
-        :class:`~skood.LocalIntrinsicDimension`); or a Pipeline that ends in one of these, whose
-        other steps have ``inverse_transform``. It is not changed.
+        (:class:`~skood.likelihood.LogLikelihood`, :class:`~skood.likelihood.LikelihoodRatio`,
+        :class:`~skood.likelihood.LocalIntrinsicDimension`); or a Pipeline that ends in one of
+        these, whose other steps have ``inverse_transform``. It is not changed.
     n_samples : int
         Number of samples.
     random_state : int, RandomState instance or None, default=None

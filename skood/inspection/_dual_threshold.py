@@ -56,7 +56,7 @@ class DualThresholdDisplay:
 
     See Also
     --------
-    skood.LocalIntrinsicDimension : Detector of such pairs and thresholds.
+    skood.likelihood.LocalIntrinsicDimension : Detector of such pairs and thresholds.
 
     Examples
     --------

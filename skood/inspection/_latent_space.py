@@ -117,8 +117,8 @@ class LatentSpaceDisplay:
         Parameters
         ----------
         estimator : transformer
-            Fitted: a :class:`skood.VAE`, a classifier of :mod:`skood.classifiers` (its penultimate
-            features), or any other with `transform`.
+            Fitted: a :class:`skood.density.VAE`, a classifier of :mod:`skood.classifiers` (its
+            penultimate features), or any other with `transform`.
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             As `estimator` takes it.
         y : array-like of shape (n_samples,), default=None

@@ -43,7 +43,7 @@ class PixelMapsDisplay:
 
     See Also
     --------
-    skood.LikelihoodRatio : Detector with such maps.
+    skood.likelihood.LikelihoodRatio : Detector with such maps.
 
     Examples
     --------

@@ -59,7 +59,7 @@ class ApproximateMass(BaseDetector):
 
     See Also
     --------
-    skood.GradNorm : Norm of a gradient of a classifier, by its weights.
+    skood.posthoc.GradNorm : Norm of a gradient of a classifier, by its weights.
 
     Notes
     -----

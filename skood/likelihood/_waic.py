@@ -70,7 +70,7 @@ class WAIC(BaseDetector):
 
     See Also
     --------
-    DeepEnsemble : Ensemble of classifiers.
+    skood.posthoc.DeepEnsemble : Ensemble of classifiers.
 
     Notes
     -----

@@ -32,7 +32,7 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
         strings "-1") for out-of-distribution rows.
     pairs : array-like of float, shape (n, 2)
         Two scores a row, both higher = more in-distribution, such as those that `score_pairs` of
-        :class:`~skood.LocalIntrinsicDimension` returns. -inf and +inf are legitimate.
+        :class:`~skood.likelihood.LocalIntrinsicDimension` returns. -inf and +inf are legitimate.
 
     Returns
     -------

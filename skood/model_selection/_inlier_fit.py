@@ -86,7 +86,7 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
     -----
     Use it as the outermost estimator inside a search: if it wrapped the search, no OOD rows would
     be left to score. Do not wrap methods that learn from known outliers, such as
-    :class:`~skood.LikelihoodRatio` when it chooses its background model.
+    :class:`~skood.likelihood.LikelihoodRatio` when it chooses its background model.
 
     Examples
     --------

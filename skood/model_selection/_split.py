@@ -202,7 +202,7 @@ class LeaveClassesOut(BaseCrossValidator):
     Rows with ``y == -1`` are in no part, and remain available for a final test.
 
     The training classes of an estimator are read from its ``classes_``, or from those of the
-    classifier in it. Wrap estimators without ``classes_``, such as :class:`~skood.KNN` or
+    classifier in it. Wrap estimators without ``classes_``, such as :class:`~skood.posthoc.KNN` or
     :class:`~sklearn.ensemble.IsolationForest`, in :class:`InlierFit`, which has them.
 
     Examples

@@ -81,7 +81,7 @@ class DeepEnsemble(UncertaintyDetector):
     See Also
     --------
     MCDropout : The same scores of subnetworks of one network.
-    EnsembleDetector : Combines detectors, by their p-values.
+    skood.calibration.EnsembleDetector : Combines detectors, by their p-values.
 
     Notes
     -----

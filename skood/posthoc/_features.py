@@ -341,7 +341,8 @@ class GMM(FeatureDetector):
 
     See Also
     --------
-    LogLikelihood : With ``sklearn.mixture.GaussianMixture``, for mixtures fitted without labels.
+    skood.likelihood.LogLikelihood : With ``sklearn.mixture.GaussianMixture``, for mixtures fitted
+        without labels.
 
     References
     ----------

@@ -48,9 +48,9 @@ class EnergyRegularized(OutlierTrainingDetector):
         ``MLP(validation_fraction=0.1)`` for rows.
     outliers : array-like, Tensor, Dataset, callable or None, default=None
         Outliers to train on, of shape (n_outliers, ...), items as in X. A callable makes them, as
-        :func:`skood.synthetic_outliers` does: it takes the training rows, (n, d) or (n, C, H, W),
-        and `random_state`. With either, rows with y == -1 are not trained on. None: the rows with
-        y == -1.
+        :func:`skood.datasets.synthetic_outliers` does: it takes the training rows, (n, d) or
+        (n, C, H, W), and `random_state`. With either, rows with y == -1 are not trained on. None:
+        the rows with y == -1.
     m_in : float, default=-6.0
         Energy in nats above which inliers are penalised.
     m_out : float, default=-2.0
@@ -88,8 +88,8 @@ class EnergyRegularized(OutlierTrainingDetector):
     See Also
     --------
     OutlierExposure : Learns to be undecided about outliers instead.
-    skood.Energy : The same score of a classifier that was trained as usual.
-    skood.synthetic_outliers : Makes outliers of in-distribution data.
+    skood.posthoc.Energy : The same score of a classifier that was trained as usual.
+    skood.datasets.synthetic_outliers : Makes outliers of in-distribution data.
 
     Notes
     -----
@@ -100,9 +100,10 @@ class EnergyRegularized(OutlierTrainingDetector):
     `weights_init` to do so; from random weights, such distant margins can cost accuracy.
 
     There is no default for outliers, since everything depends on them: `fit` raises a ValueError
-    without. In a search, where :class:`skood.OODSplit` keeps rows with y == -1 for tests, and in a
-    Pipeline with a callable, which sees X as the steps before leave it, give `outliers`. A callable
-    must be a function of a module, or a ``functools.partial`` of one, for `memory` to hit.
+    without. In a search, where :class:`skood.model_selection.OODSplit` keeps rows with y == -1 for
+    tests, and in a Pipeline with a callable, which sees X as the steps before leave it, give
+    `outliers`. A callable must be a function of a module, or a ``functools.partial`` of one, for
+    `memory` to hit.
     `outliers` is a parameter, which ``clone`` copies; a large set is best a Dataset that reads
     files.
 

@@ -70,7 +70,7 @@ class LogitNorm(ClassifierTrainingDetector):
 
     See Also
     --------
-    skood.MSP : The same score of a classifier that was trained as usual.
+    skood.posthoc.MSP : The same score of a classifier that was trained as usual.
 
     Notes
     -----

@@ -67,7 +67,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
         if it holds out none, all rows are. Its `weights_init` makes the training a fine-tuning. Its
         `batch_size` and `label_smoothing` are not used. None: ``ConvNet(optimizer="adam",
         learning_rate=1e-3, weight_decay=1e-4, validation_fraction=0.1)`` for images, an
-        :class:`MLP` trained in the same way for rows.
+        :class:`~skood.classifiers.MLP` trained in the same way for rows.
     n_latent : int, default=32
         Latent dimensions.
     margin : float, default=32.0
@@ -148,7 +148,8 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
 
     See Also
     --------
-    LayerMahalanobis : Distances in the layers of a classifier that is trained as usual.
+    skood.posthoc.LayerMahalanobis : Distances in the layers of a classifier that is trained as
+        usual.
     skood.inspection.LatentSpaceDisplay : Draws the latent space.
 
     Notes

@@ -95,7 +95,7 @@ class VOS(ClassifierTrainingDetector):
     See Also
     --------
     EnergyRegularized : Learns the energy of real outliers.
-    skood.Energy : The same score of a classifier that was trained as usual.
+    skood.posthoc.Energy : The same score of a classifier that was trained as usual.
 
     Notes
     -----
