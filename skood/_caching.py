@@ -35,5 +35,5 @@ def cached(
     assert isinstance(function, types.FunctionType)
     code, name = function.__code__, function.__name__
     again = types.FunctionType(code, function.__globals__, name, function.__defaults__)
-    again.__module__ = function.__module__
+    again.__kwdefaults__ = function.__kwdefaults__
     return check_memory(memory).cache(again, ignore=None if ignore is None else list(ignore))

@@ -38,8 +38,8 @@ def test_another_process_finds_the_results_of_every_folder(tmp_path):
     assert runs == [["computed 9 9", "computed 9 9"], ["9 9", "9 9"]]
 
 
-def double(x, by=2):
-    return by * x
+def multiple(x, by=2, *, plus=0):
+    return by * x + plus
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,6 @@ def double(x, by=2):
 )
 def test_any_memory_and_default_arguments(tmp_path, memory):
     kept = memory(tmp_path)
-    function = cached(kept, double)
-    assert [function(2), function(2), function(2, by=3)] == [4, 4, 6]
+    function = cached(kept, multiple)
+    assert [function(2), function(2), function(2, by=3, plus=1)] == [4, 4, 7]
     assert any(tmp_path.iterdir()) == (kept is not None)
