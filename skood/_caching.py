@@ -19,9 +19,9 @@ def cached(
 ) -> Callable:
     """Return `function`, with results kept in `memory`.
 
-    A process of joblib notes the source of a function in the first folder alone that it is cached
-    in, and what is kept in a second one is then computed again by the next process. A new function
-    object is one that has not been noted yet.
+    In one process joblib writes the source of a function only into the first folder that it is
+    cached in; what a second folder keeps is then computed again by the next process. A new function
+    object is one whose source has not been written yet.
 
     Parameters
     ----------
