@@ -206,7 +206,7 @@ def areas_of_trained_networks() -> dict[str, float]:
         for method in read("vmdls-mnist-quick")["methods"].values()
         for name, row in method["detectors"].items()
     }
-    for row in read("oodgen-mnist-quick")["table"]:
+    for row in read("oodgen-mnist-defaults")["table"]:
         if (row["detector"], row["ood_set"]) == ("OODGen, reject", "omniglot"):
             areas["OODGen"] = row["auroc"]
     return areas
