@@ -1,7 +1,8 @@
 """What separates the quick likelihood ratio from the published one: trials, one change at a time.
 
 Trains every foreground and every background of the lists below on Fashion-MNIST, each a change of
-the preset `quick` of likelihood_ratio.py, and pairs them all:
+the one named "quick", and pairs them all (the preset `quick` of likelihood_ratio.py has batches of
+8 since, and more of them):
 
     python benchmarks/likelihood_ratio_trials.py --data DIR
     python benchmarks/likelihood_ratio_trials.py --data DIR --only "fg quick" "bg .3, 10"
