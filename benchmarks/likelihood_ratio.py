@@ -56,7 +56,7 @@ PRESETS = {
         lr_schedule="cosine",
         # At equal time, many steps of few images are worth more than few steps of many.
         batch_size=8,
-        foreground_steps=28_000,
+        foreground_steps=44_000,
         background_steps=600,
         mutation_rates=(0.1, 0.2, 0.3),
         reg_weights=(10.0, 100.0),
