@@ -70,6 +70,7 @@ class Preset:
 
 
 PRESETS = {
+    # Samples as in the paper, shorter training.
     "quick": Preset(8, 8, "adam", 1e-3, "cosine"),
     "quick-reduced": Preset(8, 8, "adam", 1e-3, "cosine", "reduced"),
     # Samples as the library's defaults generate them, chosen by oodgen_trials.py.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-# A question, and what to take if the answer is yes: a heading, and lines of names of the API or of
-# other words. The last has no question.
+import skood
+
+# A question, and what to take if the answer is yes: a heading, and lines of names of the API. The
+# last has no question.
 STEPS = [
     (
         ("Is there a trained", "classifier?"),
@@ -31,12 +33,6 @@ STEPS = [
         ),
     ),
 ]
-PARTS = {
-    **dict.fromkeys(["LikelihoodRatio", "InputComplexity", "LikelihoodRegret"], "likelihood"),
-    **dict.fromkeys(["KNN", "Mahalanobis", "ViM", "ASH", "ODIN", "Energy", "GMM"], "posthoc"),
-    **dict.fromkeys(["OutlierExposure", "EnergyRegularized", "DeepSVDD"], "training_time"),
-    **dict.fromkeys(["VMDLS", "OODGen", "VOS", "LogitNorm"], "training_time"),
-}
 WIDTH, STEP, HEIGHT = 480, 96, 66
 LEFT, RIGHT = (0, 170), (220, 260)
 LINE = 17
@@ -113,4 +109,6 @@ def text(place: tuple[int, int], middle: int, rows: list[str], linked: bool = Fa
 
 
 def link(name: str) -> str:
-    return f'<a href="../generated/skood.{PARTS[name]}.{name}.html">{name}</a>'
+    # skood.posthoc._features: the second is the part of the package.
+    part = getattr(skood, name).__module__.split(".")[1]
+    return f'<a href="../generated/skood.{part}.{name}.html">{name}</a>'

@@ -45,6 +45,7 @@ def passes() -> dict[str, str]:
             with counted() as rows:
                 detector.score_samples(X[:N_SCORED])
             forward, backward = (round(count / N_SCORED) for count in rows)
+            assert forward, f"{name} reads no network with a convolution of grey images"
             found[name] = f"{forward} and a gradient" if backward else str(forward)
     return found
 
