@@ -72,7 +72,7 @@ def main() -> None:
     z = torch.as_tensor(vae.transform(X, y), dtype=torch.float32, device=device)
     classes = torch.as_tensor(y, device=device)
     noise = torch.randn(args.n, 784, device=device)
-    size = scoring_batch_size(device)
+    size = scoring_batch_size(device, (1, 28, 28))
 
     def decoder(rows: slice) -> Callable[[Tensor], Tensor]:
         return lambda z: model.decode(z, classes[rows])

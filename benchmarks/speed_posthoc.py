@@ -118,7 +118,7 @@ def time_passes(n_images: int, rounds: int) -> dict:
     frozen = FrozenEstimator(network)
     module = network.module_.eval()
     tensor = network.network().tensor
-    batch_size = scoring_batch_size(torch.device("cpu"))
+    batch_size = scoring_batch_size(torch.device("cpu"), images.shape[1:])
     batches = [tensor(images[i : i + batch_size]) for i in range(0, n_images, batch_size)]
 
     def bare_pass() -> None:

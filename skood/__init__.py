@@ -22,6 +22,7 @@ _PUBLIC = {
     "classifiers": [
         "ConvNet",
         "DenseNet",
+        "FeatureExtractor",
         "MLP",
         "PretrainedClassifier",
         "ResNet",

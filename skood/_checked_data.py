@@ -1,7 +1,8 @@
-"""Checked data: one interface to rows or images, in memory or streamed."""
+"""Checked data: one interface to items of any kind, in memory or streamed."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,16 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-__all__ = ["NUMBERS", "CheckedData", "DatasetReader", "channels_first", "from_torch"]
+from skood._chunks import row_slices
+
+__all__ = ["NUMBERS", "CheckedData", "CheckedFields", "from_torch", "in_float32"]
 
 # Kinds of dtype that are numbers.
 NUMBERS = "biuf"
 
+# Attributes that hold what was learned of networks; a pickle leaves them out.
+_OF_NETWORKS = "network_outputs", "network_readings"
+
+# Takes row numbers and returns a label for each.
+ReadLabels = Callable[[npt.NDArray[np.integer]], npt.NDArray]
+
 
 class CheckedData:
-    r"""One interface to rows or images, in memory or streamed.
+    r"""One interface to rows, images or items of another shape, in memory or streamed.
 
     Parameters
     ----------
@@ -30,33 +38,62 @@ class CheckedData:
     item_shape : tuple of int
         (d,) for rows, (C, H, W) for images.
     dtype : numpy dtype
+        float16 stands for float32, as which such data are read.
     in_memory : bool
         Whether the data are already in memory, so that reading all of them costs no more.
+    came_as : tuple of int, default=None
+        Shape in which an item was given; None: `item_shape`.
+    channels_last : bool, default=False
+        Whether items were given as (H, W, C), while `item_shape` is (C, H, W).
+    read_labels : callable, default=None
+        Reads the labels that come with the items, if any do.
     """
 
     def __init__(
         self,
-        read: Callable[[npt.NDArray[np.integer]], npt.NDArray],
+        read: Callable[[npt.NDArray[np.integer]], Any],
         n_items: int,
-        item_shape: tuple[int, ...],
+        item_shape: Any,
         dtype: npt.DTypeLike,
         *,
         in_memory: bool,
+        came_as: tuple[int, ...] | None = None,
+        channels_last: bool = False,
+        read_labels: ReadLabels | None = None,
     ) -> None:
         self._read = read
         self._n_items = n_items
         self.item_shape = item_shape
-        self.dtype = np.dtype(dtype)
+        self.dtype = np.dtype(np.float32 if np.dtype(dtype) == np.float16 else dtype)
         self.in_memory = in_memory
+        self.came_as = item_shape if came_as is None else came_as
+        self.channels_last = channels_last
+        self._read_labels = read_labels
         # Cached network outputs for these items, so that no forward pass is repeated.
         self.network_outputs: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+        # How the outputs of networks are read, as these items have shown.
+        self.network_readings: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self.parent: tuple[CheckedData, npt.NDArray[np.integer]] | None = None
 
     @classmethod
-    def of(cls, data: npt.NDArray) -> CheckedData:
-        """Wrap an array of shape (n, d) or (n, C, H, W)."""
+    def of(
+        cls,
+        data: npt.NDArray,
+        came_as: tuple[int, ...] | None = None,
+        *,
+        channels_last: bool = False,
+    ) -> CheckedData:
+        """Wrap an array of shape (n, d), (n, C, H, W) or another one."""
         in_memory = not isinstance(_owner(data), np.memmap)
-        return cls(_Take(data), len(data), data.shape[1:], data.dtype, in_memory=in_memory)
+        return cls(
+            _Take(data),
+            len(data),
+            data.shape[1:],
+            data.dtype,
+            in_memory=in_memory,
+            came_as=came_as,
+            channels_last=channels_last,
+        )
 
     @classmethod
     def concatenate(cls, parts: Sequence[CheckedData]) -> CheckedData:
@@ -67,31 +104,85 @@ class CheckedData:
             parts[0].item_shape,
             np.result_type(*(part.dtype for part in parts)),
             in_memory=all(part.in_memory for part in parts),
+            came_as=parts[0].came_as,
+            channels_last=parts[0].channels_last,
         )
 
     def __len__(self) -> int:
         return self._n_items
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "network_outputs": None, "parent": None}
+        return {**vars(self), **dict.fromkeys(_OF_NETWORKS), "parent": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, network_outputs=WeakKeyDictionary())
+        vars(self).update(state, **{name: WeakKeyDictionary() for name in _OF_NETWORKS})
 
     @property
     def is_image(self) -> bool:
         return len(self.item_shape) == 3
 
-    def take(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+    @property
+    def has_fields(self) -> bool:
+        """Whether an item is a dict of arrays."""
+        return False
+
+    @property
+    def is_rows_or_images(self) -> bool:
+        return len(self.item_shape) in (1, 3)
+
+    @property
+    def n_values(self) -> int:
+        """Number of values in an item."""
+        return int(np.prod(self.item_shape))
+
+    @property
+    def description(self) -> str:
+        """What X is, for error messages."""
+        return f"shape {(len(self), *self.came_as)}"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether labels may come with the items."""
+        return self._read_labels is not None
+
+    @property
+    def labels(self) -> npt.NDArray | None:
+        """The labels that come with the items, shape (n,); None where none do."""
+        return None if self._read_labels is None else self._read_labels(np.arange(len(self)))
+
+    def take(self, indices: npt.NDArray[np.integer]) -> Any:
         r"""Read the items at `indices`, shape (len(indices), \*item_shape)."""
-        return self._read(indices).reshape(len(indices), *self.item_shape)
+        return in_float32(self._read(indices).reshape(len(indices), *self.item_shape))
+
+    def take_as_given(self, indices: npt.NDArray[np.integer]) -> Any:
+        r"""Read the items at `indices` in the shape in which X was given."""
+        items = self.take(indices)
+        if self.channels_last:
+            return np.moveaxis(items, 1, -1)
+        return items.reshape(len(indices), *self.came_as)
+
+    def given_as(self, came_as: tuple[int, ...], channels_last: bool) -> CheckedData:
+        """Return the same data as if they had come in another shape."""
+        if (came_as, channels_last) == (self.came_as, self.channels_last):
+            return self
+        data = copy.copy(self)
+        # Only a pickle leaves these out.
+        vars(data).update({name: getattr(self, name) for name in (*_OF_NETWORKS, "parent")})
+        data.came_as, data.channels_last = came_as, channels_last
+        return data
 
     def subset(self, indices: npt.NDArray[np.integer]) -> CheckedData:
         """Select the items at `indices` lazily; they are read on access."""
         indices = np.asarray(indices)
-        read = _Subset(self._read, indices)
-        part = CheckedData(
-            read, len(indices), self.item_shape, self.dtype, in_memory=self.in_memory
+        part = type(self)(
+            _Subset(self._read, indices),
+            len(indices),
+            self.item_shape,
+            self.dtype,
+            in_memory=self.in_memory,
+            came_as=self.came_as,
+            channels_last=self.channels_last,
+            read_labels=self._read_labels and _Subset(self._read_labels, indices),
         )
         part.parent = self, indices
         return part
@@ -108,18 +199,73 @@ class CheckedData:
             self._read, len(self), tuple(item_shape), self.dtype, in_memory=self.in_memory
         )
 
-    def chunks(self, size: int = 4096) -> Iterator[npt.NDArray]:
+    def chunks(self, size: int = 4096) -> Iterator[Any]:
         """All items in order, `size` at a time."""
-        for start in range(0, len(self), size):
-            yield self.take(np.arange(start, min(start + size, len(self))))
+        for rows in row_slices(len(self), size):
+            yield self.take(np.arange(rows.start, rows.stop))
 
     def content(self) -> str:
         """Hash of all the items, the same in every process."""
         return joblib.hash([joblib.hash(np.ascontiguousarray(items)) for items in self.chunks()])
 
     def rows(self) -> npt.NDArray:
-        """Everything as one array of shape (n, number of values in an item)."""
+        """Everything as one array of shape (n, number of values in an item).
+
+        Raises
+        ------
+        ValueError
+            When X is neither rows nor images.
+        """
+        if not self.is_rows_or_images:
+            raise ValueError(
+                f"X has {self.description}; expected rows (n, d) or images (n, H, W), "
+                "(n, C, H, W) or (n, H, W, C), since a model that is no network of yours reads "
+                "flat rows: give a trained torch module or a transformer that takes such items, "
+                "or features that you have computed"
+            )
         return self.take(np.arange(len(self))).reshape(len(self), -1)
+
+
+class CheckedFields(CheckedData):
+    """Items that are dicts of arrays, as tokenizers and processors return them.
+
+    ``item_shape`` is a dict of shapes, and ``take`` returns a dict of arrays. They are for a user's
+    own network, which takes the fields by their names; lengths may differ from batch to batch.
+    """
+
+    @property
+    def is_image(self) -> bool:
+        return False
+
+    @property
+    def has_fields(self) -> bool:
+        return True
+
+    @property
+    def is_rows_or_images(self) -> bool:
+        return False
+
+    @property
+    def n_values(self) -> int:
+        return sum(int(np.prod(shape)) for shape in self.item_shape.values())
+
+    @property
+    def description(self) -> str:
+        return f"fields {', '.join(map(repr, self.item_shape))}"
+
+    def take(self, indices: npt.NDArray[np.integer]) -> dict[str, npt.NDArray]:
+        return {name: in_float32(values) for name, values in self._read(indices).items()}
+
+    def take_as_given(self, indices: npt.NDArray[np.integer]) -> dict[str, npt.NDArray]:
+        return self.take(indices)
+
+    def content(self) -> str:
+        return joblib.hash(
+            [
+                joblib.hash({name: np.ascontiguousarray(a) for name, a in sorted(items.items())})
+                for items in self.chunks()
+            ]
+        )
 
 
 class _Take:
@@ -160,43 +306,9 @@ class _Concatenation:
         return items[np.argsort(np.concatenate(of_each))]
 
 
-class DatasetReader:
-    """Read from a torch Dataset, whose items are x or (x, label)."""
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.first = self.item(0)
-
-    def item(self, index: int) -> npt.NDArray:
-        try:
-            item = self.dataset[index]
-            item = item[0] if isinstance(item, (tuple, list)) else item
-            value = from_torch(item) if isinstance(item, Tensor) else np.asarray(item)
-        except Exception as error:
-            raise ValueError(
-                f"item {index} of the Dataset X cannot be read, {type(error).__name__}: {error}; "
-                "repair the Dataset, or leave the item out with torch.utils.data.Subset"
-            ) from error
-        if value.dtype.kind not in NUMBERS:
-            raise ValueError(
-                f"item {index} of the Dataset X is of type {type(item).__name__} and dtype "
-                f"{value.dtype}; expected an array or tensor of numbers, or a tuple that begins "
-                "with one"
-            )
-        return value if value.ndim < 2 else channels_first(value[None])[0]
-
-    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
-        items = [self.item(int(i)) for i in indices]
-        for index, item in zip(indices, items, strict=True):
-            if item.shape != self.first.shape:
-                raise ValueError(
-                    f"item {index} of the Dataset X has shape {item.shape}, but item 0 has "
-                    f"{self.first.shape}; bring all items to one shape"
-                )
-        batch = np.stack(items)
-        if batch.dtype.kind == "f" and not np.isfinite(batch).all():
-            raise ValueError("the Dataset X contains NaN or infinity; remove or impute those items")
-        return batch
+def in_float32(values: npt.NDArray) -> npt.NDArray:
+    """Convert float16, whose squares overflow, to float32; leave anything else."""
+    return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def _owner(data: npt.NDArray) -> Any:
@@ -204,15 +316,6 @@ def _owner(data: npt.NDArray) -> Any:
     while isinstance(data, np.ndarray) and isinstance(data.base, np.ndarray):
         data = data.base
     return data
-
-
-def channels_first(images: npt.NDArray) -> npt.NDArray:
-    """View of (n, H, W), (n, C, H, W) or (n, H, W, C) images as (n, C, H, W)."""
-    if images.ndim == 3:
-        return images[:, None]
-    if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
-        return images.transpose(0, 3, 1, 2)
-    return images
 
 
 def from_torch(tensor: Tensor) -> npt.NDArray:

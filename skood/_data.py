@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import _safe_indexing, check_array
 from sklearn.utils.validation import validate_data
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 
-from skood._checked_data import NUMBERS, CheckedData, DatasetReader, channels_first, from_torch
+from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
+from skood._layout import CHANNELS, channels_are_last, channels_first
+from skood._streams import is_stream, open_stream
 
 __all__ = [
     "check_data",
@@ -25,11 +30,14 @@ __all__ = [
     "take_rows",
 ]
 
+_ROWS_OR_IMAGES = "rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C)"
+
 
 def _of_numbers(X: Any) -> Any:
     """Return X as an array, a data frame unchanged; unlike numpy's, the errors name X."""
     if scipy.sparse.issparse(X) or (isinstance(X, np.ndarray) and X.dtype.kind in NUMBERS):
         return X
+    _refuse_known(X)
     if hasattr(X, "columns") and hasattr(X, "dtypes"):
         _check_columns(X)
         return X
@@ -46,6 +54,37 @@ def _of_numbers(X: Any) -> Any:
     if array.dtype.kind in "mMV":
         raise ValueError(f"X has dtype {array.dtype}; expected numbers")
     return array
+
+
+def _refuse_known(X: Any) -> None:
+    """Raise for what people bring that holds data, but is no data yet, with what to give."""
+    if hasattr(X, "collect") and not hasattr(X, "to_numpy"):
+        raise ValueError(
+            f"X is a {type(X).__name__}, which has not been computed; give X.collect()"
+        )
+    if isinstance(X, Iterator):
+        raise ValueError(
+            f"X is a {type(X).__name__}, whose items can be read only once; give an array, "
+            "np.stack(list(X)), or a torch Dataset"
+        )
+    if hasattr(X, "getbands"):
+        raise ValueError("X is one image of PIL; give a batch, np.asarray(X)[None]")
+    if isinstance(X, (str, PurePath)):
+        raise ValueError(f"X is {X!r}; give what can be read there, as an array or a torch Dataset")
+    first = X[0] if isinstance(X, (list, tuple)) and X else None
+    if isinstance(X, np.ndarray) and X.ndim == 1 and X.size:
+        first = X[0]
+    if isinstance(first, (str, bytes, PurePath)):
+        raise ValueError(
+            f"X holds strings or paths, such as {first!r}; expected numbers. Of images, give a "
+            "torch Dataset that opens them, such as torchvision.datasets.ImageFolder; of texts, "
+            "their token ids or embeddings"
+        )
+    if isinstance(first, Mapping):
+        raise ValueError(
+            f"X is a {type(X).__name__} of dicts; give one dict of arrays, whose first axis counts "
+            "the items, or a torch Dataset whose items are dicts"
+        )
 
 
 def _check_columns(frame: Any) -> None:
@@ -74,7 +113,13 @@ def _check_columns(frame: Any) -> None:
 
 
 def check_data(
-    estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int = 1
+    estimator: BaseEstimator,
+    X: Any,
+    *,
+    reset: bool,
+    min_samples: int = 1,
+    any_shape: bool = False,
+    channels: str | None = None,
 ) -> CheckedData:
     """Check X and return it as a :class:`CheckedData`.
 
@@ -84,32 +129,100 @@ def check_data(
     Parameters
     ----------
     estimator : BaseEstimator
-    X : array-like, Tensor, Dataset or CheckedData
+    X : array-like, Tensor, Dataset, DataLoader, Mapping or CheckedData
         Rows (n, d), or images (n, H, W), (n, C, H, W) or (n, H, W, C); the last is recognised
-        when its last axis is 1 or 3 and the second is not.
+        when its last axis is 1 or 3 and the second is not. Items of another shape, and dicts of
+        arrays, where `any_shape` holds.
     reset : bool
         True in fit.
     min_samples : int
+    any_shape : bool, default=False
+        Whether items may have any shape, since a network of the user's own may read them.
+    channels : {"first", "last"} or None, default=None
+        Axis of the channels of images; None: what the parameter ``channels`` of `estimator` or of a
+        model inside it says, or else the shape.
 
     Raises
     ------
     ValueError
         When X is empty, has fewer than `min_samples` items, holds NaN or infinity, is of
-        another shape than in fit, or has a number of axes that is neither rows nor images.
+        another shape than in fit, or of one that this estimator does not take.
     """
-    data = _open(estimator, X, reset=reset, min_samples=min_samples)
+    expected = None if reset else estimator.input_shape_
+    if channels is None and not isinstance(X, CheckedData):
+        channels = _stated_channels(estimator) if reset else _matching_channels(X, expected)
+    data = _open(estimator, X, reset=reset, min_samples=min_samples, channels=channels)
+    if not any_shape and not data.is_rows_or_images:
+        raise ValueError(
+            f"X has {data.description}; expected {_ROWS_OR_IMAGES}, which is what "
+            f"{type(estimator).__name__} takes. Items of another shape are for a network of your "
+            "own: give the trained torch module, or PretrainedClassifier(module)"
+        )
     if reset:
         estimator.input_shape_ = data.item_shape
-        estimator.n_features_in_ = int(np.prod(data.item_shape))
-    elif data.item_shape != estimator.input_shape_:
+        estimator.n_features_in_ = data.n_values
+        estimator._given_as = data.came_as, data.channels_last
+    elif not _fits(data.item_shape, expected):
+        hint = ""
+        if isinstance(expected, tuple) and _shape_of(X) in (
+            expected,
+            (*expected[1:], expected[0]),
+        ):
+            hint = "; if X is one item, give X[None]"
         raise ValueError(
             f"X has items of shape {data.item_shape}, but {type(estimator).__name__} was fitted "
-            f"on items of shape {estimator.input_shape_} (images are counted as (C, H, W))"
+            f"on items of shape {expected} (images are counted as (C, H, W)){hint}"
         )
+    elif not data.has_fields:
+        # A transformer of the user gets the axes in one order.
+        data = data.given_as(*estimator._given_as)
     return data
 
 
-def share_forward_pass(X: Any) -> CheckedData:
+def _fits(item_shape: Any, expected: Any) -> bool:
+    if isinstance(item_shape, dict) and isinstance(expected, dict):
+        # A tokenizer pads every set to a length of its own.
+        axes, fitted = (
+            {name: len(shape) for name, shape in shapes.items()} for shapes in (item_shape, expected)
+        )
+        return axes == fitted
+    return item_shape == expected
+
+
+def _shape_of(X: Any) -> tuple[int, ...] | None:
+    return tuple(X.shape) if hasattr(X, "shape") and not isinstance(X, CheckedData) else None
+
+
+def _stated_channels(estimator: Any) -> str | None:
+    """Return what the parameters ``channels`` of an estimator and of models inside it say."""
+    params = estimator.get_params() if hasattr(estimator, "get_params") else {}
+    stated = {
+        value for name, value in params.items() if name.split("__")[-1] == "channels" and value
+    }
+    for value in params.values():
+        if isinstance(value, FrozenEstimator):
+            stated |= {_stated_channels(value.estimator)} - {None}
+    unknown = stated - set(CHANNELS)
+    if unknown or len(stated) > 1:
+        raise ValueError(
+            f"channels={sorted(map(repr, stated))} of {type(estimator).__name__}; expected one of "
+            "'first', 'last' and None, and the same for all models in it"
+        )
+    return stated.pop() if stated else None
+
+
+def _matching_channels(X: Any, expected: Any) -> str | None:
+    """Return where the channels are for X to have the shape of the data in fit, if that tells."""
+    shape = _shape_of(X)
+    if shape is None or len(shape) != 4 or not isinstance(expected, tuple):
+        return None
+    first, last = shape[1:] == expected, (shape[3], *shape[1:3]) == expected
+    if first == last:
+        return None
+    return "first" if first else "last"
+
+
+def share_forward_pass(X: Any, *, channels: str | None = None) -> CheckedData:
     """Wrap data so that each network runs over them only once.
 
     The first detector that is fitted on the result, or scores it, computes the logits and
@@ -117,8 +230,10 @@ def share_forward_pass(X: Any) -> CheckedData:
 
     Parameters
     ----------
-    X : array-like, Tensor or Dataset of shape (n_samples, ...)
+    X : array-like, Tensor, Dataset, DataLoader or dict of shape (n_samples, ...)
         Not to be changed while it is shared.
+    channels : {"first", "last"} or None, default=None
+        Axis of the channels of images, where their shape leaves it open.
 
     Returns
     -------
@@ -135,66 +250,78 @@ def share_forward_pass(X: Any) -> CheckedData:
     >>> shared = share_forward_pass(X)
     >>> scores = [method(network).fit(shared).score_samples(shared) for method in (MSP, Energy)]
     """
-    return _open(BaseEstimator(), X, reset=True, min_samples=1)
+    return _open(BaseEstimator(), X, reset=True, min_samples=1, channels=channels)
 
 
 def take_rows(X: Any, rows: npt.NDArray[np.integer]) -> Any:
     """Return rows of X in the type of X; rows of a Dataset as checked data, which are streamed."""
-    if isinstance(X, (CheckedData, Dataset)):
+    if isinstance(X, (CheckedData, Dataset, DataLoader, Mapping)):
         return share_forward_pass(X).subset(rows)
     return _safe_indexing(X, rows)
 
 
-def _open(estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int) -> CheckedData:
+def _open(
+    estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int, channels: str | None
+) -> CheckedData:
     if isinstance(X, CheckedData):
         return X
-    if isinstance(X, Dataset):
-        return _open_dataset(X, min_samples)
+    if isinstance(X, Mapping):
+        return _open_fields(X, min_samples)
+    if is_stream(X):
+        return open_stream(X, min_samples, channels)
     X = from_torch(X) if isinstance(X, Tensor) else _of_numbers(X)
     if len(X.shape) <= 2:
         return CheckedData.of(
             validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples)
         )
-    if len(X.shape) > 4:
-        raise ValueError(
-            f"X has shape {np.shape(X)}; expected rows (n, d) or images (n, H, W), (n, C, H, W) "
-            "or (n, H, W, C)"
-        )
-    images = check_array(
+    items = check_array(
         X, ensure_2d=False, allow_nd=True, ensure_min_samples=min_samples, estimator=estimator
     )
-    if 0 in images.shape:
-        raise ValueError(f"X has shape {images.shape}: its images have no pixels")
-    return CheckedData.of(channels_first(images))
+    if 0 in items.shape:
+        what = "images have no pixels" if items.ndim < 5 else "items have no values"
+        raise ValueError(f"X has shape {items.shape}: its {what}")
+    if items.ndim > 4:
+        return CheckedData.of(items)
+    moved = items.ndim == 4 and channels_are_last(items.shape, channels)
+    images = channels_first(items, "last" if moved else "first")
+    return CheckedData.of(images, items.shape[1:], channels_last=moved)
 
 
-def _open_dataset(dataset: Dataset, min_samples: int) -> CheckedData:
-    if isinstance(dataset, IterableDataset):
+def _open_fields(X: Mapping, min_samples: int) -> CheckedFields:
+    """Check a dict of arrays, as tokenizers and processors return it."""
+    fields: dict[str, npt.NDArray] = {}
+    for name, values in X.items():
+        array = from_torch(values) if isinstance(values, Tensor) else np.asarray(values)
+        if array.dtype.kind not in NUMBERS:
+            raise ValueError(
+                f"the field {name!r} of X has dtype {array.dtype}; expected numbers, padded to one "
+                "length: leave the field out, or let the tokenizer pad (padding=True, "
+                "return_tensors='np')"
+            )
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"the field {name!r} of X contains NaN or infinity")
+        fields[str(name)] = array
+    n_items = {name: len(array) if array.ndim else None for name, array in fields.items()}
+    if len(set(n_items.values())) != 1 or None in n_items.values():
         raise ValueError(
-            f"X is a {type(dataset).__name__}, an IterableDataset, whose items can be read in one "
-            "order only; expected a Dataset with __getitem__ and __len__"
+            f"X is a dict whose fields have {n_items} items; expected arrays whose first axes are "
+            "equal, one entry for each item"
         )
-    if not hasattr(dataset, "__len__"):
+    n = next(iter(n_items.values())) or 0
+    if n < min_samples:
         raise ValueError(
-            f"X is a {type(dataset).__name__}, a Dataset without __len__; say there how many items "
-            "it has"
+            f"Found dict with {n} sample(s) while a minimum of {min_samples} is required of X"
         )
-    n_items = len(dataset)
-    if n_items < min_samples:
-        raise ValueError(
-            f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required "
-            "of X"
-        )
-    stream = DatasetReader(dataset)
-    first = stream.first
-    if not first.size:
-        raise ValueError(f"the Dataset X has items of shape {first.shape}, without any values")
-    if first.ndim not in (1, 3):
-        raise ValueError(
-            f"the Dataset X has items of shape {first.shape}; expected rows (d,) or images "
-            "(H, W), (C, H, W) or (H, W, C)"
-        )
-    return CheckedData(stream, n_items, first.shape, first.dtype, in_memory=False)
+    shapes = {name: array.shape[1:] for name, array in fields.items()}
+    return CheckedFields(_TakeFields(fields), n, shapes, object, in_memory=True)
+
+
+class _TakeFields:
+    def __init__(self, fields: dict[str, npt.NDArray]) -> None:
+        self.fields = fields
+
+    def __call__(self, indices: npt.NDArray[np.integer]) -> dict[str, npt.NDArray]:
+        return {name: array[indices] for name, array in self.fields.items()}
 
 
 def resolve_value_range(data: CheckedData, value_range: Any) -> tuple[float, float]:

@@ -12,16 +12,20 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+from torch import nn
 
 from skood._caching import cached
 from skood._checked_data import CheckedData
+from skood._chunks import row_slices
 from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
 
 __all__ = ["as_input", "cached_call", "draw_samples", "fit_model", "in_chunks", "rows_through"]
 
-# Rows per matrix product in scoring. The number is fixed because the shape of a product determines
-# the order of its sums. It is a multiple of the 4 to 64 rows in a block of numpy's BLAS, so that no
-# remainder is computed by other instructions.
+# Rows per matrix product in scoring, which bounds the memory of float64 copies and distances. A
+# multiple of the 4 to 64 rows in a block of numpy's BLAS, so that all rows of a full chunk are
+# computed by the same instructions.
 _CHUNK = 192
 
 
@@ -77,18 +81,47 @@ def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
 
 
 def as_input(model: Any, data: CheckedData) -> Any:
-    """Return the input for `model`: checked data for our models, an array of rows for others."""
-    return data if _reads_checked_data(model) else data.rows()
+    """Return the input for `model`.
+
+    Our models get checked data. Transformers and networks of users get the items in the shape in
+    which they came; scikit-learn's own estimators, and densities and classifiers of others, get
+    flat rows, which are all that they take. A Pipeline gets what its first step gets.
+    """
+    if _reads_checked_data(model):
+        return data
+    if _reads_rows(model):
+        return data.rows()
+    return data.take_as_given(np.arange(len(data)))
 
 
 def _reads_checked_data(model: Any) -> bool:
-    return getattr(model, "_reads_checked_data", False)
+    return getattr(_first_step(model), "_reads_checked_data", False)
+
+
+def _reads_rows(model: Any) -> bool:
+    model = _first_step(model)
+    if type(model).__module__.startswith("sklearn."):
+        # A FunctionTransformer checks nothing, and passes on what it gets.
+        return not get_tags(model).no_validation
+    is_network = isinstance(getattr(model, "module_", None), nn.Module)
+    return not (is_network or hasattr(model, "transform"))
+
+
+def _first_step(model: Any) -> Any:
+    """Return the estimator that reads X: that of a Pipeline's first step that does anything."""
+    if isinstance(model, FrozenEstimator):
+        return _first_step(model.estimator)
+    if isinstance(model, Pipeline):
+        steps = [step for _, step in model.steps if step is not None and step != "passthrough"]
+        return _first_step(steps[0]) if steps else model
+    return model
 
 
 def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
     """Apply a method of a fitted model to every item, independently of the other items.
 
-    Our models ensure this themselves; other models are called on chunks of a fixed size.
+    Our models ensure this themselves; other models are called on 192 items at a time, in the shape
+    that `as_input` gives.
 
     Parameters
     ----------
@@ -100,25 +133,28 @@ def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
     function = getattr(model, method)
     if _reads_checked_data(model):
         return np.asarray(function(data))
-    return in_chunks(function, data.rows())
+    if _reads_rows(model):
+        return in_chunks(function, data.rows())
+    results = [
+        np.asarray(function(data.take_as_given(np.arange(rows.start, rows.stop))))
+        for rows in row_slices(len(data), _CHUNK)
+    ]
+    return np.concatenate(results)
 
 
 def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:
-    """Apply a function of each row to exactly 192 rows at a time.
+    """Apply a function of each row to 192 rows at a time.
 
     Parameters
     ----------
     function : callable
-        Takes 192 rows and returns 192.
+        Takes up to 192 rows and returns as many.
     values : ndarray or Outputs
-        At least one row; the last row is repeated to fill the last chunk.
+        At least one row.
     """
-    n = len(values)
-    results = []
-    for start in range(0, n, _CHUNK):
-        rows = np.minimum(np.arange(start, start + _CHUNK), n - 1)
-        results.append(np.asarray(function(values[rows]))[: n - start])
-    return np.concatenate(results)
+    return np.concatenate(
+        [np.asarray(function(values[rows])) for rows in row_slices(len(values), _CHUNK)]
+    )
 
 
 def draw_samples(

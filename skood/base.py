@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, OutlierMixin
-from sklearn.utils import Tags
+from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
@@ -20,7 +20,7 @@ from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 
-__all__ = ["BaseDetector", "split_outliers"]
+__all__ = ["BaseDetector", "labels_of", "split_outliers", "threshold_rows"]
 
 # Most rows used to set the threshold: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
@@ -77,11 +77,13 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
         Parameters
         ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
+        X : array-like, Tensor, Dataset, DataLoader or dict of shape (n_samples, ...)
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C); whatever a network of
+            yours takes, where the detector is given one.
         y : array-like of shape (n_samples,), default=None
             Labels. Rows with y == -1 are known outliers, which no model is trained on, unless the
-            class says so.
+            class says so. None: a Dataset of pairs (x, y) gives its labels to a detector that
+            needs them.
 
         Returns
         -------
@@ -92,8 +94,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError
             When X or y is invalid, or the scores of X give no finite threshold.
         """
-        data = check_data(self, X, reset=True, min_samples=2)
-        inliers, y, outliers = split_outliers(data, y)
+        data = check_data(self, X, reset=True, min_samples=2, any_shape=True)
+        inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
         seed = draw_seed(self.random_state)
         with self._shows_progress():
             rows = self._fit(inliers, y, outliers, seed)
@@ -115,14 +117,16 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
         """Score the rows that `_fit` returned, or some of them; override where they are known."""
-        rows = np.arange(len(inliers)) if rows is None else rows
-        if len(rows) > _THRESHOLD_ROWS:
-            rows = numpy_rng(seed, Stream.THRESHOLD_ROWS).choice(
-                rows, _THRESHOLD_ROWS, replace=False
-            )
-        scored = inliers if len(rows) == len(inliers) else inliers.subset(np.sort(rows))
+        rows = threshold_rows(np.arange(len(inliers)) if rows is None else rows, seed)
+        scored = inliers if len(rows) == len(inliers) else inliers.subset(rows)
         with self._shows_progress("scoring"):
             return self._score_samples(scored)
+
+    def _split_outliers(
+        self, data: CheckedData, y: Any
+    ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
+        """Separate known outliers; override where y may be more than one label for each item."""
+        return split_outliers(data, y)
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
         """Score each row or image.
@@ -142,7 +146,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             When X does not match that of `fit`, or is so large that a score would be NaN.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False, any_shape=True)
         with self._shows_progress("scoring"):
             scores = self._score_samples(data)
         check_scores(self, scores)
@@ -202,6 +206,21 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def labels_of(estimator: Any, data: CheckedData, y: Any) -> Any:
+    """Return y, or where it is None and the estimator needs labels, those that come with X."""
+    if y is None and data.has_labels and get_tags(estimator).target_tags.required:
+        return data.labels
+    return y
+
+
+def threshold_rows(rows: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.integer]:
+    """Return the rows that a threshold is set on: all of them, or a few thousand, in order."""
+    if len(rows) > _THRESHOLD_ROWS:
+        rng = numpy_rng(seed, Stream.THRESHOLD_ROWS)
+        rows = rng.choice(rows, _THRESHOLD_ROWS, replace=False)
+    return np.sort(rows)
 
 
 def split_outliers(

@@ -15,6 +15,7 @@ ROOT = Path(skood.__file__).parent
 DOOR = {"_data", "_checked_data", "_internal", "_labels", "_moments", "_parameters"}
 ALLOWED = {
     "_caching": set(),
+    "_chunks": set(),
     "_internal": set(),
     "_parameters": set(),
     "_progress": set(),
@@ -101,8 +102,8 @@ ONLY_IN_PACKAGE = {
     },
 }
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
-# What all of them may import; it imports nothing of the package itself.
-FOR_ALL = {"_progress"}
+# What all of them may import; these import nothing of the package themselves.
+FOR_ALL = {"_chunks", "_progress"}
 
 
 def part_of(path):

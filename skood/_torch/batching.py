@@ -1,8 +1,9 @@
-"""Map a function over data in batches of one fixed size."""
+"""Map a function over data in batches."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,25 +15,65 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from skood._checked_data import CheckedData
+from skood._chunks import row_slices
 from skood._progress import tracked
 from skood._torch.device import full_float32
 from skood._torch.partial_results import PartialResults
 from skood._torch.reading import read_ahead, read_batches
 
-__all__ = ["evaluating", "map_batches", "scoring_batch_size"]
+__all__ = ["batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
 
 # Values of float32 that fill 64 bytes.
 _ALIGNED = 16
 
+# Values in a scoring batch: 16 images of 3 x 128 x 128 on a CPU, 256 of 3 x 96 x 96 on CUDA.
+_CPU_VALUES = 16 * 3 * 128**2
+_CUDA_VALUES = 256 * 3 * 96**2
 
-def scoring_batch_size(device: torch.device, *, is_image: bool = True) -> int:
-    """Items in a scoring batch.
 
-    Fixed for a device: the shape of the batch determines the order of the sums in a float32
-    convolution or matrix product, so with varying sizes the last digits of a score could depend
-    on the other rows. Small on the CPU, where one image costs as much as a whole batch.
+def scoring_batch_size(device: torch.device, item_shape: tuple[int, ...]) -> int:
+    """Return the number of items in a scoring batch.
+
+    The number depends on the device and on the size of an item alone, because the shape of a batch
+    determines the order of the sums in a float32 convolution or matrix product. On a CPU, batches
+    of large images gain no speed and take more memory.
+
+    Parameters
+    ----------
+    device : torch.device
+    item_shape : tuple of int
+        Shape of an item as the network reads it: (d,) for rows, (C, H, W) for images.
+
+    Returns
+    -------
+    int
+        On a CPU 128 rows, or 4 to 32 other items; on CUDA 16 to 256 items.
     """
-    return 256 if device.type == "cuda" else 32 if is_image else 128
+    is_row = len(item_shape) == 1
+    if device.type == "cuda":
+        return 256 if is_row else _fitting(_CUDA_VALUES, item_shape, 16, 256)
+    return 128 if is_row else _fitting(_CPU_VALUES, item_shape, 4, 32)
+
+
+def batch_multiple(item_shape: tuple[int, ...]) -> int:
+    """Return the number of items whose multiples fill a batch: 32 rows, or 1 other item.
+
+    A small network computes 32 rows in almost the time of one, and scores of batches of one size
+    are equal to the last bit. A row may also be read as an image, of shape (1, 1, d) or (d, 1, 1).
+
+    Parameters
+    ----------
+    item_shape : tuple of int
+        As in :func:`scoring_batch_size`.
+    """
+    is_row = len(item_shape) in (1, 3) and math.prod(item_shape) == max(item_shape)
+    return 32 if is_row else 1
+
+
+def _fitting(values: int, item_shape: tuple[int, ...], fewest: int, most: int) -> int:
+    """Largest power of two of items within that many values, and within the two limits."""
+    n_items = values // max(1, math.prod(item_shape))
+    return 1 << (min(max(n_items, fewest), most).bit_length() - 1)
 
 
 class _AlignedRows(TorchFunctionMode):
@@ -92,19 +133,19 @@ def map_batches(
     verbose: bool | int | str = "auto",
     description: str = "scoring",
     partial: PartialResults | None = None,
+    multiple_of: int = 1,
 ) -> Any:
-    """Apply `function` to every row of `data`, always on exactly `batch_size` rows.
+    """Apply `function` to every row of `data`, on `batch_size` rows at a time.
 
     Streamed data are prefetched.
 
     Parameters
     ----------
     function : callable
-        Takes an array of shape (batch_size, ...), returns a tensor, or several, with a row for
+        Takes an array of up to `batch_size` rows, returns a tensor, or several, with a row for
         each row. It runs without gradients.
     data : CheckedData
     batch_size : int
-        The last batch is filled up by repeating its last row.
     device : torch.device, default=None
         Where `function` puts what it reads; None: the CPU.
     n_workers : int or None, default=None
@@ -115,6 +156,9 @@ def map_batches(
         What is done, for the progress bar.
     partial : PartialResults, default=None
         Where results are saved, and taken from by another call on the same data.
+    multiple_of : int, default=1
+        The last batch is filled to a multiple of this number of rows, see :func:`batch_multiple`,
+        or to `batch_size` where that is less, by repeating its last row.
 
     Returns
     -------
@@ -124,40 +168,50 @@ def map_batches(
     n = len(data)
     n_done, results = partial.load() if partial else (0, [])
     several = len(results) > 1
-    aligned = _AlignedRows()
-    starts = range(n_done, n, batch_size)
-    rows = [np.minimum(np.arange(start, start + batch_size), n - 1) for start in starts]
+    slices = list(row_slices(n, batch_size, n_done))
+    batches = [np.arange(rows.start, rows.stop) for rows in slices]
+    if batches:
+        n_last = len(batches[-1])
+        n_missing = min(-n_last % multiple_of, batch_size - n_last)
+        batches[-1] = np.pad(batches[-1], (0, n_missing), mode="edge")
+    # The mode costs half a millisecond a pass, and a batch of one has a single position.
+    alone = len(batches) == 1 and len(batches[0]) == 1
+    aligned = contextlib.nullcontext() if alone else _AlignedRows()
     slow = not data.in_memory
-    batches = read_batches(
-        data.take, rows, device=device or torch.device("cpu"), slow=slow, n_workers=n_workers
+    read = read_batches(
+        data.take, batches, device=device or torch.device("cpu"), slow=slow, n_workers=n_workers
     )
-    with contextlib.closing(read_ahead(batches) if slow else batches) as batches:
+    with contextlib.closing(read_ahead(read) if slow else read) as items_of_batches:
         bar = tracked(
-            zip(starts, batches, strict=True),
-            total=len(starts),
+            zip(slices, items_of_batches, strict=True),
+            total=len(slices),
             description=description,
             unit="batch",
             verbose=verbose,
         )
-        for start, items in bar:
-            size = min(batch_size, n - start)
+        for rows, items in bar:
+            size = rows.stop - rows.start
             with torch.inference_mode(), aligned, full_float32():
                 values = function(items)
                 several = isinstance(values, tuple)
                 parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]
             results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
             for result, part in zip(results, parts, strict=True):
-                result[start : start + size] = part
+                result[rows] = part
             if partial:
-                partial.save_if_due(start + size, results)
+                partial.save_if_due(rows.stop, results)
     return tuple(results) if several else results[0]
 
 
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put `module` into eval mode inside the block, and restore its mode afterwards."""
-    training = [part for part in module.modules() if part.training]
-    module.eval()
+    # A frozen scripted module has no mode.
+    training = [part for part in module.modules() if getattr(part, "training", False)]
+    if training:
+        # A network from torch.export is what it was exported as, and refuses the call.
+        with contextlib.suppress(NotImplementedError):
+            module.eval()
     try:
         yield
     finally:

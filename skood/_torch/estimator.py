@@ -21,7 +21,7 @@ from skood._torch.preprocessing import Preprocessing
 __all__ = ["NeuralEstimator"]
 
 # Parameters that affect where a model is trained and what it prints, but not what it learns.
-_IMMATERIAL = {"device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
+_IMMATERIAL = {"channels", "device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
 
 
 class NeuralEstimator(BaseEstimator):
@@ -43,6 +43,7 @@ class NeuralEstimator(BaseEstimator):
         "clip_norm": [Interval(numbers.Real, 0, None, closed="neither"), None],
         "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
         "patience": [Interval(numbers.Integral, 1, None, closed="left"), None],
+        "channels": [StrOptions({"first", "last"}), None],
         "precision": [StrOptions({"auto", "bf16", "fp32"})],
         "compile": ["boolean", StrOptions({"auto"})],
         "device": [str, torch.device, None],

@@ -71,7 +71,7 @@ def read_batches(
         multiprocessing_context="fork" if can_fork else None,
     )
     for items in loader:
-        yield tuple(map(_as_array, items)) if isinstance(items, (tuple, list)) else _as_array(items)
+        yield _as_arrays(items)
 
 
 class _Batches(Dataset):
@@ -88,6 +88,8 @@ class _Batches(Dataset):
 
 def _as_tensors(items: Any) -> Any:
     """Convert to tensors, which are passed between processes in shared memory."""
+    if isinstance(items, dict):
+        return {name: _as_tensors(values) for name, values in items.items()}
     if isinstance(items, tuple):
         return tuple(map(_as_tensors, items))
     try:
@@ -96,7 +98,11 @@ def _as_tensors(items: Any) -> Any:
         return items
 
 
-def _as_array(items: Any) -> npt.NDArray:
+def _as_arrays(items: Any) -> Any:
+    if isinstance(items, dict):
+        return {name: _as_arrays(values) for name, values in items.items()}
+    if isinstance(items, (tuple, list)):
+        return tuple(map(_as_arrays, items))
     return items.numpy() if isinstance(items, torch.Tensor) else items
 
 

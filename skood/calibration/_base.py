@@ -20,7 +20,7 @@ from skood._data import check_data
 from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
-from skood.base import BaseDetector, split_outliers
+from skood.base import BaseDetector, labels_of, split_outliers
 from skood.classifiers import PretrainedClassifier
 
 __all__ = [
@@ -78,10 +78,12 @@ class CalibratedDetector(BaseDetector):
 
         Parameters
         ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
+        X : array-like, Tensor, Dataset, DataLoader or dict of shape (n_samples, ...)
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C); whatever a network of
+            yours takes, where the detector is given one.
         y : array-like of shape (n_samples,), default=None
-            Labels, for detectors that need them. Rows with y == -1 are known outliers.
+            Labels, for detectors that need them. Rows with y == -1 are known outliers. None takes
+            the labels of a Dataset of pairs (x, y), where they are needed.
         X_calibration : array-like, Tensor or Dataset of shape (n_calibration, ...), default=None
             In-distribution rows to learn the threshold from, which no model in the detector has
             been trained on; all rows of X are then for fitting. None holds a part of X out.
@@ -96,11 +98,11 @@ class CalibratedDetector(BaseDetector):
             Where, without `X_calibration`, the detector holds a model that was trained before,
             perhaps on rows of X; and where rows are too few for what was asked for.
         """
-        data = check_data(self, X, reset=True, min_samples=2)
-        inliers, y, outliers = split_outliers(data, y)
+        data = check_data(self, X, reset=True, min_samples=2, any_shape=True)
+        inliers, y, outliers = split_outliers(data, labels_of(self, data, y))
         calibration = None
         if X_calibration is not None:
-            calibration = check_data(self, X_calibration, reset=False)
+            calibration = check_data(self, X_calibration, reset=False, any_shape=True)
         with self._shows_progress():
             self._fit(inliers, y, outliers, draw_seed(self.random_state), calibration)
         return self

@@ -3,6 +3,7 @@
 from skood.classifiers._base import NeuralClassifier
 from skood.classifiers._convnet import ConvNet
 from skood.classifiers._densenet import DenseNet
+from skood.classifiers._feature_extractor import FeatureExtractor
 from skood.classifiers._mlp import MLP
 from skood.classifiers._pretrained import PretrainedClassifier
 from skood.classifiers._resnet import ResNet
@@ -15,6 +16,7 @@ __all__ = [
     "VGG",
     "ConvNet",
     "DenseNet",
+    "FeatureExtractor",
     "NeuralClassifier",
     "PretrainedClassifier",
     "ResNet",

@@ -33,6 +33,7 @@ from skood.classifiers._network import Network
 from skood.classifiers._network_classifier import NetworkClassifier, copy_weights, last_linear
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._pretrained import PretrainedClassifier
+from skood.classifiers._reading import Head, Reading
 
 __all__ = ["NeuralClassifier", "image_shape_of", "initialize_convolutions"]
 
@@ -103,6 +104,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         (C, H, W) of images given as flat rows, in a Pipeline for instance.
     value_range : (float, float) or "minmax", default=None
         Values of black and white, for images. None: 0..255 for uint8, 0..1 for floats.
+    channels : {"first", "last"} or None, default=None
+        Axis of the channels of images in X. None recognises 1 or 3 channels in the last axis, and
+        raises where the shape leaves it open.
     precision : {"auto", "bf16", "fp32"}, default="auto"
         Precision of training; "auto" uses bfloat16 where the hardware supports it natively.
     compile : bool or "auto", default="auto"
@@ -153,6 +157,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         patience: int | None = None,
         image_shape: tuple[int, int, int] | None = None,
         value_range: Any = None,
+        channels: str | None = None,
         precision: str = "auto",
         compile: bool | str = "auto",
         device: str | torch.device | None = None,
@@ -177,6 +182,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         self.patience = patience
         self.image_shape = image_shape
         self.value_range = value_range
+        self.channels = channels
         self.precision = precision
         self.compile = compile
         self.device = device
@@ -211,15 +217,18 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         """
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any, X_val: Any = None, y_val: Any = None) -> NeuralClassifier:
+    def fit(
+        self, X: Any, y: Any = None, X_val: Any = None, y_val: Any = None
+    ) -> NeuralClassifier:
         """Train the network.
 
         Parameters
         ----------
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
-        y : array-like of shape (n_samples,)
-            Class labels, all strings or all whole numbers.
+        y : array-like of shape (n_samples,), default=None
+            Class labels, all strings or all whole numbers. None takes those of a Dataset of pairs
+            (x, y).
         X_val : array-like, Tensor or Dataset of shape (n_val, ...), default=None
             Validation data, whose loss is noted in `history_` after every epoch. The weights
             of the epoch with the lowest are kept.
@@ -234,8 +243,9 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         ValueError
             When y is missing, has a single class, or marks out-of-distribution rows by -1.
         """
-        data = self._open(X, reset=True)
-        class_indices = self._learn_classes(y, len(data))
+        checked = check_data(self, X, reset=True, min_samples=2)
+        data = self._open(checked, reset=True)
+        class_indices = self._learn_classes(checked.labels if y is None else y, len(data))
         validation = None
         held_out = self._validation(X_val, y_val)
         if held_out is not None:
@@ -441,11 +451,21 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
     def network(self) -> Network:
         device = resolve_device(self.device)
         self.module_.to(device)
+        last_layer = last_linear(self.module_)
+        name = next(name for name, part in self.module_.named_modules() if part is last_layer)
+        reading = Reading(
+            n_outputs=last_layer.out_features,
+            head=Head(name),
+            n_features=last_layer.in_features,
+            certain=True,
+        )
         return Network(
             self.module_,
-            last_linear(self.module_),
-            lambda data: self._open(data, reset=False),
-            lambda items: self._batch(items, device, None),
+            lambda module, reading: (
+                lambda data: self._open(data, reset=False),
+                lambda items: self._batch(items, device, None),
+            ),
+            reading=reading,
             step=1.0
             if self.value_range_ is None
             else torch.as_tensor(1 / self.std_, device=device),

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood.classifiers._network import Network
+from skood._chunks import row_slices
+from skood.classifiers._network import Network, n_items_of
 
 __all__ = [
     "as_maps",
@@ -44,16 +46,22 @@ def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, .
     Returns
     -------
     dict of str to tuple of int
-        (C, H, W) of maps and (d,) of rows, by the module's name. Excluded are modules with other
-        outputs, those that run more than once in a pass, whose name would be ambiguous, and
-        those that finish after the last layer.
+        (C, T), (C, H, W) or (C, D, H, W) of maps and (d,) of rows, by the module's name. Excluded
+        are modules with other outputs, tokens among them, those that run more than once in a pass,
+        whose name would be ambiguous, and those that finish after the last layer.
     """
-    names = {module: name for name, module in network.module.named_modules()}
+    # Scripted modules take no hooks.
+    names = {
+        module: name
+        for name, module in network.module.named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    }
     finished: list[tuple[str, tuple[int, ...]]] = []
 
     def run(x: Tensor) -> Tensor:
         def note(module: nn.Module, args: Any, output: Any) -> None:
-            is_batch = isinstance(output, Tensor) and output.ndim > 1 and len(output) == len(x)
+            is_batch = isinstance(output, Tensor) and output.ndim > 1
+            is_batch = is_batch and len(output) == n_items_of(x)
             finished.append((names[module], tuple(output.shape[1:]) if is_batch else ()))
 
         hooks = [module.register_forward_hook(note) for module in names]
@@ -65,11 +73,20 @@ def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, .
 
     network.map(run, data.subset(np.arange(1)), "finding layers")
     runs = Counter(name for name, _ in finished)
+    # Tokens, and maps whose channels are last, as transformers have them.
+    modules = dict(network.module.named_modules())
+    tokens = {
+        shape
+        for name, shape in finished
+        if len(shape) > 1 and isinstance(modules[name], (nn.Linear, nn.LayerNorm))
+    }
+    last = None if network.last_layer is None else names[network.last_layer]
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in finished:
-        if name == names[network.last_layer]:
+        # The network itself, which has no name, finishes last.
+        if name in (last, ""):
             break
-        if runs[name] == 1 and len(shape) in (1, 3):
+        if runs[name] == 1 and 1 <= len(shape) <= 4 and shape not in tokens:
             shapes[name] = shape
     return shapes
 
@@ -122,8 +139,8 @@ def last_map(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
 
 def _maps(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Return the names of maps; one-pixel maps, from pooling, only if there are no others."""
-    maps = [name for name, shape in shapes.items() if len(shape) == 3]
-    return [name for name in maps if shapes[name][1:] != (1, 1)] or maps
+    maps = [name for name, shape in shapes.items() if len(shape) > 1]
+    return [name for name in maps if set(shapes[name][1:]) != {1}] or maps
 
 
 def named_layers(
@@ -151,7 +168,7 @@ def named_layers(
         listed = ", ".join(known[:_LISTED]) + (", ..." if len(known) > _LISTED else "")
         raise ValueError(
             f"{parameter}={layers!r} names {unknown or 'nothing'}; expected modules that run once, "
-            f"before the last layer, and put out maps (C, H, W) or rows (d,): {listed or 'none'}"
+            f"before the last layer, and put out maps (C, ...) or rows (d,): {listed or 'none'}"
         )
     return names
 
@@ -212,8 +229,7 @@ def in_row_chunks(
     values : tuple of ndarray
         What `function` returns for these rows.
     """
-    for start in range(0, len(data), _CHUNK):
-        rows = slice(start, min(start + _CHUNK, len(data)))
+    for rows in row_slices(len(data), _CHUNK):
         part = data.subset(np.arange(rows.start, rows.stop))
         values = network.map(function, part, description)
         assert isinstance(values, tuple), "several tensors in, several arrays out"

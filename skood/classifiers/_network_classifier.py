@@ -56,8 +56,8 @@ def copy_weights(source: Network, target: nn.Module, *, keeps_head: bool) -> Non
         "same shape"
     )
     head = _name_of(last_linear(target), target)
-    if _name_of(source.last_layer, source.module) != head:
-        came = _name_of(source.last_layer, source.module)
+    came = _name_of(last_linear(source.module), source.module)
+    if came != head:
         raise ValueError(f"weights_init has the last layer {came!r}, but it is {head!r} {expected}")
     given = tensors_of(source.module)
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
@@ -91,7 +91,8 @@ class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metacl
     def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
         """Mean and standard deviation by which each channel, or all, are normalised."""
 
-    def _outputs(self, X: Any) -> Outputs:
+    def _outputs(self, X: Any, reads: str = "logits") -> Outputs:
+        """Return what the network makes of X; `reads` is what is wanted of it."""
         check_is_fitted(self)
         return self.network().outputs(check_data(self, X, reset=False))
 
@@ -152,7 +153,7 @@ class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metacl
         ndarray of shape (n_samples, n_features)
             In the dtype of the network, float32 as a rule.
         """
-        return self._outputs(X).features
+        return self._outputs(X, "features").features
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -1,4 +1,4 @@
-"""Pretrained networks."""
+"""Trained networks of any origin, as classifiers."""
 
 from __future__ import annotations
 
@@ -6,21 +6,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from sklearn.base import BaseEstimator
-from torch import Tensor, nn
+from sklearn.utils import Tags
+from torch import nn
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._internal import internal
-from skood._torch.packing import pack, unpack
-from skood.classifiers._network import Network
-from skood.classifiers._network_classifier import NetworkClassifier, last_linear
+from skood.classifiers._module import ModuleHandle
+from skood.classifiers._network import Outputs
+from skood.classifiers._network_classifier import NetworkClassifier
 
 __all__ = ["PretrainedClassifier"]
 
 
-class PretrainedClassifier(NetworkClassifier):
+class PretrainedClassifier(ModuleHandle, NetworkClassifier):
     """Any trained torch module, as a classifier that is not trained again.
 
     Detectors also accept a bare module, and wrap it in this class with the defaults. ``clone``
@@ -30,57 +27,113 @@ class PretrainedClassifier(NetworkClassifier):
     Parameters
     ----------
     module : Module
-        Takes a batch of images (b, C, H, W) or rows (b, d). It stays on its device.
-    last_layer : str or nn.Linear, default=None
-        The linear layer that maps the features to the logits: a submodule of `module`, or its
-        name in ``module.named_modules()``. None takes the last linear layer.
-    mean, std : sequence of float, default=None
+        Takes a batch of images (b, C, H, W), of rows (b, d) or of whatever else X holds; fields of
+        a dict by their names. It stays on its device. Scripted, exported and quantised modules
+        serve detectors on logits.
+    output : str, int or callable, default=None
+        Which part of what the module returns are the logits: a key, a position, or a function of
+        what it returns. None takes a tensor, ``logits`` of an output object, or the first element
+        of a tuple.
+    features_from : str or callable, default=None
+        The penultimate features: the name of a layer in ``module.named_modules()``, whose output
+        they are, or a function of what the module returns. None takes the input of the layer that
+        makes the logits.
+    multilabel : bool, default=False
+        Whether an item may have several labels, each with the sigmoid of its logit.
+    mean, std : float or array-like of float, default=None
         Mean and standard deviation by which each channel of images in [0, 1] is normalised.
         None when the module normalises its input, or X is already normalised.
+    value_range : (float, float), default=None
+        Values of black and white, which are brought to 0 and 1. None: 0..255 for uint8; floats are
+        not changed, and lie in [0, 1] where there is a `mean` or `std`.
     classes : array-like of shape (n_classes,), default=None
         Labels in the order of the logits. None: 0, 1, 2, ...
     image_shape : tuple of int, default=None
         (C, H, W) of images given as flat rows.
+    channels : {"first", "last"}, default=None
+        Axis of the channels in X. None recognises 1 or 3 channels in the last axis.
+    batch_size : int, default=None
+        Items in a batch, to bound the memory. None chooses it by the size of an item. A module
+        that was exported for one batch size needs this one.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         Labels in the order of the logits.
+    reading_ : object
+        How the output of the module is read, once `fit` or a detector has found it out.
+
+    Raises
+    ------
+    ValueError
+        When the module does not take X, puts out anything else than one row of logits for each
+        item, or an item's logits depend on the other items of its batch.
+
+    See Also
+    --------
+    FeatureExtractor : A module whose output is the feature.
 
     Notes
     -----
-    Pixels of uint8 are divided by 255; anything else is passed to the module unchanged.
+    The logits are what the module returns. One logit z stands for the logits (0, z). Probabilities
+    are recognised by their values, and the logits are then taken from before the final softmax,
+    log-softmax or sigmoid.
+
+    The layer that makes the logits, a linear layer or a convolution of one pixel, is proved: its
+    output has to equal the logits in value on the first items of X, up to rounding, a constant
+    factor, and the final softmax or sigmoid. Its input are the features. It is compared again in
+    every later batch. Where no layer passes, detectors on logits work, those on features need
+    `features_from`, and those that need weights say why each layer fails.
+
+    Networks in float16 and bfloat16 compute in their own precision; their outputs are converted to
+    float32, and detectors that need gradients work on a copy in float32.
+
+    A score agrees to the last bit in batches of one size, and to about 1e-6 of its size otherwise.
 
     Examples
     --------
     >>> import torch
     >>> from skood import MSP, PretrainedClassifier
     >>> network = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
-    >>> PretrainedClassifier(network).transform(torch.zeros(2, 4)).shape
-    (2, 8)
+    >>> PretrainedClassifier(network).transform(torch.randn(5, 4)).shape
+    (5, 8)
     >>> MSP(network).fit(torch.randn(20, 4)).predict(torch.zeros(2, 4)).shape
     (2,)
     """
 
-    # Detectors hand such a model their checked data instead of an array.
-    _reads_checked_data = True
+    _parameter_constraints: dict = {
+        **ModuleHandle._parameter_constraints,
+        "features_from": [str, callable, None],
+        "multilabel": ["boolean"],
+        "classes": ["array-like", None],
+    }
 
     def __init__(
         self,
         module: nn.Module,
         *,
-        last_layer: str | nn.Linear | None = None,
+        output: Any = None,
+        features_from: Any = None,
+        multilabel: bool = False,
         mean: Any = None,
         std: Any = None,
+        value_range: Any = None,
         classes: Any = None,
         image_shape: tuple[int, int, int] | None = None,
+        channels: str | None = None,
+        batch_size: int | None = None,
     ) -> None:
         self.module = module
-        self.last_layer = last_layer
+        self.output = output
+        self.features_from = features_from
+        self.multilabel = multilabel
         self.mean = mean
         self.std = std
+        self.value_range = value_range
         self.classes = classes
         self.image_shape = image_shape
+        self.channels = channels
+        self.batch_size = batch_size
 
     @classmethod
     def from_torchvision(cls, name: str, weights: Any = "DEFAULT") -> PretrainedClassifier:
@@ -91,7 +144,8 @@ class PretrainedClassifier(NetworkClassifier):
         name : str
             As in :func:`torchvision.models.list_models`, "resnet50" for instance.
         weights : str, WeightsEnum or None, default="DEFAULT"
-            None leaves the network untrained. Anything else is downloaded on first use.
+            None leaves the network untrained, with the normalisation of its default weights.
+            Anything else is downloaded on first use.
 
         Returns
         -------
@@ -101,10 +155,11 @@ class PretrainedClassifier(NetworkClassifier):
         """
         from torchvision.models import get_model, get_model_weights
 
-        if weights is None:
-            return cls(get_model(name).eval())
         if isinstance(weights, str):
             weights = get_model_weights(name)[weights]
+        if weights is None:
+            transforms = get_model_weights(name)["DEFAULT"].transforms()
+            return cls(get_model(name).eval(), mean=transforms.mean, std=transforms.std)
         transforms = weights.transforms()
         return cls(
             get_model(name, weights=weights).eval(),
@@ -113,112 +168,60 @@ class PretrainedClassifier(NetworkClassifier):
             classes=weights.meta["categories"],
         )
 
-    def fit(self, X: Any, y: Any = None) -> PretrainedClassifier:
-        """Return self; the network is trained already.
-
-        Parameters
-        ----------
-        X : ignored
-        y : ignored
-
-        Returns
-        -------
-        self
-        """
-        return self
-
     @property
     def classes_(self) -> npt.NDArray:
-        n_classes = self._last_layer().out_features
+        if self.classes is None and not hasattr(self, "reading_"):
+            raise AttributeError(
+                "classes_ of a PretrainedClassifier is known once it has seen data: call fit(X), or "
+                "give classes="
+            )
+        n_classes = self.network().n_classes if hasattr(self, "reading_") else None
+        return self._labels_for(n_classes)
+
+    def _labels_for(self, n_classes: int | None) -> npt.NDArray:
+        """Return the labels of that many columns of the logits."""
         if self.classes is None:
             return np.arange(n_classes)
-        if len(self.classes) != n_classes:
+        if n_classes is not None and len(self.classes) != n_classes:
             raise ValueError(
                 f"classes has {len(self.classes)} labels, but the network has {n_classes} outputs; "
                 "give one label for each"
             )
         return np.asarray(self.classes)
 
-    def _last_layer(self) -> nn.Linear:
-        if self.last_layer is None:
-            return last_linear(self.module)
-        layers = dict(self.module.named_modules())
-        if isinstance(self.last_layer, nn.Linear) and self.last_layer in layers.values():
-            return self.last_layer
-        if self.last_layer not in layers:
-            linear = [name for name, layer in layers.items() if isinstance(layer, nn.Linear)]
-            raise ValueError(
-                f"last_layer={self.last_layer!r} is no layer of the network; its linear layers "
-                f"are {linear}"
-            )
-        layer = layers[self.last_layer]
-        if not isinstance(layer, nn.Linear):
-            raise ValueError(
-                f"last_layer={self.last_layer!r} is a {type(layer).__name__}; expected nn.Linear"
-            )
-        return layer
-
-    def _open(self, data: CheckedData) -> CheckedData:
-        if self.image_shape is not None and not data.is_image:
-            return data.reshape(tuple(self.image_shape))
-        return data
-
     @internal
     def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
         return 0.0 if self.mean is None else self.mean, 1.0 if self.std is None else self.std
 
-    @internal
-    def network(self) -> Network:
-        last_layer = self._last_layer()
-        device, dtype = last_layer.weight.device, last_layer.weight.dtype
-        mean, std = (
-            None if value is None else torch.as_tensor(value, dtype=dtype, device=device)
-            for value in (self.mean, self.std)
-        )
+    def _network_settings(self) -> dict[str, Any]:
+        return {"features_from": self.features_from, "multilabel": self.multilabel}
 
-        def per_channel(value: Tensor, x: Tensor) -> Tensor:
-            if value.numel() not in (1, x.shape[1]):
-                raise ValueError(
-                    f"X has items of shape {tuple(x.shape[1:])}, but mean or std has "
-                    f"{value.numel()} values; expected one for each channel or feature, or one in "
-                    "all"
-                )
-            return value.reshape(-1, 1, 1) if x.ndim == 4 else value
+    def _outputs(self, X: Any, reads: str = "logits") -> Outputs:
+        network, data = self.network(), self._check(X)
+        network.read(data)
+        network.require(reads, type(self).__name__)
+        return network.outputs(data)
 
-        def tensor(items: npt.NDArray) -> Tensor:
-            x = torch.from_numpy(np.ascontiguousarray(items)).to(device)
-            x = x.to(dtype) / 255 if items.dtype == np.uint8 else x.to(dtype)
-            x = x if mean is None else x - per_channel(mean, x)
-            return x if std is None else x / per_channel(std, x)
+    def predict(self, X: Any) -> npt.NDArray:
+        """Return the most probable class, or of a multilabel network all probable labels.
 
-        return Network(
-            self.module,
-            last_layer,
-            self._open,
-            tensor,
-            step=1.0 if std is None else 1 / std,
-            is_final=self.last_layer is None,
-            settings=tuple(
-                None if v is None else tuple(np.ravel(v)) for v in (self.mean, self.std)
-            ),
-        )
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
 
-    def _outputs(self, X: Any) -> Any:
-        # There is no fit, so that there is no earlier X to compare with.
-        return self.network().outputs(check_data(BaseEstimator(), X, reset=True))
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_labels)
+            In the dtype of `classes_`; of a multilabel network 1 where the probability of the
+            label is above 1/2, and 0 elsewhere.
+        """
+        outputs = self._outputs(X)
+        if self.multilabel:
+            return (outputs.logits > 0).astype(np.int64)
+        return self._labels_for(outputs.logits.shape[1])[outputs.logits.argmax(1)]
 
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def __sklearn_clone__(self) -> PretrainedClassifier:
-        return type(self)(**self.get_params(deep=False))
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = {**super().__getstate__(), "module": pack(self.module)}
-        if isinstance(self.last_layer, nn.Module):
-            names = {layer: name for name, layer in self.module.named_modules()}
-            state["last_layer"] = names[self.last_layer]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "module": unpack(state["module"])})
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = self.multilabel
+        tags.classifier_tags.multi_class = not self.multilabel
+        return tags

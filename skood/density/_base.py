@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._parameters import Interval, StrOptions, fit_context
-from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.objective import Objective
@@ -71,6 +71,9 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         always computed, and items are always scored, in float32.
     compile : bool or "auto", default=False
         Compile the training step with ``torch.compile``; "auto" does for long runs.
+    channels : {"first", "last"} or None, default=None
+        Axis of the channels of images in X. None recognises 1 or 3 channels in the last axis, and
+        raises where the shape leaves it open.
     device : str, torch.device or None, default=None
         None takes CUDA where there is one.
     n_workers : int or None, default=None
@@ -110,6 +113,7 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         patience: int | None = None,
         precision: str = "auto",
         compile: bool | str = False,
+        channels: str | None = None,
         device: str | torch.device | None = None,
         n_workers: int | None = None,
         checkpoint_dir: Any = None,
@@ -129,6 +133,7 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         self.patience = patience
         self.precision = precision
         self.compile = compile
+        self.channels = channels
         self.device = device
         self.n_workers = n_workers
         self.checkpoint_dir = checkpoint_dir
@@ -204,7 +209,8 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         return map_batches(
             lambda items: function(items).double(),
             data,
-            scoring_batch_size(device, is_image=len(self._preprocessing.item_shape) == 3),
+            scoring_batch_size(device, self._preprocessing.item_shape),
+            multiple_of=batch_multiple(self._preprocessing.item_shape),
             device=device,
             n_workers=self.n_workers,
             verbose=self.verbose,

@@ -17,7 +17,7 @@ from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._internal import internal
 from skood._parameters import Interval, StrOptions, fit_context
-from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._base import NeuralDensity
@@ -396,9 +396,10 @@ class Diffusion(NeuralDensity):
         return map_batches(
             of_items,
             data,
-            scoring_batch_size(device, is_image=data.is_image),
+            scoring_batch_size(device, data.item_shape),
             **{
                 "device": device,
+                "multiple_of": batch_multiple(data.item_shape),
                 "n_workers": self.n_workers,
                 "verbose": self.verbose,
                 "description": f"{type(self).__name__} {doing}",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._internal import internal
-from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood.density._base import NeuralDensity
 from skood.density._latent_transformer import LatentSpace
@@ -209,9 +209,10 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         return map_batches(
             of_items,
             data,
-            batch_size or scoring_batch_size(device, is_image=data.is_image),
+            batch_size or scoring_batch_size(device, data.item_shape),
             **{
                 "device": device,
+                "multiple_of": batch_multiple(data.item_shape),
                 "n_workers": self.n_workers,
                 "verbose": self.verbose,
                 "description": f"{type(self).__name__} {doing}",

@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood.density._generator import Generator
 
 __all__ = ["LatentSpace", "LatentTransformer"]
@@ -77,7 +77,8 @@ class LatentTransformer(LatentSpace):
         return map_batches(
             read,
             CheckedData.of(np.arange(len(data))[:, None]),
-            scoring_batch_size(model.device, is_image=data.is_image),
+            scoring_batch_size(model.device, data.item_shape),
+            multiple_of=batch_multiple(data.item_shape),
             verbose=self.verbose,
             description=f"{type(self).__name__} {description}",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
@@ -9,20 +10,29 @@ from typing import Any
 import joblib
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.special import log_softmax
-from sklearn.base import is_classifier
+from sklearn.base import clone, is_classifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from torch import nn
 
-from skood._checked_data import CheckedData
+from skood._checked_data import CheckedData, in_float32
 from skood._labels import encode_labels
 from skood._models import fit_model, in_chunks, rows_through
 from skood._parameters import HasMethods
-from skood.base import BaseDetector
-from skood.classifiers import MLP, ConvNet, NeuralClassifier, PretrainedClassifier
+from skood.base import BaseDetector, split_outliers, threshold_rows
+from skood.classifiers import (
+    MLP,
+    ConvNet,
+    FeatureExtractor,
+    NeuralClassifier,
+    PretrainedClassifier,
+)
+from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network import Network, Outputs
 from skood.classifiers._network_classifier import NetworkClassifier
+from skood.classifiers._reading import NoLogitsError
 
 __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsDetector"]
 
@@ -42,14 +52,17 @@ class ClassifierDetector(_HoldsModules):
 
     Attributes
     ----------
-    _reads_features : bool
-        Whether the subclass reads penultimate features or the last layer, which only networks
-        have.
+    _reads : {"logits", "network", "features", "head"}
+        What the subclass reads: the logits of any classifier, a network, its penultimate features,
+        or the weights of its last layer too.
+    _takes_multilabel : bool
+        Whether the score is defined where the classes do not exclude each other.
     _needs : {"nothing", "data", "labels"}
         Which training data ``_fit_on_outputs`` needs; with "nothing" it is not called.
     """
 
-    _reads_features = False
+    _reads = "logits"
+    _takes_multilabel = False
     _needs = "nothing"
 
     _parameter_constraints: dict = {
@@ -103,18 +116,22 @@ class ClassifierDetector(_HoldsModules):
             memory=self.memory,
             name=type(self).__name__,
         )
-        if self._reads_features and not isinstance(self.classifier_, NetworkClassifier):
-            raise TypeError(
-                f"{type(self).__name__} reads penultimate features and the last layer of a "
-                f"network, which {type(self.classifier_).__name__} does not have; expected a "
-                "classifier of skood.classifiers or a trained torch module (module_ of a skorch "
-                "net). MSP, MaxLogit, Energy, Entropy, GEN, KLMatching and OpenMax take any "
-                "classifier"
+        check_readable(self.classifier_, self._reads, type(self).__name__)
+        if is_multilabel(self.classifier_) and not self._takes_multilabel:
+            raise ValueError(
+                f"{type(self).__name__} is a score of classes that exclude each other, but the "
+                "network is multilabel; use Energy (JointEnergy), MSP (largest sigmoid), MaxLogit, "
+                "or a detector on features"
             )
 
     def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
         """Return the classifier for ``classifier=None``."""
         return ConvNet() if data.is_image else MLP()
+
+    def _split_outliers(
+        self, data: CheckedData, y: Any
+    ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
+        return split_multilabel(self.classifier, data, y)
 
     def _fit_scores(self, inliers: CheckedData, y: npt.NDArray | None) -> None:
         """Pass the data through the classifier if the score learns from them."""
@@ -131,7 +148,7 @@ class ClassifierDetector(_HoldsModules):
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        trained = isinstance(self.classifier, (FrozenEstimator, PretrainedClassifier))
+        trained = isinstance(self.classifier, (FrozenEstimator, ModuleHandle))
         tags.target_tags.required = not trained or self._needs == "labels"
         return tags
 
@@ -157,7 +174,7 @@ class OutputsDetector(ClassifierDetector):
 class NetworkDetector(ClassifierDetector):
     """Base of the detectors that run the network themselves: gradients, inner layers."""
 
-    _reads_features = True
+    _reads = "network"
 
     @property
     def _network(self) -> Network:
@@ -169,6 +186,9 @@ class FeatureDetector(_HoldsModules):
 
     A subclass writes ``_fit_on_features`` and ``_score``.
     """
+
+    # Training features between learning and setting the threshold, so that they are made once.
+    _learned_on: npt.NDArray
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
@@ -213,29 +233,56 @@ class FeatureDetector(_HoldsModules):
     ) -> None:
         self.features_ = None
         if self.features is not None:
-            self.features_ = fitted_model(
-                self.features,
-                inliers,
-                y,
-                seed=None if self.random_state is None else seed,
-                memory=self.memory,
-                name=type(self).__name__,
-                needs_labels=isinstance(self.features, NetworkClassifier),
-            )
+            self.features_ = self._fitted_features(inliers, y, seed)
         class_indices = None if y is None else np.unique(y, return_inverse=True)[1]
         features = self._transform(inliers)
         check_magnitude(features)
         self._fit_on_features(features, class_indices)
+        self._learned_on = features
+
+    def _fitted_features(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> Any:
+        name = type(self).__name__
+        model = self.features
+        trained = model.estimator if isinstance(model, FrozenEstimator) else model
+        if isinstance(trained, PretrainedClassifier):
+            return read_features(trained, inliers, name)
+        return fitted_model(
+            model,
+            inliers,
+            y,
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+            name=name,
+            needs_labels=isinstance(model, NetworkClassifier),
+        )
+
+    def _scores_for_threshold(
+        self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
+    ) -> npt.NDArray[np.float64]:
+        rows = threshold_rows(np.arange(len(inliers)), seed)
+        features = vars(self).pop("_learned_on")[rows]
+        return self._score_features(features, inliers.subset(rows))
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return in_float64(self._score, self._transform(data))
+        return self._score_features(self._transform(data), data)
+
+    def _score_features(
+        self, features: npt.NDArray, data: CheckedData
+    ) -> npt.NDArray[np.float64]:
+        """Score features of `data`."""
+        return in_float64(self._score, features)
 
     def _transform(self, data: CheckedData) -> npt.NDArray:
         if self.features_ is None:
             return data.rows()
-        if isinstance(self.features_, NetworkClassifier):
+        if isinstance(self.features_, (NetworkClassifier, ModuleHandle)):
             return self.features_.network().outputs(data, self.memory).features
-        return rows_through(self.features_, "transform", data).reshape(len(data), -1)
+        return in_float32(rows_through(self.features_, "transform", data).reshape(len(data), -1))
+
+    def _split_outliers(
+        self, data: CheckedData, y: Any
+    ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
+        return split_multilabel(self.features, data, y)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
@@ -252,7 +299,89 @@ def with_handles(value: Any) -> Any:
         held = [with_handles(item) for item in value]
         return held if any(a is not b for a, b in zip(held, value, strict=True)) else value
     module = value.estimator if isinstance(value, FrozenEstimator) else value
-    return PretrainedClassifier(module) if isinstance(module, nn.Module) else value
+    is_module = isinstance(module, (nn.Module, torch.export.ExportedProgram))
+    return PretrainedClassifier(module) if is_module else value
+
+
+def is_multilabel(model: Any) -> bool:
+    """Whether a classifier's classes do not exclude each other."""
+    model = model.estimator if isinstance(model, FrozenEstimator) else model
+    return isinstance(model, PretrainedClassifier) and model.multilabel
+
+
+def split_multilabel(
+    model: Any, data: CheckedData, y: Any
+) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
+    """Separate known outliers; labels (n, L) of a multilabel network are checked and left out.
+
+    No row has one class there, so that no score learns from them.
+    """
+    if y is None or not is_multilabel(model) or np.ndim(y) != 2:
+        return split_outliers(data, y)
+    labels = np.asarray(y)
+    if len(labels) != len(data) or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"y has shape {labels.shape} for {len(data)} items and values "
+            f"{np.unique(labels)[:5].tolist()}; expected 0 or 1 for each item and label, shape "
+            f"({len(data)}, n_labels)"
+        )
+    return data, None, None
+
+
+def read_features(model: PretrainedClassifier, data: CheckedData, name: str) -> ModuleHandle:
+    """Find out how features are read from a trained module.
+
+    A module without a head, given as it is, becomes a `FeatureExtractor`.
+
+    Raises
+    ------
+    ValueError
+        When the module puts out logits, but nobody knows which layer's features they are made of.
+    """
+    is_bare = type(model)(model.module).get_params(deep=False) == model.get_params(deep=False)
+    try:
+        model = clone(model).fit(data)
+    except NoLogitsError:
+        if not is_bare:
+            raise
+        return FeatureExtractor(model.module).fit(data)
+    reading = model.reading_
+    if reading.n_features:
+        return model
+    has_head = reading.is_altered or reading.link in ("softmax", "log_softmax")
+    if not is_bare or has_head or reading.is_hidden:
+        check_readable(model, "features", name)
+    if reading.failures:
+        warnings.warn(
+            f"no layer of {type(model.module).__name__} was found to make its output, so the "
+            f"output itself, {reading.n_outputs} values for each item, is taken for the feature. "
+            "If it is, say so with FeatureExtractor(module); if it holds logits, name the features "
+            "with PretrainedClassifier(module, features_from=...). The layers: "
+            + "; ".join(reading.failures),
+            stacklevel=2,
+        )
+    return FeatureExtractor(model.module).fit(data)
+
+
+def check_readable(model: Any, reads: str, name: str) -> None:
+    """Raise where a fitted model does not have what a detector reads.
+
+    Parameters
+    ----------
+    model : estimator
+    reads : {"logits", "network", "features", "head"}
+    name : str
+        Name of the detector.
+    """
+    if isinstance(model, NetworkClassifier):
+        model.network().require(reads, name)
+    elif reads != "logits":
+        raise TypeError(
+            f"{name} reads a network: its layers, features or gradients, which "
+            f"{type(model).__name__} does not have; expected a classifier of skood.classifiers or a "
+            "trained torch module (module_ of a skorch net). MSP, MaxLogit, Energy, Entropy, GEN, "
+            "KLMatching and OpenMax take any classifier"
+        )
 
 
 def fitted_model(
@@ -276,10 +405,12 @@ def fitted_model(
         Name of the detector, for error messages.
     needs_labels : bool
     """
-    if isinstance(model, PretrainedClassifier):
-        return model
+    trained = model.estimator if isinstance(model, FrozenEstimator) else model
+    if isinstance(trained, ModuleHandle):
+        # A copy with the same module finds out how its output is read.
+        return clone(trained).fit(data)
     if isinstance(model, FrozenEstimator):
-        return model.estimator
+        return trained
     if y is None and needs_labels:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None: its classifier, "
@@ -299,6 +430,7 @@ def classifier_outputs(
         return classifier.network().outputs(data, memory)
     no_features = np.empty((len(data), 0))
     logits = log_proba = np.empty(0)
+    normalized = not hasattr(classifier, "decision_function")
     if hasattr(classifier, "predict_proba"):
         proba = rows_through(classifier, "predict_proba", data).astype(np.float64)
         logits = log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
@@ -313,7 +445,7 @@ def classifier_outputs(
         )
     if not log_proba.size:
         log_proba = log_softmax(logits, axis=1)
-    return Outputs(logits, log_proba, no_features)
+    return Outputs(logits, log_proba, no_features, normalized)
 
 
 def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.NDArray[np.int64]:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["as_float64", "class_means", "scatter", "whitening"]
+from skood._chunks import row_slices
+
+__all__ = ["as_float64", "class_means", "scatter", "squared_distances", "whitening"]
 
 # Rows that are converted to float64 at once.
 _CHUNK = 4096
@@ -47,8 +49,7 @@ def class_means(
     """Mean of the prepared features of each class 0, 1, ..., shape (n_classes, d)."""
     counts = np.bincount(class_indices)
     sums = np.zeros((len(counts), features.shape[1]))
-    for start in range(0, len(features), _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    for rows in row_slices(len(features), _CHUNK):
         member = np.eye(len(counts))[class_indices[rows]]
         sums += member.T @ prepare(features[rows])
     return sums / counts[:, None]
@@ -62,11 +63,24 @@ def scatter(
 ) -> npt.NDArray[np.float64]:
     """Sum the outer products of prepared features less their class's centre, shape (d, d)."""
     total = np.zeros((features.shape[1],) * 2)
-    for start in range(0, len(features), _CHUNK):
-        rows = slice(start, start + _CHUNK)
+    for rows in row_slices(len(features), _CHUNK):
         centred = prepare(features[rows]) - centres[class_indices[rows]]
         total += centred.T @ centred
     return total
+
+
+def squared_distances(
+    rows: npt.NDArray[np.float64], centres: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Squared Euclidean distances of n rows to k centres, shape (n, k).
+
+    scikit-learn's ``euclidean_distances`` takes longer to check a row than to compute with it.
+    """
+    squares = [np.einsum("ij,ij->i", vectors, vectors) for vectors in (rows, centres)]
+    distances = -2 * (rows @ centres.T)
+    distances += squares[0][:, None]
+    distances += squares[1]
+    return np.maximum(distances, 0, out=distances)
 
 
 def as_float64(features: npt.NDArray) -> npt.NDArray[np.float64]:

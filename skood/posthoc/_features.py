@@ -10,12 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
-from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.preprocessing import normalize
 
 from skood._parameters import Interval
 from skood.posthoc._base import FeatureDetector
-from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
+from skood.posthoc._covariance import (
+    as_float64,
+    class_means,
+    scatter,
+    squared_distances,
+    whitening,
+)
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
@@ -121,7 +126,7 @@ class Mahalanobis(FeatureDetector):
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         white = self._prepare(features) @ self._whitening - self._origin
-        return -euclidean_distances(white, self._white_means, squared=True).min(1)
+        return -squared_distances(white, self._white_means).min(1)
 
 
 class RelativeMahalanobis(Mahalanobis):

@@ -72,7 +72,7 @@ class FDBD(OutputsDetector):
     (150,)
     """
 
-    _reads_features = True
+    _reads = "head"
     _needs = "data"
 
     def _fit_on_outputs(
@@ -152,7 +152,7 @@ class NCI(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "alpha": [Interval(numbers.Real, 0, None, closed="left")],
     }
-    _reads_features = True
+    _reads = "head"
     _needs = "data"
 
     def __init__(
@@ -235,7 +235,7 @@ class GradNorm(OutputsDetector):
     (150,)
     """
 
-    _reads_features = True
+    _reads = "features"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         proba = np.exp(outputs.log_proba)
@@ -302,7 +302,7 @@ class PNML(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "probabilities": [StrOptions({"normalized", "raw"})],
     }
-    _reads_features = True
+    _reads = "head"
     _needs = "data"
 
     def __init__(

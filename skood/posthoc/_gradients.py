@@ -139,7 +139,7 @@ class ODIN(NetworkDetector):
         if not isinstance(trained, PretrainedClassifier) or trained.std is not None:
             return
         some = data.take(np.arange(min(_N_LOOKED_AT, len(data))))
-        if trained._open(data).is_image and some.min() < 0:
+        if data.is_image and some.min() < 0:
             warnings.warn(
                 f"X has pixels from {some.min():.3g} to {some.max():.3g}, so it seems to be "
                 f"normalised, and epsilon={self.epsilon} counts in its units instead of pixels "
@@ -156,7 +156,7 @@ class ODIN(NetworkDetector):
         )
 
     def _perturbed_logits(self, data: CheckedData) -> npt.NDArray:
-        network = self._network
+        network = self._network.in_float32()
 
         def perturbed_logits(x: Tensor) -> Tensor:
             def loss(logits: Tensor) -> Tensor:
@@ -341,6 +341,7 @@ class AdaSCALE(NetworkDetector):
         "step": [Interval(numbers.Real, 0, None, closed="neither")],
         "n_samples": [Interval(numbers.Integral, 1, None, closed="left")],
     }
+    _reads = "head"
     _needs = "data"
 
     def __init__(
@@ -399,7 +400,7 @@ class AdaSCALE(NetworkDetector):
 
     def _before_and_after(self, data: CheckedData) -> npt.NDArray:
         """Features before and after the perturbation, shape (n, 2, d)."""
-        network = self._network
+        network = self._network.in_float32()
 
         def passes(x: Tensor) -> Tensor:
             gradient, features, _ = network.gradient(x, lambda logits: logits.amax(1).sum())

@@ -158,7 +158,7 @@ class Gram(NetworkDetector):
         )
 
     def _learn_bounds(self, data: CheckedData) -> None:
-        n_classes = self._network.last_layer.out_features
+        n_classes = self._network.n_classes
         self.minima_: list[npt.NDArray[np.float64]] = []
         self.maxima_: list[npt.NDArray[np.float64]] = []
         for _, (predicted, _, *grams) in self._grams(data):
@@ -176,7 +176,7 @@ class Gram(NetworkDetector):
     def _deviations(self, data: CheckedData) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
         """Yield the delta of each layer, shape (b, n_layers), for a thousand items at a time."""
         # A row that lies on a bound may exceed it by a rounding error in another batch.
-        rounding = min(100 * torch.finfo(self._network.last_layer.weight.dtype).eps, 1e-5)
+        rounding = min(100 * torch.finfo(self._network.dtype).eps, 1e-5)
         for rows, (predicted, confidence, *grams) in self._grams(data):
             deviations = np.empty((len(predicted), len(grams)))
             for layer, g in enumerate(grams):

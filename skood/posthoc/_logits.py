@@ -21,7 +21,8 @@ __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 class MSP(OutputsDetector):
     r"""Maximum softmax probability, :math:`\max_k p_k(x)`.
 
-    The baseline of out-of-distribution detection in classifiers.
+    The baseline of out-of-distribution detection in classifiers. The probabilities of a multilabel
+    network are the sigmoids of its logits.
 
     Parameters
     ----------
@@ -60,6 +61,8 @@ class MSP(OutputsDetector):
     >>> MSP(LogisticRegression(max_iter=1000)).fit(X, y).score_samples(X[:2]).round(2)
     array([0.98, 0.97])
     """
+
+    _takes_multilabel = True
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return np.exp(outputs.log_proba.max(1))
@@ -105,12 +108,16 @@ class MaxLogit(OutputsDetector):
     (1,)
     """
 
+    _takes_multilabel = True
+
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return outputs.logits.max(1)
 
 
 class Energy(OutputsDetector):
     r"""Negative free energy of the logits, :math:`T \log \sum_k \exp(f_k(x) / T)`.
+
+    Of a multilabel network JointEnergy, :math:`T \sum_k \log (1 + \exp(f_k(x) / T))`.
 
     Parameters
     ----------
@@ -141,6 +148,8 @@ class Energy(OutputsDetector):
     ----------
     .. [1] W. Liu, X. Wang, J. D. Owens, Y. Li, "Energy-based Out-of-distribution Detection",
        NeurIPS 2020, equation 4.
+    .. [2] H. Wang, W. Liu, A. Bocchieri, Y. Li, "Can multi-label classification networks know what
+       they don't know?", NeurIPS 2021, equation 6.
 
     Examples
     --------
@@ -175,8 +184,19 @@ class Energy(OutputsDetector):
         )
         self.temperature = temperature
 
+    _takes_multilabel = True
+
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return self.temperature * logsumexp(outputs.logits / self.temperature, axis=1)
+        scaled = outputs.logits / self.temperature
+        if outputs.multilabel:
+            return self.temperature * np.logaddexp(0, scaled).sum(1)
+        if outputs.normalized and self.temperature == 1:
+            raise ValueError(
+                "the energy of probabilities is 0 for every item, and Energy was given "
+                f"{type(self.classifier_).__name__}, whose logits are not known; use MSP or "
+                "Entropy, or a classifier that has logits (decision_function)"
+            )
+        return self.temperature * logsumexp(scaled, axis=1)
 
 
 class Entropy(OutputsDetector):

@@ -18,7 +18,7 @@ from skood._parameters import Interval
 from skood._torch.dropout import Subnetwork
 from skood._torch.seeding import Stream
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
-from skood.classifiers._network import Network, Outputs
+from skood.classifiers._network import Network, Outputs, copies_of, n_items_of
 from skood.posthoc._base import check_magnitude, in_float64
 from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
 
@@ -122,7 +122,7 @@ class MCDropout(UncertaintyDetector):
     array([0, 0])
     """
 
-    _reads_features = True
+    _reads = "network"
 
     _parameter_constraints: dict = {
         **UncertaintyDetector._parameter_constraints,
@@ -175,10 +175,10 @@ class MCDropout(UncertaintyDetector):
         def look(x: Tensor) -> Tensor:
             for n_rows in (2, 3):
                 with subnetwork:
-                    features, _, _ = network.forward(x[:n_rows].clone())
+                    features, _, _ = network.forward(copies_of(x, [0] * n_rows))
                 shapes.append(subnetwork.shapes)
                 on_features.append(subnetwork.output is features)
-            return x.new_zeros(len(x))
+            return torch.zeros(n_items_of(x))
 
         network.map(look, data.subset(np.arange(1)), "looking for dropout")
         module = type(network.module).__name__
@@ -196,7 +196,10 @@ class MCDropout(UncertaintyDetector):
                     "first axis, since all rows share a mask. Use DeepEnsemble, or a network with "
                     "batch_first=True"
                 )
-        return subnetwork.dropouts[0] if on_features[0] and len(shapes[0]) == 1 else None
+        reading = network.reading
+        has_head = reading is not None and reading.head is not None and reading.head.is_linear
+        alone = has_head and on_features[0] and len(shapes[0]) == 1
+        return subnetwork.dropouts[0] if alone else None
 
     def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:
         network: Network = self.classifier_.network()
@@ -218,7 +221,7 @@ class MCDropout(UncertaintyDetector):
             logits = []
             for subnetwork in subnetworks:
                 with subnetwork:
-                    logits.append(network.forward(x.clone())[1])
+                    logits.append(network.forward(copies_of(x, range(n_items_of(x))))[1])
             samples = torch.stack(logits, 1).cpu().double().numpy()
             check_magnitude(samples)
             return torch.from_numpy(statistic(log_softmax(samples, axis=2)))

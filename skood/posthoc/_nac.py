@@ -24,7 +24,8 @@ from skood.classifiers._layers import (
     modules_named,
     one_per_layer,
 )
-from skood.posthoc._base import NetworkDetector
+from skood.classifiers._network import requiring_gradient
+from skood.posthoc._base import NetworkDetector, check_readable
 
 __all__ = ["NAC"]
 
@@ -159,7 +160,9 @@ class NAC(NetworkDetector):
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
         self.layers_: tuple[str, ...] = ()
-        if self.layers is not None:
+        if self.layers is None:
+            check_readable(self.classifier_, "features", type(self).__name__)
+        else:
             self.layers_ = layers_of(self._network, inliers, self.layers)
         n_bins = self._for_each_layer("n_bins")
         self._for_each_layer("min_count")
@@ -224,19 +227,16 @@ class NAC(NetworkDetector):
 
     def _influences(self, data: CheckedData) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
         """Yield output times gradient of each neuron, shape (b, n_neurons) for each layer."""
-        network = self._network
+        network = self._network.in_float32()
         layers = modules_named(network, self.layers_)
 
         def influences(x: Tensor) -> tuple[Tensor, ...]:
             with torch.inference_mode(False), torch.enable_grad():
-                # The leaf requires a gradient, so that there is one even if all parameters are
-                # frozen; a copy of it is passed on, which the network may change in place.
-                x = x.clone().requires_grad_().clone()
-                features, logits, activations = forward(network, x, layers)
+                features, logits, activations = forward(network, requiring_gradient(x), layers)
                 neurons = activations or [features]
                 # KL(u || p) up to a constant.
                 divergence = -torch.log_softmax(logits, 1).mean(1).sum()
-                gradients = torch.autograd.grad(divergence, neurons)
+                gradients = network.differentiate(divergence, neurons)
             return tuple(
                 as_maps(z.detach()).sum(2) * as_maps(gradient).sum(2)
                 for z, gradient in zip(neurons, gradients, strict=True)

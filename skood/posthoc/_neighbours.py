@@ -9,14 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from skood._chunks import row_slices
+
 __all__ = ["MORE_NEIGHBOURS", "at_most", "largest_products"]
 
 # Extra neighbours beyond the k-th that are compared in double precision, since the k largest
 # products may differ in single precision.
 MORE_NEIGHBOURS = 8
 
-# Queries compared with the whole bank at once; the number is fixed, so that a product does not
-# depend on the other rows.
+# Queries compared with the whole bank at once, which bounds the memory of the products.
 _QUERIES = 192
 # Bank rows in a block, of which only the largest product is inspected first.
 _BLOCK = 64
@@ -44,16 +45,13 @@ def largest_products(
     """
     values = np.empty((len(queries), k), queries.dtype)
     rows = np.empty((len(queries), k), np.int64)
-    for start in range(0, len(queries), _QUERIES):
-        picked = np.minimum(np.arange(start, start + _QUERIES), len(queries) - 1)
-        part = torch.from_numpy(queries[picked])
+    for part in row_slices(len(queries), _QUERIES):
+        few = torch.from_numpy(queries[part])
         if offset is None:
-            products = part @ bank.T
+            products = few @ bank.T
         else:
-            products = torch.addmm(offset, part, bank.T)
-        found = _top(products, k)
-        stop = min(start + _QUERIES, len(queries))
-        values[start:stop], rows[start:stop] = (x.numpy()[: stop - start] for x in found)
+            products = torch.addmm(offset, few, bank.T)
+        values[part], rows[part] = (found.numpy() for found in _top(products, k))
     return values, rows
 
 

@@ -68,7 +68,7 @@ class SHE(OutputsDetector):
     (150,)
     """
 
-    _reads_features = True
+    _reads = "features"
     _needs = "labels"
 
     def _fit_on_outputs(
@@ -153,7 +153,7 @@ class NNGuide(OutputsDetector):
         "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left")],
         "bank_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
     }
-    _reads_features = True
+    _reads = "features"
     _needs = "data"
 
     def __init__(

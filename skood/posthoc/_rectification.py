@@ -66,7 +66,7 @@ class ReAct(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
     }
-    _reads_features = True
+    _reads = "head"
     _needs = "data"
 
     def __init__(
@@ -161,7 +161,7 @@ class VRA(OutputsDetector):
         "suppress": [StrOptions({"zero", "clip"})],
         "per_feature": ["boolean"],
     }
-    _reads_features = True
+    _reads = "head"
     _needs = "data"
 
     def __init__(
@@ -258,7 +258,7 @@ class DICE(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
     }
-    _reads_features = True
+    _reads = "head"
     _needs = "data"
 
     def __init__(

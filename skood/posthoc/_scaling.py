@@ -77,7 +77,7 @@ class ASH(OutputsDetector):
         "percentile": [Interval(numbers.Real, 0, 100, closed="left")],
         "variant": [StrOptions({"s", "b", "p"})],
     }
-    _reads_features = True
+    _reads = "head"
 
     def __init__(
         self,
@@ -165,7 +165,7 @@ class SCALE(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "percentile": [Interval(numbers.Real, 0, 100, closed="left")],
     }
-    _reads_features = True
+    _reads = "head"
 
     def __init__(
         self,
@@ -243,7 +243,7 @@ class LTS(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "top_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
     }
-    _reads_features = True
+    _reads = "features"
 
     def __init__(
         self,

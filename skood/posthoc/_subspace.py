@@ -74,7 +74,7 @@ class Residual(OutputsDetector):
         **OutputsDetector._parameter_constraints,
         "n_components": [Interval(numbers.Integral, 1, None, closed="left"), None],
     }
-    _reads_features = True
+    _reads = "head"
     _needs = "data"
 
     def __init__(
@@ -310,8 +310,10 @@ class NECO(FeatureDetector):
         inside = np.linalg.norm(e @ self.components_, axis=1)
         return np.divide(inside, length, out=np.ones_like(length), where=length > 0)
 
-    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        scores = super()._score_samples(data)
+    def _score_features(
+        self, features: npt.NDArray, data: CheckedData
+    ) -> npt.NDArray[np.float64]:
+        scores = super()._score_features(features, data)
         if not self.max_logit:
             return scores
         if not isinstance(self.features_, NetworkClassifier):

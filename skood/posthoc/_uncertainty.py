@@ -108,6 +108,6 @@ class UncertaintyDetector(ClassifierDetector):
 
     def _mean_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = check_data(self, X, reset=False, any_shape=True)
         with self._shows_progress("predicting"):
             return self._reduce(mean_log_proba, data)

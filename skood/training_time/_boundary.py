@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skood._checked_data import CheckedData
+from skood._chunks import row_slices
 from skood._data import check_data
 from skood._internal import internal
 from skood._labels import check_labels, encode_labels
@@ -421,21 +422,21 @@ class BoundarySampler(BaseEstimator):
         """Type 1 of every item, by class indices of the VAE, in the units of X."""
         n, data = len(data), model.open(data)
         generator = torch_rng(model.device, seed, Stream.OFF_MANIFOLD)
-        size = scoring_batch_size(model.device)
+        size = scoring_batch_size(model.device, data.item_shape)
         dtype = np.float64 if model.dtype == torch.float64 else np.float32
         moved = np.empty((n, *self.input_shape_), dtype)
-        starts = tracked(
-            range(0, n, size),
+        parts = tracked(
+            list(row_slices(n, size)),
             description="moving items off the manifold",
             unit="batch",
             verbose=self.verbose,
         )
-        for start in starts:
-            rows = np.arange(start, min(start + size, n))
-            given = None if class_indices is None else class_indices[start : start + size]
+        for part in parts:
+            rows = np.arange(part.start, part.stop)
+            given = None if class_indices is None else class_indices[part]
             with torch.no_grad():
                 x = self._move(model, model.tensor(data.take(rows)), given, generator)
-                moved[rows] = model.to_units_of_x(x).cpu().numpy()
+                moved[part] = model.to_units_of_x(x).cpu().numpy()
         if not np.isfinite(moved).all():
             raise ValueError(
                 "X has values that are too large for the VAE to compute with in float32; rescale "

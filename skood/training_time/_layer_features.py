@@ -124,4 +124,4 @@ def reconstruction_errors(
 
 def _mean_over_space(output: Tensor) -> Tensor:
     """Mean over height and width of maps; rows as they are."""
-    return output.flatten(2).mean(2) if output.ndim == 4 else output
+    return output.flatten(2).mean(2) if output.ndim > 2 else output

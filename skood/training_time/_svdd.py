@@ -291,7 +291,7 @@ class HypersphereObjective(ClassifierObjective):
             outputs = map_batches(
                 lambda items: self.network(self.network_input(items, None)),
                 data,
-                scoring_batch_size(self.device, is_image=data.is_image),
+                scoring_batch_size(self.device, data.item_shape),
                 device=self.device,
                 n_workers=self.classifier.n_workers,
                 verbose=self.classifier.verbose,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skood._checked_data import CheckedData
-from skood._torch.batching import map_batches, scoring_batch_size
+from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.seeding import draw_seed, isolated_rng, numpy_rng, seed_global, torch_rng
 from skood.density import NeuralSplineFlow, PixelCNN
@@ -65,8 +65,9 @@ def test_precision_reaches_the_network_and_spares_the_likelihood(monkeypatch):
     assert dtypes == [torch.bfloat16, torch.float32, torch.float32, torch.float32]
 
 
+@pytest.mark.parametrize("multiple_of", [1, 2, 4, 32])
 @pytest.mark.parametrize("n", [1, 4, 5, 8, 11])
-def test_map_batches_always_passes_full_batches(n):
+def test_map_batches_fills_the_last_batch_to_a_multiple(n, multiple_of):
     data = np.random.default_rng(0).normal(size=(n, 3))
     seen = []
 
@@ -75,13 +76,14 @@ def test_map_batches_always_passes_full_batches(n):
         assert torch.is_inference_mode_enabled()
         return torch.from_numpy(2 * items).float()[:, None]
 
-    result = map_batches(function, CheckedData.of(data), 4)
+    result = map_batches(function, CheckedData.of(data), 4, multiple_of=multiple_of)
     assert result.shape == (n, 1, 3)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[:, 0], 2 * data, rtol=1e-6)
-    assert len(seen) == -(-n // 4)
-    assert all(items.shape == (4, 3) for items in seen)
-    # The last batch is filled up with its own last row.
+    full, rest = divmod(n, 4)
+    sizes = [4] * full + [min(rest + -rest % multiple_of, 4)] * (rest > 0)
+    assert [items.shape for items in seen] == [(size, 3) for size in sizes]
+    # The last batch is filled with its own last row.
     rows = np.concatenate(seen)
     np.testing.assert_array_equal(rows[:n], data)
     np.testing.assert_array_equal(rows[n:], np.repeat(data[-1:], len(rows) - n, axis=0))
@@ -131,9 +133,38 @@ def test_map_batches_shows_progress(capsys):
 def test_scoring_runs_in_batches_of_the_device_size(tiny_flow_calls):
     sizes, flow = tiny_flow_calls
     flow.score_samples(np.zeros((300, 2)))
-    assert sizes == [scoring_batch_size(CPU, is_image=False)] * 3
-    assert scoring_batch_size(CPU, is_image=False) > scoring_batch_size(CPU)
-    assert scoring_batch_size(torch.device("cuda")) > scoring_batch_size(CPU)
+    assert sizes == [128, 128, 64]
+
+
+@pytest.mark.parametrize("item_shape", [(2,), (512,), (1, 1, 4), (4, 1, 1)])
+def test_few_rows_are_filled_to_32(item_shape):
+    assert batch_multiple(item_shape) == 32
+
+
+@pytest.mark.parametrize("item_shape", [(1, 28, 28), (3, 1, 9), (50, 64), (1, 64), ()])
+def test_one_other_item_costs_one(item_shape):
+    assert batch_multiple(item_shape) == 1
+
+
+@pytest.mark.parametrize(
+    ("item_shape", "on_cpu", "on_cuda"),
+    [
+        ((2,), 128, 256),
+        ((10_000,), 128, 256),
+        ((), 32, 256),
+        ((1, 28, 28), 32, 256),
+        ((3, 32, 32), 32, 256),
+        ((3, 64, 64), 32, 256),
+        ((3, 96, 96), 16, 256),
+        ((3, 128, 128), 16, 128),
+        ((3, 224, 224), 4, 32),
+        ((3, 1024, 1024), 4, 16),
+        ((50, 64), 32, 256),
+    ],
+)
+def test_a_scoring_batch_holds_fewer_large_items(item_shape, on_cpu, on_cuda):
+    assert scoring_batch_size(CPU, item_shape) == on_cpu
+    assert scoring_batch_size(torch.device("cuda"), item_shape) == on_cuda
 
 
 @pytest.fixture

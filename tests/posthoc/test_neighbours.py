@@ -34,7 +34,17 @@ def test_a_row_is_found_in_any_company():
     together, _ = largest_products(queries, bank, 4)
     for i in (0, 511, 512, 699):
         alone, _ = largest_products(queries[i : i + 1], bank, 4)
-        np.testing.assert_array_equal(np.sort(alone[0]), np.sort(together[i]))
+        np.testing.assert_allclose(np.sort(alone[0]), np.sort(together[i]), rtol=1e-6)
+
+
+def test_queries_of_a_full_chunk_do_not_depend_on_their_order():
+    rng = np.random.default_rng(0)
+    bank = torch.from_numpy(rng.normal(size=(2000, 7)).astype(np.float32))
+    queries = rng.normal(size=(384, 7)).astype(np.float32)
+    order = rng.permutation(len(queries))
+    values, _ = largest_products(queries, bank, 4)
+    permuted, _ = largest_products(queries[order], bank, 4)
+    np.testing.assert_array_equal(np.sort(permuted), np.sort(values)[order])
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -50,6 +50,10 @@ FROM_FEATURES = [
 ]
 
 
+# Batches on which a network is tried: all of them, and all but one.
+TRIED = [8, 7]
+
+
 def on(detector, network):
     name = "classifier" if "classifier" in detector.get_params() else "features"
     return clone(detector).set_params(**{name: network})
@@ -57,11 +61,11 @@ def on(detector, network):
 
 @pytest.mark.parametrize("detector", FROM_OUTPUTS + FROM_FEATURES, ids=lambda d: type(d).__name__)
 def test_fit_runs_the_network_once(detector, network, images, y):
-    """Learning and the threshold read the same pass: 90 images are 3 batches of 32."""
+    """Learning and the threshold read the same pass, after the network is tried on 8 images."""
     detector = on(detector, network).fit(images, y)
-    assert network.batches == [32, 32, 32]
+    assert network.batches == [*TRIED, 32, 32, 26]
     detector.score_samples(images)
-    assert len(network.batches) == 6
+    assert len(network.batches) == len(TRIED) + 6
 
 
 def test_shared_data_are_passed_once(network, images, y):
@@ -74,7 +78,7 @@ def test_shared_data_are_passed_once(network, images, y):
     for detector in FROM_OUTPUTS + FROM_FEATURES:
         scores = on(detector, network).fit(shared, y).score_samples(other)
         np.testing.assert_array_equal(scores, alone[type(detector).__name__])
-    assert len(network.batches) == 6
+    assert len(network.batches) == len(TRIED) + 6
 
 
 def test_known_outliers_do_not_break_sharing(network, images, y):
@@ -82,7 +86,7 @@ def test_known_outliers_do_not_break_sharing(network, images, y):
     skood.MSP(network).fit(shared)
     y = np.where(np.arange(90) < 10, -1, y)
     skood.ViM(network).fit(shared, y)
-    assert len(network.batches) == 3
+    assert len(network.batches) == len(TRIED) + 3
 
 
 def test_changed_weights_are_noticed(network, images):
@@ -94,11 +98,11 @@ def test_changed_weights_are_noticed(network, images):
     np.testing.assert_allclose(detector.score_samples(shared), before + 1, rtol=1e-5)
 
 
-def test_another_last_layer_is_another_pass(images):
+def test_other_features_are_another_pass(images):
     layers = torch.nn.Flatten(), torch.nn.Linear(36, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3)
     module = torch.nn.Sequential(*layers)
     shared = share_forward_pass(images)
-    first = skood.PretrainedClassifier(module, last_layer="1").transform(shared)
+    first = skood.PretrainedClassifier(module, features_from="0").transform(shared)
     second = skood.PretrainedClassifier(module).transform(shared)
     assert (first.shape, second.shape) == ((90, 36), (90, 4))
 
@@ -107,9 +111,9 @@ def test_memory_serves_detectors_fitted_one_after_another(network, images, y, tm
     for detector in (skood.MSP(), skood.ViM(), skood.KNN(n_neighbors=3)):
         fitted = on(detector, network).set_params(memory=str(tmp_path)).fit(images, y)
         fitted.score_samples(images)
-    assert len(network.batches) == 3
+    assert len(network.batches) == 3 * len(TRIED) + 3
     skood.MSP(network, memory=str(tmp_path)).fit(images + 1)
-    assert len(network.batches) == 6
+    assert len(network.batches) == 4 * len(TRIED) + 6
 
 
 def test_a_grid_over_hyperparameters_runs_the_network_once_for_a_fold(network, images, y, tmp_path):
@@ -122,7 +126,7 @@ def test_a_grid_over_hyperparameters_runs_the_network_once_for_a_fold(network, i
     )
     search.fit(images, y)
     # Training and test part of three folds: 60 and 30 images.
-    assert sum(network.batches) == 3 * (64 + 32)
+    assert sum(network.batches) == 12 * sum(TRIED) + 3 * (60 + 30)
 
 
 class CountsFits(skood.MLP):
@@ -238,7 +242,7 @@ def test_plain_classifiers(trained):
     )
     assert np.isfinite(skood.Entropy(DecisionTreeClassifier()).fit(X, y).score_samples(X)).all()
     assert np.isfinite(skood.MSP(LinearSVC()).fit(X, y).score_samples(X)).all()
-    with pytest.raises(TypeError, match=r"ReAct reads penultimate features .* LogisticRegression"):
+    with pytest.raises(TypeError, match=r"ReAct reads a network: .* LogisticRegression"):
         skood.ReAct(logistic).fit(X, y)
     with pytest.raises(TypeError, match="neither predict_proba nor decision_function"):
         skood.MSP(OnlyPredicts()).fit(X, y)

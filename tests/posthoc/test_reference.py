@@ -186,7 +186,7 @@ def test_odin(odin, kind, temperature, epsilon):
 
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
 def test_input_gradient(odin, kind):
-    network = odin_network(odin, kind).network()
+    network = odin_network(odin, kind).fit(odin["images"]).network()
     x = network.tensor(odin["images"])
 
     def loss(logits):

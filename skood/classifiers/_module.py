@@ -1,0 +1,227 @@
+"""Base of the handles that hold a user's trained module."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator
+from torch import Tensor, nn
+
+from skood._checked_data import CheckedData
+from skood._data import check_data, check_in_range
+from skood._internal import internal
+from skood._parameters import Interval, StrOptions
+from skood._torch.packing import pack, unpack
+from skood.classifiers._network import Network, device_of, dtype_of
+from skood.classifiers._reading import Reading
+
+__all__ = ["ModuleHandle"]
+
+
+class ModuleHandle(BaseEstimator):
+    """Base of the estimators that hold a trained module, which `clone` shares.
+
+    A subclass has the parameters below, and says in ``_network_settings`` how its output is read.
+    """
+
+    # Detectors hand such a model their checked data instead of an array.
+    _reads_checked_data = True
+
+    module: nn.Module | torch.export.ExportedProgram
+    output: Any
+    mean: Any
+    std: Any
+    value_range: Any
+    image_shape: Any
+    channels: str | None
+    batch_size: int | None
+
+    _parameter_constraints: dict = {
+        "module": [nn.Module, torch.export.ExportedProgram],
+        "output": [str, numbers.Integral, callable, None],
+        "mean": ["array-like", Tensor, numbers.Real, None],
+        "std": ["array-like", Tensor, numbers.Real, None],
+        "value_range": [tuple, list, None],
+        "image_shape": [tuple, list, None],
+        "channels": [StrOptions({"first", "last"}), None],
+        "batch_size": [Interval(numbers.Integral, 1, None, closed="left"), None],
+    }
+
+    reading_: Reading
+
+    def fit(self, X: Any, y: Any = None) -> Any:
+        """Find out how the network's output is read, on the first items of X; nothing is trained.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, Dataset, DataLoader or dict of shape (n_samples, ...)
+        y : ignored
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            When the network does not take X, or does not put out one vector for each item.
+        """
+        data = check_data(self, X, reset=True, any_shape=True, channels=self.channels)
+        self.reading_ = self._new_network().read(data)
+        return self
+
+    @internal
+    def network(self) -> Network:
+        """Return the trained network."""
+        return self._new_network(getattr(self, "reading_", None))
+
+    def _new_network(self, reading: Reading | None = None) -> Network:
+        if reading is None:
+            self._validate_params()
+        module = _runnable(self.module)
+        std = 1.0 if self.std is None else np.asarray(self.std, dtype=np.float64)
+        constants = (self.mean, self.std, self.value_range, self.image_shape)
+        return Network(
+            module,
+            lambda module, reading: (
+                lambda data: self._open(data, reading),
+                self._make_tensor(module, reading),
+            ),
+            reading=reading,
+            output=self.output,
+            step=1 / torch.as_tensor(std, device=device_of(module)),
+            settings=tuple(None if v is None else tuple(np.ravel(v).tolist()) for v in constants),
+            batch_size=self.batch_size,
+            **self._network_settings(),
+        )
+
+    def _network_settings(self) -> dict[str, Any]:
+        """Return what else a network needs to know to be read."""
+        return {}
+
+    def _check(self, X: Any) -> CheckedData:
+        """Check data; there need be no fit, so that there may be no earlier X to compare with."""
+        return check_data(
+            BaseEstimator(), X, reset=True, any_shape=True, channels=self.channels
+        )
+
+    def _open(self, data: CheckedData, reading: Reading) -> CheckedData:
+        if data.has_fields:
+            return data
+        if self.image_shape is not None and not data.is_image:
+            return data.reshape(tuple(self.image_shape))
+        return data.reshape(data.came_as) if reading.as_given else data
+
+    def _make_tensor(self, module: nn.Module, reading: Reading) -> Callable[[Any], Any]:
+        """Return the function that turns items into the module's input."""
+        device, dtype = device_of(module), dtype_of(module)
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        mean, std = (
+            None if value is None else torch.as_tensor(value, dtype=exact, device=device)
+            for value in (self.mean, self.std)
+        )
+
+        def field(values: npt.NDArray) -> Tensor:
+            x = _as_tensor(values, device)
+            if x.is_floating_point():
+                return x.to(dtype)
+            return x if x.dtype in (torch.bool, torch.uint8) else x.long()
+
+        def tensor(items: Any) -> Any:
+            if isinstance(items, dict):
+                return {name: field(values) for name, values in items.items()}
+            x = _as_tensor(items, device)
+            if reading.integers:
+                return x.long()
+            x = self._scaled(x.to(exact), items)
+            x = x if mean is None else x - _per_channel(mean, x)
+            x = x if std is None else x / _per_channel(std, x)
+            return x.to(dtype)
+
+        if self.mean is not None or self.std is not None or self.value_range is not None:
+            return self._refusing_fields(tensor)
+        return tensor
+
+    def _refusing_fields(self, tensor: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def checked(items: Any) -> Any:
+            if isinstance(items, dict):
+                raise ValueError(
+                    "mean, std and value_range are of one array of pixels, but X is a dict of "
+                    "fields; give X['pixel_values'] alone, or leave mean and std to the processor"
+                )
+            return tensor(items)
+
+        return checked
+
+    def _scaled(self, x: Tensor, items: npt.NDArray) -> Tensor:
+        """Bring pixels to [0, 1], where their range is known or has to be."""
+        if self.value_range is not None:
+            low, high = map(float, self.value_range)
+            check_in_range(items, (low, high))
+            return (x - low) / (high - low)
+        if items.dtype == np.uint8:
+            return x / 255
+        if items.ndim != 4:
+            return x
+        if items.dtype.kind in "iub":
+            raise ValueError(
+                f"X has pixels of dtype {items.dtype}, which have no range of their own; give "
+                "PretrainedClassifier(module, value_range=(low, high)), the values of black and "
+                "white, or X as floats in the range that the network was trained on"
+            )
+        if self.mean is not None or self.std is not None:
+            check_in_range(items, (0.0, 1.0))
+        return x
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def __sklearn_clone__(self) -> Any:
+        return type(self)(**self.get_params(deep=False))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "module": pack(self.module)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({**state, "module": unpack(state["module"])})
+
+
+# The module that runs each exported program.
+_programs: WeakKeyDictionary[torch.export.ExportedProgram, nn.Module] = WeakKeyDictionary()
+
+
+def _runnable(module: nn.Module | torch.export.ExportedProgram) -> nn.Module:
+    """Return the module that is run: that of a program, and that before compilation."""
+    if isinstance(module, torch.export.ExportedProgram):
+        if module not in _programs:
+            _programs[module] = module.module()
+        return _programs[module]
+    # A compiled module passes over hooks on its layers.
+    return getattr(module, "_orig_mod", module)
+
+
+def _as_tensor(values: npt.NDArray, device: torch.device) -> Tensor:
+    values = np.ascontiguousarray(values)
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    return torch.from_numpy(values).to(device)
+
+
+def _per_channel(value: Tensor, x: Tensor) -> Tensor:
+    if value.numel() not in (1, x.shape[1]):
+        raise ValueError(
+            f"X has items of shape {tuple(x.shape[1:])}, but mean or std has "
+            f"{value.numel()} values; expected one for each channel or feature, or one in all"
+        )
+    if x.ndim == 4 and float(value.max()) > 1:
+        raise ValueError(
+            f"mean or std has values up to {float(value.max()):g}, but those of pixels in [0, 1] "
+            "are expected: divide them by 255"
+        )
+    return value.reshape(-1, *[1] * (x.ndim - 2)) if x.ndim > 2 else value
