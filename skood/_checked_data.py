@@ -24,7 +24,7 @@ NUMBERS = "biuf"
 _OF_NETWORKS = "network_outputs", "network_readings"
 
 # Takes row numbers and returns a label for each.
-ReadLabels = Callable[[npt.NDArray[np.integer]], npt.NDArray]
+ReadLabels = Callable[[npt.NDArray[np.integer]], "npt.NDArray | None"]
 
 
 class CheckedData:
@@ -280,12 +280,12 @@ class _Take:
 
 class _Subset:
     def __init__(
-        self, read: Callable[[npt.NDArray], npt.NDArray], indices: npt.NDArray[np.integer]
+        self, read: Callable[[npt.NDArray], Any], indices: npt.NDArray[np.integer]
     ) -> None:
         self.read = read
         self.indices = indices
 
-    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+    def __call__(self, indices: npt.NDArray[np.integer]) -> Any:
         return self.read(self.indices[indices])
 
 

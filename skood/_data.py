@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
-from skood._layout import CHANNELS, channels_are_last, channels_first
+from skood._channels import CHANNELS, channels_are_last, channels_first
 from skood._streams import is_stream, open_stream
 
 __all__ = [
@@ -149,8 +149,8 @@ def check_data(
         another shape than in fit, or of one that this estimator does not take.
     """
     expected = None if reset else estimator.input_shape_
-    if channels is None and not isinstance(X, CheckedData):
-        channels = _stated_channels(estimator) if reset else _matching_channels(X, expected)
+    if reset and channels is None and not isinstance(X, CheckedData):
+        channels = _stated_channels(estimator)
     data = _open(estimator, X, reset=reset, min_samples=min_samples, channels=channels)
     if not any_shape and not data.is_rows_or_images:
         raise ValueError(
@@ -183,7 +183,8 @@ def _fits(item_shape: Any, expected: Any) -> bool:
     if isinstance(item_shape, dict) and isinstance(expected, dict):
         # A tokenizer pads every set to a length of its own.
         axes, fitted = (
-            {name: len(shape) for name, shape in shapes.items()} for shapes in (item_shape, expected)
+            {name: len(shape) for name, shape in fields.items()}
+            for fields in (item_shape, expected)
         )
         return axes == fitted
     return item_shape == expected
@@ -209,17 +210,6 @@ def _stated_channels(estimator: Any) -> str | None:
             "'first', 'last' and None, and the same for all models in it"
         )
     return stated.pop() if stated else None
-
-
-def _matching_channels(X: Any, expected: Any) -> str | None:
-    """Return where the channels are for X to have the shape of the data in fit, if that tells."""
-    shape = _shape_of(X)
-    if shape is None or len(shape) != 4 or not isinstance(expected, tuple):
-        return None
-    first, last = shape[1:] == expected, (shape[3], *shape[1:3]) == expected
-    if first == last:
-        return None
-    return "first" if first else "last"
 
 
 def share_forward_pass(X: Any, *, channels: str | None = None) -> CheckedData:
@@ -267,8 +257,9 @@ def _open(
         return X
     if isinstance(X, Mapping):
         return _open_fields(X, min_samples)
+    fitted = None if reset else estimator
     if is_stream(X):
-        return open_stream(X, min_samples, channels)
+        return open_stream(X, min_samples, lambda shape: _are_last(shape, channels, fitted))
     X = from_torch(X) if isinstance(X, Tensor) else _of_numbers(X)
     if len(X.shape) <= 2:
         return CheckedData.of(
@@ -282,9 +273,19 @@ def _open(
         raise ValueError(f"X has shape {items.shape}: its {what}")
     if items.ndim > 4:
         return CheckedData.of(items)
-    moved = items.ndim == 4 and channels_are_last(items.shape, channels)
+    moved = items.ndim == 4 and _are_last(items.shape, channels, fitted)
     images = channels_first(items, "last" if moved else "first")
     return CheckedData.of(images, items.shape[1:], channels_last=moved)
+
+
+def _are_last(shape: tuple[int, ...], channels: str | None, fitted: Any) -> bool:
+    """Tell (n, H, W, C) from (n, C, H, W), by the data of `fit` where there was one."""
+    if fitted is not None and isinstance(fitted.input_shape_, tuple):
+        first = shape[1:] == fitted.input_shape_
+        last = (shape[3], *shape[1:3]) == fitted.input_shape_
+        if first or last:
+            return fitted._given_as[1] if first and last else last
+    return channels_are_last(shape, channels)
 
 
 def _open_fields(X: Mapping, min_samples: int) -> CheckedFields:

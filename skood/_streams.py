@@ -19,7 +19,7 @@ from torch.utils.data import (
 )
 
 from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
-from skood._layout import channels_are_last, channels_first
+from skood._channels import channels_first
 
 __all__ = ["is_stream", "open_stream"]
 
@@ -42,7 +42,9 @@ def _first(X: Any) -> Any:
         return None
 
 
-def open_stream(X: Any, min_samples: int, channels: str | None) -> CheckedData:
+def open_stream(
+    X: Any, min_samples: int, are_last: Callable[[tuple[int, ...]], bool]
+) -> CheckedData:
     """Check a Dataset or DataLoader, and return it as :class:`CheckedData`.
 
     Parameters
@@ -51,8 +53,8 @@ def open_stream(X: Any, min_samples: int, channels: str | None) -> CheckedData:
         A loader's dataset is read in its own order; a loader with a ``collate_fn`` of its own makes
         every batch.
     min_samples : int
-    channels : {"first", "last"} or None
-        Axis of the channels of images.
+    are_last : callable
+        Takes the shape of images, and says whether their channels are in the last axis.
 
     Raises
     ------
@@ -76,7 +78,7 @@ def open_stream(X: Any, min_samples: int, channels: str | None) -> CheckedData:
             f"Found Dataset with {n_items} sample(s) while a minimum of {min_samples} is required "
             "of X"
         )
-    reader = _Reader(dataset, channels) if collate is None else _Collated(dataset, collate)
+    reader = _Reader(dataset, are_last) if collate is None else _Collated(dataset, collate)
     first = reader.first
     if isinstance(first, dict):
         shapes = {name: values.shape for name, values in first.items()}
@@ -102,13 +104,13 @@ def open_stream(X: Any, min_samples: int, channels: str | None) -> CheckedData:
 
 def _parts(loader: DataLoader) -> tuple[Dataset, Callable | None]:
     """Return the dataset of a loader, and how it makes batches, if in a way of its own."""
-    sampler = getattr(loader, "sampler", None)
+    sampler: Any = loader.sampler
     whole = isinstance(sampler, (SequentialSampler, RandomSampler))
     if not isinstance(loader.dataset, IterableDataset) and not (
         whole and len(sampler) == len(loader.dataset)
     ):
         raise ValueError(
-            f"X is a DataLoader whose {type(sampler or loader.batch_sampler).__name__} may leave "
+            f"X is a DataLoader whose {type(sampler).__name__} may leave "
             "items out or repeat them, so that scores could not be told apart; give X.dataset, or "
             "a torch.utils.data.Subset of it"
         )
@@ -119,13 +121,13 @@ def _parts(loader: DataLoader) -> tuple[Dataset, Callable | None]:
 class _Reader:
     """Read items from a Dataset: x, (x, label) or a dict of fields."""
 
-    def __init__(self, dataset: Dataset, channels: str | None) -> None:
+    def __init__(self, dataset: Dataset, are_last: Callable[[tuple[int, ...]], bool]) -> None:
         self.dataset = dataset
         self.channels_last = False
         first = self._given(0)
         self.came_as = None if isinstance(first, dict) else first.shape
         if not isinstance(first, dict) and first.ndim == 3:
-            self.channels_last = channels_are_last((1, *first.shape), channels)
+            self.channels_last = are_last((1, *first.shape))
         self.first = self._laid_out(first)
 
     def _given(self, index: int) -> Any:

@@ -77,7 +77,7 @@ def pack(module: nn.Module) -> tuple[nn.Module | _Saved, dict[str, npt.NDArray]]
 
 
 def content_of(module: nn.Module) -> str:
-    """Hash of what a network computes: its attributes and its values, but neither hooks nor strides.
+    """Hash of what a network computes: attributes and values, but neither hooks nor strides.
 
     The same in every process, for all but quantised and scripted networks.
 

@@ -217,9 +217,7 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         """
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit(
-        self, X: Any, y: Any = None, X_val: Any = None, y_val: Any = None
-    ) -> NeuralClassifier:
+    def fit(self, X: Any, y: Any = None, X_val: Any = None, y_val: Any = None) -> NeuralClassifier:
         """Train the network.
 
         Parameters

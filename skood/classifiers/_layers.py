@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._chunks import row_slices
-from skood.classifiers._network import Network, n_items_of
+from skood.classifiers._inputs import n_items_of
+from skood.classifiers._network import Network
 
 __all__ = [
     "as_maps",

@@ -107,9 +107,7 @@ class ModuleHandle(BaseEstimator):
 
     def _check(self, X: Any) -> CheckedData:
         """Check data; there need be no fit, so that there may be no earlier X to compare with."""
-        return check_data(
-            BaseEstimator(), X, reset=True, any_shape=True, channels=self.channels
-        )
+        return check_data(BaseEstimator(), X, reset=True, any_shape=True, channels=self.channels)
 
     def _open(self, data: CheckedData, reading: Reading) -> CheckedData:
         if data.has_fields:

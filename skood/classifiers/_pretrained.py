@@ -11,8 +11,8 @@ from torch import nn
 
 from skood._internal import internal
 from skood.classifiers._module import ModuleHandle
-from skood.classifiers._network import Outputs
 from skood.classifiers._network_classifier import NetworkClassifier
+from skood.classifiers._outputs import Outputs
 
 __all__ = ["PretrainedClassifier"]
 
@@ -172,17 +172,18 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
     def classes_(self) -> npt.NDArray:
         if self.classes is None and not hasattr(self, "reading_"):
             raise AttributeError(
-                "classes_ of a PretrainedClassifier is known once it has seen data: call fit(X), or "
-                "give classes="
+                "classes_ of a PretrainedClassifier is known once it has seen data: call fit(X), "
+                "or give classes="
             )
-        n_classes = self.network().n_classes if hasattr(self, "reading_") else None
-        return self._labels_for(n_classes)
+        if not hasattr(self, "reading_"):
+            return np.asarray(self.classes)
+        return self._labels_for(self.network().n_classes)
 
-    def _labels_for(self, n_classes: int | None) -> npt.NDArray:
+    def _labels_for(self, n_classes: int) -> npt.NDArray:
         """Return the labels of that many columns of the logits."""
         if self.classes is None:
             return np.arange(n_classes)
-        if n_classes is not None and len(self.classes) != n_classes:
+        if len(self.classes) != n_classes:
             raise ValueError(
                 f"classes has {len(self.classes)} labels, but the network has {n_classes} outputs; "
                 "give one label for each"

@@ -30,9 +30,10 @@ from skood.classifiers import (
     PretrainedClassifier,
 )
 from skood.classifiers._module import ModuleHandle
-from skood.classifiers._network import Network, Outputs
+from skood.classifiers._network import Network
 from skood.classifiers._network_classifier import NetworkClassifier
-from skood.classifiers._reading import NoLogitsError
+from skood.classifiers._outputs import Outputs
+from skood.classifiers._returned import NoLogitsError
 
 __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsDetector"]
 
@@ -260,15 +261,14 @@ class FeatureDetector(_HoldsModules):
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
         rows = threshold_rows(np.arange(len(inliers)), seed)
-        features = vars(self).pop("_learned_on")[rows]
+        features = self._learned_on[rows]
+        del self._learned_on
         return self._score_features(features, inliers.subset(rows))
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return self._score_features(self._transform(data), data)
 
-    def _score_features(
-        self, features: npt.NDArray, data: CheckedData
-    ) -> npt.NDArray[np.float64]:
+    def _score_features(self, features: npt.NDArray, data: CheckedData) -> npt.NDArray[np.float64]:
         """Score features of `data`."""
         return in_float64(self._score, features)
 
@@ -378,8 +378,8 @@ def check_readable(model: Any, reads: str, name: str) -> None:
     elif reads != "logits":
         raise TypeError(
             f"{name} reads a network: its layers, features or gradients, which "
-            f"{type(model).__name__} does not have; expected a classifier of skood.classifiers or a "
-            "trained torch module (module_ of a skorch net). MSP, MaxLogit, Energy, Entropy, GEN, "
+            f"{type(model).__name__} does not have; expected a classifier of skood.classifiers or "
+            "a trained torch module (module_ of a skorch net). MSP, MaxLogit, Energy, Entropy, GEN, "
             "KLMatching and OpenMax take any classifier"
         )
 

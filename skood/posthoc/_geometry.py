@@ -14,7 +14,7 @@ from sklearn.preprocessing import normalize
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector, in_float64
 from skood.posthoc._covariance import as_float64, scatter, whitening
 

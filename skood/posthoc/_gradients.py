@@ -18,7 +18,7 @@ from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import NetworkDetector, in_float64
 from skood.posthoc._scaling import energy, number_kept, ratio
 

@@ -12,7 +12,7 @@ from scipy.special import logsumexp, rel_entr
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]

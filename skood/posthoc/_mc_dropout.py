@@ -18,7 +18,9 @@ from skood._parameters import Interval
 from skood._torch.dropout import Subnetwork
 from skood._torch.seeding import Stream
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
-from skood.classifiers._network import Network, Outputs, copies_of, n_items_of
+from skood.classifiers._inputs import copies_of, n_items_of
+from skood.classifiers._network import Network
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import check_magnitude, in_float64
 from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
+from skood.classifiers._inputs import requiring_gradient
 from skood.classifiers._layers import (
     as_maps,
     forward,
@@ -24,7 +25,6 @@ from skood.classifiers._layers import (
     modules_named,
     one_per_layer,
 )
-from skood.classifiers._network import requiring_gradient
 from skood.posthoc._base import NetworkDetector, check_readable
 
 __all__ = ["NAC"]

@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 
 __all__ = ["OpenMax"]

@@ -15,7 +15,7 @@ from sklearn.preprocessing import normalize
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, numpy_rng
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 

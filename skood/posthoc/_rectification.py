@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._scaling import energy
 

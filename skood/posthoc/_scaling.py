@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from skood._parameters import Interval, StrOptions
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 
 __all__ = ["ASH", "LTS", "SCALE", "energy", "number_kept", "ratio"]

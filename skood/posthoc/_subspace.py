@@ -12,8 +12,8 @@ from scipy.special import logsumexp
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
-from skood.classifiers._network import Outputs
 from skood.classifiers._network_classifier import NetworkClassifier
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import FeatureDetector, OutputsDetector, in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter
 
@@ -310,9 +310,7 @@ class NECO(FeatureDetector):
         inside = np.linalg.norm(e @ self.components_, axis=1)
         return np.divide(inside, length, out=np.ones_like(length), where=length > 0)
 
-    def _score_features(
-        self, features: npt.NDArray, data: CheckedData
-    ) -> npt.NDArray[np.float64]:
+    def _score_features(self, features: npt.NDArray, data: CheckedData) -> npt.NDArray[np.float64]:
         scores = super()._score_features(features, data)
         if not self.max_logit:
             return scores

@@ -21,8 +21,9 @@ from skood._models import cached_call, in_chunks
 from skood._torch.run import kept_unless_interrupted, n_interrupted
 from skood.base import BaseDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
-from skood.classifiers._network import Network, Outputs
+from skood.classifiers._network import Network
 from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._outputs import Outputs
 
 __all__ = ["ClassifierTrainingDetector", "TrainingDetector", "log_max_proba", "rejecting"]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood.classifiers import NeuralClassifier
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.training_time._outliers import OutlierTrainingDetector
 
 __all__ = ["EnergyRegularized"]

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood.classifiers import NeuralClassifier
-from skood.classifiers._network import Outputs
 from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._outputs import Outputs
 from skood.training_time._base import ClassifierTrainingDetector, log_max_proba
 
 __all__ = ["LogitNorm", "LogitNormObjective"]

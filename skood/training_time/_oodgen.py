@@ -19,8 +19,8 @@ from skood._data import check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers import NeuralClassifier
-from skood.classifiers._network import Outputs
 from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._outputs import Outputs
 from skood.density import VAE
 from skood.training_time._base import ClassifierTrainingDetector
 from skood.training_time._boundary import BoundarySampler

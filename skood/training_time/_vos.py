@@ -18,9 +18,9 @@ from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, isolated_rng
 from skood.classifiers import NeuralClassifier
-from skood.classifiers._network import Outputs
 from skood.classifiers._network_classifier import last_linear
 from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._outputs import Outputs
 from skood.training_time._base import ClassifierTrainingDetector
 
 __all__ = ["VOS"]

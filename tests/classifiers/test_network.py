@@ -17,7 +17,7 @@ from torch import nn
 
 from skood._data import share_forward_pass
 from skood.classifiers import MLP, PretrainedClassifier
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 
 
 def build(seed=0):

@@ -124,7 +124,7 @@ class TestInput:
     @pytest.mark.parametrize("dtype", [np.int64, np.uint16, np.int16, bool])
     def test_pixels_of_other_integers_have_no_range(self, module, X, dtype):
         pixels = (abs(100 * X)).astype(dtype)
-        with pytest.raises(ValueError, match="no range of their own; give .*value_range"):
+        with pytest.raises(ValueError, match=r"no range of their own; give .*value_range"):
             PretrainedClassifier(module).predict(pixels)
         seen = seen_by(module, pixels, value_range=(0, 65_535))
         torch.testing.assert_close(seen, torch.from_numpy(pixels / 65_535).float())
@@ -133,7 +133,7 @@ class TestInput:
     def test_floats_beyond_the_range_of_mean_and_std(self, module, low):
         pixels = np.random.default_rng(0).uniform(low, 255, size=(9, 3, 4, 4))
         for settings in ({"mean": [0.5] * 3}, {"std": 0.25}, {"mean": 0.5, "std": 0.2}):
-            with pytest.raises(ValueError, match="pixels from 0 to 1 are expected.*value_range="):
+            with pytest.raises(ValueError, match=r"pixels from 0 to 1 are expected.*value_range="):
                 PretrainedClassifier(module, **settings).predict(pixels)
         seen = seen_by(module, pixels, mean=0.5, std=0.25, value_range=(low, 255))
         expected = ((pixels - low) / (255 - low) - 0.5) / 0.25
@@ -150,7 +150,7 @@ class TestInput:
         np.testing.assert_allclose(ranged.transform(sixteen), expected, rtol=1e-5, atol=1e-5)
 
     def test_mean_of_pixels_up_to_255(self, module, X):
-        with pytest.raises(ValueError, match="values up to 123.7.*divide them by 255"):
+        with pytest.raises(ValueError, match=r"values up to 123.7.*divide them by 255"):
             PretrainedClassifier(module, mean=[123.7, 116.3, 103.5]).predict(abs(X) / 9)
 
     def test_normalisation_of_channels(self, module, X):

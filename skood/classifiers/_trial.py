@@ -1,0 +1,185 @@
+"""A network tried on the first items of the user's data: what it takes, and what it puts out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from skood._checked_data import CheckedData
+from skood.classifiers._head import find_head
+from skood.classifiers._inputs import n_items_of
+from skood.classifiers._reading import Reading
+from skood.classifiers._returned import layer_named, named_features, tolerance
+
+if TYPE_CHECKING:
+    from skood.classifiers._network import Network
+
+__all__ = ["mismatch", "try_network"]
+
+# Items on which a network is tried.
+_TRIED = 8
+
+
+def try_network(network: Network, data: CheckedData) -> Reading:
+    """Find out how a network is to be read.
+
+    It runs twice: on a few items in every form that they may have, until it takes one, and on all
+    of them but the first, to see which layer makes the output and whether the output for an item
+    depends on its batch.
+
+    Parameters
+    ----------
+    network : Network
+        Its module is in eval mode.
+    data : CheckedData
+
+    Raises
+    ------
+    ValueError
+        When the module does not take the data, does not put out one vector for each item, or its
+        output for an item depends on the others.
+    """
+    rows = np.arange(min(_TRIED, len(data)))
+    others = rows[1:] if len(rows) > 2 else rows
+    if network.fixed_batch_size is not None:
+        # A network that was exported for one batch size gets another order.
+        rows = np.resize(rows, network.fixed_batch_size)
+        others = np.roll(np.arange(len(rows)), 1)
+    form, output = _first_output(network, data.subset(rows))
+    network.check_finite(output, "the first ")
+    with network.read_as(form):
+        found, again = _second_output(network, data.subset(rows[others]))
+    one_by_one = _depends_on_batch(network, output[others], again)
+    return replace(found, as_given=form.as_given, integers=form.integers, one_by_one=one_by_one)
+
+
+def _first_output(network: Network, data: CheckedData) -> tuple[Reading, Tensor]:
+    """Return the first form of the data that the module takes, and its output."""
+    first_error: ValueError | None = None
+    for form in _forms(network.module, data):
+        with network.read_as(form):
+            x = network.input_of(data)
+            try:
+                return form, _checked_output(network, x)
+            except ValueError as error:
+                first_error = first_error or error
+    assert first_error is not None, "there is always a form to try"
+    raise first_error
+
+
+def _checked_output(network: Network, x: Any) -> Tensor:
+    returned = network.call(x)
+    try:
+        return network.output_of(returned, n_items_of(x))
+    except ValueError as error:
+        on_rows = isinstance(_first_layer(network.module), nn.Linear)
+        if on_rows and isinstance(x, Tensor) and x.ndim > 2:
+            # A linear layer takes the last axis of images for features.
+            raise ValueError(
+                f"{mismatch(network.module, x)}. {error}; or give X as rows, or begin the "
+                "network with nn.Flatten"
+            ) from error
+        raise
+
+
+def _second_output(network: Network, data: CheckedData) -> tuple[Reading, Tensor]:
+    """Return what a pass says about the layers of the module, and its output."""
+    x = network.input_of(data)
+    returned: list[Any] = []
+    seen: list[Any] = []
+
+    def run() -> Tensor:
+        returned.append(network.call(x))
+        return network.output_of(returned[0], len(data))
+
+    def features() -> Tensor | None:
+        return named_features(network.features_from, returned[0], seen, len(data))
+
+    if network.is_extractor:
+        output = run()
+        return Reading(n_outputs=output.shape[1], n_features=output.shape[1]), output
+    layer = layer_named(network.module, network.features_from)
+    hook = layer and layer.register_forward_hook(lambda layer, args, out: seen.append(out))
+    try:
+        found = find_head(network.module, run, features)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return found, network.output_of(returned[0], len(data))
+
+
+def _depends_on_batch(network: Network, output: Tensor, again: Tensor) -> bool:
+    """Whether the same items have other outputs in another batch."""
+    # The scale of a dynamic quantisation is that of the whole batch.
+    if any("quantized.dynamic" in type(layer).__module__ for layer in network.module.modules()):
+        return True
+    size = float(output.abs().amax()) or 1.0
+    difference = float((output.double() - again.double()).abs().amax())
+    if difference <= 100 * tolerance(output.dtype) * size:
+        return False
+    raise ValueError(
+        f"{network.name} puts out something else for the same items in another batch: the "
+        f"difference is {difference / size:.2g} of the size of the output. A score must belong "
+        "to its item. Look for dropout that stays on in eval mode, batch normalisation without "
+        "running statistics, or a layer that wants batch_first=True"
+    )
+
+
+def _forms(module: nn.Module, data: CheckedData) -> Iterator[Reading]:
+    """Yield the ways in which the module may take the data, the most likely first."""
+    first = _first_layer(module)
+    whole = not data.has_fields and data.dtype.kind in "iu"
+    integers = [False]
+    if whole and isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
+        integers = [True]
+    elif whole and data.dtype != np.uint8 and not data.is_image:
+        integers = [False, True]
+    shapes = [False]
+    if not data.has_fields and len(data.came_as) == 2:
+        # Grey images, or signals and sequences.
+        shapes = [False, True] if isinstance(first, nn.Conv2d) else [True, False]
+    for as_given in shapes:
+        for of_integers in integers:
+            yield Reading(as_given=as_given, integers=of_integers)
+
+
+def _first_layer(module: nn.Module) -> nn.Module | None:
+    """Return the first layer with parameters of its own, in the order of declaration."""
+    layers = (
+        layer for layer in module.modules() if next(layer.parameters(False), None) is not None
+    )
+    return next((layer for layer in layers if type(layer).__module__.startswith("torch.nn")), None)
+
+
+def mismatch(module: nn.Module, x: Any) -> str:
+    """Describe the data and the input that the first layer with parameters expects."""
+    name = type(module).__name__
+    if isinstance(x, dict):
+        shapes = {field: tuple(values.shape) for field, values in x.items()}
+        return f"X has the fields {shapes}, which the network {name} does not take"
+    shape = tuple(x.shape[1:])
+    if x.ndim == 2:
+        said = f"X has rows of {x.shape[1]} values"
+    elif x.ndim == 4:
+        said = f"X has images of {shape} (C, H, W)"
+    else:
+        said = f"X has items of shape {shape}"
+    said += f", {x.dtype}, which the network {name} does not take"
+    first = _first_layer(module)
+    if isinstance(first, nn.Linear):
+        said += f"; its first layer takes rows of {first.in_features} values"
+    elif isinstance(first, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        kind = {nn.Conv1d: "signals", nn.Conv2d: "images", nn.Conv3d: "volumes"}[type(first)]
+        said += f"; its first layer takes {kind} of {first.in_channels} channel(s)"
+        if first.in_channels == len(x) > 1:
+            said += " (if X is one item, give X[None])"
+    elif isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
+        said += (
+            f"; its first layer takes whole numbers from 0 to {first.num_embeddings - 1}: give "
+            "them as integers"
+        )
+    return said
