@@ -17,8 +17,8 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
 from skood._channels import CHANNELS, channels_are_last, channels_first
+from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
 from skood._streams import is_stream, open_stream
 
 __all__ = [
@@ -255,7 +255,8 @@ def _open(
 ) -> CheckedData:
     if isinstance(X, CheckedData):
         return X
-    if isinstance(X, Mapping):
+    # Scipy's sparse matrix of keys is a dict too.
+    if isinstance(X, Mapping) and not scipy.sparse.issparse(X):
         return _open_fields(X, min_samples)
     fitted = None if reset else estimator
     if is_stream(X):

@@ -18,8 +18,8 @@ from torch.utils.data import (
     default_convert,
 )
 
-from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
 from skood._channels import channels_first
+from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
 
 __all__ = ["is_stream", "open_stream"]
 

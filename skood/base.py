@@ -36,6 +36,9 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     # Input type accepted by detectors that wrap detectors, and by `evaluate`.
     _reads_checked_data = True
 
+    # Whether a network of the user's own may read X, which then has items of any shape.
+    _takes_any_shape = False
+
     # Default for subclasses without this parameter.
     verbose: bool | int | str = "auto"
 
@@ -94,7 +97,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         ValueError
             When X or y is invalid, or the scores of X give no finite threshold.
         """
-        data = check_data(self, X, reset=True, min_samples=2, any_shape=True)
+        data = self._check(X, reset=True)
         inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
         seed = draw_seed(self.random_state)
         with self._shows_progress():
@@ -122,6 +125,16 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         with self._shows_progress("scoring"):
             return self._score_samples(scored)
 
+    def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
+        """Check X, in `fit` or after it."""
+        return check_data(
+            self,
+            X,
+            reset=reset,
+            min_samples=2 if reset else 1,
+            any_shape=self._takes_any_shape,
+        )
+
     def _split_outliers(
         self, data: CheckedData, y: Any
     ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
@@ -146,7 +159,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             When X does not match that of `fit`, or is so large that a score would be NaN.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False, any_shape=True)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             scores = self._score_samples(data)
         check_scores(self, scores)

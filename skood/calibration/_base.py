@@ -16,7 +16,6 @@ from sklearn.utils import get_tags
 from torch import nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
@@ -42,6 +41,8 @@ class CalibratedDetector(BaseDetector):
     A subclass writes ``_fit``, which sets ``offset_`` too, and ``_score_samples``; it has the
     parameters `memory`, `verbose` and `random_state`.
     """
+
+    _takes_any_shape = True
 
     _parameter_constraints: dict = {
         "memory": [str, HasMethods(["cache"]), None],
@@ -98,11 +99,11 @@ class CalibratedDetector(BaseDetector):
             Where, without `X_calibration`, the detector holds a model that was trained before,
             perhaps on rows of X; and where rows are too few for what was asked for.
         """
-        data = check_data(self, X, reset=True, min_samples=2, any_shape=True)
+        data = self._check(X, reset=True)
         inliers, y, outliers = split_outliers(data, labels_of(self, data, y))
         calibration = None
         if X_calibration is not None:
-            calibration = check_data(self, X_calibration, reset=False, any_shape=True)
+            calibration = self._check(X_calibration)
         with self._shows_progress():
             self._fit(inliers, y, outliers, draw_seed(self.random_state), calibration)
         return self

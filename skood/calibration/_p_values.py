@@ -14,7 +14,6 @@ from scipy.stats import false_discovery_control
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._parameters import Interval
 from skood.calibration._base import CalibratedDetector
 
@@ -63,7 +62,7 @@ class PValueDetector(CalibratedDetector):
             In (0, 1]; small = out-of-distribution.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False, any_shape=True)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             return self._p_values(data)
 
@@ -89,7 +88,7 @@ class PValueDetector(CalibratedDetector):
         if not 0 < fdr < 1:
             raise ValueError(f"fdr={fdr!r}; expected a rate between 0 and 1, such as 0.1")
         check_is_fitted(self)
-        data = check_data(self, X, reset=False, any_shape=True)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             p_values = self._p_values_to_select(data)
         adjusted = false_discovery_control(p_values, method="bh")

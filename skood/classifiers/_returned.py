@@ -103,12 +103,12 @@ def as_logits(output: Tensor, n_items: int, name: str) -> Tensor:
 
     Raises
     ------
-    ValueError
+    NoLogitsError
         When it is neither (n_items, n_outputs) nor one value for each item.
     """
     shape = tuple(output.shape)
     if not output.is_floating_point():
-        raise ValueError(
+        raise NoLogitsError(
             f"{name} puts out {output.dtype} of shape {shape}; expected logits, which are floats. "
             "Give a network that returns them, or say where they are with output="
         )
@@ -117,14 +117,14 @@ def as_logits(output: Tensor, n_items: int, name: str) -> Tensor:
     if output.ndim > 2 and len(output) == n_items and set(shape[2:]) == {1}:
         return output.flatten(1)
     if output.ndim == 4 and len(output) == n_items:
-        raise ValueError(
+        raise NoLogitsError(
             f"{name} puts out shape {shape}, logits (batch, n_classes) for each of "
             f"{shape[2]} x {shape[3]} pixels, as a segmentation network does; expected logits of "
             "shape (batch, n_classes). Reduce them to one score for each image with "
             "output=, such as output=lambda out: out.mean((2, 3))"
         )
     if output.ndim != 2 or len(output) != n_items or not shape[1]:
-        raise ValueError(
+        raise NoLogitsError(
             f"{name} puts out shape {shape} for a batch of {n_items}; expected logits of shape "
             "(batch, n_classes). Say which part of them is meant with output=, such as "
             "output=lambda out: out[:, 0], give X as rows, or begin the network with nn.Flatten"

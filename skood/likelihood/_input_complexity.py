@@ -16,7 +16,6 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.preprocessing import Learned, Preprocessing
@@ -198,7 +197,7 @@ class InputComplexity(BaseDetector):
             In bits, headers of the format included.
         """
         check_is_fitted(self)
-        return self._complexity(check_data(self, X, reset=False))
+        return self._complexity(self._check(X))
 
     def _complexity(self, data: CheckedData) -> npt.NDArray[np.float64]:
         data = self._preprocessing.open(data)

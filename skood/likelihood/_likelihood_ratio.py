@@ -15,7 +15,6 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
@@ -293,7 +292,7 @@ class LikelihoodRatio(BaseDetector):
         ndarray of shape (n_samples, H, W), float64
             In nats; their sum over an image is its score.
         """
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring pixels"):
             foreground = log_density_of_pixels(self.density_, data)
             return foreground - log_density_of_pixels(self.background_, data)

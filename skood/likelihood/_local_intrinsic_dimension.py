@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._data import check_data, check_scores
+from skood._data import check_scores
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.partial_results import PartialResults
@@ -301,7 +301,7 @@ class LocalIntrinsicDimension(BaseDetector):
             When X does not match that of `fit`, or is so large that a value would be NaN.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             pairs = self._pairs(data)
         check_scores(self, pairs.sum(1))

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._models import fit_model
 from skood._parameters import HasMethods
 from skood.base import BaseDetector
@@ -123,6 +122,6 @@ class LogLikelihood(BaseDetector):
         ndarray of shape (n_samples, H, W), float64
             In nats; their sum over an image is its score.
         """
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring pixels"):
             return log_density_of_pixels(self.density_, data)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
-from skood._data import check_data, check_scores
+from skood._data import check_scores
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._torch.seeding import Stream, numpy_rng
@@ -151,7 +151,7 @@ class Typicality(BaseDetector):
             Minus the distance of the mean of minus their log-densities from H, in nats per item.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             scores = log_density(self.density_, data)
         check_scores(self, scores)
@@ -194,4 +194,4 @@ class Typicality(BaseDetector):
             +1 in-distribution, -1 out-of-distribution.
         """
         score = self.score_batch(X)
-        return 1 if score >= self.batch_offset(len(check_data(self, X, reset=False))) else -1
+        return 1 if score >= self.batch_offset(len(self._check(X))) else -1

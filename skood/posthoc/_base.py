@@ -41,6 +41,8 @@ __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsD
 class _HoldsModules(BaseDetector):
     """Wraps bare modules given as a parameter, one or a list of them, in handles."""
 
+    _takes_any_shape = True
+
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, with_handles(value))
 
@@ -379,8 +381,8 @@ def check_readable(model: Any, reads: str, name: str) -> None:
         raise TypeError(
             f"{name} reads a network: its layers, features or gradients, which "
             f"{type(model).__name__} does not have; expected a classifier of skood.classifiers or "
-            "a trained torch module (module_ of a skorch net). MSP, MaxLogit, Energy, Entropy, GEN, "
-            "KLMatching and OpenMax take any classifier"
+            "a trained torch module (module_ of a skorch net). MSP, MaxLogit, Energy, Entropy, "
+            "GEN, KLMatching and OpenMax take any classifier"
         )
 
 

@@ -12,7 +12,6 @@ from scipy.special import logsumexp
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._parameters import StrOptions
 from skood.posthoc._base import ClassifierDetector
 
@@ -108,6 +107,6 @@ class UncertaintyDetector(ClassifierDetector):
 
     def _mean_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
         check_is_fitted(self)
-        data = check_data(self, X, reset=False, any_shape=True)
+        data = self._check(X)
         with self._shows_progress("predicting"):
             return self._reduce(mean_log_proba, data)

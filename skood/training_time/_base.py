@@ -16,7 +16,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._models import cached_call, in_chunks
 from skood._torch.run import kept_unless_interrupted, n_interrupted
 from skood.base import BaseDetector
@@ -208,7 +207,7 @@ class ClassifierTrainingDetector(TrainingDetector):
             In the order of `classes_`.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             return self.classifier_.predict_proba(data)
 
@@ -226,7 +225,7 @@ class ClassifierTrainingDetector(TrainingDetector):
             ``classifier_.predict`` rejects nothing.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             accepted = self._score_samples(data) >= self.offset_
             return rejecting(self.classifier_.predict(data), accepted)

@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers import NeuralClassifier
@@ -248,7 +247,7 @@ class OODGen(ClassifierTrainingDetector):
             Labels, and -1 ("-1" among strings) for rejected rows.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             return self.classifier_.predict(data)
 

@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._parameters import Interval, StrOptions
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
@@ -83,7 +82,7 @@ class HypersphereDetector(TransformerMixin, TrainingDetector):
             In the dtype of the network, float32 as a rule.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("transform"):
             return self._latents(data)
 

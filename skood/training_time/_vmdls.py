@@ -15,7 +15,6 @@ from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._labels import encode_labels
 from skood._models import fit_model
 from skood._moments import ClassMoments
@@ -350,7 +349,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
         ndarray of shape (n_samples, n_latent), float64
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("encoding"):
             return self._network.outputs(data).logits[:, : self.n_latent].astype(np.float64)
 
@@ -368,7 +367,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
             `classes_`.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             return softmax(self._log_likelihood(data), axis=1)
 
@@ -386,7 +385,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
             of `predict_proba` rejects nothing.
         """
         check_is_fitted(self)
-        data = check_data(self, X, reset=False)
+        data = self._check(X)
         with self._shows_progress("scoring"):
             log_likelihood = self._log_likelihood(data)
             accepted = self._scores(data, log_likelihood) >= self.offset_

@@ -370,7 +370,6 @@ class TestKindsOfHeads:
     def test_tokens(self, reduce):
         """A head on all tokens, which are averaged, or of which one is taken."""
         tokens = np.random.default_rng(0).normal(size=(30, 5, 8)).astype(np.float32)
-        length = torch.from_numpy(abs(tokens[:, 0, 0]) * 2).astype(int)
 
         class Tokens(nn.Module):
             def __init__(self):

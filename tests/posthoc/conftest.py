@@ -9,7 +9,6 @@ from torch import nn
 
 import skood
 
-
 BATCHES = WeakKeyDictionary()
 
 

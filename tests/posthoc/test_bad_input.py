@@ -204,5 +204,5 @@ def test_saturated_probabilities_stay_finite(trained):
     tree = FrozenEstimator(DecisionTreeClassifier().fit(X, y))
     for detector in every("MSP", "MaxLogit", "Entropy", "GEN", "KLMatching"):
         assert np.isfinite(detector.set_params(classifier=tree).fit(X, y).score_samples(X)).all()
-    with pytest.raises(ValueError, match="energy of probabilities is 0 .* DecisionTreeClassifier"):
+    with pytest.raises(ValueError, match=r"energy of probabilities is 0 .* DecisionTreeClassifier"):
         skood.Energy(tree).fit(X, y)
