@@ -108,7 +108,6 @@ class ClassGaussians:
         Returns
         -------
         ndarray of shape (n, n_classes), float64
-            The same for a row whatever other rows come with it.
         """
         return np.stack(
             [

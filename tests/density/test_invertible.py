@@ -146,7 +146,8 @@ def test_map_latents(case):
 
     data = check_data(flow, X, reset=False)
     Z, log_prob, error = flow.map_latents(data, function, batch_size=16, doing="tests")
-    assert sizes == [16, 16, 16]
+    # Rows are filled to a multiple of 32, within the size of a batch.
+    assert sizes == [16, 16, 8 if X.ndim > 2 else 16]
     np.testing.assert_allclose(Z, flow.encode(X), atol=1e-5)
     np.testing.assert_allclose(log_prob, flow.score_samples(X), atol=1e-3)
     assert log_prob.dtype == np.float64
@@ -154,7 +155,7 @@ def test_map_latents(case):
     # Without a size, that of scoring.
     sizes.clear()
     flow.map_latents(data, lambda z, *_: (sizes.append(len(z)), z)[1], doing="tests")
-    assert set(sizes) == {32 if X.ndim > 2 else 128}
+    assert sizes == ([32, 8] if X.ndim > 2 else [64])
 
 
 def test_jacobians_take_bounded_memory(case):

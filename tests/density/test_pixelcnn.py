@@ -104,17 +104,18 @@ def test_pixels_sum_to_the_score(tiny, variant, images):
 @pytest.mark.parametrize("variant", [{}, VARIANTS["everything"]], ids=["plain", "everything"])
 @pytest.mark.parametrize("n_channels", [1, 3])
 def test_score_belongs_to_the_image(tiny, variant, n_channels):
-    """Bitwise the same in any batch and order; to 1e-6 with any number of threads."""
-    X = np.random.default_rng(0).integers(256, size=(40, n_channels, 5, 4), dtype=np.uint8)
+    """Bitwise the same in any order of full batches; to 1e-6 in others and with other threads."""
+    X = np.random.default_rng(0).integers(256, size=(64, n_channels, 5, 4), dtype=np.uint8)
     density = tiny(n_filters=8, **variant).fit(X, labels_for(variant, len(X)))
     scores, pixels = density.score_samples(X), density.score_pixels(X)
     order = np.random.default_rng(1).permutation(len(X))
     np.testing.assert_array_equal(density.score_samples(X[order]), scores[order])
     for size in (9, 33):
         parts = [X[i : i + size] for i in range(0, len(X), size)]
-        np.testing.assert_array_equal(np.concatenate([*map(density.score_samples, parts)]), scores)
+        together = np.concatenate([*map(density.score_samples, parts)])
+        np.testing.assert_allclose(together, scores, rtol=1e-6)
     for i in (0, 31, 39):
-        np.testing.assert_array_equal(density.score_pixels(X[i : i + 1])[0], pixels[i])
+        np.testing.assert_allclose(density.score_pixels(X[i : i + 1])[0], pixels[i], rtol=1e-5)
     n_threads = torch.get_num_threads()
     try:
         for n in (2, 3):
@@ -163,8 +164,8 @@ def test_statistics(tiny, variant, shape):
     joint = given + density.class_log_prior_
     # p(y, x) has that mean for each class.
     assert np.exp(log_p) @ entropy == pytest.approx(-(np.exp(joint) * given).sum(), abs=1e-4)
-    np.testing.assert_array_equal(
-        density.score_statistics(X[:3]), np.stack((log_p, entropy), 1)[:3]
+    np.testing.assert_allclose(
+        density.score_statistics(X[:3]), np.stack((log_p, entropy), 1)[:3], rtol=1e-6, atol=1e-6
     )
 
 

@@ -73,14 +73,14 @@ def test_jacobian_of_a_network(digits, cls):
 
 
 def test_scores_belong_to_rows(digits):
-    X = digits[:100]
+    X = digits[:96]
     autoencoder = Autoencoder(3, n_filters=(4,), value_range=(0, 16), max_steps=30)
     two_step = TwoStep(autoencoder, KernelDensity(), random_state=0).fit(X)
     scores = two_step.score_samples(X)
-    assert (scores.dtype, scores.shape) == (np.float64, (100,))
+    assert (scores.dtype, scores.shape) == (np.float64, (96,))
     np.testing.assert_array_equal(two_step.score_samples(X[::-1])[::-1], scores)
-    parts = [two_step.score_samples(X[i : i + 9]) for i in range(0, 100, 9)]
-    np.testing.assert_array_equal(np.concatenate(parts), scores)
+    parts = [two_step.score_samples(X[i : i + 9]) for i in range(0, 96, 9)]
+    np.testing.assert_allclose(np.concatenate(parts), scores, rtol=0, atol=1e-6 * max(abs(scores)))
     np.testing.assert_allclose(clone(two_step).fit(X).score_samples(X), scores)
     detector = LogLikelihood(two_step).fit(X)
     np.testing.assert_allclose(detector.score_samples(X), scores)
