@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from skood._channels import CHANNELS, channels_are_last, channels_first
 from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
-from skood._streams import is_stream, open_stream
+from skood._streams import is_stream, open_stream, split_label
 
 __all__ = [
     "check_data",
@@ -292,8 +292,15 @@ def _are_last(shape: tuple[int, ...], channels: str | None, fitted: Any) -> bool
 def _open_fields(X: Mapping, min_samples: int) -> CheckedFields:
     """Check a dict of arrays, as tokenizers and processors return it."""
     fields: dict[str, npt.NDArray] = {}
-    for name, values in X.items():
-        array = from_torch(values) if isinstance(values, Tensor) else np.asarray(values)
+    given, labels = split_label(X)
+    for name, values in given.items():
+        try:
+            array = from_torch(values) if isinstance(values, Tensor) else np.asarray(values)
+        except ValueError as error:
+            raise ValueError(
+                f"the field {name!r} of X cannot be read as an array: {error}; let the tokenizer "
+                "pad to one length (padding=True, return_tensors='np')"
+            ) from error
         if array.dtype.kind not in NUMBERS:
             raise ValueError(
                 f"the field {name!r} of X has dtype {array.dtype}; expected numbers, padded to one "
@@ -315,7 +322,21 @@ def _open_fields(X: Mapping, min_samples: int) -> CheckedFields:
             f"Found dict with {n} sample(s) while a minimum of {min_samples} is required of X"
         )
     shapes = {name: array.shape[1:] for name, array in fields.items()}
-    return CheckedFields(_TakeFields(fields), n, shapes, object, in_memory=True)
+    read_labels = None
+    if labels is not None:
+        array = from_torch(labels) if isinstance(labels, Tensor) else np.asarray(labels)
+        read_labels = _TakeRows(array)
+    return CheckedFields(
+        _TakeFields(fields), n, shapes, object, in_memory=True, read_labels=read_labels
+    )
+
+
+class _TakeRows:
+    def __init__(self, array: npt.NDArray) -> None:
+        self.array = array
+
+    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
+        return self.array[indices]
 
 
 class _TakeFields:

@@ -103,8 +103,15 @@ def _reads_rows(model: Any) -> bool:
     if type(model).__module__.startswith("sklearn."):
         # A FunctionTransformer checks nothing, and passes on what it gets.
         return not get_tags(model).no_validation
-    is_network = isinstance(getattr(model, "module_", None), nn.Module)
-    return not (is_network or hasattr(model, "transform"))
+    return not (_holds_module(model) or hasattr(model, "transform"))
+
+
+def _holds_module(model: Any) -> bool:
+    """Whether a model is a skorch net, which holds a module, or its class before it is fitted."""
+    module = getattr(model, "module", None)
+    return isinstance(module, nn.Module) or (
+        inspect.isclass(module) and issubclass(module, nn.Module)
+    )
 
 
 def _first_step(model: Any) -> Any:

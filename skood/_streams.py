@@ -21,7 +21,7 @@ from torch.utils.data import (
 from skood._channels import channels_first
 from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
 
-__all__ = ["is_stream", "open_stream"]
+__all__ = ["is_stream", "open_stream", "split_label"]
 
 # Names under which a dict holds the label of an item.
 _LABELS = ("label", "labels")
@@ -133,7 +133,7 @@ class _Reader:
     def _given(self, index: int) -> Any:
         """Read one item in the shape that the Dataset gives it."""
         try:
-            item, _ = _split(self.dataset[index])
+            item, _ = split_label(self.dataset[index])
             values = _arrays(item)
         except Exception as error:
             raise ValueError(
@@ -149,7 +149,7 @@ class _Reader:
         return channels_first(values[None], "last" if self.channels_last else "first")[0]
 
     def labels(self, indices: npt.NDArray[np.integer]) -> npt.NDArray | None:
-        return _stacked([_split(self.dataset[int(i)])[1] for i in indices])
+        return _stacked([split_label(self.dataset[int(i)])[1] for i in indices])
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> Any:
         items = [self._laid_out(self._given(int(i))) for i in indices]
@@ -178,7 +178,7 @@ class _Collated:
 
     def batch(self, indices: npt.NDArray[np.integer]) -> tuple[Any, Any]:
         try:
-            x, y = _split(self.collate([self.dataset[int(i)] for i in indices]))
+            x, y = split_label(self.collate([self.dataset[int(i)] for i in indices]))
             values = _arrays(x)
         except Exception as error:
             raise ValueError(
@@ -212,7 +212,7 @@ class _Collated:
         return _finite(channels_first(values) if values.ndim in (3, 4) else values)
 
 
-def _split(item: Any) -> tuple[Any, Any]:
+def split_label(item: Any) -> tuple[Any, Any]:
     """Separate an item from its label, which is None where it has none."""
     if isinstance(item, Mapping):
         label = next((item[name] for name in _LABELS if name in item), None)

@@ -83,6 +83,7 @@ PRETRAINED = [
     lambda: skood.PretrainedClassifier(dense()),
     lambda: skood.PretrainedClassifier(convolutional(), image_shape=(1, SIDE, SIDE)),
     lambda: skood.PretrainedClassifier(convolutional(), mean=[0.1], std=[0.5], classes=["a", "b"]),
+    lambda: skood.FeatureExtractor(dense()),
     lambda: skood.MSP(dense()),
     lambda: skood.MSP(convolutional()),
     lambda: skood.ViM(dense(), n_components=2),

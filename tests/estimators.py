@@ -162,6 +162,7 @@ NOT_FOR_ROWS = {
     skood.ConvNet,
     skood.DenseNet,
     skood.EnsembleDetector,
+    skood.FeatureExtractor,
     skood.InlierFit,
     skood.PretrainedClassifier,
     skood.ResNet,

@@ -77,8 +77,8 @@ def test_a_shared_network_runs_once_over_a_set(network, X, ood, n_jobs):
     alone = evaluate([d.fit(X) for d in detectors[:1]], X, ood)
     network.batches = 0
     table = evaluate(detectors, X, ood, X_train=X.copy(), n_jobs=n_jobs)
-    # Training data, ID data and two OOD sets are a batch each.
-    assert network.batches == 4
+    # Training data, ID data and two OOD sets are a batch each; the network is tried on two.
+    assert network.batches == 6
     assert [row["detector"] for row in table[::2]] == ["MSP", "Energy", "ReAct", "MSP 2"]
     assert table[0]["auroc"] == alone[0]["auroc"] == table[6]["auroc"]
 

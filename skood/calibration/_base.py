@@ -20,7 +20,7 @@ from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.base import BaseDetector, labels_of, split_outliers
-from skood.classifiers import PretrainedClassifier
+from skood.classifiers._module import ModuleHandle
 
 __all__ = [
     "CalibratedDetector",
@@ -244,7 +244,7 @@ def _parts_of(model: Any) -> list[Any]:
 
 
 def _is_trained(part: Any) -> bool:
-    return isinstance(part, (FrozenEstimator, PretrainedClassifier, nn.Module))
+    return isinstance(part, (FrozenEstimator, ModuleHandle, nn.Module))
 
 
 def _name_of(part: Any) -> str:

@@ -85,6 +85,9 @@ def find_head(
     listed = tuple(text for _, text in failures[:_LISTED])
     if len(failures) > _LISTED:
         listed = (*listed, f"and {len(failures) - _LISTED} others")
+    looks = ["none", *(_likeness(runs[-1], output) for runs in seen.values())]
+    if any(text.endswith(_CHANGED) for _, text in failures):
+        looks.append("altered")
     scripted = any(isinstance(layer, torch.jit.ScriptModule) for layer in module.modules())
     return Reading(
         n_outputs=output.shape[1],
@@ -92,23 +95,32 @@ def find_head(
         n_features=0 if named is None else named.shape[1],
         failures=listed,
         is_hidden=scripted or (bool(layers) and not seen),
-        is_altered=any(text.endswith(_CHANGED) for _, text in failures)
-        or any(_is_altered(runs[-1], output) for runs in seen.values()),
+        likeness=max(looks, key=["none", "open", "altered"].index),
     )
 
 
-def _is_altered(run: tuple[Tensor, Tensor], output: Tensor) -> bool:
-    """Whether a layer ends in fewer values, which are as many as the network's but others.
+def _likeness(run: tuple[Tensor, Tensor], output: Tensor) -> str:
+    """Tell how much a layer that is no head looks like one.
 
-    An encoder may end in such a layer too, followed by a nonlinearity or a normalisation.
+    Returns
+    -------
+    {"none", "open", "altered"}
+        "open": it puts out as many values for each item, and a nonlinearity, a normalisation or
+        something unknown follows, so that the network may be an encoder. "altered": it has fewer
+        outputs than inputs, and what follows is neither, or is a mean of rectified maps.
     """
-    given, made = run[0].flatten(1), run[1].flatten(1).double()
-    if made.shape != output.shape or given.shape[1] <= made.shape[1]:
-        return False
-    output = output.double()
+    given, made = run
+    narrows = made.ndim > 1 and given.ndim > 1 and given.shape[1] > made.shape[1]
+    if made.ndim > 2:
+        pooled = made.relu().flatten(2).mean(2)
+        return "altered" if narrows and _are_equal(pooled, output) else "none"
+    if made.shape != output.shape:
+        return "none"
+    made, output = made.double(), output.double()
     order = made.flatten().argsort()
     grows = bool((output.flatten()[order].diff() >= -1e-6 * output.abs().amax()).all())
-    return not (grows or _is_affine(made, output) or _is_affine(made.T, output.T))
+    simple = grows or _is_affine(made, output) or _is_affine(made.T, output.T)
+    return "altered" if narrows and not simple else "open"
 
 
 def _is_affine(z: Tensor, output: Tensor) -> bool:

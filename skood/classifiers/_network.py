@@ -29,6 +29,7 @@ from skood.classifiers._outputs import Outputs
 from skood.classifiers._reading import Head, Reading, require
 from skood.classifiers._returned import (
     EMBEDDINGS,
+    NoLogitsError,
     as_features,
     as_logits,
     layer_named,
@@ -59,8 +60,9 @@ class Network:
         How the module's output is read; None finds it out on the first data.
     output : str, int, callable or None, default=None
         Which part of what the module returns are the logits.
-    features_from : str, callable or None, default=None
-        Name of the layer whose output are the features, or a function of what the module returns.
+    features_from : str, callable, tuple of both or None, default=None
+        Name of the layer whose output are the features, a function of what the module returns, or
+        a layer and a function of its output.
     multilabel : bool, default=False
         Whether the classes do not exclude each other.
     is_extractor : bool, default=False
@@ -252,7 +254,14 @@ class Network:
         if self.is_extractor:
             found = pick(returned, self.output, EMBEDDINGS, self.name)
             return as_features(found, n_items, self.name)
-        return as_logits(pick(returned, self.output, ["logits"], self.name), n_items, self.name)
+        found = pick(returned, self.output, ["logits"], self.name)
+        try:
+            return as_logits(found, n_items, self.name)
+        except NoLogitsError as error:
+            if found is returned:
+                raise
+            # A network that names its logits is no encoder.
+            raise ValueError(str(error)) from error
 
     def forward(
         self, x: Any, layers: Sequence[nn.Module] = ()

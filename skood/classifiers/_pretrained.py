@@ -34,10 +34,10 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
         Which part of what the module returns are the logits: a key, a position, or a function of
         what it returns. None takes a tensor, ``logits`` of an output object, or the first element
         of a tuple.
-    features_from : str or callable, default=None
+    features_from : str, callable or tuple of both, default=None
         The penultimate features: the name of a layer in ``module.named_modules()``, whose output
-        they are, or a function of what the module returns. None takes the input of the layer that
-        makes the logits.
+        they are, a function of what the module returns, or a layer and a function of its output.
+        None takes the input of the layer that makes the logits.
     multilabel : bool, default=False
         Whether an item may have several labels, each with the sigmoid of its logit.
     mean, std : float or array-like of float, default=None
@@ -103,7 +103,7 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
 
     _parameter_constraints: dict = {
         **ModuleHandle._parameter_constraints,
-        "features_from": [str, callable, None],
+        "features_from": [str, callable, tuple, None],
         "multilabel": ["boolean"],
         "classes": ["array-like", None],
     }

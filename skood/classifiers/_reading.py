@@ -82,8 +82,8 @@ class Reading:
         Whether the output depends on which items share a batch.
     is_hidden : bool
         Whether the layers cannot be seen, as those of scripted and exported networks.
-    is_altered : bool
-        Whether a layer has the look of a head, and the network changes what it puts out.
+    likeness : {"none", "open", "altered"}
+        How much a layer looks like a head whose output the network changes.
     certain : bool
         Whether the network is one of this package, whose head is known.
     """
@@ -97,7 +97,7 @@ class Reading:
     failures: tuple[str, ...] = ()
     one_by_one: bool = False
     is_hidden: bool = False
-    is_altered: bool = False
+    likeness: str = "none"
     certain: bool = False
 
 

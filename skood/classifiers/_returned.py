@@ -48,7 +48,7 @@ def pick(returned: Any, output: Any, fields: Sequence[str], name: str) -> Tensor
     """
     known = _names_in(returned)
     if callable(output):
-        found = output(returned)
+        found = _applied("output=", output, returned, name)
     elif output is not None:
         found = _entry(returned, output)
         if found is None:
@@ -64,12 +64,34 @@ def pick(returned: Any, output: Any, fields: Sequence[str], name: str) -> Tensor
             found = pick(returned[0], None, fields, name)
     if not isinstance(found, Tensor):
         wanted = " or ".join(map(repr, fields[:3]))
+        example = f", such as {_example(returned, known[-1])}" if known else ""
         raise NoLogitsError(
             f"{name} returns {_described(returned)}; expected a tensor, or one named {wanted}. "
-            "Name what is meant with output=, a key or a function of what the network returns, "
-            f"such as output=lambda out: out.{next(iter(known), 'last_hidden_state')}[:, 0]"
+            "Name what is meant with output=, a key or a function of what the network returns"
+            f"{example}"
         )
     return found
+
+
+def _applied(parameter: str, function: Any, returned: Any, name: str) -> Any:
+    """Apply a function of the user's to what a network returns."""
+    try:
+        return function(returned)
+    except Exception as error:
+        raise ValueError(
+            f"the function {parameter} failed on what {name} returns, {_described(returned)}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _example(returned: Any, key: str) -> str:
+    """Show how one vector for each item is taken from a tensor of an output object."""
+    if _entry(returned, key).ndim == 2:
+        return f"output={key!r}"
+    place = f"out[{key!r}]" if isinstance(returned, Mapping) else f"out.{key}"
+    # Of tokens the first, of maps the mean.
+    end = "[:, 0]" if _entry(returned, key).ndim == 3 else ".mean((2, 3))"
+    return f"output=lambda out: {place}{end}"
 
 
 def _entry(returned: Any, key: Any) -> Any:
@@ -120,14 +142,14 @@ def as_logits(output: Tensor, n_items: int, name: str) -> Tensor:
         raise NoLogitsError(
             f"{name} puts out shape {shape}, logits (batch, n_classes) for each of "
             f"{shape[2]} x {shape[3]} pixels, as a segmentation network does; expected logits of "
-            "shape (batch, n_classes). Reduce them to one score for each image with "
-            "output=, such as output=lambda out: out.mean((2, 3))"
+            "shape (batch, n_classes). Reduce them to one vector for each image with output=, a "
+            "function of what the network returns"
         )
     if output.ndim != 2 or len(output) != n_items or not shape[1]:
         raise NoLogitsError(
             f"{name} puts out shape {shape} for a batch of {n_items}; expected logits of shape "
-            "(batch, n_classes). Say which part of them is meant with output=, such as "
-            "output=lambda out: out[:, 0], give X as rows, or begin the network with nn.Flatten"
+            "(batch, n_classes). Say which part of them is meant with output=, a function of what "
+            "the network returns"
         )
     return output
 
@@ -161,14 +183,15 @@ def layer_named(module: nn.Module, features_from: Any) -> nn.Module | None:
     ValueError
         When the module has no layer of this name.
     """
-    if not isinstance(features_from, str):
+    name = features_from[0] if isinstance(features_from, tuple) else features_from
+    if not isinstance(name, str):
         return None
     try:
-        return module.get_submodule(features_from)
+        return module.get_submodule(name)
     except AttributeError as error:
         names = [name for name, _ in module.named_modules() if name]
         raise ValueError(
-            f"features_from={features_from!r} is no layer of {type(module).__name__}; its layers "
+            f"features_from={name!r} is no layer of {type(module).__name__}; its layers "
             f"are {', '.join(names[-20:])}"
         ) from error
 
@@ -180,7 +203,7 @@ def named_features(
 
     Parameters
     ----------
-    features_from : str, callable or None
+    features_from : str, callable, tuple of both or None
     returned : object
         What the network returned.
     seen : sequence
@@ -190,12 +213,14 @@ def named_features(
     if features_from is None:
         return None
     if callable(features_from):
-        features = features_from(returned)
+        features = _applied("features_from=", features_from, returned, "the network")
     elif len(seen) != 1:
         raise ValueError(
             f"the layer features_from={features_from!r} runs {len(seen)} times in a pass; "
             "name one that runs once"
         )
+    elif isinstance(features_from, tuple):
+        features = _applied("features_from=", features_from[1], seen[0], "the layer")
     else:
         features = seen[0]
     if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != n_items:
@@ -207,8 +232,8 @@ def named_features(
     if features.ndim == 3:
         raise ValueError(
             f"features_from= gives shape {tuple(features.shape)}, a vector for each of "
-            f"{features.shape[1]} tokens or positions; choose or pool them with a function, "
-            "such as features_from=lambda out: out.hidden_states[-1][:, 0]"
+            f"{features.shape[1]} tokens or positions; choose or pool them with a function of the "
+            "layer's output, such as features_from=(layer, lambda tokens: tokens[:, 0])"
         )
     # The spatial mean of maps is what a network's own pooling would make of them.
     return features.flatten(2).mean(2) if features.ndim > 3 else features

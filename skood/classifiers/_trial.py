@@ -77,7 +77,7 @@ def _checked_output(network: Network, x: Any) -> Tensor:
         return network.output_of(returned, n_items_of(x))
     except ValueError as error:
         on_rows = isinstance(_first_layer(network.module), nn.Linear)
-        if on_rows and isinstance(x, Tensor) and x.ndim > 2:
+        if on_rows and isinstance(x, Tensor) and x.ndim == 4:
             # A linear layer takes the last axis of images for features.
             raise ValueError(
                 f"{mismatch(network.module, x)}. {error}; or give X as rows, or begin the "

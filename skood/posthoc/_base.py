@@ -350,10 +350,10 @@ def read_features(model: PretrainedClassifier, data: CheckedData, name: str) -> 
     reading = model.reading_
     if reading.n_features:
         return model
-    has_head = reading.is_altered or reading.link in ("softmax", "log_softmax")
+    has_head = reading.likeness == "altered" or reading.link in ("softmax", "log_softmax")
     if not is_bare or has_head or reading.is_hidden:
         check_readable(model, "features", name)
-    if reading.failures:
+    if reading.likeness == "open":
         warnings.warn(
             f"no layer of {type(model.module).__name__} was found to make its output, so the "
             f"output itself, {reading.n_outputs} values for each item, is taken for the feature. "

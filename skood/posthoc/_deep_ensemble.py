@@ -170,8 +170,9 @@ class DeepEnsemble(UncertaintyDetector):
         n_members = 5 if self.n_members is None else self.n_members
         if _is_trained(classifier):
             raise ValueError(
-                f"classifier={classifier!r} is trained already, so that it makes no ensemble; give "
-                "a list of classifiers that were trained from several seeds, or an untrained one"
+                f"classifier is a {_name_of(classifier)} that is trained already, and makes no "
+                "ensemble; give a list of classifiers that were trained from several seeds, or an "
+                "untrained one"
             )
         if n_members > 1 and not _names_of_seeds(classifier):
             raise ValueError(
@@ -210,6 +211,11 @@ class DeepEnsemble(UncertaintyDetector):
         members = self.classifier if isinstance(self.classifier, list) else [self.classifier]
         tags.target_tags.required = not all(map(_is_trained, members))
         return tags
+
+
+def _name_of(classifier: Any) -> str:
+    inner = classifier.estimator if isinstance(classifier, FrozenEstimator) else classifier
+    return type(inner.module if isinstance(inner, PretrainedClassifier) else inner).__name__
 
 
 def _is_trained(member: Any) -> bool:

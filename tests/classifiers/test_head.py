@@ -410,7 +410,7 @@ def test_head_of_the_first_items_alone():
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (lambda net, h, z: {"out": z}, r"Net returns a dict with 'out'; expected .*output=lambda"),
+        (lambda net, h, z: {"out": z}, r"Net returns a dict with 'out'; expected .*output='out'"),
         (
             lambda net, h, z: None,
             "Net returns a NoneType; expected a tensor, or one named 'logits'",

@@ -10,7 +10,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
 
 from skood import MLP, MSP, LogitNorm, ShallowConvNet
-from skood.classifiers._network import Outputs
+from skood.classifiers._outputs import Outputs
 from skood.training_time import _logit_norm
 from skood.training_time._base import log_max_proba
 
