@@ -404,6 +404,8 @@ class Network:
             return self
         network = copy.copy(self)
         network.module = copy.deepcopy(self.module).float()
+        # Factors found in half precision are too coarse.
+        network.reading = None
         return network
 
     def perturbed(self, x: Tensor, direction: Tensor, size: float) -> Tensor:

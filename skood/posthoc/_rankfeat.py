@@ -123,10 +123,10 @@ class RankFeat(NetworkDetector):
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
         shapes = output_shapes(self._network, inliers)
-        maps = {name: shape for name, shape in shapes.items() if len(shape) == 3}
+        maps = {name: shape for name, shape in shapes.items() if len(shape) > 1}
         if not maps:
             raise ValueError(
-                "RankFeat removes a direction from a map (C, H, W), but no module before the last "
+                "RankFeat removes a direction from a map (C, ...), but no module before the last "
                 "layer puts one out; give a convolutional network"
             )
         layer = last_map(maps) if self.layer is None else self.layer

@@ -181,6 +181,15 @@ class TestHalfPrecision:
         rows = (300 * RNG.normal(size=(60, 5))).astype(np.float16)
         assert np.isfinite(skood.KNN(n_neighbors=3).fit(rows).score_samples(rows)).all()
 
+    def test_perturbations_behind_a_temperature(self):
+        class Divided(nn.Sequential):
+            def forward(self, x):
+                return super().forward(x) / 0.3
+
+        module = Divided(*dense()).bfloat16()
+        for detector in (skood.ODIN(module), skood.NAC(module), skood.AdaSCALE(module)):
+            assert np.isfinite(detector.fit(ROWS).score_samples(ROWS)).all()
+
     @pytest.mark.filterwarnings("ignore:X has pixels:UserWarning")
     @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
     def test_perturbations_are_made_in_float32(self, dtype):
