@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from skood.classifiers._reading import Head, Reading
 from skood.classifiers._returned import link_of, tolerance
 
-__all__ = ["find_head"]
+__all__ = ["check_head", "find_head", "weights_of"]
 
 # Values that determine the factor between two tensors beyond doubt.
 _ENOUGH = 4
@@ -97,6 +99,34 @@ def find_head(
         is_hidden=scripted or (bool(layers) and not seen),
         likeness=max(looks, key=["none", "open", "altered"].index),
     )
+
+
+def check_head(head: Head, z: Tensor, output: Tensor, name: str) -> None:
+    """Raise where the layer that made the output of some items does not make these."""
+    expected = {
+        "softmax": lambda: torch.softmax(z, 1),
+        "log_softmax": lambda: torch.log_softmax(z, 1),
+        "sigmoid": lambda: torch.sigmoid(z),
+    }.get(head.link, lambda: z)()
+    size = output.detach().abs().amax()
+    off = (expected - output).detach().abs().amax()
+    # Values that are NaN are reported with their number, by whoever made the pass.
+    if off > 10 * tolerance(output.dtype) * size:
+        raise ValueError(
+            f"the layer {head.name!r} of {name} makes the output of the first items of X, "
+            f"but not of others: they differ by up to {float(off / size):.2g} of their size. "
+            "What follows the layer depends on the data; name the features with "
+            "features_from=, and use detectors that need no last layer"
+        )
+
+
+def weights_of(layer: nn.Module) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Return weight (n_outputs, d) and bias (n_outputs,) of a linear layer or a convolution."""
+    weight = layer.weight.detach().double().cpu().flatten(1).numpy()
+    bias = getattr(layer, "bias", None)
+    if not isinstance(bias, Tensor):
+        return weight, np.zeros(len(weight))
+    return weight, bias.detach().double().cpu().numpy()
 
 
 def _likeness(run: tuple[Tensor, Tensor], output: Tensor) -> str:

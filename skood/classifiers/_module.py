@@ -18,7 +18,8 @@ from skood._data import check_data, check_in_range
 from skood._internal import internal
 from skood._parameters import Interval, StrOptions
 from skood._torch.packing import pack, unpack
-from skood.classifiers._network import Network, device_of, dtype_of
+from skood.classifiers._inputs import device_of, dtype_of
+from skood.classifiers._network import Network
 from skood.classifiers._reading import Reading
 
 __all__ = ["ModuleHandle"]

@@ -24,9 +24,10 @@ from skood._torch.batching import (
     scoring_batch_size,
 )
 from skood._torch.packing import content_of, tensors_of
-from skood.classifiers._inputs import n_items_of
+from skood.classifiers._head import check_head, weights_of
+from skood.classifiers._inputs import device_of, dtype_of, is_exported, n_items_of
 from skood.classifiers._outputs import Outputs
-from skood.classifiers._reading import Head, Reading, require
+from skood.classifiers._reading import Reading, require
 from skood.classifiers._returned import (
     EMBEDDINGS,
     NoLogitsError,
@@ -35,12 +36,11 @@ from skood.classifiers._returned import (
     layer_named,
     named_features,
     pick,
-    tolerance,
     unlinked,
 )
 from skood.classifiers._trial import mismatch, try_network
 
-__all__ = ["Network", "device_of", "dtype_of"]
+__all__ = ["Network"]
 
 # A network's mode and hooks are shared, and it uses all cores: only one thread runs at a time.
 _one_at_a_time = threading.RLock()
@@ -119,7 +119,7 @@ class Network:
     @property
     def fixed_batch_size(self) -> int | None:
         """Batch size that the network may have been exported for, if the user gives one."""
-        return self.batch_size if _is_exported(self.module) else None
+        return self.batch_size if is_exported(self.module) else None
 
     @property
     def name(self) -> str:
@@ -151,11 +151,7 @@ class Network:
         """Weight (n_classes, d) and bias (n_classes,) that make the logits of the features."""
         layer, head = self.last_layer, self._known.head
         assert layer is not None and head is not None and head.is_linear
-        weight = layer.weight.detach().double().cpu().flatten(1).numpy()
-        bias = np.zeros(len(weight))
-        if layer.bias is not None:
-            bias = layer.bias.detach().double().cpu().numpy()
-        weight, bias = head.scale * weight, head.scale * bias
+        weight, bias = (head.scale * values for values in weights_of(layer))
         if len(weight) == 1 and not self._keeps_one:
             weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)
         return weight, bias
@@ -239,7 +235,7 @@ class Network:
             raise
         except Exception as error:
             advice = ""
-            if _is_exported(self.module) and self.batch_size is None:
+            if is_exported(self.module) and self.batch_size is None:
                 advice = (
                     "; if it was exported for one batch size, give it as "
                     "PretrainedClassifier(module, batch_size=...)"
@@ -342,30 +338,12 @@ class Network:
         else:
             position = reading.head.position(made, output)
             z = reading.head.scale * reading.head.reduce(made, position)
-            self._check_head(z, output, reading.head)
+            check_head(reading.head, z, output, self.name)
             features = reading.head.reduce(given, position)
             logits = output if reading.head.link == "none" else z
         if logits.shape[1] == 1 and not self._keeps_one:
             logits = F.pad(logits, (1, 0))
         return features, logits
-
-    def _check_head(self, z: Tensor, output: Tensor, head: Head) -> None:
-        """Raise where the layer that made the output of some items does not make these."""
-        expected = {
-            "softmax": lambda: torch.softmax(z, 1),
-            "log_softmax": lambda: torch.log_softmax(z, 1),
-            "sigmoid": lambda: torch.sigmoid(z),
-        }.get(head.link, lambda: z)()
-        size = output.detach().abs().amax()
-        off = (expected - output).detach().abs().amax()
-        # Values that are NaN are reported with their number, by whoever made the pass.
-        if off > 10 * tolerance(output.dtype) * size:
-            raise ValueError(
-                f"the layer {head.name!r} of {self.name} makes the output of the first items of X, "
-                f"but not of others: they differ by up to {float(off / size):.2g} of their size. "
-                "What follows the layer depends on the data; name the features with "
-                "features_from=, and use detectors that need no last layer"
-            )
 
     def gradient(self, x: Any, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """Return the gradient in x of a loss of the logits, and the features and logits.
@@ -502,25 +480,6 @@ class Network:
                 f"but {type(error).__name__}: {error}; define the functions in a module, or leave "
                 "memory out"
             ) from error
-
-
-def device_of(module: nn.Module) -> torch.device:
-    """Return where the first parameter or buffer is; of a module that has none, the CPU."""
-    return next((t.device for t in _tensors(module)), torch.device("cpu"))
-
-
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """Return the dtype of the first parameter or buffer of floats; float32 where there is none."""
-    return next((t.dtype for t in _tensors(module) if t.is_floating_point()), torch.float32)
-
-
-def _tensors(module: nn.Module) -> Iterator[Tensor]:
-    yield from module.parameters()
-    yield from module.buffers()
-
-
-def _is_exported(module: nn.Module) -> bool:
-    return isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))
 
 
 def _readable(tensor: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
-from skood.posthoc._base import classifier_outputs, fitted_model, with_handles
+from skood.posthoc._models import classifier_outputs, fitted_model, with_handles
 from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
 
 __all__ = ["DeepEnsemble"]

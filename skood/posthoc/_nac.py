@@ -25,7 +25,8 @@ from skood.classifiers._layers import (
     modules_named,
     one_per_layer,
 )
-from skood.posthoc._base import NetworkDetector, check_readable
+from skood.posthoc._base import NetworkDetector
+from skood.posthoc._models import check_readable
 
 __all__ = ["NAC"]
 

@@ -1,0 +1,209 @@
+"""Classifiers and feature extractors inside detectors: fitted, checked and read."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.special import log_softmax
+from sklearn.base import clone, is_classifier
+from sklearn.frozen import FrozenEstimator
+from torch import nn
+
+from skood._checked_data import CheckedData
+from skood._labels import encode_labels
+from skood._models import fit_model, rows_through
+from skood.base import split_outliers
+from skood.classifiers import FeatureExtractor, PretrainedClassifier
+from skood.classifiers._module import ModuleHandle
+from skood.classifiers._network_classifier import NetworkClassifier
+from skood.classifiers._outputs import Outputs
+from skood.classifiers._returned import NoLogitsError
+
+__all__ = [
+    "check_readable",
+    "class_positions",
+    "classifier_outputs",
+    "fitted_model",
+    "is_multilabel",
+    "read_features",
+    "split_multilabel",
+    "with_handles",
+]
+
+
+def with_handles(value: Any) -> Any:
+    """Wrap a bare module, or those in a list, in `PretrainedClassifier`; keep anything else.
+
+    A bare module among the parameters would be copied by clone, and hashed by its storage.
+    """
+    if isinstance(value, list):
+        held = [with_handles(item) for item in value]
+        return held if any(a is not b for a, b in zip(held, value, strict=True)) else value
+    module = value.estimator if isinstance(value, FrozenEstimator) else value
+    is_module = isinstance(module, (nn.Module, torch.export.ExportedProgram))
+    return PretrainedClassifier(module) if is_module else value
+
+
+def is_multilabel(model: Any) -> bool:
+    """Whether a classifier's classes do not exclude each other."""
+    model = model.estimator if isinstance(model, FrozenEstimator) else model
+    return isinstance(model, PretrainedClassifier) and model.multilabel
+
+
+def split_multilabel(
+    model: Any, data: CheckedData, y: Any
+) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
+    """Separate known outliers; labels (n, L) of a multilabel network are checked and left out.
+
+    No row has one class there, so that no score learns from them.
+    """
+    if y is None or not is_multilabel(model) or np.ndim(y) != 2:
+        return split_outliers(data, y)
+    labels = np.asarray(y)
+    if len(labels) != len(data) or not np.isin(labels, (0, 1)).all():
+        raise ValueError(
+            f"y has shape {labels.shape} for {len(data)} items and values "
+            f"{np.unique(labels)[:5].tolist()}; expected 0 or 1 for each item and label, shape "
+            f"({len(data)}, n_labels)"
+        )
+    return data, None, None
+
+
+def read_features(model: PretrainedClassifier, data: CheckedData, name: str) -> ModuleHandle:
+    """Find out how features are read from a trained module.
+
+    A module without a head, given as it is, becomes a `FeatureExtractor`.
+
+    Raises
+    ------
+    ValueError
+        When the module puts out logits, but nobody knows which layer's features they are made of.
+    """
+    is_bare = type(model)(model.module).get_params(deep=False) == model.get_params(deep=False)
+    try:
+        model = clone(model).fit(data)
+    except NoLogitsError:
+        if not is_bare:
+            raise
+        return FeatureExtractor(model.module).fit(data)
+    reading = model.reading_
+    if reading.n_features:
+        return model
+    has_head = reading.likeness == "altered" or reading.link in ("softmax", "log_softmax")
+    if not is_bare or has_head or reading.is_hidden:
+        check_readable(model, "features", name)
+    if reading.likeness == "open":
+        warnings.warn(
+            f"no layer of {type(model.module).__name__} was found to make its output, so the "
+            f"output itself, {reading.n_outputs} values for each item, is taken for the feature. "
+            "If it is, say so with FeatureExtractor(module); if it holds logits, name the features "
+            "with PretrainedClassifier(module, features_from=...). The layers: "
+            + "; ".join(reading.failures),
+            stacklevel=2,
+        )
+    return FeatureExtractor(model.module).fit(data)
+
+
+def check_readable(model: Any, reads: str, name: str) -> None:
+    """Raise where a fitted model does not have what a detector reads.
+
+    Parameters
+    ----------
+    model : estimator
+    reads : {"logits", "network", "features", "head"}
+    name : str
+        Name of the detector.
+    """
+    if isinstance(model, NetworkClassifier):
+        model.network().require(reads, name)
+    elif reads != "logits":
+        raise TypeError(
+            f"{name} reads a network: its layers, features or gradients, which "
+            f"{type(model).__name__} does not have; expected a classifier of skood.classifiers or "
+            "a trained torch module (module_ of a skorch net). MSP, MaxLogit, Energy, Entropy, "
+            "GEN, KLMatching and OpenMax take any classifier"
+        )
+
+
+def fitted_model(
+    model: Any,
+    data: CheckedData,
+    y: npt.NDArray | None,
+    *,
+    seed: int | None,
+    memory: str | joblib.Memory | None,
+    name: str,
+    needs_labels: bool = True,
+) -> Any:
+    """Train `model`, or return it unchanged if it is already trained.
+
+    Parameters
+    ----------
+    model : estimator
+    data, y, seed, memory
+        As in :func:`skood.base.fit_model`.
+    name : str
+        Name of the detector, for error messages.
+    needs_labels : bool
+    """
+    trained = model.estimator if isinstance(model, FrozenEstimator) else model
+    if isinstance(trained, ModuleHandle):
+        # A copy with the same module finds out how its output is read.
+        return clone(trained).fit(data)
+    if isinstance(model, FrozenEstimator):
+        return trained
+    if y is None and needs_labels:
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None: its classifier, "
+            f"{type(model).__name__}, is yet to be trained. Give class labels, or a trained "
+            "classifier in sklearn.frozen.FrozenEstimator"
+        )
+    if y is not None and is_classifier(model) and len(np.unique(y)) < 2:
+        raise ValueError(f"y has one class, {y[0]}; a classifier needs at least 2 classes")
+    return fit_model(model, data, y, seed=seed, memory=memory)
+
+
+def classifier_outputs(
+    classifier: Any, data: CheckedData, memory: str | joblib.Memory | None
+) -> Outputs:
+    """Return logits and probabilities of any classifier, and the features of a network."""
+    if isinstance(classifier, NetworkClassifier):
+        return classifier.network().outputs(data, memory)
+    no_features = np.empty((len(data), 0))
+    logits = log_proba = np.empty(0)
+    normalized = not hasattr(classifier, "decision_function")
+    if hasattr(classifier, "predict_proba"):
+        proba = rows_through(classifier, "predict_proba", data).astype(np.float64)
+        logits = log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
+    if hasattr(classifier, "decision_function"):
+        logits = rows_through(classifier, "decision_function", data).astype(np.float64)
+        if logits.ndim == 1:
+            logits = np.stack([np.zeros_like(logits), logits], 1)
+    if not logits.size:
+        raise TypeError(
+            f"{type(classifier).__name__} has neither predict_proba nor decision_function; a "
+            "detector needs one of them to read how sure the classifier is"
+        )
+    if not log_proba.size:
+        log_proba = log_softmax(logits, axis=1)
+    return Outputs(logits, log_proba, no_features, normalized)
+
+
+def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.NDArray[np.int64]:
+    """Return the class indices of labels, in the order of the logits of `classifier`."""
+    if y is None:
+        raise ValueError(
+            f"{name} requires y to be passed, but the target y is None: it learns from the "
+            "class labels of X"
+        )
+    classes = np.asarray(classifier.classes_).tolist()
+    known = (
+        f", but the classifier knows {classes[:10]}; give the labels it was trained on, or "
+        "PretrainedClassifier(module, classes=...)"
+    )
+    return encode_labels(y, classes, known=known)
