@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from skood._chunks import row_slices
 
-__all__ = ["as_float64", "class_means", "scatter", "squared_distances", "whitening"]
+__all__ = ["as_float64", "class_means", "scatter", "squared_distances", "unit_rows", "whitening"]
 
 # Rows that are converted to float64 at once.
 _CHUNK = 4096
@@ -81,6 +81,16 @@ def squared_distances(
     distances += squares[0][:, None]
     distances += squares[1]
     return np.maximum(distances, 0, out=distances)
+
+
+def unit_rows(rows: npt.NDArray) -> npt.NDArray:
+    """Scale each row to length 1; rows that are 0 up to rounding stay as they are.
+
+    The same numbers as scikit-learn's ``normalize``, which takes longer to check a row.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    lengths[lengths < 10 * np.finfo(rows.dtype).eps] = 1
+    return rows / lengths[:, None]
 
 
 def as_float64(features: npt.NDArray) -> npt.NDArray[np.float64]:

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
-from sklearn.preprocessing import normalize
 
 from skood._parameters import Interval
 from skood.posthoc._base import FeatureDetector
@@ -19,6 +18,7 @@ from skood.posthoc._covariance import (
     class_means,
     scatter,
     squared_distances,
+    unit_rows,
     whitening,
 )
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
@@ -110,7 +110,7 @@ class Mahalanobis(FeatureDetector):
 
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
         features = features.astype(np.float64, copy=False)
-        return normalize(features) if self.normalize else features
+        return unit_rows(features) if self.normalize else features
 
     def _fit_on_features(
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
@@ -283,14 +283,14 @@ class KNN(FeatureDetector):
         # In the dtype of the features, float32 for almost all networks. Centred, to limit
         # cancellation.
         bank = features if features.dtype.kind == "f" else features.astype(np.float64)
-        bank = normalize(bank) if self.normalize else bank
+        bank = unit_rows(bank) if self.normalize else bank
         origin = bank.mean(0, dtype=np.float64).astype(bank.dtype)
         self.bank_ = bank - origin
         self._origin = origin.astype(np.float64)
         self._half_square = np.square(self.bank_).sum(1) / 2
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        queries = (normalize(features) if self.normalize else features) - self._origin
+        queries = (unit_rows(features) if self.normalize else features) - self._origin
         k = self.n_neighbors_
         # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. The order among almost equals is
         # decided in double precision.

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
-from sklearn.preprocessing import normalize
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector, in_float64
-from skood.posthoc._covariance import as_float64, scatter, whitening
+from skood.posthoc._covariance import as_float64, scatter, unit_rows, whitening
 
 __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
@@ -331,12 +330,12 @@ class PNML(OutputsDetector):
         one = np.zeros(len(features), dtype=np.int64)
         origin = np.zeros((1, features.shape[1]))
         self._whitening = whitening(
-            scatter(features, origin, one, lambda z: normalize(as_float64(z)))
+            scatter(features, origin, one, lambda z: unit_rows(as_float64(z)))
         )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         weight, bias = self._head
-        normalized = normalize(outputs.features)
+        normalized = unit_rows(outputs.features)
         logits = outputs.logits
         if self.probabilities == "normalized":
             logits = normalized @ weight.T + bias

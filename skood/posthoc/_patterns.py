@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
-from sklearn.preprocessing import normalize
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
+from skood.posthoc._covariance import unit_rows
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 
 __all__ = ["SHE", "NNGuide"]
@@ -187,7 +187,7 @@ class NNGuide(OutputsDetector):
             outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
         energy = logsumexp(outputs.logits, axis=1, keepdims=True)
         # In the dtype of the network's features, float32 for almost all networks.
-        self.bank_ = normalize(outputs.features) * energy.astype(outputs.features.dtype)
+        self.bank_ = unit_rows(outputs.features) * energy.astype(outputs.features.dtype)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -196,7 +196,7 @@ class NNGuide(OutputsDetector):
         super()._fit(inliers, y, outliers, seed)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        features = normalize(outputs.features)
+        features = unit_rows(outputs.features)
         k = self.n_neighbors_
         _, rows = largest_products(
             features.astype(self.bank_.dtype),
