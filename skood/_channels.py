@@ -34,7 +34,7 @@ def channels_are_last(shape: tuple[int, ...], channels: str | None = None) -> bo
     _, second, third, last = shape
     if last in (1, 3):
         return second not in (1, 3)
-    if last <= _FEW and last < min(second, third):
+    if second not in (1, 3) and last <= _FEW and last < min(second, third):
         raise ValueError(
             f"X has shape {tuple(shape)}: it may hold images (n, H, W, C) of {last} channels, or "
             f"images (n, C, H, W) of {second} channels that are {last} pixels wide. If the "

@@ -150,6 +150,16 @@ class CheckedData:
         """The labels that come with the items, shape (n,); None where none do."""
         return None if self._read_labels is None else self._read_labels(np.arange(len(self)))
 
+    def check_rows_or_images(self, name: str) -> None:
+        """Raise for items of another shape, which `name` does not take."""
+        if not self.is_rows_or_images:
+            raise ValueError(
+                f"X has {self.description}; expected rows (n, d) or images (n, H, W), "
+                f"(n, C, H, W) or (n, H, W, C), which is what {name} takes. Items of another shape "
+                "are for a network of your own: give the trained torch module, or "
+                "PretrainedClassifier(module)"
+            )
+
     def take(self, indices: npt.NDArray[np.integer]) -> Any:
         r"""Read the items at `indices`, shape (len(indices), \*item_shape)."""
         return in_float32(self._read(indices).reshape(len(indices), *self.item_shape))

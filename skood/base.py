@@ -25,6 +25,9 @@ __all__ = ["BaseDetector", "labels_of", "split_outliers", "threshold_rows"]
 # Most rows used to set the threshold: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
 
+# Relative size of the differences between scores of one row in batches of two sizes.
+_ROUNDING = 1e-6
+
 
 class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of all detectors.
@@ -113,7 +116,8 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
                 f"contamination={self.contamination} of them; rescale X, with scikit-learn's "
                 "StandardScaler for instance"
             )
-        self.offset_ = offset
+        # A training row on the threshold is accepted in every batch, whatever rounding does.
+        self.offset_ = offset - _ROUNDING * abs(offset)
         return self
 
     def _scores_for_threshold(

@@ -25,6 +25,7 @@ from skood.classifiers import NeuralClassifier
         ((9, 64, 8, 8), False),
         ((9, 3, 32, 16), False),
         ((9, 2, 5, 4), False),
+        ((9, 3, 4, 2), False),
         ((9, 13, 64, 64), False),
         ((9, 17, 17, 17), False),
         ((9, 32, 32, 17), False),

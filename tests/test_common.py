@@ -322,7 +322,8 @@ def test_detector_contract(detector, X):
     np.testing.assert_array_equal(detector.decision_function(X), scores - detector.offset_)
     if isinstance(detector, HOLDS_OUT):
         return
-    np.testing.assert_allclose(detector.offset_, np.percentile(scores, 20))
+    # Just below, so that a row on the threshold is accepted in any batch.
+    np.testing.assert_allclose(detector.offset_, np.percentile(scores, 20), rtol=2e-6)
     assert np.mean(detector.predict(X) == -1) == pytest.approx(0.2)
 
 

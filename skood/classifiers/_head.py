@@ -103,6 +103,8 @@ def find_head(
 
 def check_head(head: Head, z: Tensor, output: Tensor, name: str) -> None:
     """Raise where the layer that made the output of some items does not make these."""
+    if head.link == "none" and torch.equal(z, output):
+        return
     expected = {
         "softmax": lambda: torch.softmax(z, 1),
         "log_softmax": lambda: torch.log_softmax(z, 1),

@@ -413,12 +413,14 @@ class Network:
         # Of fields and tokens, the values are no features: an item is larger than its row.
         shape = (1, data.n_values) if data.has_fields or reading.integers else data.item_shape
         size = self.batch_size or scoring_batch_size(self.device, shape)
+        # Rows are filled up for our own networks, which are small; others may be of any size.
+        few = batch_multiple(shape) if reading.certain else 1
         with _one_at_a_time, evaluating(self.module):
             return map_batches(
                 run,
                 data,
                 1 if reading.one_by_one else size,
-                multiple_of=self.fixed_batch_size or batch_multiple(shape),
+                multiple_of=self.fixed_batch_size or few,
                 device=self.device,
                 n_workers=self.n_workers,
                 verbose=self.verbose,

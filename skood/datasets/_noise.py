@@ -255,6 +255,7 @@ def sphere_noise(
             "sphere exceeds the largest norm in X"
         )
     data = share_forward_pass(X)
+    data.check_rows_or_images("sphere_noise")
     n_values = math.prod(data.item_shape)
     n_at_once = max(1, _CHUNK // n_values)
     largest = max(

@@ -257,6 +257,7 @@ def _as_array(X: Any) -> tuple[npt.NDArray, bool, bool]:
     from skood._data import share_forward_pass
 
     data = share_forward_pass(X)
+    data.check_rows_or_images("synthetic_outliers")
     pool = data.take(np.arange(len(data)))
     given = np.shape(X) if hasattr(X, "shape") or isinstance(X, (list, tuple)) else pool.shape
     return pool, len(given) == 4 and pool.shape[1:] != given[1:], len(given) == 3

@@ -44,7 +44,7 @@ REFUSED = {
     ("bert", "ODIN"): _NO_GRADIENT,
     ("bert", "IODIN"): _NO_GRADIENT,
     ("bert", "AdaSCALE"): _NO_GRADIENT,
-    ("bert", "RankFeat"): r"map \(C, H, W\).*convolutional network",
+    ("bert", "RankFeat"): r"map \(C, \.\.\.\).*convolutional network",
 }
 
 
