@@ -173,7 +173,7 @@ def check_data(
         )
     elif not data.has_fields:
         # A transformer of the user gets the axes in one order.
-        data = data.given_as(*estimator._given_as)
+        data = data.given_as(*getattr(estimator, "_given_as", (data.came_as, data.channels_last)))
     return data
 
 

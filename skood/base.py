@@ -39,9 +39,6 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     # Input type accepted by detectors that wrap detectors, and by `evaluate`.
     _reads_checked_data = True
 
-    # Whether a network of the user's own may read X, which then has items of any shape.
-    _takes_any_shape = False
-
     # Default for subclasses without this parameter.
     verbose: bool | int | str = "auto"
 
@@ -128,6 +125,11 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         scored = inliers if len(rows) == len(inliers) else inliers.subset(rows)
         with self._shows_progress("scoring"):
             return self._score_samples(scored)
+
+    @property
+    def _takes_any_shape(self) -> bool:
+        """Whether a network of the user's own may read X, which then has items of any shape."""
+        return False
 
     def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
         """Check X, in `fit` or after it."""

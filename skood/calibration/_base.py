@@ -42,7 +42,9 @@ class CalibratedDetector(BaseDetector):
     parameters `memory`, `verbose` and `random_state`.
     """
 
-    _takes_any_shape = True
+    @property
+    def _takes_any_shape(self) -> bool:
+        return True
 
     _parameter_constraints: dict = {
         "memory": [str, HasMethods(["cache"]), None],

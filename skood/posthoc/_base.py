@@ -43,7 +43,12 @@ __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsD
 class _HoldsModules(BaseDetector):
     """Wraps bare modules given as a parameter, one or a list of them, in handles."""
 
-    _takes_any_shape = True
+    @property
+    def _takes_any_shape(self) -> bool:
+        """Whether a model that is not ours reads X."""
+        name = "features" if isinstance(self, FeatureDetector) else "classifier"
+        model = getattr(self, name)
+        return model is not None and not isinstance(model, NeuralClassifier)
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, with_handles(value))
