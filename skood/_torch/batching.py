@@ -26,8 +26,8 @@ __all__ = ["batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
 # Values of float32 that fill 64 bytes.
 _ALIGNED = 16
 
-# Values in a scoring batch: 16 images of 3 x 128 x 128 on a CPU, 256 of 3 x 96 x 96 on CUDA.
-_CPU_VALUES = 16 * 3 * 128**2
+# Values in a scoring batch: 32 images of 3 x 96 x 96 on a CPU, 256 on CUDA.
+_CPU_VALUES = 32 * 3 * 96**2
 _CUDA_VALUES = 256 * 3 * 96**2
 
 
