@@ -26,7 +26,7 @@ __all__ = ["BaseDetector", "labels_of", "split_outliers", "threshold_rows"]
 _THRESHOLD_ROWS = 5000
 
 # Relative size of the differences between scores of one row in batches of two sizes.
-_ROUNDING = 1e-6
+_ROUNDING = 5e-7
 
 
 class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):

@@ -166,15 +166,16 @@ class ModuleHandle(BaseEstimator):
             return (x - low) / (high - low)
         if items.dtype == np.uint8:
             return x / 255
-        if items.ndim != 4:
-            return x
-        if items.dtype.kind in "iub":
+        if items.ndim == 4 and items.dtype.kind in "iub":
             raise ValueError(
                 f"X has pixels of dtype {items.dtype}, which have no range of their own; give "
-                "PretrainedClassifier(module, value_range=(low, high)), the values of black and "
+                f"{type(self).__name__}(module, value_range=(low, high)), the values of black and "
                 "white, or X as floats in the range that the network was trained on"
             )
-        if self.mean is not None or self.std is not None:
+        if items.ndim == 4 and (self.mean is not None or self.std is not None):
+            check_in_range(items, (0.0, 1.0))
+        elif items.ndim == 3 and self.mean is not None and 0 < np.min(self.mean) < 1:
+            # Grey images without a channel, or signals, whose mean would hardly be such a number.
             check_in_range(items, (0.0, 1.0))
         return x
 

@@ -139,6 +139,18 @@ class TestInput:
         expected = ((pixels - low) / (255 - low) - 0.5) / 0.25
         np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-5)
 
+    def test_grey_images_without_a_channel(self):
+        """A network that flattens them gets them as they came; their range is the same."""
+        module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+        grey = np.random.default_rng(0).integers(256, size=(9, 8, 8), dtype=np.uint8)
+        classifier = PretrainedClassifier(module, mean=0.5, std=0.25)
+        expected = classifier.decision_function(grey)
+        np.testing.assert_allclose(
+            classifier.decision_function(grey / 255), expected, rtol=1e-4, atol=1e-5
+        )
+        with pytest.raises(ValueError, match="pixels from 0 to 1 are expected"):
+            classifier.decision_function(grey.astype(np.float32))
+
     def test_sixteen_bits_are_those_of_eight(self, module):
         eight = np.random.default_rng(0).integers(256, size=(9, 3, 4, 4), dtype=np.uint8)
         sixteen = eight.astype(np.uint16) * 257
