@@ -153,7 +153,12 @@ def what_it_reads(part: str, cls: type) -> str:
         return "features"
     if issubclass(cls, base.NetworkDetector):
         return "the network: gradients or inner layers"
-    reads = "features, logits, last layer" if cls._reads_features else "logits"
+    reads = {
+        "logits": "logits",
+        "network": "logits of subnetworks",
+        "features": "features, logits",
+        "head": "features, logits, last layer",
+    }[cls._reads]
     return f"{reads}; labels" if cls._needs == "labels" else reads
 
 
