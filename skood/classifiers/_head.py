@@ -29,6 +29,7 @@ _CONVOLUTIONS = nn.Conv1d, nn.Conv2d, nn.Conv3d
 
 def find_head(
     module: nn.Module,
+    n_outputs: int,
     run: Callable[[], Tensor],
     features: Callable[[], Tensor | None],
 ) -> Reading:
@@ -37,6 +38,8 @@ def find_head(
     Parameters
     ----------
     module : Module
+    n_outputs : int
+        Number of the network's outputs; tensors of layers with another number are not kept.
     run : callable
         Runs the network on some items, and returns its output, shape (b, n_outputs).
     features : callable
@@ -54,9 +57,13 @@ def find_head(
     def note_as(name: str) -> Callable[..., None]:
         def note(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             given = args[0] if args else next(iter(kwargs.values()), None)
-            if isinstance(given, Tensor) and isinstance(output, Tensor):
-                # A later operation in place must not change what is compared.
-                seen.setdefault(name, []).append((given, output.detach().clone()))
+            if not isinstance(given, Tensor) or not isinstance(output, Tensor):
+                return
+            if output.ndim < 2 or output.shape[_channels(layer)] != n_outputs:
+                # The meta device keeps the shape, which the error names, and no values.
+                given, output = given.to("meta"), output.to("meta")
+            # A later operation in place must not change what is compared.
+            seen.setdefault(name, []).append((given, output.detach().clone()))
 
         return note
 
@@ -81,18 +88,19 @@ def find_head(
             found = result
     if found is not None:
         head, n_features = found
-        return Reading(n_outputs=output.shape[1], link=head.link, head=head, n_features=n_features)
+        return Reading(n_outputs=n_outputs, link=head.link, head=head, n_features=n_features)
     # Those with the right number of outputs come first.
     failures.sort(key=lambda entry: entry[0])
     listed = tuple(text for _, text in failures[:_LISTED])
     if len(failures) > _LISTED:
         listed = (*listed, f"and {len(failures) - _LISTED} others")
-    looks = ["none", *(_likeness(runs[-1], output) for runs in seen.values())]
+    alike = [runs[-1] for runs in seen.values() if not runs[-1][1].is_meta]
+    looks = ["none", *(_likeness(run, output) for run in alike)]
     if any(text.endswith(_CHANGED) for _, text in failures):
         looks.append("altered")
     scripted = any(isinstance(layer, torch.jit.ScriptModule) for layer in module.modules())
     return Reading(
-        n_outputs=output.shape[1],
+        n_outputs=n_outputs,
         link=link_of(output.double(), output.dtype),
         n_features=0 if named is None else named.shape[1],
         failures=listed,
@@ -183,6 +191,11 @@ def _shape_of(layer: nn.Module) -> tuple[int, ...]:
     return tuple(side for side in sides if isinstance(side, int))
 
 
+def _channels(layer: nn.Module) -> int:
+    """Axis of the channels in the output of a layer."""
+    return 1 if isinstance(layer, _CONVOLUTIONS) else -1
+
+
 def _kind(layer: nn.Module) -> str:
     n_outputs, n_inputs, *_ = _shape_of(layer)
     return f"{type(layer).__name__}({n_inputs} -> {n_outputs})"
@@ -204,7 +217,7 @@ def _compare(
         return "does not run in the forward pass"
     # A layer may run more than once; only its last output can be that of the network.
     (given, made), n_outputs = runs[-1], output.shape[1]
-    channels = 1 if isinstance(layer, _CONVOLUTIONS) else -1
+    channels = _channels(layer)
     if made.ndim < 2 or len(made) != len(output) or made.shape[channels] != n_outputs:
         return f"puts out shape {tuple(made.shape)}, the network {tuple(output.shape)}"
     smallest = float("inf")

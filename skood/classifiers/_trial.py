@@ -52,7 +52,7 @@ def try_network(network: Network, data: CheckedData) -> Reading:
     form, output = _first_output(network, data.subset(rows))
     network.check_finite(output, "the first ")
     with network.read_as(form):
-        found, again = _second_output(network, data.subset(rows[others]))
+        found, again = _second_output(network, data.subset(rows[others]), output.shape[1])
     one_by_one = _depends_on_batch(network, output[others], again)
     return replace(found, as_given=form.as_given, integers=form.integers, one_by_one=one_by_one)
 
@@ -86,7 +86,7 @@ def _checked_output(network: Network, x: Any) -> Tensor:
         raise
 
 
-def _second_output(network: Network, data: CheckedData) -> tuple[Reading, Tensor]:
+def _second_output(network: Network, data: CheckedData, n_outputs: int) -> tuple[Reading, Tensor]:
     """Return what a pass says about the layers of the module, and its output."""
     x = network.input_of(data)
     returned: list[Any] = []
@@ -105,7 +105,7 @@ def _second_output(network: Network, data: CheckedData) -> tuple[Reading, Tensor
     layer = layer_named(network.module, network.features_from)
     hook = layer and layer.register_forward_hook(lambda layer, args, out: seen.append(out))
     try:
-        found = find_head(network.module, run, features)
+        found = find_head(network.module, n_outputs, run, features)
     finally:
         if hook is not None:
             hook.remove()

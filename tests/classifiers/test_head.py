@@ -2,6 +2,7 @@
 
 import re
 import warnings
+import weakref
 from collections import namedtuple
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from torch.nn.utils import parametrizations
 
 import skood
 from skood.classifiers import PretrainedClassifier
+from skood.classifiers._head import find_head
 
 X = np.random.default_rng(0).normal(size=(80, 8)).astype(np.float32)
 IMAGES = np.random.default_rng(1).random((40, 3, 9, 9)).astype(np.float32)
@@ -397,6 +399,21 @@ class TestKindsOfHeads:
         module = nn.Sequential(shared, nn.ReLU(), shared)
         check_logits(module, made_by(module))
         check_head(PretrainedClassifier(module), made_by(module[:2]).numpy())
+
+
+def test_outputs_of_other_layers_are_not_kept():
+    """Those of a large network would fill the memory of a device."""
+    module = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+    hidden = []
+    module[0].register_forward_hook(lambda _, args, out: hidden.append(weakref.ref(out)))
+
+    def run():
+        out = module(torch.from_numpy(X))
+        assert hidden[0]() is None
+        return out
+
+    with torch.no_grad():
+        assert find_head(module, 3, run, lambda: None).head.name == "2"
 
 
 def test_head_of_the_first_items_alone():
