@@ -115,7 +115,7 @@ def _holds_module(model: Any) -> bool:
 
 
 def _first_step(model: Any) -> Any:
-    """Return the estimator that reads X: that of a Pipeline's first step that does anything."""
+    """Return the estimator that reads X: the first step of a Pipeline that changes anything."""
     if isinstance(model, FrozenEstimator):
         return _first_step(model.estimator)
     if isinstance(model, Pipeline):

@@ -225,8 +225,8 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
         y : array-like of shape (n_samples,), default=None
-            Class labels, all strings or all whole numbers. None takes those of a Dataset of pairs
-            (x, y).
+            Class labels, all strings or all whole numbers. None takes the labels
+            of a Dataset of pairs (x, y).
         X_val : array-like, Tensor or Dataset of shape (n_val, ...), default=None
             Validation data, whose loss is noted in `history_` after every epoch. The weights
             of the epoch with the lowest are kept.

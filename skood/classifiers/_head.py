@@ -33,7 +33,7 @@ def find_head(
     run: Callable[[], Tensor],
     features: Callable[[], Tensor | None],
 ) -> Reading:
-    """Find the layer whose output is that of the network, in value.
+    """Find the layer whose output equals the output of the network in value.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def _compare(
     """Return the head that `layer` is, with its number of features, or why it is none."""
     if not runs:
         return "does not run in the forward pass"
-    # A layer may run more than once; only its last output can be that of the network.
+    # A layer may run more than once; only its last output can be the output of the network.
     (given, made), n_outputs = runs[-1], output.shape[1]
     channels = _channels(layer)
     if made.ndim < 2 or len(made) != len(output) or made.shape[channels] != n_outputs:
@@ -239,7 +239,7 @@ def _compare(
             return _CHANGED
         link, scale = relation
         return replace(head, link=link, scale=scale, is_linear=is_linear), features.shape[1]
-    return f"its output differs from that of the network by up to {smallest:.2g} of its size"
+    return f"its output differs from the output of the network by up to {smallest:.2g} of its size"
 
 
 def _is_linear(layer: nn.Module, features: Tensor, z: Tensor) -> bool:

@@ -197,7 +197,7 @@ _programs: WeakKeyDictionary[torch.export.ExportedProgram, nn.Module] = WeakKeyD
 
 
 def _runnable(module: nn.Module | torch.export.ExportedProgram) -> nn.Module:
-    """Return the module that is run: that of a program, and that before compilation."""
+    """Return the module to run: a program's own, or the one before compilation."""
     if isinstance(module, torch.export.ExportedProgram):
         if module not in _programs:
             _programs[module] = module.module()
@@ -221,7 +221,7 @@ def _per_channel(value: Tensor, x: Tensor) -> Tensor:
         )
     if x.ndim == 4 and float(value.max()) > 1:
         raise ValueError(
-            f"mean or std has values up to {float(value.max()):g}, but those of pixels in [0, 1] "
-            "are expected: divide them by 255"
+            f"mean or std has values up to {float(value.max()):g}, but the "
+            "mean and std of pixels in [0, 1] are expected: divide them by 255"
         )
     return value.reshape(-1, *[1] * (x.ndim - 2)) if x.ndim > 2 else value

@@ -114,7 +114,7 @@ def _second_output(network: Network, data: CheckedData, n_outputs: int) -> tuple
 
 def _depends_on_batch(network: Network, output: Tensor, again: Tensor) -> bool:
     """Whether the same items have other outputs in another batch."""
-    # The scale of a dynamic quantisation is that of the whole batch.
+    # Dynamic quantisation takes its scale from the whole batch.
     if any("quantized.dynamic" in type(layer).__module__ for layer in network.module.modules()):
         return True
     size = float(output.abs().amax()) or 1.0

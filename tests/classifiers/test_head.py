@@ -403,7 +403,8 @@ class TestKindsOfHeads:
 
 def test_outputs_of_other_layers_are_not_kept():
     """Those of a large network would fill the memory of a device."""
-    module = nn.Sequential(nn.Linear(8, 64), nn.ReLU(), nn.Linear(64, 3))
+    # The output of the first layer is the input of the second.
+    module = nn.Sequential(nn.Linear(8, 64), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 3))
     hidden = []
     module[0].register_forward_hook(lambda _, args, out: hidden.append(weakref.ref(out)))
 
@@ -413,7 +414,7 @@ def test_outputs_of_other_layers_are_not_kept():
         return out
 
     with torch.no_grad():
-        assert find_head(module, 3, run, lambda: None).head.name == "2"
+        assert find_head(module, 3, run, lambda: None).head.name == "3"
 
 
 def test_head_of_the_first_items_alone():
