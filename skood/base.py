@@ -39,11 +39,13 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     # Input type accepted by detectors that wrap detectors, and by `evaluate`.
     _reads_checked_data = True
 
-    # Default for subclasses without this parameter.
+    # Defaults for subclasses without these parameters.
+    threshold_fraction: float = 0.0
     verbose: bool | int | str = "auto"
 
     _parameter_constraints: dict = {
         "contamination": [Interval(numbers.Real, 0, 0.5, closed="right")],
+        "threshold_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
         "verbose": ["verbose", StrOptions({"auto"})],
         "random_state": ["random_state"],
     }

@@ -48,7 +48,13 @@ class DiffusionReconstruction(DiffusionDetector):
     n_calibration : int or None, default=1000
         Training rows from which means and standard deviations are taken. None takes all.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
     verbose : {"auto"}, bool or int, default="auto"
@@ -106,6 +112,7 @@ class DiffusionReconstruction(DiffusionDetector):
         distance: str | Callable[[Tensor, Tensor], Tensor] = "mse",
         n_calibration: int | None = 1000,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -116,6 +123,7 @@ class DiffusionReconstruction(DiffusionDetector):
         self.distance = distance
         self.n_calibration = n_calibration
         self.contamination = contamination
+        self.threshold_fraction = threshold_fraction
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state

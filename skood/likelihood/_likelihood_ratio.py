@@ -62,7 +62,13 @@ class LikelihoodRatio(BaseDetector):
         Part of the in-distribution data kept out of training when there are several
         background models to choose from.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted models are cached by their parameters and data. With an integer
         `random_state` a search over `mutation_rate` then trains `density` once.
@@ -154,6 +160,7 @@ class LikelihoodRatio(BaseDetector):
         background_steps: int | float | None = 0.2,
         validation_fraction: float = 0.1,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -165,6 +172,7 @@ class LikelihoodRatio(BaseDetector):
         self.background_steps = background_steps
         self.validation_fraction = validation_fraction
         self.contamination = contamination
+        self.threshold_fraction = threshold_fraction
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state

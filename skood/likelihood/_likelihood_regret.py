@@ -55,7 +55,13 @@ class LikelihoodRegret(BaseDetector):
     n_points : int, default=32
         Latents with which both bounds are measured; a power of 2.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
     verbose : {"auto"}, bool or int, default="auto"
@@ -120,6 +126,7 @@ class LikelihoodRegret(BaseDetector):
         n_draws: int = 1,
         n_points: int = 32,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -131,6 +138,7 @@ class LikelihoodRegret(BaseDetector):
         self.n_draws = n_draws
         self.n_points = n_points
         self.contamination = contamination
+        self.threshold_fraction = threshold_fraction
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state

@@ -97,7 +97,13 @@ class LocalIntrinsicDimension(BaseDetector):
         Training rows that the distribution functions, the scale and the threshold are found on.
         None takes all.
     contamination : float, default=0.05
-        Part of these that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
     checkpoint_dir : str, Path or None, default=None
@@ -183,6 +189,7 @@ class LocalIntrinsicDimension(BaseDetector):
         n_probes: int = 1,
         n_calibration: int | None = 1000,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         checkpoint_dir: Any = None,
         verbose: bool | int | str = "auto",
@@ -195,6 +202,7 @@ class LocalIntrinsicDimension(BaseDetector):
         self.n_probes = n_probes
         self.n_calibration = n_calibration
         self.contamination = contamination
+        self.threshold_fraction = threshold_fraction
         self.memory = memory
         self.checkpoint_dir = checkpoint_dir
         self.verbose = verbose

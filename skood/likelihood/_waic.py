@@ -47,7 +47,13 @@ class WAIC(BaseDetector):
         Processes that members are trained in; those of torch share the cores, and a GPU, so that
         more than one pays for small networks only. None is 1, -1 all processors.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
     verbose : {"auto"}, bool or int, default="auto"
@@ -112,6 +118,7 @@ class WAIC(BaseDetector):
         bootstrap: bool = False,
         n_jobs: int | None = None,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -121,6 +128,7 @@ class WAIC(BaseDetector):
         self.bootstrap = bootstrap
         self.n_jobs = n_jobs
         self.contamination = contamination
+        self.threshold_fraction = threshold_fraction
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state

@@ -86,12 +86,14 @@ class ClassifierDetector(_HoldsModules):
         classifier: Any = None,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.classifier = classifier
         self.contamination = contamination
+        self.threshold_fraction = threshold_fraction
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state
@@ -211,12 +213,14 @@ class FeatureDetector(_HoldsModules):
         features: Any = None,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.features = features
         self.contamination = contamination
+        self.threshold_fraction = threshold_fraction
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state

@@ -51,7 +51,13 @@ class DeepEnsemble(UncertaintyDetector):
         "entropy" is also high between classes, where all members are uncertain;
         "mutual_information" only where they differ, and it needs 2 members and more.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where each trained member and its outputs on the data are cached by content. With an
         integer `random_state`, a larger ensemble then trains only the members that are new.
@@ -129,6 +135,7 @@ class DeepEnsemble(UncertaintyDetector):
         score_type: str = "entropy",
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -136,6 +143,7 @@ class DeepEnsemble(UncertaintyDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,

@@ -42,7 +42,13 @@ class Mahalanobis(FeatureDetector):
     normalize : bool, default=False
         Bring every feature vector to length 1 first: Mahalanobis++.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -95,6 +101,7 @@ class Mahalanobis(FeatureDetector):
         *,
         normalize: bool = False,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -102,6 +109,7 @@ class Mahalanobis(FeatureDetector):
         super().__init__(
             features,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -145,7 +153,13 @@ class RelativeMahalanobis(Mahalanobis):
     normalize : bool, default=False
         Bring every feature vector to length 1 first.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -209,7 +223,13 @@ class KNN(FeatureDetector):
     normalize : bool, default=True
         Bring every feature vector to length 1 first.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -262,6 +282,7 @@ class KNN(FeatureDetector):
         *,
         normalize: bool = True,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -269,6 +290,7 @@ class KNN(FeatureDetector):
         super().__init__(
             features,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -324,7 +346,13 @@ class GMM(FeatureDetector):
     reg_covar : float, default=0.001
         r, in the squared unit of the features.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -374,6 +402,7 @@ class GMM(FeatureDetector):
         reg_covar: float = 1e-3,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -381,6 +410,7 @@ class GMM(FeatureDetector):
         super().__init__(
             features,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,

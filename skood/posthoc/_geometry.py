@@ -35,7 +35,13 @@ class FDBD(OutputsDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -115,7 +121,13 @@ class NCI(OutputsDetector):
     alpha : float, default=0.001
         Weight of the feature's length.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -160,6 +172,7 @@ class NCI(OutputsDetector):
         alpha: float = 0.001,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -167,6 +180,7 @@ class NCI(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -200,7 +214,13 @@ class GradNorm(OutputsDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
         network for images and an MLP for rows.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -262,7 +282,13 @@ class PNML(OutputsDetector):
     probabilities : {"normalized", "raw"}, default="normalized"
         Whether p comes from u, as in the authors' code, or from the feature itself.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -310,6 +336,7 @@ class PNML(OutputsDetector):
         probabilities: str = "normalized",
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -317,6 +344,7 @@ class PNML(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,

@@ -31,7 +31,13 @@ class MSP(OutputsDetector):
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -78,7 +84,13 @@ class MaxLogit(OutputsDetector):
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -128,7 +140,13 @@ class Energy(OutputsDetector):
     temperature : float, default=1.0
         Temperature T.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -171,6 +189,7 @@ class Energy(OutputsDetector):
         temperature: float = 1.0,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -178,6 +197,7 @@ class Energy(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -209,7 +229,13 @@ class Entropy(OutputsDetector):
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -263,7 +289,13 @@ class GEN(OutputsDetector):
     n_top : int, default=100
         Number M of classes; all of them where there are fewer.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -311,6 +343,7 @@ class GEN(OutputsDetector):
         n_top: int = 100,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -318,6 +351,7 @@ class GEN(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -343,7 +377,13 @@ class KLMatching(OutputsDetector):
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"

@@ -30,7 +30,13 @@ class ReAct(OutputsDetector):
     percentile : float, default=90.0
         Percentile of all training activations that defines c.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -75,6 +81,7 @@ class ReAct(OutputsDetector):
         percentile: float = 90.0,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -82,6 +89,7 @@ class ReAct(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -122,7 +130,13 @@ class VRA(OutputsDetector):
     per_feature : bool, default=False
         Whether every feature has separate thresholds.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -173,6 +187,7 @@ class VRA(OutputsDetector):
         suppress: str = "zero",
         per_feature: bool = False,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -180,6 +195,7 @@ class VRA(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -222,7 +238,13 @@ class DICE(OutputsDetector):
     percentile : float, default=90.0
         Part of the weights, in percent, that is set to zero.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -267,6 +289,7 @@ class DICE(OutputsDetector):
         percentile: float = 90.0,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -274,6 +297,7 @@ class DICE(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,

@@ -36,7 +36,13 @@ class Residual(OutputsDetector):
         Dimension of the principal space. None, as in the paper: 1000 of 2048 features and
         more, 512 of 768 and more, half of them below.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -83,6 +89,7 @@ class Residual(OutputsDetector):
         n_components: int | None = None,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -90,6 +97,7 @@ class Residual(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
@@ -141,7 +149,13 @@ class ViM(Residual):
         Dimension of the principal space. None, as in the paper: 1000 of 2048 features and
         more, 512 of 768 and more, half of them below.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -213,7 +227,13 @@ class NECO(FeatureDetector):
         Multiply by the largest logit; `features` must then be a network. The authors do so for
         some networks; here it is off, so that features from anywhere will do.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -263,6 +283,7 @@ class NECO(FeatureDetector):
         standardize: bool = True,
         max_logit: bool = False,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -270,6 +291,7 @@ class NECO(FeatureDetector):
         super().__init__(
             features,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
