@@ -10,6 +10,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from skood._torch import run as run_module
 from skood.density import ImageFlow
 
 
@@ -17,6 +18,12 @@ from skood.density import ImageFlow
 def one_thread():
     """Networks this small only lose by threads, most of all on a busy machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_recent_ctrl_c(monkeypatch):
+    """The interruption of one test must not be the first of two for the next test."""
+    monkeypatch.setattr(run_module, "_ctrl_c", run_module._CtrlC())
 
 
 @pytest.fixture(scope="session")

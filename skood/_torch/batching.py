@@ -20,6 +20,7 @@ from skood._progress import tracked
 from skood._torch.device import full_float32
 from skood._torch.partial_results import PartialResults
 from skood._torch.reading import read_ahead, read_batches
+from skood._torch.run import raise_if_ended
 
 __all__ = ["batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
 
@@ -190,6 +191,7 @@ def map_batches(
             verbose=verbose,
         )
         for rows, items in bar:
+            raise_if_ended()
             size = rows.stop - rows.start
             with torch.inference_mode(), aligned, full_float32():
                 values = function(items)

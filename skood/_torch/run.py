@@ -1,4 +1,4 @@
-"""State of a training run, and the file that it is resumed from."""
+"""State of a training run, the file that it is resumed from, and what Ctrl-C does to it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import math
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -20,14 +22,21 @@ from skood._torch.objective import Objective
 __all__ = [
     "InterruptedTraining",
     "TrainingRun",
+    "end_fit",
     "finishing_step",
+    "followed_by",
     "kept_unless_interrupted",
     "n_interrupted",
+    "next_phase",
     "note_interruption",
+    "raise_if_ended",
     "resumed_seed",
 ]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
+
+# Time in which a second Ctrl-C ends the fit and not the training of one more model.
+_SECONDS_TO_END = 3.0
 
 
 def resumed_seed(checkpoint: Path | None, seed: int) -> int:
@@ -49,22 +58,50 @@ class InterruptedTraining(Exception):
         self.result = result
 
 
-_interruptions = 0
+class _SecondInterrupt(KeyboardInterrupt):
+    """Raised by the second Ctrl-C in one step."""
 
 
-def note_interruption() -> None:
-    """Remember that Ctrl-C ended a training run."""
-    global _interruptions
-    _interruptions += 1
+@dataclass
+class _CtrlC:
+    """What Ctrl-C has done to the fits of this process."""
+
+    # Phases that it ended.
+    n_interrupted: int = 0
+    # Time of the last one, until a second Ctrl-C follows in time.
+    told_at: float = -math.inf
+    # Whether KeyboardInterrupt is yet to be raised.
+    is_ending: bool = False
+
+
+_ctrl_c = _CtrlC()
+_phases: ContextVar[tuple[str, ...]] = ContextVar("phases", default=())
+
+
+def note_interruption(interrupt: KeyboardInterrupt) -> bool:
+    """Count a phase that Ctrl-C ended; three seconds for a second Ctrl-C begin.
+
+    Returns
+    -------
+    bool
+        Whether this is the second Ctrl-C within three seconds, which ends the whole fit.
+    """
+    _ctrl_c.n_interrupted += 1
+    now = monotonic()
+    is_second = isinstance(interrupt, _SecondInterrupt) or now - _ctrl_c.told_at < _SECONDS_TO_END
+    _ctrl_c.told_at = -math.inf if is_second else now
+    return is_second
 
 
 def n_interrupted() -> int:
-    """How many training runs of this process Ctrl-C has ended."""
-    return _interruptions
+    """How many phases of fits (trainings, threshold scorings) of this process Ctrl-C has ended."""
+    return _ctrl_c.n_interrupted
 
 
 def kept_unless_interrupted(result: Any, before: int) -> Any:
-    """Return `result`, which a cache then keeps; raise where a run was interrupted meanwhile.
+    """Return `result`, or raise `InterruptedTraining` if Ctrl-C cut a phase short.
+
+    A cache stores what is returned, and not what is raised.
 
     Parameters
     ----------
@@ -78,6 +115,52 @@ def kept_unless_interrupted(result: Any, before: int) -> Any:
 
 
 @contextlib.contextmanager
+def followed_by(phase: str) -> Iterator[None]:
+    """Name the phase of a fit that comes after the block, for the message of Ctrl-C.
+
+    Where the fit is to end (:func:`end_fit`), KeyboardInterrupt is raised at the end of the block,
+    when what was trained in it has been stored.
+
+    Parameters
+    ----------
+    phase : str
+        "training of MLP", for instance.
+    """
+    token = _phases.set((*_phases.get(), phase))
+    try:
+        yield
+        raise_if_ended()
+    finally:
+        _phases.reset(token)
+        if not _phases.get():
+            _ctrl_c.is_ending = False
+
+
+def next_phase() -> str | None:
+    """Name of the phase that follows, by the innermost `followed_by`; None outside of any."""
+    phases = _phases.get()
+    return phases[-1] if phases else None
+
+
+def end_fit() -> None:
+    """End the fit after its second Ctrl-C.
+
+    Inside of `followed_by` KeyboardInterrupt is raised a little later, when the trained model has
+    been returned: by the next training, by the next batch of a pass, or at the end of the block.
+    """
+    if not _phases.get():
+        raise KeyboardInterrupt
+    _ctrl_c.is_ending = True
+
+
+def raise_if_ended() -> None:
+    """Raise KeyboardInterrupt where `end_fit` was called and nothing has raised since."""
+    if _ctrl_c.is_ending and threading.current_thread() is threading.main_thread():
+        _ctrl_c.is_ending = False
+        raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def finishing_step() -> Iterator[None]:
     """Let Ctrl-C wait for the end of the block, so that a step is done or not done.
 
@@ -88,20 +171,23 @@ def finishing_step() -> Iterator[None]:
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not default:
         yield
         return
-    asked = False
+    asked_at: float | None = None
 
     def wait(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
+        nonlocal asked_at
+        if asked_at is None:
+            asked_at = monotonic()
+        elif monotonic() - asked_at < _SECONDS_TO_END:
+            raise _SecondInterrupt
+        else:
             raise KeyboardInterrupt
-        asked = True
 
     signal.signal(signal.SIGINT, wait)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, default)
-    if asked:
+    if asked_at is not None:
         raise KeyboardInterrupt
 
 
@@ -178,9 +264,17 @@ class TrainingRun:
         names = {"loss": "loss", "val": "validation_loss"}
         return {k: f"{self.history[v][-1]:.4g}" for k, v in names.items() if v in self.history}
 
-    def restore_best(self) -> None:
+    def finish(self) -> None:
+        """Save, and leave the network in eval mode with the weights that are kept."""
+        # The loss of a step is computed before its update, so nothing has seen the last one yet.
+        if not all(torch.isfinite(parameter).all() for parameter in self.objective.parameters()):
+            raise FloatingPointError(
+                "training ended with weights that are not finite; lower learning_rate or clip_norm"
+            )
+        self.save()
         if self.best is not None:
             self.objective.load_state_dict(self.best)
+        self.objective.eval()
 
     def is_due(self) -> bool:
         return monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS

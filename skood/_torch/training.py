@@ -20,7 +20,14 @@ from skood._torch.compiling import maybe_compile
 from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
 from skood._torch.reading import read_ahead, read_batches
-from skood._torch.run import TrainingRun, finishing_step, note_interruption
+from skood._torch.run import (
+    TrainingRun,
+    end_fit,
+    finishing_step,
+    next_phase,
+    note_interruption,
+    raise_if_ended,
+)
 from skood._torch.seeding import Stream, isolated_rng, numpy_rng, seed_global, torch_rng
 from skood._torch.settings import TrainingSettings
 
@@ -103,13 +110,18 @@ def train(
         When the loss is no longer finite.
     RuntimeError
         With ``precision="bf16"`` where this machine computes wrong gradients in bfloat16.
+    KeyboardInterrupt
+        At a second Ctrl-C within three seconds, which ends the whole fit. The network is then as
+        after any other Ctrl-C, and its checkpoint is saved. Inside of `followed_by` it is raised
+        after the return of this function, see :func:`~skood._torch.run.end_fit`.
 
     Warns
     -----
     UserWarning
-        After Ctrl-C, which ends training and keeps what was learned, and where
+        After Ctrl-C, which ends training and keeps what was learned, of what comes next; and where
         ``precision="auto"`` finds bfloat16 wrong and trains in float32.
     """
+    raise_if_ended()
     optimizer = settings.make_optimizer(objective.parameter_groups())
     run = TrainingRun(objective, optimizer, seed, Path(checkpoint) if checkpoint else None)
     run.resume(device)
@@ -135,6 +147,7 @@ def train(
         unit="step",
         verbose=settings.verbose,
     )
+    ends_fit = False
     with isolated_rng(device, seed, Stream.AROUND_STEPS), bar:
         try:
             while run.goes_on(n_steps, settings.patience):
@@ -182,22 +195,32 @@ def train(
                             run.mean_losses()  # Raises before a ruined model is saved.
                             run.save()
             bar.total = run.step
-        except KeyboardInterrupt:
-            note_interruption()
-            warnings.warn(
-                f"{description} was interrupted after {run.step} of {n_steps} steps; "
-                "the model keeps what it had learned",
-                stacklevel=2,
-            )
-        # The loss of a step is computed before its update, so nothing has seen the last one yet.
-        if not all(torch.isfinite(parameter).all() for parameter in objective.parameters()):
-            raise FloatingPointError(
-                "training ended with weights that are not finite; lower learning_rate or clip_norm"
-            )
-        run.save()
-    run.restore_best()
-    objective.eval()
+        except KeyboardInterrupt as interrupt:
+            ends_fit = _stop(interrupt, description, run.step, n_steps)
+        try:
+            with finishing_step():
+                run.finish()
+        except KeyboardInterrupt as interrupt:
+            ends_fit = _stop(interrupt, description, run.step, n_steps)
+    if ends_fit:
+        end_fit()
     return run.history
+
+
+def _stop(interrupt: KeyboardInterrupt, description: str, step: int, n_steps: int) -> bool:
+    """Say what Ctrl-C kept and what comes next; return whether it ends the whole fit."""
+    ends_fit = note_interruption(interrupt)
+    message = (
+        f"{description} was interrupted after {step} of {n_steps} steps; the model keeps what it "
+        "had learned"
+    )
+    following = next_phase()
+    if ends_fit:
+        message += ", and this second Ctrl-C ends the fit"
+    elif following:
+        message += f". Next: {following}; a second Ctrl-C within 3 seconds ends the fit"
+    warnings.warn(message, stacklevel=3)
+    return ends_fit
 
 
 def _mean_losses(objective: Objective, device: torch.device) -> Callable[..., dict[str, Tensor]]:

@@ -356,16 +356,21 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
             self._start_from(self.weights_init, network, keeps_head=keeps_head)
         if data.is_image:
             network = network.to(memory_format=torch.channels_last)
-        self.history_ = train(
-            make_objective(network, self, data, class_indices),
-            training,
-            validation,
-            TrainingSettings.of(self),
-            seed=seed,
-            device=device,
-            checkpoint=checkpoint,
-            description=type(self).__name__,
-        )
+        try:
+            self.history_ = train(
+                make_objective(network, self, data, class_indices),
+                training,
+                validation,
+                TrainingSettings.of(self),
+                seed=seed,
+                device=device,
+                checkpoint=checkpoint,
+                description=type(self).__name__,
+            )
+        except KeyboardInterrupt:
+            # A second Ctrl-C ends the fit, but the network has been trained.
+            self.module_ = network
+            raise
         self.module_ = network
 
     def _start_from(self, source: Any, network: nn.Module, *, keeps_head: bool) -> None:

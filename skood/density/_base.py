@@ -179,15 +179,20 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         seed = resumed_seed(checkpoint, seed)
         with isolated_rng(device, seed):
             network = self._build(data).to(device)
-        self.history_ = train(
-            make_objective(network, device),
-            *hold_out(len(data), self.validation_fraction, seed),
-            TrainingSettings.of(self),
-            seed=seed,
-            device=device,
-            checkpoint=checkpoint,
-            description=description,
-        )
+        try:
+            self.history_ = train(
+                make_objective(network, device),
+                *hold_out(len(data), self.validation_fraction, seed),
+                TrainingSettings.of(self),
+                seed=seed,
+                device=device,
+                checkpoint=checkpoint,
+                description=description,
+            )
+        except KeyboardInterrupt:
+            # A second Ctrl-C ends the fit, but the network has been trained.
+            self.module_ = network
+            raise
         self.module_ = network
 
     def _map(

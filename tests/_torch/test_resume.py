@@ -180,7 +180,8 @@ def test_warning_says_how_far_it_came(tmp_path):
         run(SETTINGS, tmp_path / "run.pt", training=7)
 
 
-def test_many_interruptions(tmp_path):
+def test_many_interruptions(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_module, "_SECONDS_TO_END", 0.0)
     expected = run(VALIDATING, None)
     for _ in range(5):
         with pytest.warns(UserWarning, match="was interrupted"):
