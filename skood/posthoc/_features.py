@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
 
-from skood._parameters import Interval
+from skood._parameters import Interval, StrOptions
 from skood.posthoc._base import FeatureDetector
 from skood.posthoc._covariance import (
     as_float64,
@@ -21,6 +21,7 @@ from skood.posthoc._covariance import (
     unit_rows,
     whitening,
 )
+from skood.posthoc._models import is_network
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
@@ -39,8 +40,11 @@ class Mahalanobis(FeatureDetector):
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
-    normalize : bool, default=False
-        Bring every feature vector to length 1 first: Mahalanobis++.
+    normalize : {"auto"} or bool, default="auto"
+        Whether every feature vector is brought to length 1 first: Mahalanobis++ [2]_. "auto" does so for
+        features of a network: a classifier of :mod:`skood.classifiers` or a trained torch module,
+        also at the end of a Pipeline. Rows of X (``features=None``) and what any other transformer
+        makes keep their length.
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
@@ -61,6 +65,8 @@ class Mahalanobis(FeatureDetector):
     ----------
     means_ : ndarray of shape (n_classes, n_features)
         Of each class.
+    normalizes_ : bool
+        Whether feature vectors are brought to length 1.
     features_ : transformer or None
         The fitted feature extractor.
     offset_ : float
@@ -68,6 +74,11 @@ class Mahalanobis(FeatureDetector):
 
     Notes
     -----
+    Embeddings that were computed before, and come as rows of X, are not recognised as features of a
+    network, nor is a network in an earlier step of a Pipeline around the detector: say
+    ``normalize=True`` for them. The length of a feature vector varies within classes more than a
+    Gaussian allows; without it, the score is better on almost all networks of [2]_.
+
     No ridge is added to S. Directions in which it is zero up to rounding are left out, so
     constant or collinear features do no harm. The authors also perturb the input along the
     gradient of the score, by a step that they choose on OOD data, and combine several layers by a
@@ -92,14 +103,14 @@ class Mahalanobis(FeatureDetector):
 
     _parameter_constraints: dict = {
         **FeatureDetector._parameter_constraints,
-        "normalize": ["boolean"],
+        "normalize": ["boolean", StrOptions({"auto"})],
     }
 
     def __init__(
         self,
         features: Any = None,
         *,
-        normalize: bool = False,
+        normalize: bool | str = "auto",
         contamination: float = 0.05,
         threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
@@ -118,11 +129,12 @@ class Mahalanobis(FeatureDetector):
 
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
         features = features.astype(np.float64, copy=False)
-        return unit_rows(features) if self.normalize else features
+        return unit_rows(features) if self.normalizes_ else features
 
     def _fit_on_features(
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
     ) -> None:
+        self.normalizes_ = brings_to_unit_length(self.normalize, self.features_)
         class_indices = one_class(features) if class_indices is None else class_indices
         self.means_ = class_means(features, class_indices, self._prepare)
         within = scatter(features, self.means_, class_indices, self._prepare)
@@ -150,8 +162,11 @@ class RelativeMahalanobis(Mahalanobis):
         trained torch module, which give their penultimate features. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
-    normalize : bool, default=False
-        Bring every feature vector to length 1 first.
+    normalize : {"auto"} or bool, default="auto"
+        Whether every feature vector is brought to length 1 first [2]_. "auto" does so for
+        features of a network: a classifier of :mod:`skood.classifiers` or a trained torch module,
+        also at the end of a Pipeline. Rows of X (``features=None``) and what any other transformer
+        makes keep their length.
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
@@ -174,15 +189,24 @@ class RelativeMahalanobis(Mahalanobis):
         Of each class.
     mean_ : ndarray of shape (n_features,)
         Of all the data.
+    normalizes_ : bool
+        Whether feature vectors are brought to length 1.
     features_ : transformer or None
         The fitted feature extractor.
     offset_ : float
         Threshold on the score.
 
+    Notes
+    -----
+    Embeddings that come as rows of X keep their length: say ``normalize=True`` for them, as for
+    :class:`Mahalanobis`.
+
     References
     ----------
     .. [1] J. Ren, S. Fort, J. Liu, A. G. Roy, S. Padhy, B. Lakshminarayanan, "A Simple Fix to
        Mahalanobis Distance for Improving Near-OOD Detection", 2021, arXiv:2106.09022.
+    .. [2] M. Mueller, M. Hein, "Mahalanobis++: Improving OOD Detection via Feature
+       Normalization", ICML 2025, table 4.
 
     Examples
     --------
@@ -220,8 +244,11 @@ class KNN(FeatureDetector):
         the features.
     n_neighbors : int, default=50
         k, the rank of the neighbour whose distance is used; at most the number of training rows.
-    normalize : bool, default=True
-        Bring every feature vector to length 1 first.
+    normalize : {"auto"} or bool, default="auto"
+        Whether every feature vector is brought to length 1 first, as in [1]_. "auto" does so for
+        features of a network: a classifier of :mod:`skood.classifiers` or a trained torch module,
+        also at the end of a Pipeline. Rows of X (``features=None``) and what any other transformer
+        makes keep their length.
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
@@ -244,6 +271,8 @@ class KNN(FeatureDetector):
         Training features minus their mean.
     n_neighbors_ : int
         The k that is used, at most the number of training rows.
+    normalizes_ : bool
+        Whether feature vectors are brought to length 1.
     features_ : transformer or None
         The fitted feature extractor.
     offset_ : float
@@ -251,6 +280,11 @@ class KNN(FeatureDetector):
 
     Notes
     -----
+    The paper normalises the features of a network. Rows of a table are another matter: their length
+    tells outliers apart, and on standardised columns nothing else may. Embeddings that were computed
+    before, and come as rows of X, are not recognised as features of a network, nor is a network in
+    an earlier step of a Pipeline around the detector: say ``normalize=True`` for them.
+
     The search is exact. A training row is its own nearest neighbour, so the threshold, which
     is read from training rows, is slightly strict: it corresponds to k - 1 other neighbours.
 
@@ -264,7 +298,7 @@ class KNN(FeatureDetector):
     >>> from sklearn.datasets import load_iris
     >>> from skood import KNN
     >>> X = load_iris().data
-    >>> detector = KNN(n_neighbors=5, normalize=False).fit(X)
+    >>> detector = KNN(n_neighbors=5).fit(X)
     >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     """
@@ -272,7 +306,7 @@ class KNN(FeatureDetector):
     _parameter_constraints: dict = {
         **FeatureDetector._parameter_constraints,
         "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left")],
-        "normalize": ["boolean"],
+        "normalize": ["boolean", StrOptions({"auto"})],
     }
 
     def __init__(
@@ -280,7 +314,7 @@ class KNN(FeatureDetector):
         features: Any = None,
         n_neighbors: int = 50,
         *,
-        normalize: bool = True,
+        normalize: bool | str = "auto",
         contamination: float = 0.05,
         threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
@@ -301,18 +335,19 @@ class KNN(FeatureDetector):
     def _fit_on_features(
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
     ) -> None:
+        self.normalizes_ = brings_to_unit_length(self.normalize, self.features_)
         self.n_neighbors_ = at_most(self.n_neighbors, len(features), "training rows")
         # In the dtype of the features, float32 for almost all networks. Centred, to limit
         # cancellation.
         bank = features if features.dtype.kind == "f" else features.astype(np.float64)
-        bank = unit_rows(bank) if self.normalize else bank
+        bank = unit_rows(bank) if self.normalizes_ else bank
         origin = bank.mean(0, dtype=np.float64).astype(bank.dtype)
         self.bank_ = bank - origin
         self._origin = origin.astype(np.float64)
         self._half_square = np.square(self.bank_).sum(1) / 2
 
     def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        queries = (unit_rows(features) if self.normalize else features) - self._origin
+        queries = (unit_rows(features) if self.normalizes_ else features) - self._origin
         k = self.n_neighbors_
         # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. The order among almost equals is
         # decided in double precision.
@@ -448,6 +483,11 @@ class GMM(FeatureDetector):
         ]
         constant = -0.5 * features.shape[1] * np.log(2 * np.pi)
         return logsumexp(densities, axis=0) + constant
+
+
+def brings_to_unit_length(normalize: bool | str, features: Any) -> bool:
+    """Whether feature vectors are normalised, by the parameter and the fitted extractor."""
+    return is_network(features) if isinstance(normalize, str) else bool(normalize)
 
 
 def one_class(features: npt.NDArray) -> npt.NDArray[np.int64]:

@@ -12,6 +12,7 @@ import torch
 from scipy.special import log_softmax
 from sklearn.base import clone, is_classifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from torch import nn
 
 from skood._checked_data import CheckedData
@@ -30,6 +31,7 @@ __all__ = [
     "classifier_outputs",
     "fitted_model",
     "is_multilabel",
+    "is_network",
     "read_features",
     "split_multilabel",
     "with_handles",
@@ -53,6 +55,26 @@ def is_multilabel(model: Any) -> bool:
     """Whether a classifier's classes do not exclude each other."""
     model = model.estimator if isinstance(model, FrozenEstimator) else model
     return isinstance(model, PretrainedClassifier) and model.multilabel
+
+
+def is_network(model: Any) -> bool:
+    """Whether what a fitted transformer gives are features of a network.
+
+    True for our classifiers, trained modules and skorch nets, also frozen, found by a search, or as
+    the last step of a Pipeline that changes anything. Other transformers that hold a network, such
+    as densities with their latents, count as transformers.
+    """
+    if isinstance(model, FrozenEstimator):
+        return is_network(model.estimator)
+    if isinstance(model, Pipeline):
+        steps = [step for _, step in model.steps if step is not None and step != "passthrough"]
+        return bool(steps) and is_network(steps[-1])
+    if hasattr(model, "best_estimator_"):
+        return is_network(model.best_estimator_)
+    if isinstance(model, (NetworkClassifier, ModuleHandle)):
+        return True
+    # A fitted skorch net: its parameter is the module too, which our densities do not have.
+    return hasattr(model, "module") and isinstance(getattr(model, "module_", None), nn.Module)
 
 
 def split_multilabel(

@@ -64,10 +64,10 @@ CLASSIFIER_CASES = {
     "openmax_alltrain": skood.OpenMax(rows="all"),
 }
 FEATURE_CASES = {
-    "mahalanobis": skood.Mahalanobis(),
-    "relative_mahalanobis": skood.RelativeMahalanobis(),
-    "knn_5": skood.KNN(n_neighbors=5),
-    "knn_50": skood.KNN(),
+    "mahalanobis": skood.Mahalanobis(normalize=False),
+    "relative_mahalanobis": skood.RelativeMahalanobis(normalize=False),
+    "knn_5": skood.KNN(n_neighbors=5, normalize=True),
+    "knn_50": skood.KNN(normalize=True),
     "knn_raw_5": skood.KNN(n_neighbors=5, normalize=False),
     "gmm_reg1e-3": skood.GMM(),
     "neco_std": skood.NECO(n_components=12),
