@@ -41,10 +41,10 @@ class Mahalanobis(FeatureDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
     normalize : {"auto"} or bool, default="auto"
-        Whether every feature vector is brought to length 1 first: Mahalanobis++ [2]_. "auto" does so for
-        features of a network: a classifier of :mod:`skood.classifiers` or a trained torch module,
-        also at the end of a Pipeline. Rows of X (``features=None``) and what any other transformer
-        makes keep their length.
+        Whether every feature vector is brought to length 1 first. "auto" does so for features of a
+        network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
+        last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
+        keep their length.
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
@@ -74,10 +74,10 @@ class Mahalanobis(FeatureDetector):
 
     Notes
     -----
-    Embeddings that were computed before, and come as rows of X, are not recognised as features of a
-    network, nor is a network in an earlier step of a Pipeline around the detector: say
-    ``normalize=True`` for them. The length of a feature vector varies within classes more than a
-    Gaussian allows; without it, the score is better on almost all networks of [2]_.
+    On vectors of length 1 this is Mahalanobis++ [2]_, which lowers FPR95 by 7.6 points on average
+    over 44 networks trained on ImageNet. Rows of X may be embeddings, which the detector cannot
+    tell, and a network in an earlier step of a Pipeline gives it rows as well: set
+    ``normalize=True`` there.
 
     No ridge is added to S. Directions in which it is zero up to rounding are left out, so
     constant or collinear features do no harm. The authors also perturb the input along the
@@ -90,7 +90,7 @@ class Mahalanobis(FeatureDetector):
     .. [1] K. Lee, K. Lee, H. Lee, J. Shin, "A Simple Unified Framework for Detecting
        Out-of-Distribution Samples and Adversarial Attacks", NeurIPS 2018, equation 2.
     .. [2] M. Mueller, M. Hein, "Mahalanobis++: Improving OOD Detection via Feature
-       Normalization", ICML 2025.
+       Normalization", ICML 2025, table 4.
 
     Examples
     --------
@@ -163,10 +163,10 @@ class RelativeMahalanobis(Mahalanobis):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
         the features.
     normalize : {"auto"} or bool, default="auto"
-        Whether every feature vector is brought to length 1 first [2]_. "auto" does so for
-        features of a network: a classifier of :mod:`skood.classifiers` or a trained torch module,
-        also at the end of a Pipeline. Rows of X (``features=None``) and what any other transformer
-        makes keep their length.
+        Whether every feature vector is brought to length 1 first. "auto" does so for features of a
+        network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
+        last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
+        keep their length.
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
@@ -198,8 +198,9 @@ class RelativeMahalanobis(Mahalanobis):
 
     Notes
     -----
-    Embeddings that come as rows of X keep their length: say ``normalize=True`` for them, as for
-    :class:`Mahalanobis`.
+    Vectors of length 1 lower FPR95 by 2.9 points on average over 44 networks trained on ImageNet
+    [2]_. Rows of X may be embeddings, which the detector cannot tell, and a network in an earlier
+    step of a Pipeline gives it rows as well: set ``normalize=True`` there.
 
     References
     ----------
@@ -245,10 +246,10 @@ class KNN(FeatureDetector):
     n_neighbors : int, default=50
         k, the rank of the neighbour whose distance is used; at most the number of training rows.
     normalize : {"auto"} or bool, default="auto"
-        Whether every feature vector is brought to length 1 first, as in [1]_. "auto" does so for
-        features of a network: a classifier of :mod:`skood.classifiers` or a trained torch module,
-        also at the end of a Pipeline. Rows of X (``features=None``) and what any other transformer
-        makes keep their length.
+        Whether every feature vector is brought to length 1 first. "auto" does so for features of a
+        network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
+        last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
+        keep their length.
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
@@ -280,10 +281,10 @@ class KNN(FeatureDetector):
 
     Notes
     -----
-    The paper normalises the features of a network. Rows of a table are another matter: their length
-    tells outliers apart, and on standardised columns nothing else may. Embeddings that were computed
-    before, and come as rows of X, are not recognised as features of a network, nor is a network in
-    an earlier step of a Pipeline around the detector: say ``normalize=True`` for them.
+    The paper scales features of a network to length 1. Rows of a table are not scaled, because
+    outliers differ from them in length above all. Rows of X may be embeddings, which the detector
+    cannot tell, and a network in an earlier step of a Pipeline gives it rows as well: set
+    ``normalize=True`` there.
 
     The search is exact. A training row is its own nearest neighbour, so the threshold, which
     is read from training rows, is slightly strict: it corresponds to k - 1 other neighbours.

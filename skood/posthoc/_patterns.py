@@ -146,6 +146,11 @@ class NNGuide(OutputsDetector):
     offset_ : float
         Threshold on the score.
 
+    Notes
+    -----
+    Features are always scaled to length 1, as in the paper. They come from a network, because the
+    score reads its logits too.
+
     References
     ----------
     .. [1] J. Park, Y. G. Jung, A. B. J. Teoh, "Nearest Neighbor Guidance for

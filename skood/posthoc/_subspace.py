@@ -251,6 +251,13 @@ class NECO(FeatureDetector):
     offset_ : float
         Threshold on the score.
 
+    Notes
+    -----
+    There is no parameter `normalize`: the authors' code standardises features and does not scale
+    them to length 1. The ratio does not depend on the length of e, so rows of a table that lie far
+    out in a principal direction are not detected. :class:`~skood.posthoc.KNN` and
+    :class:`~skood.posthoc.Mahalanobis` detect them.
+
     References
     ----------
     .. [1] M. Ben Ammar, N. Belkhir, S. Popescu, A. Manzanera, G. Franchi, "NECO: NEural

@@ -137,7 +137,7 @@ def test_what_was_learned_is_of_length_1(rows):
 
 
 def test_a_training_row_is_its_own_nearest_neighbour(rows):
-    X, y = rows
+    X, _ = rows
     for features in (None, module()):
         detector = skood.KNN(features, n_neighbors=1).fit(X)
         np.testing.assert_allclose(detector.score_samples(X), 0, atol=1e-6)
