@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
@@ -19,11 +20,15 @@ from skood._labels import check_labels, is_outlier
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
+from skood.classifiers._module import ModuleHandle
 
-__all__ = ["BaseDetector", "labels_of", "split_outliers", "threshold_rows"]
+__all__ = ["FEWEST_HELD_OUT", "BaseDetector", "labels_of", "split_outliers", "threshold_rows"]
 
 # Most rows used to set the threshold: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
+
+# Fewest rows that are held out for the threshold: the standard error of a 5 % rate is then 3 %.
+FEWEST_HELD_OUT = 50
 
 # Relative size of the differences between scores of one row in batches of two sizes.
 _ROUNDING = 5e-7
@@ -33,11 +38,21 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of all detectors.
 
     A subclass writes ``_fit``, which learns from in-distribution data, and ``_score_samples``,
-    which scores; it has the parameters `contamination`, `verbose` and `random_state`.
+    which scores; it has the parameters `contamination`, `verbose` and `random_state`. A subclass
+    that trains a model also has the parameter `threshold_fraction`.
+
+    Attributes
+    ----------
+    _model_parameters : tuple of str
+        Parameters that hold a model, or a list of models, which `fit` trains unless it is trained
+        already. None stands for a default model. If there is a model to train, `fit` gives
+        ``_fit`` only some of the rows, and reads the threshold from the others.
     """
 
     # Input type accepted by detectors that wrap detectors, and by `evaluate`.
     _reads_checked_data = True
+
+    _model_parameters: tuple[str, ...] = ()
 
     # Defaults for subclasses without these parameters.
     threshold_fraction: float = 0.0
@@ -80,6 +95,10 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def fit(self, X: Any, y: Any = None) -> BaseDetector:
         """Learn what is in-distribution, and the threshold.
 
+        A model that was trained before scores the rows of its own training too high. Give other
+        rows to `fit` then, or to ``ConformalDetector.fit`` as `X_calibration`; otherwise more than
+        `contamination` of new data is rejected.
+
         Parameters
         ----------
         X : array-like, Tensor, Dataset, DataLoader or dict of shape (n_samples, ...)
@@ -102,22 +121,69 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         data = self._check(X, reset=True)
         inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
         seed = draw_seed(self.random_state)
+        learned, held_out = self._hold_out(len(inliers), y)
+        if len(held_out):
+            held_out_data = inliers.subset(held_out)
+            inliers, y = inliers.subset(learned), None if y is None else y[learned]
         with self._shows_progress():
             rows = self._fit(inliers, y, outliers, seed)
-        scores = self._scores_for_threshold(inliers, rows, seed)
+        if len(held_out):
+            with self._shows_progress("scoring"):
+                scores = self._scores_of_held_out(held_out_data)
+        else:
+            scores = self._scores_for_threshold(inliers, rows, seed)
         check_scores(self, scores)
+        # Of n rows that were learned from, this fraction is rejected. Of new rows it is so on
+        # average, over sets of n rows that were not learned from, at rank contamination (n + 1).
+        method = "weibull" if len(held_out) or rows is not None else "linear"
         with np.errstate(invalid="ignore"):
-            offset = float(np.percentile(scores, 100 * self.contamination))
+            offset = float(np.quantile(scores, self.contamination, method=method))
         if not np.isfinite(offset):
             raise ValueError(
                 f"{type(self).__name__} gives -inf as the score of {np.isneginf(scores).sum()} of "
-                f"{len(scores)} training items, too many for a threshold that rejects "
+                f"{len(scores)} in-distribution items, too many for a threshold that rejects "
                 f"contamination={self.contamination} of them; rescale X, with scikit-learn's "
                 "StandardScaler for instance"
             )
         # A training row on the threshold is accepted in every batch, whatever rounding does.
         self.offset_ = offset - _ROUNDING * abs(offset)
         return self
+
+    @property
+    def _trains_model(self) -> bool:
+        """Whether `fit` trains a model."""
+        for name in self._model_parameters:
+            value = getattr(self, name)
+            models = value if isinstance(value, (list, tuple)) else [value]
+            if not all(isinstance(model, (FrozenEstimator, ModuleHandle)) for model in models):
+                return True
+        return False
+
+    def _hold_out(
+        self, n_items: int, y: npt.NDArray | None
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Split the rows into those to learn from and those that only the threshold is read from.
+
+        The split does not depend on `random_state`, so that all candidates of a search train the
+        same model. Each class is split in the same proportion, and keeps at least one row to learn
+        from.
+
+        Returns
+        -------
+        learned, held_out : ndarray of int
+            Sorted; `held_out` is empty if no rows are to be held out.
+        """
+        n_held_out = min(int(self.threshold_fraction * n_items), _THRESHOLD_ROWS)
+        is_held_out = np.zeros(n_items, dtype=bool)
+        if n_held_out >= FEWEST_HELD_OUT and self._trains_model:
+            labels = np.zeros(n_items, dtype=int) if y is None else y
+            rows = _stratified(labels, n_held_out, numpy_rng(0, Stream.HELD_OUT_ROWS))
+            is_held_out[rows] = len(rows) >= FEWEST_HELD_OUT
+        return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+
+    def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        """Score the rows that `fit` held out for the threshold, or some of them."""
+        return self._score_samples(data)
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
@@ -242,6 +308,20 @@ def threshold_rows(rows: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.i
         rng = numpy_rng(seed, Stream.THRESHOLD_ROWS)
         rows = rng.choice(rows, _THRESHOLD_ROWS, replace=False)
     return np.sort(rows)
+
+
+def _stratified(labels: npt.NDArray, n_rows: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+    """Draw `n_rows` rows, the same fraction of every class, and never all rows of a class."""
+    _, class_indices, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    order = rng.permutation(len(labels))
+    order = order[np.argsort(class_indices[order], kind="stable")]
+    # Position of each row in the random order of its class.
+    position = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    of_rows = np.repeat(sizes, sizes)
+    # The offset makes the rounding random, so that small classes are drawn from, too.
+    quantile = (position + np.repeat(rng.random(len(sizes)), sizes)) / of_rows
+    candidates = position < of_rows - 1
+    return order[candidates][np.argsort(quantile[candidates])[:n_rows]]
 
 
 def split_outliers(

@@ -44,6 +44,6 @@ def test_rows_that_are_impossible():
     assert fitted.score_samples(rows(1)[-2:]).tolist() == [0, -np.inf]
     assert fitted.predict(rows(1)[-2:]).tolist() == [1, -1]
     for n_large in (5, 6, 100):
-        message = f"Echo gives -inf as the score of {n_large} of 100 training items, too many for"
+        message = f"Echo gives -inf as the score of {n_large} of 100 in-distribution items, too many for"
         with pytest.raises(ValueError, match=message):
             Echo(-np.inf).fit(rows(n_large))

@@ -37,6 +37,7 @@ class Stream(enum.IntEnum):
     SHOWN_POINTS = 14
     # Every detector.
     THRESHOLD_ROWS = 20
+    HELD_OUT_ROWS = 21
     # Detectors on a density.
     BACKGROUND_VALIDATION_ROWS = 30
     SYNTHETIC_OUTLIERS = 31

@@ -92,6 +92,8 @@ class ApproximateMass(BaseDetector):
     array([-1])
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit"]), None],

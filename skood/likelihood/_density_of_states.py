@@ -120,6 +120,8 @@ class DensityOfStates(BaseDetector):
     array([-1])
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],
@@ -202,6 +204,10 @@ class DensityOfStates(BaseDetector):
         standardised = (statistics - self.mean_) / self.scale_
         n_parts = statistics.shape[1] if self.estimator == "kde" else 1
         return [CheckedData.of(part) for part in np.split(standardised, n_parts, axis=1)]
+
+    def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        n_rows = min(self.n_calibration or len(data), len(data))
+        return self._score_samples(data.subset(np.arange(n_rows) * len(data) // n_rows))
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int

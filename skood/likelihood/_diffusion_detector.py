@@ -27,6 +27,8 @@ class DiffusionDetector(BaseDetector):
     `verbose` and `random_state`.
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],

@@ -96,6 +96,8 @@ class HierarchicalRatio(BaseDetector):
     (3,)
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],

@@ -129,6 +129,8 @@ class InputComplexity(BaseDetector):
     ((1797,), True)
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],

@@ -113,6 +113,8 @@ class LatentNorm(BaseDetector):
     array([ 1, -1])
     """
 
+    _model_parameters = ("latents",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "latents": [HasMethods(["fit", "transform"]), None],

@@ -135,6 +135,8 @@ class LikelihoodRatio(BaseDetector):
     (3, 8, 8)
     """
 
+    _model_parameters = ("density", "background")
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],

@@ -105,6 +105,8 @@ class LikelihoodRegret(BaseDetector):
     ((150,), True)
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],

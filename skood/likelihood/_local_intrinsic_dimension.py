@@ -167,6 +167,8 @@ class LocalIntrinsicDimension(BaseDetector):
     array([-1])
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],
@@ -260,6 +262,10 @@ class LocalIntrinsicDimension(BaseDetector):
                 f" model, {self.density!r}; expected 'auto' or one of {known}"
             )
         return self.estimator
+
+    def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        n_rows = min(self.n_calibration or len(data), len(data))
+        return self._score_samples(data.subset(np.arange(n_rows) * len(data) // n_rows))
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int

@@ -80,6 +80,8 @@ class LogLikelihood(BaseDetector):
     array([ 1, -1])
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],

@@ -8,6 +8,7 @@ from typing import Any
 import joblib
 import numpy as np
 import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
@@ -15,7 +16,7 @@ from skood._data import check_scores
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector
+from skood.base import FEWEST_HELD_OUT, BaseDetector
 from skood.likelihood._base import default_density, log_density
 
 __all__ = ["Typicality"]
@@ -38,12 +39,13 @@ class Typicality(BaseDetector):
         :class:`~skood.density.PixelCNN` for images and
         :class:`~skood.density.NeuralSplineFlow` for rows.
     held_out_fraction : float, default=0.1
-        Part of the data that the density is not trained on, from which H and the threshold on
-        batches are taken: a density gives its own training data too high values.
+        Fraction of the rows that the density is not trained on, and that H and the thresholds are
+        taken from: a density gives its own training data too high values. With fewer than 50 such
+        rows, the threshold on items is read from all rows.
     n_bootstrap : int, default=1000
         Batches drawn with replacement from these, for the threshold on batches.
     contamination : float, default=0.05
-        Part of the data, or of bootstrap batches, that falls below the threshold.
+        Fraction of in-distribution data, or of bootstrap batches, that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
     verbose : {"auto"}, bool or int, default="auto"
@@ -119,7 +121,7 @@ class Typicality(BaseDetector):
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
+    ) -> npt.NDArray[np.integer] | None:
         order = numpy_rng(seed, Stream.TYPICAL_ROWS).permutation(len(inliers))
         n_held_out = max(1, int(self.held_out_fraction * len(inliers)))
         held_out, rows = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
@@ -134,6 +136,8 @@ class Typicality(BaseDetector):
         self.held_out_scores_ = log_density(self.density_, inliers.subset(held_out))
         check_scores(self, self.held_out_scores_)
         self.entropy_ = -float(self.held_out_scores_.mean())
+        is_trained = isinstance(self.density, FrozenEstimator)
+        return None if is_trained or n_held_out < FEWEST_HELD_OUT else held_out
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return -np.abs(log_density(self.density_, data) + self.entropy_)

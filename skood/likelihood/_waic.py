@@ -101,6 +101,8 @@ class WAIC(BaseDetector):
     array([ 1, -1])
     """
 
+    _model_parameters = ("density",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), list, tuple, None],

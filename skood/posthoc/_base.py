@@ -75,6 +75,7 @@ class ClassifierDetector(_HoldsModules):
     _takes_multilabel = False
     _needs = "nothing"
 
+    _model_parameters = ("classifier",)
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "classifier": [HasMethods(["fit", "predict"]), None],
@@ -216,6 +217,8 @@ class FeatureDetector(_HoldsModules):
         threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
+    _model_parameters = ("features",)
+
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.features = features
@@ -288,6 +291,14 @@ class FeatureDetector(_HoldsModules):
     def _transform(self, data: CheckedData) -> npt.NDArray:
         if self.features_ is None:
             return data.rows()
+    @property
+    def _trains_model(self) -> bool:
+        return self.features is not None and super()._trains_model
+
+    def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        del self._learned_on
+        return super()._scores_of_held_out(data)
+
         if isinstance(self.features_, (NetworkClassifier, ModuleHandle)):
             return self.features_.network().outputs(data, self.memory).features
         return in_float32(rows_through(self.features_, "transform", data).reshape(len(data), -1))

@@ -59,7 +59,13 @@ class Gram(NetworkDetector):
     validation_fraction : float, default=0.1
         Part of the training data held out from the bounds.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
+    threshold_fraction : float, default=0.1
+        Fraction of the in-distribution rows that no model is trained on and the threshold is read
+        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
+        than 50 rows would be held out, or if the model comes trained. If the model was trained on
+        the rows of the threshold, more than `contamination` of new data is rejected;
+        :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -89,8 +95,8 @@ class Gram(NetworkDetector):
     every convolution and normalisation, and hold out test data for the expectation. A class that
     no training row is assigned to gets the bounds of all rows.
 
-    Training rows lie inside the bounds, so their score is 0; the threshold is read from those
-    that were held out.
+    Rows that the bounds were learned from have a score of 0. If `threshold_fraction` holds out no
+    rows, the threshold is read from those that `validation_fraction` holds out.
 
     References
     ----------
@@ -122,6 +128,7 @@ class Gram(NetworkDetector):
         validation_fraction: float = 0.1,
         *,
         contamination: float = 0.05,
+        threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
         random_state: int | np.random.RandomState | None = None,
@@ -129,6 +136,7 @@ class Gram(NetworkDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            threshold_fraction=threshold_fraction,
             memory=memory,
             verbose=verbose,
             random_state=random_state,

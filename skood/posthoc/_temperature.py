@@ -39,7 +39,7 @@ class TemperatureScaling(OutputsDetector):
     validation_fraction : float, default=0.1
         Part of the data that T is fitted on, where the classifier is trained on the rest.
     contamination : float, default=0.05
-        Part of the training data that falls below the threshold.
+        Fraction of in-distribution data that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -96,6 +96,8 @@ class TemperatureScaling(OutputsDetector):
         super().__init__(
             classifier,
             contamination=contamination,
+            # The rows that `validation_fraction` holds out give the threshold, too.
+            threshold_fraction=0.0,
             memory=memory,
             verbose=verbose,
             random_state=random_state,
