@@ -14,6 +14,7 @@ from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData, in_float32
 from skood._models import in_chunks, rows_through
+from skood._open_set import OpenSetDetector, class_proba_of, knows_classes
 from skood._parameters import HasMethods
 from skood.base import BaseDetector, threshold_rows
 from skood.classifiers import (
@@ -40,7 +41,7 @@ from skood.posthoc._models import (
 __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsDetector"]
 
 
-class _HoldsModules(BaseDetector):
+class _HoldsModules(OpenSetDetector):
     """Wraps bare modules given as a parameter, one or a list of them, in handles."""
 
     @property
@@ -74,8 +75,8 @@ class ClassifierDetector(_HoldsModules):
     _reads = "logits"
     _takes_multilabel = False
     _needs = "nothing"
-
     _model_parameters = ("classifier",)
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "classifier": [HasMethods(["fit", "predict"]), None],
@@ -159,6 +160,22 @@ class ClassifierDetector(_HoldsModules):
     def _outputs(self, data: CheckedData) -> Outputs:
         return classifier_outputs(self.classifier_, data, self.memory)
 
+    @property
+    def classes_(self) -> npt.NDArray:
+        """Labels, in the order of the class probabilities."""
+        return np.asarray(self.classifier_.classes_)
+
+    @property
+    def _has_classes(self) -> bool:
+        return not hasattr(self, "classifier_") or hasattr(self.classifier_, "classes_")
+
+    @property
+    def _is_multilabel(self) -> bool:
+        return is_multilabel(getattr(self, "classifier_", self.classifier))
+
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return class_probabilities(self.classifier_, data, self.memory)
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         trained = isinstance(self.classifier, (FrozenEstimator, ModuleHandle))
@@ -200,6 +217,8 @@ class FeatureDetector(_HoldsModules):
     A subclass writes ``_fit_on_features`` and ``_score``.
     """
 
+    _model_parameters = ("features",)
+
     # Training features between learning and setting the threshold, so that they are made once.
     _learned_on: npt.NDArray
 
@@ -217,8 +236,6 @@ class FeatureDetector(_HoldsModules):
         threshold_fraction: float = 0.1,
         memory: str | joblib.Memory | None = None,
         verbose: bool | int | str = "auto",
-    _model_parameters = ("features",)
-
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.features = features
@@ -251,6 +268,7 @@ class FeatureDetector(_HoldsModules):
         self.features_ = None
         if self.features is not None:
             self.features_ = self._fitted_features(inliers, y, seed)
+        self._labels_of_others = _unknown_labels(y, self.features_)
         class_indices = None if y is None else np.unique(y, return_inverse=True)[1]
         features = self._transform(inliers)
         check_magnitude(features)
@@ -273,6 +291,14 @@ class FeatureDetector(_HoldsModules):
             needs_labels=isinstance(model, NetworkClassifier),
         )
 
+    @property
+    def _trains_model(self) -> bool:
+        return self.features is not None and super()._trains_model
+
+    def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        del self._learned_on
+        return super()._scores_of_held_out(data)
+
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
@@ -291,17 +317,45 @@ class FeatureDetector(_HoldsModules):
     def _transform(self, data: CheckedData) -> npt.NDArray:
         if self.features_ is None:
             return data.rows()
-    @property
-    def _trains_model(self) -> bool:
-        return self.features is not None and super()._trains_model
-
-    def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        del self._learned_on
-        return super()._scores_of_held_out(data)
-
         if isinstance(self.features_, (NetworkClassifier, ModuleHandle)):
             return self.features_.network().outputs(data, self.memory).features
         return in_float32(rows_through(self.features_, "transform", data).reshape(len(data), -1))
+
+    @property
+    def classifier_(self) -> Any:
+        """The model of the features, if it is a classifier of the labels in y."""
+        model: Any = self.features_
+        if not knows_classes(model):
+            raise AttributeError(
+                f"{type(self).__name__} has no classifier_: its features are not those of a "
+                "classifier. Give a trained network with a head as features="
+            )
+        if self._labels_of_others:
+            raise AttributeError(
+                f"{type(self).__name__} has no classifier_: y has the labels "
+                f"{self._labels_of_others[:5]}, but the network of its features knows "
+                f"{np.asarray(model.classes_).tolist()[:10]}. If these are the same "
+                "classes, name them with PretrainedClassifier(module, classes=...)"
+            )
+        return model
+
+    @property
+    def classes_(self) -> npt.NDArray:
+        """Labels, in the order of the class probabilities."""
+        return np.asarray(self.classifier_.classes_)
+
+    @property
+    def _has_classes(self) -> bool:
+        if hasattr(self, "features_"):
+            return self.classifier_ is not None
+        return hasattr(self.features, "predict_proba")
+
+    @property
+    def _is_multilabel(self) -> bool:
+        return is_multilabel(getattr(self, "features_", self.features))
+
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return class_probabilities(self.classifier_, data, self.memory)
 
     def _split_outliers(
         self, data: CheckedData, y: Any
@@ -312,6 +366,26 @@ class FeatureDetector(_HoldsModules):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = isinstance(self.features, NeuralClassifier)
         return tags
+
+
+def class_probabilities(
+    classifier: Any, data: CheckedData, memory: str | joblib.Memory | None
+) -> npt.NDArray[np.float64]:
+    """Return the class probabilities of any classifier; the pass of a network is shared.
+
+    They are the softmax of the logits if the classifier has no ``predict_proba``.
+    """
+    if hasattr(classifier, "predict_proba") and not isinstance(classifier, NetworkClassifier):
+        return class_proba_of(classifier, data)
+    return np.exp(classifier_outputs(classifier, data, memory).log_proba)
+
+
+def _unknown_labels(y: npt.NDArray | None, model: Any) -> list[Any]:
+    """Return the labels in y that are not classes of `model`, if it has classes."""
+    if y is None or not knows_classes(model):
+        return []
+    known = set(np.asarray(model.classes_).tolist())
+    return [label for label in np.unique(y).tolist() if label not in known]
 
 
 def in_float64(

@@ -18,7 +18,12 @@ from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
-from skood.posthoc._models import classifier_outputs, fitted_model, with_handles
+from skood.posthoc._models import (
+    classifier_outputs,
+    fitted_model,
+    is_multilabel,
+    with_handles,
+)
 from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
 
 __all__ = ["DeepEnsemble"]
@@ -157,6 +162,12 @@ class DeepEnsemble(UncertaintyDetector):
         listed = isinstance(self.classifier, list)
         members = self._listed_members() if listed else self._untrained_members(inliers)
         self._check_enough(len(members), "n_members")
+        if any(map(is_multilabel, members)):
+            raise ValueError(
+                "DeepEnsemble is a score of classes that exclude each other, but a member is "
+                "multilabel; use Energy (JointEnergy), MSP (largest sigmoid), MaxLogit, or a "
+                "detector on features"
+            )
         self.estimators_ = []
         for number, member in enumerate(members):
             # A function of the number: the first members of a larger ensemble are the same.
@@ -171,7 +182,7 @@ class DeepEnsemble(UncertaintyDetector):
                     name=type(self).__name__,
                 )
             self.estimators_.append(trained)
-        self.classes_ = _common_classes(self.estimators_)
+        self._classes = _common_classes(self.estimators_)
 
     def _untrained_members(self, data: CheckedData) -> list[Any]:
         classifier = self._default_classifier(data) if self.classifier is None else self.classifier
@@ -204,6 +215,11 @@ class DeepEnsemble(UncertaintyDetector):
                     "predict, or trained torch modules"
                 )
         return members[:n_members]
+
+    @property
+    def classes_(self) -> npt.NDArray:
+        """Labels, in the order of the class probabilities."""
+        return self._classes
 
     def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:
         log_proba = [

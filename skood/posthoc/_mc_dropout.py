@@ -168,7 +168,6 @@ class MCDropout(UncertaintyDetector):
     ) -> None:
         self._check_enough(self.n_samples, "n_samples")
         super()._fit(inliers, y, outliers, seed)
-        self.classes_ = self.classifier_.classes_
         self._seed = seed
         self._feature_dropout = self._find_dropout(inliers)
 

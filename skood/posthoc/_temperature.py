@@ -145,3 +145,7 @@ class TemperatureScaling(OutputsDetector):
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return softmax(outputs.logits / self.temperature_, axis=1).max(1)
+
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        logits = self._outputs(data).logits.astype(np.float64)
+        return softmax(logits / self.temperature_, axis=1)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
-from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._parameters import StrOptions
@@ -51,7 +49,8 @@ _UNCERTAINTIES: dict[str, Statistic] = {
 class UncertaintyDetector(ClassifierDetector):
     """Base of the detectors that compare several predictions for a row.
 
-    A subclass has the parameter `score_type`, sets ``classes_`` and writes ``_reduce``.
+    A subclass has the parameter `score_type` and writes ``_reduce``. The class probabilities are
+    the mean of the predictions.
     """
 
     _parameter_constraints: dict = {
@@ -60,7 +59,6 @@ class UncertaintyDetector(ClassifierDetector):
     }
 
     score_type: str
-    classes_: npt.NDArray
 
     @abstractmethod
     def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:
@@ -76,37 +74,16 @@ class UncertaintyDetector(ClassifierDetector):
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return -self._reduce(_UNCERTAINTIES[self.score_type], data)
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the probability of each class, the mean of the predictions.
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return np.exp(self._reduce(mean_log_proba, data))
 
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+    def _scores_and_class_proba(
+        self, data: CheckedData
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        uncertainty = _UNCERTAINTIES[self.score_type]
 
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float64
-            In the order of `classes_`.
-        """
-        return np.exp(self._mean_log_proba(X))
+        def both(log_proba: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+            return np.column_stack([uncertainty(log_proba), mean_log_proba(log_proba)])
 
-    def predict_class(self, X: Any) -> npt.NDArray:
-        """Return the class that is most probable on average.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels, in the dtype of `classes_`.
-        """
-        most_probable = self._mean_log_proba(X).argmax(1)
-        return self.classes_[most_probable]
-
-    def _mean_log_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        check_is_fitted(self)
-        data = self._check(X)
-        with self._shows_progress("predicting"):
-            return self._reduce(mean_log_proba, data)
+        reduced = self._reduce(both, data)
+        return -reduced[:, 0], np.exp(reduced[:, 1:])

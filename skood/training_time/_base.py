@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.utils import Tags
-from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._models import cached_call, in_chunks
+from skood._open_set import OpenSetDetector
 from skood._torch.run import kept_unless_interrupted, n_interrupted
 from skood.base import BaseDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
@@ -24,7 +24,7 @@ from skood.classifiers._network import Network
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
 
-__all__ = ["ClassifierTrainingDetector", "TrainingDetector", "log_max_proba", "rejecting"]
+__all__ = ["ClassifierTrainingDetector", "TrainingDetector", "log_max_proba"]
 
 
 class TrainingDetector(BaseDetector):
@@ -124,6 +124,32 @@ class TrainingDetector(BaseDetector):
         """
         return known if self._trains_on_outliers else None
 
+    def _prepare(
+        self, trainee: TrainingDetector, inliers: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> None:
+        """Train another model that the objective needs, before the network.
+
+        It is set as an attribute of `trainee` that ends in ``_``. The cache and the checkpoint of
+        the network depend on these attributes, so on the weights of that model.
+
+        Parameters
+        ----------
+        trainee : TrainingDetector
+            Copy of this detector, without the parameters that training does not depend on.
+        inliers : CheckedData
+        y : ndarray or None
+        seed : int
+            Seed of this fit.
+        """
+
+    def _make_network(self, inliers: CheckedData, seed: int) -> NeuralClassifier:
+        """Return the untrained classifier that trains the network."""
+        given = getattr(self, self._architecture)
+        model = self._default_architecture(inliers) if given is None else clone(given)
+        if model.random_state is None:
+            model.set_params(random_state=seed)
+        return model
+
     def _learn_scores(
         self,
         inliers: CheckedData,
@@ -155,9 +181,16 @@ class TrainingDetector(BaseDetector):
                 "the class labels of X"
             )
         used = self._training_outliers(outliers, seed)
-        learned, held_out = cached_call(self.memory, _train, trainee, inliers, labels, used, seed)
-        for name, value in learned.items():
-            setattr(self, name, value)
+        try:
+            self._prepare(trainee, inliers, labels, seed)
+            learned, held_out = cached_call(
+                self.memory, _train, trainee, inliers, labels, used, seed
+            )
+        except KeyboardInterrupt:
+            # What was trained before the network need not be trained again.
+            vars(self).update(_learned(trainee))
+            raise
+        vars(self).update(learned)
         self._learn_scores(inliers, y, held_out, seed)
         return held_out if len(held_out) else None
 
@@ -171,7 +204,7 @@ class TrainingDetector(BaseDetector):
         return tags
 
 
-class ClassifierTrainingDetector(TrainingDetector):
+class ClassifierTrainingDetector(OpenSetDetector, TrainingDetector):
     """Base of the detectors that train a classifier.
 
     A subclass has the parameter `classifier`, and writes ``_make_objective`` and ``_score``.
@@ -186,6 +219,7 @@ class ClassifierTrainingDetector(TrainingDetector):
 
     classifier: NeuralClassifier | None
     classifier_: NeuralClassifier
+    classes_: npt.NDArray
 
     @abstractmethod
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -194,41 +228,8 @@ class ClassifierTrainingDetector(TrainingDetector):
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return in_chunks(self._score, self._network.outputs(data).astype(np.float64))
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the probability of each class.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float64
-            In the order of `classes_`.
-        """
-        check_is_fitted(self)
-        data = self._check(X)
-        with self._shows_progress("scoring"):
-            return self.classifier_.predict_proba(data)
-
-    def predict_class(self, X: Any) -> npt.NDArray:
-        """Return the most probable class, or -1 for a row that `predict` rejects.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels, and -1 ("-1" among strings) where the score is below the threshold.
-            ``classifier_.predict`` rejects nothing.
-        """
-        check_is_fitted(self)
-        data = self._check(X)
-        with self._shows_progress("scoring"):
-            accepted = self._score_samples(data) >= self.offset_
-            return rejecting(self.classifier_.predict(data), accepted)
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return np.exp(self._network.outputs(data).log_proba)
 
 
 def log_max_proba(outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -236,11 +237,6 @@ def log_max_proba(outputs: Outputs) -> npt.NDArray[np.float64]:
     # Where one probability is all but 1, the others have the digits that its own lacks.
     ordered = np.sort(outputs.logits, axis=1)
     return -np.log1p(np.exp(ordered[:, :-1] - ordered[:, -1:]).sum(1))
-
-
-def rejecting(labels: npt.NDArray, accepted: npt.NDArray[np.bool_]) -> npt.NDArray:
-    """Replace the labels of rows that are not accepted by -1, or "-1" among strings."""
-    return np.where(accepted, labels, "-1" if labels.dtype.kind in "OU" else np.int64(-1))
 
 
 def _train(
@@ -260,10 +256,7 @@ def _train(
         Rows of `inliers` that were not trained on.
     """
     before = n_interrupted()
-    model = getattr(detector, detector._architecture)
-    model = detector._default_architecture(inliers) if model is None else clone(model)
-    if model.random_state is None:
-        model.set_params(random_state=seed)
+    model = detector._make_network(inliers, seed)
     means_classes = type(detector)._n_outputs is TrainingDetector._n_outputs
     held_out = model.fit_objective(
         inliers,
@@ -281,5 +274,9 @@ def _train(
             # It cannot predict, since its outputs are not the logits of classes.
             del model.classes_
     setattr(detector, f"{detector._architecture}_", model)
-    learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}
-    return kept_unless_interrupted((learned, held_out), before)
+    return kept_unless_interrupted((_learned(detector), held_out), before)
+
+
+def _learned(detector: TrainingDetector) -> dict[str, Any]:
+    """Fitted attributes."""
+    return {k: v for k, v in vars(detector).items() if k.endswith("_")}

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy.special import softmax
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
+from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
 from skood.density import VAE
-from skood.training_time._base import ClassifierTrainingDetector
+from skood.training_time._base import ClassifierTrainingDetector, TrainingDetector
 from skood.training_time._boundary import BoundarySampler
 from skood.training_time._directions import DIRECTIONS
 
@@ -37,10 +37,11 @@ class OODGen(ClassifierTrainingDetector):
 
     A conditional VAE makes samples off the manifold of the data and on it, but outside the data
     (:class:`BoundarySampler`). A classifier learns the N classes and, as class N + 1, these
-    samples. With p its softmax, the score is
+    samples. With p its softmax, the score is one of
 
-    .. math:: 1 - p_{N+1}(x) \quad \text{("reject")} \qquad \text{or} \qquad
-        \max_{k \le N} p_k(x) \quad \text{("max")}.
+    .. math:: 1 - p_{N+1}(x) \quad \text{("reject")}, \qquad
+        \max_{k \le N} p_k(x) \quad \text{("max")}, \qquad
+        \log \frac{\max_{k \le N} p_k(x)}{p_{N+1}(x)} \quad \text{("margin")}.
 
     Parameters
     ----------
@@ -56,8 +57,9 @@ class OODGen(ClassifierTrainingDetector):
         again. Samples on the manifold are drawn for every batch.
     reject_weight : float, default=0.1
         Weight of the cross-entropy of generated samples; that of real ones is 1.
-    score_type : {"reject", "max"}, default="reject"
-        Which of the two scores above.
+    score_type : {"reject", "max", "margin"}, default="reject"
+        Which of the three scores above. With "margin" the threshold is 0 and `contamination` is not
+        used: a row is rejected if class N + 1 is the most probable class.
     reconstruction_weight : float, default=1.0
         Weight of the cross-entropy of the VAE's reconstructions of real items, which are trained on
         as items of their class. They keep the classifier from rejecting whatever looks decoded, and
@@ -75,8 +77,8 @@ class OODGen(ClassifierTrainingDetector):
     contamination : float, default=0.05
         Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
-        Where fitted models are cached, so that a grid over `score_type` trains once. Needs an
-        integer `random_state`.
+        Where the fitted VAE and classifier are cached: a grid over `score_type` trains both once,
+        and one over `reject_weight` trains the VAE once. Needs an integer `random_state`.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -88,7 +90,8 @@ class OODGen(ClassifierTrainingDetector):
     sampler_ : BoundarySampler
         Generator of the samples, with the fitted VAE.
     classifier_ : NeuralClassifier
-        The trained classifier with N + 1 outputs; the label of the last is -1.
+        The trained classifier with N + 1 outputs. The label of the last output is -1, and its
+        probability is that of rejection.
     classes_ : ndarray of shape (N,)
         Labels of the in-distribution classes.
     history_ : dict of str to list of float
@@ -115,6 +118,9 @@ class OODGen(ClassifierTrainingDetector):
     that are not moved are reconstructed. All pass through the classifier's augmentation and
     normalisation like real items.
 
+    `predict_proba` is the softmax of the first N logits: the probabilities of the classes, given
+    that the row is of one of them.
+
     With a VAE whose latents say little about the items (decoded, they all look like the mean of
     their class) samples on the manifold are no different from reconstructions, and are accepted;
     `history_` shows it. More epochs, or ``sample_latents=False``, make a better VAE.
@@ -132,7 +138,9 @@ class OODGen(ClassifierTrainingDetector):
     >>> vae = VAE(n_latent=2, conditional=True, max_epochs=20)
     >>> detector = OODGen(MLP((32,), max_epochs=20), vae, random_state=0).fit(X, y)
     >>> detector.predict_proba(X).shape
-    (150, 4)
+    (150, 3)
+    >>> detector.predict_class([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
+    array([ 0, -1])
     """
 
     _parameter_constraints: dict = {
@@ -140,7 +148,7 @@ class OODGen(ClassifierTrainingDetector):
         "vae": [BaseEstimator, None],
         "off_manifold_interval": [Interval(numbers.Integral, 1, None, closed="left")],
         "reject_weight": [Interval(numbers.Real, 0, None, closed="neither")],
-        "score_type": [StrOptions({"reject", "max"})],
+        "score_type": [StrOptions({"reject", "max", "margin"})],
         "reconstruction_weight": [Interval(numbers.Real, 0, None, closed="left")],
         "distance": [tuple, list],
         "directions": [StrOptions(set(DIRECTIONS))],
@@ -149,6 +157,8 @@ class OODGen(ClassifierTrainingDetector):
     }
 
     _scoring_parameters = ("contamination", "score_type")
+
+    sampler_: BoundarySampler
 
     def __init__(
         self,
@@ -186,6 +196,23 @@ class OODGen(ClassifierTrainingDetector):
     def _n_outputs(self, n_classes: int) -> int:
         return n_classes + 1
 
+    def _prepare(
+        self, trainee: TrainingDetector, inliers: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> None:
+        classifier = self._make_network(inliers, seed)
+        rows, _ = classifier.split(inliers, y, seed=seed, n_outputs=self._n_outputs)
+        sampler = BoundarySampler(
+            self.vae,
+            distance=self.distance,
+            directions=self.directions,
+            quantile=self.quantile,
+            radius=self.radius,
+            random_state=int(numpy_rng(seed, Stream.SAMPLER).integers(2**31 - 1)),
+        )
+        trainee.sampler_ = sampler
+        with followed_by(f"training of {type(classifier).__name__}"):
+            sampler.fit_cached(inliers.subset(rows), np.asarray(y)[rows], self.memory)
+
     def _make_objective(
         self,
         network: nn.Module,
@@ -198,15 +225,6 @@ class OODGen(ClassifierTrainingDetector):
         outliers: CheckedData | None,
         seed: int,
     ) -> ClassifierObjective:
-        rows = np.setdiff1d(np.arange(len(data)), held_out)
-        self.sampler_ = BoundarySampler(
-            self.vae,
-            distance=self.distance,
-            directions=self.directions,
-            quantile=self.quantile,
-            radius=self.radius,
-            random_state=int(numpy_rng(seed, Stream.SAMPLER).integers(2**31 - 1)),
-        ).fit(inliers.subset(rows), classifier.classes_[class_indices[rows]])
         return _OODGenObjective(
             network, classifier, data, class_indices, self, inliers, held_out, seed
         )
@@ -220,41 +238,23 @@ class OODGen(ClassifierTrainingDetector):
     ) -> None:
         self.classifier_.classes_ = np.append(self.classes_, -1)
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the probability of each class and of rejection.
+    def _scores_for_threshold(
+        self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
+    ) -> npt.NDArray[np.float64]:
+        if self.score_type == "margin":
+            # Every percentile of a single score is this score.
+            return np.zeros(1)
+        return super()._scores_for_threshold(inliers, rows, seed)
 
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes + 1), float64
-            In the order of `classes_`; the probability of rejection is last.
-        """
-        return super().predict_proba(X)
-
-    def predict_class(self, X: Any) -> npt.NDArray:
-        """Return the most probable class, or -1 where rejection is more probable than any.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels, and -1 ("-1" among strings) for rejected rows.
-        """
-        check_is_fitted(self)
-        data = self._check(X)
-        with self._shows_progress("scoring"):
-            return self.classifier_.predict(data)
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return softmax(self._network.outputs(data).logits[:, :-1].astype(np.float64), axis=1)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         if self.score_type == "reject":
             return -np.expm1(outputs.log_proba[:, -1])
-        return np.exp(outputs.log_proba[:, :-1].max(1))
+        if self.score_type == "max":
+            return np.exp(outputs.log_proba[:, :-1].max(1))
+        return outputs.logits[:, :-1].max(1) - outputs.logits[:, -1]
 
 
 class _OODGenObjective(ClassifierObjective):

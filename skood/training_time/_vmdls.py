@@ -18,11 +18,12 @@ from skood._checked_data import CheckedData
 from skood._labels import encode_labels
 from skood._models import fit_model
 from skood._moments import ClassMoments
+from skood._open_set import OpenSetDetector
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._layers import layers_of
 from skood.classifiers._objective import ClassifierObjective
-from skood.training_time._base import TrainingDetector, rejecting
+from skood.training_time._base import TrainingDetector
 from skood.training_time._class_gaussians import ClassGaussians
 from skood.training_time._layer_features import (
     distinct_layers,
@@ -34,7 +35,7 @@ from skood.training_time._metric_learning import MetricLearningObjective
 __all__ = ["VMDLS"]
 
 
-class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector):
+class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, TrainingDetector):
     r"""Variational- and metric-based deep latent space.
 
     A backbone with two heads maps an item to a Gaussian :math:`q(z|x) = \mathcal{N}(\mu, \sigma)`.
@@ -153,6 +154,8 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
 
     Notes
     -----
+    `predict_proba` is Bayes' theorem with the Gaussians of the classes and equal priors.
+
     Differences from the authors' code: embeddings are not normalised by default, since the paper's
     classes are far from each other and from the origin; the covariances are those of all training
     rows, not of the last batch; B and :math:`w_\text{max}` are taken from in-distribution
@@ -198,6 +201,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
     _scoring_parameters = ("contamination", "layers", "reconstruction", "shrinkage")
 
     backbone_: NeuralClassifier
+    classes_: npt.NDArray
 
     def __init__(
         self,
@@ -353,43 +357,14 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector)
         with self._shows_progress("encoding"):
             return self._network.outputs(data).logits[:, : self.n_latent].astype(np.float64)
 
-    def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Probability of each class, if the row is of one of them.
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return softmax(self._log_likelihood(data), axis=1)
 
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_classes), float64
-            By Bayes' theorem from the Gaussians of the classes, with equal priors. In the order of
-            `classes_`.
-        """
-        check_is_fitted(self)
-        data = self._check(X)
-        with self._shows_progress("scoring"):
-            return softmax(self._log_likelihood(data), axis=1)
-
-    def predict_class(self, X: Any) -> npt.NDArray:
-        """Return the most likely class, or -1 for a row that `predict` rejects.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,)
-            Labels, and -1 ("-1" among strings) where the score is below the threshold. The largest
-            of `predict_proba` rejects nothing.
-        """
-        check_is_fitted(self)
-        data = self._check(X)
-        with self._shows_progress("scoring"):
-            log_likelihood = self._log_likelihood(data)
-            accepted = self._scores(data, log_likelihood) >= self.offset_
-        return rejecting(self.classes_[log_likelihood.argmax(1)], accepted)
+    def _scores_and_class_proba(
+        self, data: CheckedData
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        log_likelihood = self._log_likelihood(data)
+        return self._scores(data, log_likelihood), softmax(log_likelihood, axis=1)
 
     @property
     def _n_features_out(self) -> int:
