@@ -47,12 +47,16 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         Parameters that hold a model, or a list of models, which `fit` trains unless it is trained
         already. None stands for a default model. If there is a model to train, `fit` gives
         ``_fit`` only some of the rows, and reads the threshold from the others.
+    _overfits : bool
+        Whether `fit` does so in any case, since the rows that statistics of the score are learned
+        from score higher than new ones.
     """
 
     # Input type accepted by detectors that wrap detectors, and by `evaluate`.
     _reads_checked_data = True
 
     _model_parameters: tuple[str, ...] = ()
+    _overfits = False
 
     # Defaults for subclasses without these parameters.
     threshold_fraction: float = 0.0
@@ -175,7 +179,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         """
         n_held_out = min(int(self.threshold_fraction * n_items), _THRESHOLD_ROWS)
         is_held_out = np.zeros(n_items, dtype=bool)
-        if n_held_out >= FEWEST_HELD_OUT and self._trains_model:
+        if n_held_out >= FEWEST_HELD_OUT and (self._overfits or self._trains_model):
             labels = np.zeros(n_items, dtype=int) if y is None else y
             rows = _stratified(labels, n_held_out, numpy_rng(0, Stream.HELD_OUT_ROWS))
             is_held_out[rows] = len(rows) >= FEWEST_HELD_OUT

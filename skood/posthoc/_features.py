@@ -48,11 +48,10 @@ class Mahalanobis(FeatureDetector):
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        Fraction of the in-distribution rows that the threshold is read from and nothing else is
+        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
+        fewer than 50 rows would be held out. More than `contamination` of new data is then
+        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -100,6 +99,8 @@ class Mahalanobis(FeatureDetector):
     >>> Mahalanobis().fit(X, y).predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     """
+
+    _overfits = True
 
     _parameter_constraints: dict = {
         **FeatureDetector._parameter_constraints,
@@ -170,11 +171,10 @@ class RelativeMahalanobis(Mahalanobis):
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        Fraction of the in-distribution rows that the threshold is read from and nothing else is
+        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
+        fewer than 50 rows would be held out. More than `contamination` of new data is then
+        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -384,11 +384,10 @@ class GMM(FeatureDetector):
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        Fraction of the in-distribution rows that the threshold is read from and nothing else is
+        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
+        fewer than 50 rows would be held out. More than `contamination` of new data is then
+        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -426,6 +425,8 @@ class GMM(FeatureDetector):
     >>> GMM().fit(X, y).predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     """
+
+    _overfits = True
 
     _parameter_constraints: dict = {
         **FeatureDetector._parameter_constraints,

@@ -55,11 +55,10 @@ class LayerMahalanobis(NetworkDetector):
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold.
     threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        Fraction of the in-distribution rows that the threshold is read from and nothing else is
+        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
+        fewer than 50 rows would be held out. More than `contamination` of new data is then
+        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -107,6 +106,8 @@ class LayerMahalanobis(NetworkDetector):
     >>> detector.layers_, [mean.shape for mean in detector.means_]
     (('2', '5'), [(3, 16), (3, 8)])
     """
+
+    _overfits = True
 
     _parameter_constraints: dict = {
         **NetworkDetector._parameter_constraints,
