@@ -254,6 +254,35 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         return self
 
     @internal
+    def split(
+        self,
+        data: CheckedData,
+        y: Any,
+        *,
+        seed: int,
+        n_outputs: Callable[[int], int],
+    ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
+        """Return the rows that `fit_objective` trains on and those that it holds out.
+
+        The network is built, but not kept, so that data that it cannot read are an error at once.
+
+        Parameters
+        ----------
+        data : CheckedData
+            As `check_data` returns them.
+        y : array-like of shape (n,)
+            Labels.
+        seed : int
+        n_outputs : callable
+            As for `fit_objective`.
+        """
+        data = self._open(data, reset=True)
+        class_indices = self._learn_classes(y, len(data))
+        with isolated_rng(torch.device("cpu"), seed):
+            self._build(data.item_shape, n_outputs(len(self.classes_)))
+        return hold_out(len(data), self.validation_fraction, seed, class_indices)
+
+    @internal
     def fit_objective(
         self,
         data: CheckedData,

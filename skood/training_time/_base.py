@@ -14,10 +14,11 @@ from sklearn.base import clone
 from sklearn.utils import Tags
 from torch import nn
 
+from skood._caching import cached
 from skood._checked_data import CheckedData
-from skood._models import cached_call, in_chunks
+from skood._models import in_chunks
 from skood._open_set import OpenSetDetector
-from skood._torch.run import kept_unless_interrupted, n_interrupted
+from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
 from skood.base import BaseDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Network
@@ -125,22 +126,25 @@ class TrainingDetector(BaseDetector):
         return known if self._trains_on_outliers else None
 
     def _prepare(
-        self, trainee: TrainingDetector, inliers: CheckedData, y: npt.NDArray | None, seed: int
-    ) -> None:
+        self, inliers: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> tuple[dict[str, Any], Any]:
         """Train another model that the objective needs, before the network.
-
-        It is set as an attribute of `trainee` that ends in ``_``. The cache and the checkpoint of
-        the network depend on these attributes, so on the weights of that model.
 
         Parameters
         ----------
-        trainee : TrainingDetector
-            Copy of this detector, without the parameters that training does not depend on.
         inliers : CheckedData
         y : ndarray or None
         seed : int
             Seed of this fit.
+
+        Returns
+        -------
+        prepared : dict of str to object
+            Attributes that end in ``_``, which ``_make_objective`` finds.
+        key : object
+            What the cache and the checkpoint of the network depend on: the weights of that model.
         """
+        return {}, None
 
     def _make_network(self, inliers: CheckedData, seed: int) -> NeuralClassifier:
         """Return the untrained classifier that trains the network."""
@@ -181,15 +185,12 @@ class TrainingDetector(BaseDetector):
                 "the class labels of X"
             )
         used = self._training_outliers(outliers, seed)
+        prepared, key = self._prepare(inliers, labels, seed)
+        train = cached(self.memory, _train, ignore=["prepared"])
         try:
-            self._prepare(trainee, inliers, labels, seed)
-            learned, held_out = cached_call(
-                self.memory, _train, trainee, inliers, labels, used, seed
-            )
-        except KeyboardInterrupt:
-            # What was trained before the network need not be trained again.
-            vars(self).update(_learned(trainee))
-            raise
+            learned, held_out = train(trainee, inliers, labels, used, seed, key, prepared)
+        except InterruptedTraining as interrupted:
+            learned, held_out = interrupted.result
         vars(self).update(learned)
         self._learn_scores(inliers, y, held_out, seed)
         return held_out if len(held_out) else None
@@ -245,6 +246,8 @@ def _train(
     y: npt.NDArray | None,
     outliers: CheckedData | Callable[[CheckedData], CheckedData] | None,
     seed: int,
+    key: Any,
+    prepared: dict[str, Any],
 ) -> tuple[dict[str, Any], npt.NDArray[np.integer]]:
     """Train the network of a detector.
 
@@ -256,6 +259,8 @@ def _train(
         Rows of `inliers` that were not trained on.
     """
     before = n_interrupted()
+    depends_on = (clone(detector), outliers, seed, key)
+    vars(detector).update(prepared)
     model = detector._make_network(inliers, seed)
     means_classes = type(detector)._n_outputs is TrainingDetector._n_outputs
     held_out = model.fit_objective(
@@ -265,7 +270,7 @@ def _train(
         seed=seed,
         outliers=outliers,
         n_outputs=None if means_classes else detector._n_outputs,
-        depends_on=(detector, outliers, seed),
+        depends_on=depends_on,
     )
     detector.history_ = model.history_
     if y is not None:
@@ -274,9 +279,5 @@ def _train(
             # It cannot predict, since its outputs are not the logits of classes.
             del model.classes_
     setattr(detector, f"{detector._architecture}_", model)
-    return kept_unless_interrupted((_learned(detector), held_out), before)
-
-
-def _learned(detector: TrainingDetector) -> dict[str, Any]:
-    """Fitted attributes."""
-    return {k: v for k, v in vars(detector).items() if k.endswith("_")}
+    learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}
+    return kept_unless_interrupted((learned, held_out), before)

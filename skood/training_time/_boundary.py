@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -187,6 +188,19 @@ class BoundarySampler(BaseEstimator):
             manifold, or when a class has too few samples, or too few different ones, for the
             covariance of its latents to be inverted.
         """
+        return self.fit_cached(X, y, None)
+
+    @internal
+    def fit_cached(self, X: Any, y: Any, memory: str | joblib.Memory | None) -> BoundarySampler:
+        """Fit as `fit` does, with the VAE from a cache.
+
+        Parameters
+        ----------
+        X, y : object
+            As for `fit`.
+        memory : str, joblib.Memory or None
+            Where the fitted VAE is cached.
+        """
         largest = self.distance[-1] if self.distance[-1] is not None else np.inf
         for name, bounds in [("distance", (*self.distance[:-1], largest)), ("radius", self.radius)]:
             if len(bounds) != 2 or not 0 <= bounds[0] <= bounds[1]:
@@ -203,7 +217,8 @@ class BoundarySampler(BaseEstimator):
             vae = _default_vae(data, conditional=y is not None)
         self._check_vae(vae, class_indices)
         with progress_scope(self.verbose, label=type(self).__name__):
-            model = fit_model(vae, data, y, seed=draw_seed(self.random_state))
+            seed = draw_seed(self.random_state)
+            model = fit_model(vae, data, y, seed=seed, memory=memory)
             self.vae_ = model.estimator if isinstance(model, FrozenEstimator) else model
             latents = self.vae_.transform(data, y)
         n_classes = class_indices.max() + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 import joblib
 import numpy as np
@@ -21,7 +22,7 @@ from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
 from skood.density import VAE
-from skood.training_time._base import ClassifierTrainingDetector, TrainingDetector
+from skood.training_time._base import ClassifierTrainingDetector
 from skood.training_time._boundary import BoundarySampler
 from skood.training_time._directions import DIRECTIONS
 
@@ -197,11 +198,11 @@ class OODGen(ClassifierTrainingDetector):
         return n_classes + 1
 
     def _prepare(
-        self, trainee: TrainingDetector, inliers: CheckedData, y: npt.NDArray | None, seed: int
-    ) -> None:
+        self, inliers: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> tuple[dict[str, Any], Any]:
         classifier = self._make_network(inliers, seed)
         rows, _ = classifier.split(inliers, y, seed=seed, n_outputs=self._n_outputs)
-        sampler = BoundarySampler(
+        self.sampler_ = BoundarySampler(
             self.vae,
             distance=self.distance,
             directions=self.directions,
@@ -209,9 +210,9 @@ class OODGen(ClassifierTrainingDetector):
             radius=self.radius,
             random_state=int(numpy_rng(seed, Stream.SAMPLER).integers(2**31 - 1)),
         )
-        trainee.sampler_ = sampler
         with followed_by(f"training of {type(classifier).__name__}"):
-            sampler.fit_cached(inliers.subset(rows), np.asarray(y)[rows], self.memory)
+            self.sampler_.fit_cached(inliers.subset(rows), np.asarray(y)[rows], self.memory)
+        return {"sampler_": self.sampler_}, joblib.hash(self.sampler_.vae_)
 
     def _make_objective(
         self,

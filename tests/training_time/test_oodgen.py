@@ -1,6 +1,7 @@
 """OODGen: what its classifier is trained on, and what becomes of it."""
 
 import pickle
+import signal
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.base import clone
 from sklearn.datasets import load_digits
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_predict
 from torch import nn
@@ -319,27 +321,32 @@ def test_uint8_images_like_floats(images):
     )
 
 
-def test_a_grid_over_the_score_type_trains_once(iris, tmp_path, monkeypatch):
+def search(iris, detector, grid):
     X, y = iris
-    trained = []
-    original = BoundarySampler.fit
-
-    def counted(self, X, y=None):
-        trained.append(len(X))
-        return original(self, X, y)
-
-    monkeypatch.setattr(BoundarySampler, "fit", counted)
     noise = np.random.default_rng(0).normal(size=(30, 4))
-    data, labels = np.r_[X, X[::5] + noise], np.r_[y, np.full(30, -1)]
-    search = GridSearchCV(
-        tiny(memory=str(tmp_path)),
-        {"score_type": ["reject", "max"]},
-        scoring=get_ood_scorer("auroc"),
-        cv=OODSplit(3),
-        refit=False,
-    ).fit(data, labels)
-    assert len(trained) == 3
-    areas = search.cv_results_["mean_test_score"]
+    return GridSearchCV(
+        detector, grid, scoring=get_ood_scorer("auroc"), cv=OODSplit(3), refit=False
+    ).fit(np.r_[X, X[::5] + noise], np.r_[y, np.full(30, -1)])
+
+
+@pytest.mark.parametrize(
+    ("grid", "n_classifiers"),
+    [({"score_type": ["reject", "max"]}, 3), ({"reject_weight": [0.05, 2.0]}, 6)],
+)
+def test_a_grid_trains_the_vae_of_each_fold_once(iris, tmp_path, monkeypatch, grid, n_classifiers):
+    trained = []
+    for model, method in [(VAE, "fit"), (MLP, "fit_objective")]:
+        original = getattr(model, method)
+
+        def counted(self, *args, _original=original, **kwargs):
+            trained.append(type(self))
+            return _original(self, *args, **kwargs)
+
+        monkeypatch.setattr(model, method, counted)
+    found = search(iris, tiny(memory=str(tmp_path)), grid)
+    assert trained.count(VAE) == 3
+    assert trained.count(MLP) == n_classifiers
+    areas = found.cv_results_["mean_test_score"]
     assert areas[0] != areas[1]
 
 
@@ -363,6 +370,57 @@ def test_resumed_training_ends_the_same(iris, tmp_path, monkeypatch):
     resumed = tiny(classifier=network).fit(X, y)
     np.testing.assert_allclose(resumed.score_samples(X), whole.score_samples(X), rtol=1e-5)
     assert resumed.history_["loss"] == pytest.approx(whole.history_["loss"], rel=1e-5)
+
+
+def press_ctrl_c(monkeypatch, cls, *steps):
+    """Press Ctrl-C in these steps of an optimizer, counted from 1."""
+    original, n_steps = cls.step, []
+
+    def step(self, *args, **kwargs):
+        n_steps.append(1)
+        if len(n_steps) in steps:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(cls, "step", step)
+
+
+def test_ctrl_c_in_the_vae_and_the_same_fit_again(iris, tmp_path):
+    """The classifier of the half-trained VAE is not taken for that of the trained VAE."""
+    X, y = iris
+    network = MLP((8,), max_epochs=6, batch_size=32, checkpoint_dir=tmp_path, random_state=0)
+    detector = tiny(classifier=network)
+    expected = tiny(classifier=clone(network).set_params(checkpoint_dir=None)).fit(X, y)
+    with pytest.MonkeyPatch.context() as patched:
+        press_ctrl_c(patched, torch.optim.Adam, 2)
+        message = "VAE was interrupted after 2 of 3 steps; the model keeps what it had learned. "
+        with pytest.warns(UserWarning, match=message + "Next: training of MLP; a second") as caught:
+            cut_short = clone(detector).fit(X, y)
+    assert len(caught) == 1
+    assert (cut_short.score_samples(X) != expected.score_samples(X)).any()
+    again = clone(detector).fit(X, y)
+    np.testing.assert_array_equal(again.score_samples(X), expected.score_samples(X))
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_second_ctrl_c_ends_the_fit_and_keeps_the_vae(iris, tmp_path):
+    X, y = iris
+    detector = tiny(memory=str(tmp_path))
+    expected = clone(detector).set_params(memory=None).fit(X, y)
+    with pytest.MonkeyPatch.context() as patched:
+        press_ctrl_c(patched, torch.optim.Adam, 2)
+        press_ctrl_c(patched, torch.optim.SGD, 3)
+        with pytest.warns(UserWarning) as caught, pytest.raises(KeyboardInterrupt):
+            detector.fit(X, y)
+    said = [str(warning.message) for warning in caught]
+    assert [text.split()[0] for text in said] == ["VAE", "MLP", "OODGen.fit"]
+    assert said[1].endswith("and this second Ctrl-C ends the fit")
+    assert said[2].endswith("it keeps what was trained: sampler_, classifier_")
+    assert detector.sampler_.vae_.transform(X, y).shape == (150, 1)
+    assert detector.classifier_.predict(X).shape == (150,)
+    with pytest.raises(NotFittedError, match="has no threshold"):
+        detector.predict(X)
+    np.testing.assert_array_equal(detector.fit(X, y).score_samples(X), expected.score_samples(X))
 
 
 def test_pickle_and_cross_validation(iris):
