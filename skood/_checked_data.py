@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from skood._chunks import row_slices
+from skood._given import Given
 
-__all__ = ["NUMBERS", "CheckedData", "CheckedFields", "from_torch", "in_float32"]
+__all__ = ["NUMBERS", "CheckedData", "CheckedFields", "UnreadData", "from_torch", "in_float32"]
 
 # Kinds of dtype that are numbers.
 NUMBERS = "biuf"
@@ -47,6 +48,8 @@ class CheckedData:
         Whether items were given as (H, W, C), while `item_shape` is (C, H, W).
     read_labels : callable, default=None
         Reads the labels that come with the items, if any do.
+    given : Given, default=None
+        The rows in the container that they came in, where it is not an array of numbers.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class CheckedData:
         came_as: tuple[int, ...] | None = None,
         channels_last: bool = False,
         read_labels: ReadLabels | None = None,
+        given: Given | None = None,
     ) -> None:
         self._read = read
         self._n_items = n_items
@@ -69,6 +73,7 @@ class CheckedData:
         self.came_as = item_shape if came_as is None else came_as
         self.channels_last = channels_last
         self._read_labels = read_labels
+        self.given = given
         # Cached network outputs for these items, so that no forward pass is repeated.
         self.network_outputs: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         # How the outputs of networks are read, as these items have shown.
@@ -82,6 +87,7 @@ class CheckedData:
         came_as: tuple[int, ...] | None = None,
         *,
         channels_last: bool = False,
+        given: Given | None = None,
     ) -> CheckedData:
         """Wrap an array of shape (n, d), (n, C, H, W) or another one."""
         in_memory = not isinstance(_owner(data), np.memmap)
@@ -93,6 +99,7 @@ class CheckedData:
             in_memory=in_memory,
             came_as=came_as,
             channels_last=channels_last,
+            given=given,
         )
 
     @classmethod
@@ -116,6 +123,11 @@ class CheckedData:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, **{name: WeakKeyDictionary() for name in _OF_NETWORKS})
+
+    @property
+    def is_frame(self) -> bool:
+        """Whether X came as a data frame."""
+        return self.given is not None and self.given.is_frame
 
     @property
     def is_image(self) -> bool:
@@ -150,8 +162,12 @@ class CheckedData:
         """The labels that come with the items, shape (n,); None where none do."""
         return None if self._read_labels is None else self._read_labels(np.arange(len(self)))
 
+    def check_read(self) -> None:
+        """Raise where X came in a form that is not read as numbers."""
+
     def check_rows_or_images(self, name: str) -> None:
         """Raise for items of another shape, which `name` does not take."""
+        self.check_read()
         if not self.is_rows_or_images:
             raise ValueError(
                 f"X has {self.description}; expected rows (n, d) or images (n, H, W), "
@@ -165,7 +181,9 @@ class CheckedData:
         return in_float32(self._read(indices).reshape(len(indices), *self.item_shape))
 
     def take_as_given(self, indices: npt.NDArray[np.integer]) -> Any:
-        r"""Read the items at `indices` in the shape in which X was given."""
+        r"""Return the items at `indices` in the container and the shape in which X was given."""
+        if self.given is not None:
+            return self.given.take(indices)
         items = self.take(indices)
         if self.channels_last:
             return np.moveaxis(items, 1, -1)
@@ -193,12 +211,19 @@ class CheckedData:
             came_as=self.came_as,
             channels_last=self.channels_last,
             read_labels=self._read_labels and _Subset(self._read_labels, indices),
+            given=None if self.given is None else self.given.subset(indices),
         )
         part.parent = self, indices
         return part
 
+    def like(self, items: npt.NDArray) -> CheckedData:
+        """Wrap other items, of the same shape, in the container in which these came."""
+        given = self.given.like(items) if self.is_frame and self.given is not None else None
+        return CheckedData.of(items, self.came_as, channels_last=self.channels_last, given=given)
+
     def reshape(self, item_shape: tuple[int, ...]) -> CheckedData:
         """Reshape every item to another shape of the same size."""
+        self.check_read()
         if np.prod(item_shape) != np.prod(self.item_shape):
             raise ValueError(
                 f"X does not fit: items of shape {self.item_shape} hold "
@@ -226,6 +251,7 @@ class CheckedData:
         ValueError
             When X is neither rows nor images.
         """
+        self.check_read()
         if not self.is_rows_or_images:
             raise ValueError(
                 f"X has {self.description}; expected rows (n, d) or images (n, H, W), "
@@ -276,6 +302,45 @@ class CheckedFields(CheckedData):
                 for items in self.chunks()
             ]
         )
+
+
+class UnreadData(CheckedData):
+    """Items that are not numbers, or not all finite, for models that are not ours.
+
+    Rows are chosen from X as it came. Whatever reads numbers raises what reading them raised.
+
+    Parameters
+    ----------
+    given : Given
+    error : ValueError or TypeError
+    """
+
+    def __init__(self, given: Given, error: Exception) -> None:
+        self.error = error
+        super().__init__(
+            _NotRead(error), len(given), given.item_shape, object, in_memory=True, given=given
+        )
+
+    def check_read(self) -> None:
+        raise self.error.with_traceback(None)
+
+    def subset(self, indices: npt.NDArray[np.integer]) -> CheckedData:
+        assert self.given is not None
+        part = UnreadData(self.given.subset(np.asarray(indices)), self.error)
+        part.parent = self, np.asarray(indices)
+        return part
+
+    def content(self) -> str:
+        assert self.given is not None
+        return joblib.hash(self.given.take())
+
+
+class _NotRead:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __call__(self, indices: npt.NDArray[np.integer]) -> Any:
+        raise self.error.with_traceback(None)
 
 
 class _Take:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -18,7 +20,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from skood._channels import CHANNELS, channels_are_last, channels_first
-from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
+from skood._checked_data import NUMBERS, CheckedData, CheckedFields, UnreadData, from_torch
+from skood._given import Given, is_frame
 from skood._streams import is_stream, open_stream, split_label
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "check_in_range",
     "check_scores",
     "resolve_value_range",
+    "share_as_it_came",
     "share_forward_pass",
     "take_rows",
 ]
@@ -40,7 +44,7 @@ def _of_numbers(X: Any) -> Any:
     if scipy.sparse.issparse(X) or (isinstance(X, np.ndarray) and X.dtype.kind in NUMBERS):
         return X
     _refuse_known(X)
-    if hasattr(X, "columns") and hasattr(X, "dtypes"):
+    if is_frame(X):
         _check_columns(X)
         return X
     try:
@@ -121,6 +125,7 @@ def check_data(
     reset: bool,
     min_samples: int = 1,
     any_shape: bool = False,
+    as_it_came: bool = False,
     channels: str | None = None,
 ) -> CheckedData:
     """Check X and return it as a :class:`CheckedData`.
@@ -140,6 +145,10 @@ def check_data(
     min_samples : int
     any_shape : bool, default=False
         Whether items may have any shape, since a network of the user's own may read them.
+    as_it_came : bool, default=False
+        Whether a model that is not ours reads X, which may then be anything that has rows: frames
+        of any columns, texts, sparse matrices, missing values. What is not read as numbers raises
+        an error where numbers are needed, and the columns of frames are checked by that model.
     channels : {"first", "last"} or None, default=None
         Axis of the channels of images; None: what the parameter ``channels`` of `estimator` or of a
         model inside it says, or else the shape.
@@ -153,14 +162,26 @@ def check_data(
     expected = None if reset else estimator.input_shape_
     if reset and channels is None and not isinstance(X, CheckedData):
         channels = _stated_channels(estimator)
-    data = _open(estimator, X, reset=reset, min_samples=min_samples, channels=channels)
-    if not any_shape:
+    checks = _Checks(estimator, reset, min_samples, channels, as_it_came)
+    data = _open(X, checks)
+    if not as_it_came:
+        data.check_read()
+    if isinstance(X, CheckedData):
+        checks.check_columns(data.given)
+    if not any_shape and not as_it_came:
         data.check_rows_or_images(type(estimator).__name__)
     if reset:
         estimator.input_shape_ = data.item_shape
-        estimator.n_features_in_ = data.n_values
         estimator._given_as = data.came_as, data.channels_last
-    elif not _fits(data.item_shape, expected):
+        if data.item_shape:
+            estimator.n_features_in_ = data.n_values
+        else:
+            # Texts have no features.
+            vars(estimator).pop("n_features_in_", None)
+        return data
+    if as_it_came and data.given is not None:
+        return data
+    if not _fits(data.item_shape, expected):
         hint = ""
         if isinstance(expected, tuple) and _shape_of(X) in (
             expected,
@@ -171,10 +192,42 @@ def check_data(
             f"X has items of shape {data.item_shape}, but {type(estimator).__name__} was fitted "
             f"on items of shape {expected} (images are counted as (C, H, W)){hint}"
         )
-    elif not data.has_fields:
+    if not data.has_fields:
         # A transformer of the user gets the axes in one order.
         data = data.given_as(*getattr(estimator, "_given_as", (data.came_as, data.channels_last)))
     return data
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """What X is checked against; the fields are parameters of :func:`check_data`."""
+
+    estimator: BaseEstimator
+    reset: bool
+    min_samples: int
+    channels: str | None
+    as_it_came: bool
+
+    @property
+    def fitted(self) -> Any:
+        """The estimator, where it was fitted to other data."""
+        return None if self.reset else self.estimator
+
+    def of_rows(self, X: Any) -> npt.NDArray:
+        """Check rows of numbers, with their columns."""
+        checked = self.estimator, self.reset
+        if self.as_it_came and not self.reset and is_frame(X):
+            checked = BaseEstimator(), True
+        estimator, reset = checked
+        return validate_data(estimator, X, reset=reset, ensure_min_samples=self.min_samples)
+
+    def check_columns(self, given: Given | None) -> None:
+        """Check the number and the names of columns, or note them."""
+        if given is None or len(given.item_shape) != 1:
+            if self.reset:
+                vars(self.estimator).pop("feature_names_in_", None)
+        elif self.reset or not (self.as_it_came and given.is_frame):
+            validate_data(self.estimator, given.X, reset=self.reset, skip_check_array=True)
 
 
 def _fits(item_shape: Any, expected: Any) -> bool:
@@ -238,7 +291,14 @@ def share_forward_pass(X: Any, *, channels: str | None = None) -> CheckedData:
     >>> shared = share_forward_pass(X)
     >>> scores = [method(network).fit(shared).score_samples(shared) for method in (MSP, Energy)]
     """
-    return _open(BaseEstimator(), X, reset=True, min_samples=1, channels=channels)
+    # An error about the axes of images says what to do with `channels`.
+    are_images = len(getattr(X, "shape", ())) > 2
+    return _open(X, _Checks(BaseEstimator(), True, 1, channels, as_it_came=not are_images))
+
+
+def share_as_it_came(X: Any) -> CheckedData:
+    """Share X among estimators of any kind; errors of reading are raised by those that read it."""
+    return _open(X, _Checks(BaseEstimator(), True, 1, None, as_it_came=True))
 
 
 def take_rows(X: Any, rows: npt.NDArray[np.integer]) -> Any:
@@ -248,35 +308,58 @@ def take_rows(X: Any, rows: npt.NDArray[np.integer]) -> Any:
     return _safe_indexing(X, rows)
 
 
-def _open(
-    estimator: BaseEstimator, X: Any, *, reset: bool, min_samples: int, channels: str | None
-) -> CheckedData:
+def _open(X: Any, checks: _Checks) -> CheckedData:
     if isinstance(X, CheckedData):
         return X
-    # Scipy's sparse matrix of keys is a dict too.
-    if isinstance(X, Mapping) and not scipy.sparse.issparse(X):
-        return _open_fields(X, min_samples)
-    fitted = None if reset else estimator
-    if is_stream(X):
-        return open_stream(X, min_samples, lambda shape: _are_last(shape, channels, fitted))
+    given = Given.of(X) if _is_container(X) else None
+    try:
+        # Scipy's sparse matrix of keys is a dict too.
+        if isinstance(X, Mapping) and not scipy.sparse.issparse(X):
+            return _open_fields(X, checks.min_samples)
+        if is_stream(X):
+            return open_stream(
+                X,
+                checks.min_samples,
+                lambda shape: _are_last(shape, checks.channels, checks.fitted),
+            )
+        return _open_array(X, given, checks)
+    except (TypeError, ValueError) as error:
+        given = Given.of(X) if given is None else given
+        if not checks.as_it_came or given is None or len(given) < checks.min_samples:
+            raise
+        checks.check_columns(given)
+        return UnreadData(given, error)
+
+
+def _is_container(X: Any) -> bool:
+    """Whether X is more than an array of numbers, or lists of them."""
+    if isinstance(X, (list, tuple)) and X:
+        return not isinstance(X[0], (numbers.Number, np.ndarray, list, tuple))
+    return not isinstance(X, np.ndarray)
+
+
+def _open_array(X: Any, given: Given | None, checks: _Checks) -> CheckedData:
     X = from_torch(X) if isinstance(X, Tensor) else _of_numbers(X)
+    is_plain = checks.fitted is not None and _is_plain(X, checks.fitted)
     if len(X.shape) <= 2:
-        if fitted is None or not _is_plain(X, fitted):
-            X = validate_data(estimator, X, reset=reset, ensure_min_samples=min_samples)
-        return CheckedData.of(X)
+        return CheckedData.of(X if is_plain else checks.of_rows(X), given=given)
     items = X
-    if fitted is None or not _is_plain(X, fitted):
+    if not is_plain:
         items = check_array(
-            X, ensure_2d=False, allow_nd=True, ensure_min_samples=min_samples, estimator=estimator
+            X,
+            ensure_2d=False,
+            allow_nd=True,
+            ensure_min_samples=checks.min_samples,
+            estimator=checks.estimator,
         )
     if 0 in items.shape:
         what = "images have no pixels" if items.ndim < 5 else "items have no values"
         raise ValueError(f"X has shape {items.shape}: its {what}")
     if items.ndim > 4:
-        return CheckedData.of(items)
-    moved = items.ndim == 4 and _are_last(items.shape, channels, fitted)
+        return CheckedData.of(items, given=given)
+    moved = items.ndim == 4 and _are_last(items.shape, checks.channels, checks.fitted)
     images = channels_first(items, "last" if moved else "first")
-    return CheckedData.of(images, items.shape[1:], channels_last=moved)
+    return CheckedData.of(images, items.shape[1:], channels_last=moved, given=given)
 
 
 def _is_plain(X: Any, fitted: Any) -> bool:

@@ -13,9 +13,10 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 
 from skood._checked_data import CheckedData
-from skood._data import share_forward_pass
+from skood._data import share_as_it_came
 from skood._labels import check_labels
-from skood._models import as_input
+from skood._models import as_input, rows_through
+from skood._open_set import class_proba_of, excludes_classes, knows_classes
 from skood._progress import progress_bar, progress_scope
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
@@ -134,9 +135,9 @@ def evaluate(
             f"{len(named)} detectors and {len(ood_sets)} OOD sets were given; expected at least "
             "one of each"
         )
-    inliers = share_forward_pass(X_id)
-    sets = {name: share_forward_pass(X) for name, X in ood_sets.items()}
-    training = None if X_train is None else share_forward_pass(X_train)
+    inliers = share_as_it_came(X_id)
+    sets = {name: share_as_it_came(X) for name, X in ood_sets.items()}
+    training = None if X_train is None else share_as_it_came(X_train)
     labels = None
     if y_id is not None:
         labels = check_labels(y_id, len(inliers), name="y_id", items="X_id", warn=False)
@@ -191,13 +192,13 @@ def _rows(
 
 
 def _classes(detector: Any, data: CheckedData) -> npt.NDArray | None:
-    """Classes that a detector or its classifier predicts, or None."""
+    """Predict the classes that a detector or its classifier knows, rejecting no row."""
+    if not excludes_classes(detector):
+        return None
+    if knows_classes(detector):
+        return np.asarray(detector.classes_)[class_proba_of(detector, data).argmax(1)]
     classifier = getattr(detector, "classifier_", None)
-    if classifier is not None:
-        return classifier.predict(as_input(classifier, data))
-    if hasattr(detector, "predict_proba") and hasattr(detector, "classes_"):
-        return detector.classes_[detector.predict_proba(as_input(detector, data)).argmax(1)]
-    return None
+    return None if classifier is None else rows_through(classifier, "predict", data)
 
 
 def _named(detectors: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:

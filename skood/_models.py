@@ -10,18 +10,30 @@ from typing import Any
 import joblib
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import clone
+import scipy.sparse
+from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
-from torch import nn
+from sklearn.utils import InputTags, get_tags
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skood._caching import cached
-from skood._checked_data import CheckedData
+from skood._checked_data import CheckedData, UnreadData
 from skood._chunks import row_slices
 from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
 
-__all__ = ["as_input", "cached_call", "draw_samples", "fit_model", "in_chunks", "rows_through"]
+__all__ = [
+    "as_input",
+    "cached_call",
+    "check_frozen",
+    "draw_samples",
+    "fit_model",
+    "in_chunks",
+    "input_tags",
+    "reads_as_it_came",
+    "reads_checked_data",
+    "rows_through",
+]
 
 # Rows per matrix product in scoring, which bounds the memory of float64 copies and distances. A
 # multiple of the 4 to 64 rows in a block of numpy's BLAS, so that all rows of a full chunk are
@@ -51,6 +63,7 @@ def fit_model(
         Where fitted models are cached by their parameters and data.
     """
     if isinstance(model, FrozenEstimator):
+        check_frozen(model.estimator, data)
         return model
     model = clone(model)
     if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
@@ -80,73 +93,116 @@ def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
     return kept_unless_interrupted(model.fit(as_input(model, data), y), before)
 
 
-def as_input(model: Any, data: CheckedData) -> Any:
+def check_frozen(model: Any, data: CheckedData) -> None:
+    """Check that a model which is not fitted again is fitted, and to columns like those of `data`.
+
+    Models that are not ours check columns themselves, where they are called.
+
+    Raises
+    ------
+    NotFittedError
+    ValueError
+        When the columns of `data` have other names than in the fit of `model`, or another order.
+    """
+    package = type(model).__module__.partition(".")[0]
+    if package in ("skood", "sklearn"):
+        check_is_fitted(model)
+    if package == "skood" and isinstance(data.item_shape, tuple) and len(data.item_shape) == 1:
+        came = data.given.X if data.is_frame else np.empty((0, *data.item_shape))
+        validate_data(model, came, reset=False, skip_check_array=True)
+
+
+def as_input(model: Any, data: CheckedData, rows: slice | None = None) -> Any:
     """Return the input for `model`.
 
-    Our models get checked data. Transformers and networks of users get the items in the shape in
-    which they came; scikit-learn's own estimators, and densities and classifiers of others, get
-    flat rows, which are all that they take. A Pipeline gets what its first step gets.
+    Our models get checked data. Others get X as it came: rows of a data frame, of a list of texts
+    or of a sparse matrix, and images in the shape in which they came. Scikit-learn's own estimators
+    get images as flat rows, which are all that they take. A Pipeline gets what its first step gets.
+
+    Parameters
+    ----------
+    model : estimator
+    data : CheckedData
+    rows : slice or None, default=None
+        Items that are meant; None: all.
     """
-    if _reads_checked_data(model):
-        return data
-    if _reads_rows(model):
-        return data.rows()
-    return data.take_as_given(np.arange(len(data)))
+    if reads_checked_data(model):
+        return data if rows is None else data.subset(_indices(data, rows))
+    is_array = not (data.is_frame or isinstance(data, UnreadData))
+    if is_array and _takes_flat_rows(model):
+        return (data if rows is None else data.subset(_indices(data, rows))).rows()
+    if data.given is not None and rows is None:
+        return data.given.take()
+    return data.take_as_given(_indices(data, slice(None) if rows is None else rows))
 
 
-def _reads_checked_data(model: Any) -> bool:
-    return getattr(_first_step(model), "_reads_checked_data", False)
+def _indices(data: CheckedData, rows: slice) -> npt.NDArray[np.integer]:
+    return np.arange(*rows.indices(len(data)))
 
 
-def _reads_rows(model: Any) -> bool:
-    model = _first_step(model)
-    if type(model).__module__.startswith("sklearn."):
-        # A FunctionTransformer checks nothing, and passes on what it gets.
-        return not get_tags(model).no_validation
-    return not (_holds_module(model) or hasattr(model, "transform"))
+def reads_checked_data(model: Any) -> bool:
+    """Whether a model is ours, and takes checked data in place of X."""
+    return getattr(_reader(model), "_reads_checked_data", False)
 
 
-def _holds_module(model: Any) -> bool:
-    """Whether a model is a skorch net, which holds a module, or its class before it is fitted."""
-    module = getattr(model, "module", None)
-    return isinstance(module, nn.Module) or (
-        inspect.isclass(module) and issubclass(module, nn.Module)
-    )
+def reads_as_it_came(model: Any) -> bool:
+    """Whether X reaches an estimator that is not ours through `model`."""
+    reader = _reader(model)
+    if getattr(reader, "_reads_checked_data", False):
+        return getattr(reader, "_reads_as_it_came", False)
+    return hasattr(reader, "fit")
 
 
-def _first_step(model: Any) -> Any:
+def input_tags(model: Any) -> InputTags:
+    """Return scikit-learn's tags of what a model takes, whoever wrote it."""
+    has_tags = hasattr(model, "__sklearn_tags__")
+    return get_tags(model).input_tags if has_tags else InputTags()
+
+
+def _takes_flat_rows(model: Any) -> bool:
+    """Whether scikit-learn's checks of X, which refuse images, are the first to see it."""
+    reader = _reader(model)
+    inner = getattr(reader, "estimator", None)
+    if isinstance(reader, MetaEstimatorMixin) and hasattr(inner, "fit"):
+        return _takes_flat_rows(inner)
+    # A FunctionTransformer checks nothing, and passes on what it gets.
+    return type(reader).__module__.startswith("sklearn.") and not get_tags(reader).no_validation
+
+
+def _reader(model: Any) -> Any:
     """Return the estimator that reads X: the first step of a Pipeline that changes anything."""
-    if isinstance(model, FrozenEstimator):
-        return _first_step(model.estimator)
+    if isinstance(model, FrozenEstimator) or getattr(model, "_hands_on_x", False):
+        return _reader(model.estimator)
     if isinstance(model, Pipeline):
         steps = [step for _, step in model.steps if step is not None and step != "passthrough"]
-        return _first_step(steps[0]) if steps else model
+        return _reader(steps[0]) if steps else model
     return model
 
 
 def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
     """Apply a method of a fitted model to every item, independently of the other items.
 
-    Our models ensure this themselves; other models are called on 192 items at a time, in the shape
+    Our models ensure this themselves; other models are called on 192 items at a time, in the form
     that `as_input` gives.
 
     Parameters
     ----------
     model : estimator
     method : str
-        Takes n items and returns an array of n rows.
+        Takes n items and returns an array of n rows, a data frame or a sparse matrix.
     data : CheckedData
     """
     function = getattr(model, method)
-    if _reads_checked_data(model):
-        return np.asarray(function(data))
-    if _reads_rows(model):
-        return in_chunks(function, data.rows())
+    if reads_checked_data(model):
+        return _as_array(function(data))
     results = [
-        np.asarray(function(data.take_as_given(np.arange(rows.start, rows.stop))))
-        for rows in row_slices(len(data), _CHUNK)
+        _as_array(function(as_input(model, data, rows))) for rows in row_slices(len(data), _CHUNK)
     ]
     return np.concatenate(results)
+
+
+def _as_array(result: Any) -> npt.NDArray:
+    return result.toarray() if scipy.sparse.issparse(result) else np.asarray(result)
 
 
 def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:

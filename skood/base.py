@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
+import warnings
 from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
@@ -17,8 +21,10 @@ from sklearn.utils.validation import check_is_fitted
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
 from skood._labels import check_labels, is_outlier
+from skood._models import input_tags, reads_as_it_came
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._progress import progress_scope
+from skood._torch.run import followed_by, note_interruption
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.classifiers._module import ModuleHandle
 
@@ -32,6 +38,19 @@ FEWEST_HELD_OUT = 50
 
 # Relative size of the differences between scores of one row in batches of two sizes.
 _ROUNDING = 5e-7
+
+
+class _MissingThreshold:
+    """What ``offset_`` is until it is set: an error, also after a fit that Ctrl-C cut short."""
+
+    def __get__(self, detector: Any, owner: type | None = None) -> Any:
+        if detector is None:
+            return self
+        raise NotFittedError(
+            f"this {type(detector).__name__} has no threshold: it is not fitted, or its fit was "
+            "interrupted. A trained detector gets one without training by "
+            "ConformalDetector(FrozenEstimator(detector)).fit(X), X being rows that it has not seen"
+        )
 
 
 class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
@@ -57,6 +76,10 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
 
     _model_parameters: tuple[str, ...] = ()
     _overfits = False
+
+    offset_: float
+    if not TYPE_CHECKING:
+        offset_ = _MissingThreshold()
 
     # Defaults for subclasses without these parameters.
     threshold_fraction: float = 0.0
@@ -121,7 +144,17 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         ------
         ValueError
             When X or y is invalid, or the scores of X give no finite threshold.
+        KeyboardInterrupt
+            At a second Ctrl-C within three seconds, or the first one while no model is trained.
+
+        Warns
+        -----
+        UserWarning
+            After Ctrl-C, of what is kept and what comes next. It ends the training of a model, and
+            `fit` goes on with what was learned; or it ends the scoring of rows for the threshold,
+            and leaves a detector that can score but not predict.
         """
+        earlier = dict(vars(self))
         data = self._check(X, reset=True)
         inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
         seed = draw_seed(self.random_state)
@@ -129,13 +162,18 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         if len(held_out):
             held_out_data = inliers.subset(held_out)
             inliers, y = inliers.subset(learned), None if y is None else y[learned]
-        with self._shows_progress():
+        with self._keeps_models(earlier), self._shows_progress():
             rows = self._fit(inliers, y, outliers, seed)
-        if len(held_out):
-            with self._shows_progress("scoring"):
-                scores = self._scores_of_held_out(held_out_data)
-        else:
-            scores = self._scores_for_threshold(inliers, rows, seed)
+        try:
+            if len(held_out):
+                with self._shows_progress("scoring"):
+                    scores = self._scores_of_held_out(held_out_data)
+            else:
+                scores = self._scores_for_threshold(inliers, rows, seed)
+        except KeyboardInterrupt as interrupt:
+            if self._stays_without_threshold(interrupt):
+                return self
+            raise
         check_scores(self, scores)
         # Of n rows that were learned from, this fraction is rejected. Of new rows it is so on
         # average, over sets of n rows that were not learned from, at rank contamination (n + 1).
@@ -152,6 +190,47 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         # A training row on the threshold is accepted in every batch, whatever rounding does.
         self.offset_ = offset - _ROUNDING * abs(offset)
         return self
+
+    @contextlib.contextmanager
+    def _keeps_models(self, earlier: Mapping[str, Any]) -> Iterator[None]:
+        """Say what Ctrl-C leaves of the models that are trained in the block.
+
+        Parameters
+        ----------
+        earlier : dict of str to object
+            Attributes before `fit`. What is left of an earlier fit does not go with the models of
+            this one, so it is dropped.
+        """
+        vars(self).pop("offset_", None)
+        name = type(self).__name__
+        try:
+            with followed_by(f"threshold of {name}"):
+                yield
+        except KeyboardInterrupt:
+            attributes = vars(self)
+            for attribute, value in earlier.items():
+                if attribute.endswith("_") and attributes.get(attribute) is value:
+                    attributes.pop(attribute, None)
+            kept = [k for k, v in attributes.items() if k.endswith("_") and hasattr(v, "fit")]
+            models = f"; it keeps what was trained: {', '.join(kept)}" if kept else ""
+            warnings.warn(
+                f"{name}.fit was ended before the detector could score{models}", stacklevel=3
+            )
+            raise
+
+    def _stays_without_threshold(self, interrupt: KeyboardInterrupt) -> bool:
+        """Say what a detector can do without its threshold; return whether `fit` returns it."""
+        ends_fit = note_interruption(interrupt)
+        name = type(self).__name__
+        message = (
+            f"{name} was interrupted while it scored rows for its threshold. It keeps its trained "
+            "models and can score, but not predict: ConformalDetector or TunedThreshold around "
+            "FrozenEstimator(detector) find a threshold without training"
+        )
+        if not ends_fit:
+            message += "; a second Ctrl-C within 3 seconds also ends what called fit"
+        warnings.warn(message, stacklevel=3)
+        return not ends_fit
 
     @property
     def _trains_model(self) -> bool:
@@ -203,6 +282,20 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         """Whether a network of the user's own may read X, which then has items of any shape."""
         return False
 
+    @property
+    def _reads_as_it_came(self) -> bool:
+        """Whether a model that is not ours reads X, which may then be anything that has rows."""
+        return any(map(reads_as_it_came, self._models_given()))
+
+    def _models_given(self) -> list[Any]:
+        """Return the models among the parameters, and in lists among them."""
+        models: list[Any] = []
+        for name, value in vars(self).items():
+            if not name.endswith("_"):
+                for item in value if isinstance(value, (list, tuple)) else [value]:
+                    models += item if isinstance(item, tuple) else [item]
+        return [model for model in models if hasattr(model, "fit")]
+
     def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
         """Check X, in `fit` or after it."""
         return check_data(
@@ -211,6 +304,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             reset=reset,
             min_samples=2 if reset else 1,
             any_shape=self._takes_any_shape,
+            as_it_came=self._reads_as_it_came,
         )
 
     def _split_outliers(
@@ -296,6 +390,10 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
+        if self._reads_as_it_came:
+            inner = [input_tags(model) for model in self._models_given()]
+            for name in ("sparse", "allow_nan", "string"):
+                setattr(tags.input_tags, name, all(getattr(tag, name) for tag in inner))
         return tags
 
 

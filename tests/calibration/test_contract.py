@@ -199,20 +199,23 @@ def test_nested(X):
 @each_wrapper
 def test_errors_of_data(detector, X):
     detector = clone(detector)
+    name = "one" if isinstance(detector, EnsembleDetector) else "detector"
+    refuses_nan = clone(detector).set_params(**{name: skood.KNN(n_neighbors=2)})
     with pytest.raises(ValueError, match="NaN"):
-        detector.fit(np.full((20, 2), np.nan))
+        refuses_nan.fit(np.full((20, 2), np.nan))
     with pytest.raises(ValueError, match="minimum of 2"):
         detector.fit(X[:1])
     with pytest.raises(ValueError, match="89 labels, but X has 90"):
         detector.fit(X, np.zeros(89))
     with pytest.raises(ValueError, match="1 of 90 labels in y are in-distribution"):
         detector.fit(X, np.r_[0, -np.ones(89)])
-    fitted = detector.fit(X)
+    for fitted in (detector.fit(X), refuses_nan.fit(X)):
+        for method in (fitted.predict, getattr(fitted, "p_values", fitted.predict)):
+            with pytest.raises(ValueError, match="3 features"):
+                method(X[:, :3])
     for method in (fitted.predict, getattr(fitted, "p_values", fitted.predict)):
         with pytest.raises(ValueError, match="NaN"):
             method(np.full((2, 4), np.nan))
-        with pytest.raises(ValueError, match="3 features"):
-            method(X[:, :3])
 
 
 def test_class_labels_reach_the_detector(X):
