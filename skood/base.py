@@ -158,7 +158,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
         data = self._check(X, reset=True)
         inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
         seed = draw_seed(self.random_state)
-        learned, held_out = self._hold_out(len(inliers), y)
+        learned, held_out = self._split_for_threshold(len(inliers), y)
         if len(held_out):
             held_out_data = inliers.subset(held_out)
             inliers, y = inliers.subset(learned), None if y is None else y[learned]
@@ -242,7 +242,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
                 return True
         return False
 
-    def _hold_out(
+    def _split_for_threshold(
         self, n_items: int, y: npt.NDArray | None
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Split the rows into those to learn from and those that only the threshold is read from.
