@@ -70,7 +70,8 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
         The fitted estimator.
     classes_ : ndarray
         Classes of the estimator or, if it has no ``classes_``, the labels that it was fitted to.
-        The scorers of :func:`get_ood_scorer` use them to identify unknown classes.
+        The scorers of :func:`get_ood_scorer` count a row as OOD if its class is not one of these,
+        or not one of the labels that the estimator was fitted to.
     n_features_in_ : int
         Values in an item, where the estimator counts them.
     feature_names_in_ : ndarray of str
@@ -109,6 +110,9 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
     >>> bool(np.all(search.best_estimator_.estimator_[0].mean_ < 1))
     True
     """
+
+    # The estimator inside it reads X.
+    _hands_on_x = True
 
     _parameter_constraints: dict = {"estimator": [HasMethods(["fit"])]}
 
@@ -179,6 +183,7 @@ class InlierFit(MetaEstimatorMixin, BaseEstimator):
 
     predict: Callable = _delegated("predict")
     predict_proba: Callable = _delegated("predict_proba")
+    predict_class: Callable = _delegated("predict_class")
     predict_log_proba: Callable = _delegated("predict_log_proba")
     decision_function: Callable = _delegated("decision_function")
     score_samples: Callable = _delegated("score_samples")

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from sklearn.base import is_classifier
 
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
+from skood.model_selection._inlier_fit import InlierFit
 from skood.model_selection._labels import labels_and_outliers
 
 __all__ = ["get_ood_scorer", "get_ood_scorer_names"]
@@ -190,6 +191,11 @@ def _labels_and_scores(
 def _known_classes(estimator: Any) -> Any:
     """Classes that a fitted estimator, or the one that it wraps, was trained on; or None."""
     classes = getattr(estimator, "classes_", None)
+    if isinstance(estimator, InlierFit) and classes is not None and estimator._labels is not None:
+        # A network that came trained may know more classes than its detector was fitted to, or the
+        # same ones by other names.
+        fitted_to = estimator._labels.tolist()
+        return [c for c in np.asarray(classes).tolist() if c in fitted_to] or fitted_to
     if classes is not None:
         return classes
     inner = [getattr(estimator, name) for name in _INNER if hasattr(estimator, name)]
@@ -220,8 +226,9 @@ def _one_sided(
         f"no OOD row among the {len(labels)} scored: none has the label -1 or a class unknown to "
         f"the estimator{trained_on or ', which keeps no classes_'}. In cross-validation give "
         "cv=OODSplit() and OOD rows, or cv=LeaveClassesOut() and, where the estimator keeps no "
-        "classes, InlierFit(estimator). Training parts have none, so return_train_score=True, the "
-        "default of halving searches, needs OODSplit(outliers_in_train=True)"
+        "classes or holds a network that was trained on all of them, InlierFit(estimator). "
+        "Training parts have none, so return_train_score=True, the default of halving searches, "
+        "needs OODSplit(outliers_in_train=True)"
     )
 
 

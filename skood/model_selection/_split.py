@@ -202,8 +202,10 @@ class LeaveClassesOut(BaseCrossValidator):
     Rows with ``y == -1`` are in no part, and remain available for a final test.
 
     The training classes of an estimator are read from its ``classes_``, or from those of the
-    classifier in it. Wrap estimators without ``classes_``, such as :class:`~skood.posthoc.KNN` or
-    :class:`~sklearn.ensemble.IsolationForest`, in :class:`InlierFit`, which has them.
+    classifier in it. Wrap other estimators in :class:`InlierFit`, which keeps the classes that it
+    was fitted to: those without ``classes_``, such as
+    :class:`~sklearn.ensemble.IsolationForest`, and those around a network that was trained on all
+    classes.
 
     Examples
     --------

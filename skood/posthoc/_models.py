@@ -106,7 +106,8 @@ def read_features(model: PretrainedClassifier, data: CheckedData, name: str) -> 
     ValueError
         When the module puts out logits, but nobody knows which layer's features they are made of.
     """
-    is_bare = type(model)(model.module).get_params(deep=False) == model.get_params(deep=False)
+    bare = type(model)(model.module).get_params(deep=False)
+    is_bare = all(value is bare[name] for name, value in model.get_params(deep=False).items())
     try:
         model = clone(model).fit(data)
     except NoLogitsError:
