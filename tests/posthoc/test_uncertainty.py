@@ -113,7 +113,9 @@ def test_dropout_against_masks_drawn_by_hand(score_type, n_samples, X):
     proba = by_hand(module, X, 3, n_samples)
     np.testing.assert_allclose(detector.score_samples(X), scores_of(proba)[score_type], rtol=1e-9)
     np.testing.assert_allclose(detector.predict_proba(X), proba.mean(1), rtol=1e-9)
-    np.testing.assert_array_equal(detector.predict_class(X), proba.mean(1).argmax(1))
+    accepted = detector.predict(X) == 1
+    labels = np.where(accepted, proba.mean(1).argmax(1), -1)
+    np.testing.assert_array_equal(detector.predict_class(X), labels)
 
 
 def linear(p):
@@ -296,7 +298,9 @@ def test_labels_of_mean_predictions(trained):
     for detector in (dropout, ensemble):
         detector.fit(X, names)
         assert detector.classes_.tolist() == ["ant", "bee", "cow"]
-        assert np.mean(detector.predict_class(X) == names) > 0.95
+        accepted = detector.predict(X) == 1
+        assert np.mean(detector.predict_class(X)[accepted] == names[accepted]) > 0.95
+        assert set(detector.predict_class(X)[~accepted]) == {"-1"}
         np.testing.assert_allclose(detector.predict_proba(X).sum(1), 1)
 
 
@@ -330,7 +334,8 @@ def test_ensemble_against_its_members(score_type, trained):
         expected = scores_of(proba)[score_type]
         np.testing.assert_allclose(ensemble.score_samples(X), expected, rtol=1e-9, atol=1e-12)
         np.testing.assert_allclose(ensemble.predict_proba(X), proba.mean(1), atol=1e-12)
-        np.testing.assert_array_equal(ensemble.predict_class(X), proba.mean(1).argmax(1))
+        labels = np.where(ensemble.predict(X) == 1, proba.mean(1).argmax(1), -1)
+        np.testing.assert_array_equal(ensemble.predict_class(X), labels)
 
 
 def test_one_member_is_the_entropy_of_its_prediction(trained):

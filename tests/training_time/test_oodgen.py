@@ -79,15 +79,17 @@ def test_reject_class_learns(trained, images):
 
 def test_scores_are_the_published_ones(trained, images):
     X, _ = images
-    proba = trained.predict_proba(X)
+    proba = trained.classifier_.predict_proba(X)
     assert proba.shape == (len(X), 11)
     np.testing.assert_allclose(proba.sum(1), 1)
+    known = proba[:, :-1] / proba[:, :-1].sum(1, keepdims=True)
+    np.testing.assert_allclose(trained.predict_proba(X), known, atol=1e-12)
     np.testing.assert_allclose(trained.score_samples(X), 1 - proba[:, -1], atol=1e-12)
     by_max = clone(trained).set_params(score_type="max")
     vars(by_max).update({k: v for k, v in vars(trained).items() if k.endswith("_")})
     np.testing.assert_allclose(by_max.score_samples(X), proba[:, :-1].max(1), atol=1e-12)
-    labels = np.append(trained.classes_, -1)
-    np.testing.assert_array_equal(trained.predict_class(X), labels[proba.argmax(1)])
+    labels = np.where(trained.predict(X) == 1, trained.classes_[known.argmax(1)], -1)
+    np.testing.assert_array_equal(trained.predict_class(X), labels)
 
 
 def test_threshold_is_read_from_held_out_rows(iris):
