@@ -33,6 +33,7 @@ class TrainingDetector(BaseDetector):
 
     The base class clones the architecture, holds out the part of every class that its
     `validation_fraction` asks for, trains, caches, and reads the threshold from the rows held out.
+    If that is 0, a tenth of 500 rows or more is held out all the same, for the threshold alone.
     A subclass has the parameter `memory` and one that holds the architecture, and writes
     ``_make_objective`` and ``_score_samples``. Whatever it learns in training beside the network
     is set in ``_make_objective``, and what it learns after training in ``_learn_scores``, as
@@ -59,6 +60,9 @@ class TrainingDetector(BaseDetector):
         **BaseDetector._parameter_constraints,
         "memory": [str, joblib.Memory, None],
     }
+
+    # No parameter: `validation_fraction` of the architecture is.
+    threshold_fraction = 0.1
 
     memory: str | joblib.Memory | None
     classes_: npt.NDArray
@@ -194,6 +198,12 @@ class TrainingDetector(BaseDetector):
         vars(self).update(learned)
         self._learn_scores(inliers, y, held_out, seed)
         return held_out if len(held_out) else None
+
+    @property
+    def _trains_model(self) -> bool:
+        """Whether the architecture holds out no rows, so that `fit` has to."""
+        architecture = getattr(self, self._architecture)
+        return architecture is not None and not architecture.validation_fraction
 
     @property
     def _network(self) -> Network:

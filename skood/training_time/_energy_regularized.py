@@ -46,6 +46,7 @@ class EnergyRegularized(OutlierTrainingDetector):
         `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
         learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
         ``MLP(validation_fraction=0.1)`` for rows.
+        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
     outliers : array-like, Tensor, Dataset, callable or None, default=None
         Outliers to train on, of shape (n_outliers, ...), items as in X. A callable makes them, as
         :func:`skood.datasets.synthetic_outliers` does: it takes the training rows, (n, d) or

@@ -41,6 +41,7 @@ class LogitNorm(ClassifierTrainingDetector):
         `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
         learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
         ``MLP(learning_rate=0.005, validation_fraction=0.1)`` for rows.
+        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
     temperature : float, default=0.04
         :math:`\tau`; the length of the logits in the loss is :math:`1 / \tau`.
     contamination : float, default=0.05

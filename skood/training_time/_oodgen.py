@@ -51,6 +51,7 @@ class OODGen(ClassifierTrainingDetector):
         `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
         learning_rate=1e-3, validation_fraction=0.1)`` for images,
         ``MLP(validation_fraction=0.1)`` for rows.
+        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
     vae : VAE or None, default=None
         See :class:`BoundarySampler`; one in a ``FrozenEstimator`` is not trained again.
     off_manifold_interval : int, default=5

@@ -54,6 +54,10 @@ class HypersphereDetector(TransformerMixin, TrainingDetector):
         make = ConvNet if data.is_image else MLP
         return make(optimizer="adam", learning_rate=1e-3, weight_decay=5e-7)
 
+    @property
+    def _trains_model(self) -> bool:
+        return self.backbone is None or super()._trains_model
+
     def _learn_scores(
         self,
         inliers: CheckedData,
@@ -168,10 +172,10 @@ class DeepSVDD(HypersphereDetector):
     to every distance, and inputs that are constant but not 0, such as the border of images, can
     act as a bias.
 
-    Distances of the rows that were trained on are smaller than those of new data. Where
-    `predict` should reject a part `contamination` of new data, hold rows out for the threshold,
-    ``ConvNet(validation_fraction=0.1, ...)``; the weights of the epoch with the smallest loss of
-    these rows are then kept.
+    Distances of the rows that were trained on are smaller than those of new data. Of 500 rows or
+    more, a tenth is therefore held out for the threshold. With fewer rows, or to choose another
+    fraction, hold rows out by ``ConvNet(validation_fraction=0.1, ...)``; the weights of the epoch
+    with the smallest loss of these rows are then kept.
 
     As in the authors' code [2]_, the network is in evaluation mode when c is computed, R is
     a quantile of the distances in one batch, and batch normalisation has no weights. The authors

@@ -53,6 +53,7 @@ class VOS(ClassifierTrainingDetector):
         `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
         learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
         ``MLP(validation_fraction=0.1)`` for rows.
+        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
     n_queue : int, default=1000
         Latest features of each class that the Gaussians are fitted to; as many as the class has
         rows, if these are fewer.
