@@ -194,7 +194,7 @@ def run(args: argparse.Namespace) -> dict:
         seconds = json.loads(timed.read_text())
     timed.write_text(json.dumps(seconds))
     reconstructed = oodgen.sampler_.vae_.reconstruct(X_test[:2000], y_test[:2000])
-    classes = oodgen.predict_proba(X_test)[:, :-1].argmax(1)
+    classes = oodgen.predict_proba(X_test).argmax(1)
     draw(oodgen, X, y, args.out / f"oodgen-{args.id}-{args.preset}.png")
     return {
         "id": args.id,
@@ -203,11 +203,13 @@ def run(args: argparse.Namespace) -> dict:
         "seed": args.seed,
         "accuracy": {
             "OODGen": float((oodgen.classes_[classes] == y_test).mean()),
-            "OODGen, rejections are errors": float((oodgen.predict_class(X_test) == y_test).mean()),
+            "OODGen, rejections are errors": float(
+                (oodgen.classifier_.predict(X_test) == y_test).mean()
+            ),
             "softmax": float((network.predict(X_test) == y_test).mean()),
         },
         "reconstructions of test images that are rejected": float(
-            (oodgen.predict_class(reconstructed.astype(np.float32)) == -1).mean()
+            (oodgen.classifier_.predict(reconstructed.astype(np.float32)) == -1).mean()
         ),
         "vae_epochs_trained": len(oodgen.sampler_.vae_.history_["loss"]),
         "history": {"vae": oodgen.sampler_.vae_.history_, "classifier": oodgen.history_},

@@ -144,7 +144,7 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
     reconstructed = vae.reconstruct(X_held_out, y_held_out).astype(np.float32)
 
     def rejected(images: np.ndarray) -> float:
-        return float((oodgen.predict_class(images.astype(np.float32)) == -1).mean())
+        return float((oodgen.classifier_.predict(images.astype(np.float32)) == -1).mean())
 
     def measured(inside: np.ndarray, sets: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
         own, figures = oodgen.score_samples(inside), {}
@@ -186,7 +186,7 @@ def decoded(oodgen: OODGen, y: np.ndarray, multiple: float) -> np.ndarray:
 
 
 def accuracy(oodgen: OODGen, X: np.ndarray, y: np.ndarray) -> float:
-    return float((oodgen.classes_[oodgen.predict_proba(X)[:, :-1].argmax(1)] == y).mean())
+    return float((oodgen.classes_[oodgen.predict_proba(X).argmax(1)] == y).mean())
 
 
 def text(result: dict[str, Any]) -> str:

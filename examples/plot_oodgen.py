@@ -111,6 +111,6 @@ for name, Y in outliers.items():
             f"{name:14}{label:12}{auroc(y_true, scores):7.3f}{fpr_at_tpr(y_true, scores):7.3f}"
             f"  {accepted:.1%}"
         )
-most_probable = detector.predict_proba(Z_test)[:, :-1].argmax(1)
+most_probable = detector.predict_proba(Z_test).argmax(1)
 accuracy = np.mean(detector.classes_[most_probable] == y_test)
 print(f"accuracy: softmax {network.score(Z_test, y_test):.3f}, OODGen {accuracy:.3f}")

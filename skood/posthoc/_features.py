@@ -68,6 +68,8 @@ class Mahalanobis(FeatureDetector):
         Whether feature vectors are brought to length 1.
     features_ : transformer or None
         The fitted feature extractor.
+    classifier_ : classifier
+        `features_`, if it is a classifier of the labels in y.
     offset_ : float
         Threshold on the score.
 
@@ -193,6 +195,8 @@ class RelativeMahalanobis(Mahalanobis):
         Whether feature vectors are brought to length 1.
     features_ : transformer or None
         The fitted feature extractor.
+    classifier_ : classifier
+        `features_`, if it is a classifier of the labels in y.
     offset_ : float
         Threshold on the score.
 
@@ -276,6 +280,8 @@ class KNN(FeatureDetector):
         Whether feature vectors are brought to length 1.
     features_ : transformer or None
         The fitted feature extractor.
+    classifier_ : classifier
+        `features_`, if it is a classifier of the labels in y.
     offset_ : float
         Threshold on the score.
 
@@ -404,6 +410,8 @@ class GMM(FeatureDetector):
         Frequency of each class.
     features_ : transformer or None
         The fitted feature extractor.
+    classifier_ : classifier
+        `features_`, if it is a classifier of the labels in y.
     offset_ : float
         Threshold on the score.
 

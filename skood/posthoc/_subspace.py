@@ -248,6 +248,8 @@ class NECO(FeatureDetector):
         The principal components P.
     features_ : transformer or None
         The fitted feature extractor.
+    classifier_ : classifier
+        `features_`, if it is a classifier of the labels in y.
     offset_ : float
         Threshold on the score.
 
