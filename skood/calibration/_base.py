@@ -16,7 +16,8 @@ from sklearn.utils import get_tags
 from torch import nn
 
 from skood._checked_data import CheckedData
-from skood._models import fit_model, rows_through
+from skood._frozen import check_parts_fitted
+from skood._models import check_frozen, fit_model, rows_through
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.base import BaseDetector, labels_of, split_outliers
@@ -101,6 +102,7 @@ class CalibratedDetector(BaseDetector):
             Where, without `X_calibration`, the detector holds a model that was trained before,
             perhaps on rows of X; and where rows are too few for what was asked for.
         """
+        check_parts_fitted(self)
         data = self._check(X, reset=True)
         inliers, y, outliers = split_outliers(data, labels_of(self, data, y))
         calibration = None
@@ -138,6 +140,7 @@ def fit_detector(
     memory : str, joblib.Memory or None
     """
     if isinstance(detector, FrozenEstimator):
+        check_frozen(detector.estimator, inliers)
         return detector.estimator
     if outliers is not None and y is not None and isinstance(detector, BaseDetector):
         y = np.concatenate([y, np.full(len(outliers), -1)])

@@ -20,7 +20,12 @@ from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
-from skood.likelihood._base import default_density, log_density, log_density_of_pixels
+from skood.likelihood._base import (
+    check_densities,
+    default_density,
+    log_density,
+    log_density_of_pixels,
+)
 from skood.metrics import auroc
 
 __all__ = ["LikelihoodRatio"]
@@ -184,11 +189,11 @@ class LikelihoodRatio(BaseDetector):
     ) -> None:
         model_seed = None if self.random_state is None else seed
         density = default_density(inliers) if self.density is None else self.density
-        candidates = self._candidates(density)
+        candidates = self._candidates(density, inliers)
         validation = None
         if len(candidates) > 1:
             rng = numpy_rng(seed, Stream.BACKGROUND_VALIDATION_ROWS)
-            inliers, y, held_out = self._hold_out(inliers, y, rng)
+            inliers, y, held_out = self._split_for_choice(inliers, y, rng)
             if outliers is None:
                 outliers = _synthetic_outliers(held_out, numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS))
             validation = held_out, outliers
@@ -216,13 +221,21 @@ class LikelihoodRatio(BaseDetector):
             best = int(np.argmax([setting["auroc"] for setting in self.selection_]))
         self.background_ = backgrounds[best]
 
-    def _candidates(self, density: Any) -> list[tuple[Any, dict[str, float]]]:
+    @property
+    def _needs_outliers_marked(self) -> bool:
+        # Known outliers choose among several background models.
+        if self.background is None:
+            return np.size(self.mutation_rate) * np.size(self.reg_weight) > 1
+        return isinstance(self.background, (list, tuple)) and len(self.background) > 1
+
+    def _candidates(self, density: Any, data: CheckedData) -> list[tuple[Any, dict[str, float]]]:
         """Unfitted background models and their settings."""
         if self.background is not None:
             listed = isinstance(self.background, (list, tuple))
             models = list(self.background) if listed else [self.background]
             if not models:
                 raise ValueError("background is an empty list; give at least one estimator")
+            check_densities([density, *models], data, "background")
             return [(model, {}) for model in models]
         if isinstance(density, FrozenEstimator):
             density = clone(density.estimator)
@@ -232,6 +245,8 @@ class LikelihoodRatio(BaseDetector):
                 f"mutation_rate={self.mutation_rate!r} must lie in [0, 1] and "
                 f"reg_weight={self.reg_weight!r} must not be negative"
             )
+        if not _mutates(density):
+            _check_numbers(data)
         known = density.get_params(deep=False)
         length = self._background_length(known)
         candidates = []
@@ -261,7 +276,7 @@ class LikelihoodRatio(BaseDetector):
             steps = math.ceil(steps * density_params["max_steps"])
         return {"max_steps": int(steps)}
 
-    def _hold_out(
+    def _split_for_choice(
         self, inliers: CheckedData, y: npt.NDArray | None, rng: np.random.Generator
     ) -> tuple[CheckedData, npt.NDArray | None, CheckedData]:
         order = rng.permutation(len(inliers))
@@ -320,11 +335,24 @@ def _mutates(model: Any) -> bool:
     return "mutation_rate" in model.get_params(deep=False)
 
 
+def _check_numbers(data: CheckedData) -> None:
+    """Raise where X is not numbers, of which other values could be drawn."""
+    try:
+        data.check_read()
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "the background model is trained on X with some of its values replaced by others, but "
+            f"X is not all numbers ({error}); give a background model that is trained on X itself "
+            "as background="
+        ) from error
+
+
 def _mutated(data: CheckedData, rate: float, rng: np.random.Generator) -> CheckedData:
     """Rows in which each entry is, with probability `rate`, another value of its column."""
     rows = data.rows()
     donors = rows[rng.integers(len(rows), size=rows.shape), np.arange(rows.shape[1])]
-    return CheckedData.of(np.where(rng.random(rows.shape) < rate, donors, rows))
+    mutated = np.where(rng.random(rows.shape) < rate, donors, rows)
+    return data.like(mutated.reshape(len(data), *data.item_shape))
 
 
 def _synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedData:
@@ -336,7 +364,7 @@ def _synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedD
     """
     items = data.take(np.arange(len(data)))
     if not data.is_image:
-        return CheckedData.of(rng.permuted(items, axis=0))
+        return data.like(rng.permuted(items, axis=0))
     outliers = items.copy()
     outliers[::2] = _with_blocks_shuffled(items[::2], rng)
     height, width = items.shape[2:]
@@ -348,7 +376,7 @@ def _synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedD
     ]
     for image, half in zip(outliers[1::2], rng.integers(4, size=len(items) // 2), strict=True):
         image[halves[half]] = image[:, :1, :1].copy()
-    return CheckedData.of(outliers)
+    return data.like(outliers)
 
 
 def _with_blocks_shuffled(images: npt.NDArray, rng: np.random.Generator) -> npt.NDArray:

@@ -17,7 +17,7 @@ from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._labels import encode_labels
-from skood._models import fit_model, rows_through
+from skood._models import check_frozen, fit_model, rows_through
 from skood.base import split_outliers
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
@@ -179,6 +179,7 @@ def fitted_model(
         # A copy with the same module finds out how its output is read.
         return clone(trained).fit(data)
     if isinstance(model, FrozenEstimator):
+        check_frozen(trained, data)
         return trained
     if y is None and needs_labels:
         raise ValueError(
