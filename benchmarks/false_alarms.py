@@ -14,7 +14,9 @@ Four groups are measured:
 - ``statistics``: post-hoc detectors that train nothing, on rows, or on an MLP that was trained on
   1 000 rows ("seen") of which they get the same rows, or on others ("unseen");
 - ``training_time`` detectors, whose threshold is read from validation rows;
-- ``densities``, on rows. Densities that take long to train are drawn for fewer seeds.
+- ``densities``, on rows.
+
+Detectors that take long, DeepEnsemble and some on densities, are measured for five seeds at most.
 
 RankFeat and InputComplexity need images, and LikelihoodRegret takes a hundred steps for each score.
 A run that was interrupted goes on where it stopped. 20 seeds take about an hour on one core.
@@ -80,7 +82,8 @@ def posthoc() -> Iterator[Entry]:
         if name not in NOT_MEASURED:
             # No detector trains features by default.
             model = (MLP(),) if name in ON_FEATURES else ()
-            yield name, name != "TemperatureScaling", False, _maker(cls, *model)
+            slow = name == "DeepEnsemble"
+            yield name, name != "TemperatureScaling", slow, _maker(cls, *model)
 
 
 def statistics(seen: MLP, unseen: MLP) -> Iterator[Entry]:
