@@ -227,7 +227,7 @@ def time_features(rounds: int) -> dict:
     pairs = {
         "Mahalanobis": (skood.Mahalanobis(), lambda: peer.Mahalanobis(None), 10_000),
         "ViM": (skood.ViM(n_components=256), lambda: peer.ViM(None, 256, weight, bias), 10_000),
-        "KNN": (skood.KNN(n_neighbors=50), lambda: peer.KNN(None, k=50), 10_000),
+        "KNN": (skood.KNN(normalize=True), lambda: peer.KNN(None, k=50), 10_000),
         "NNGuide": (skood.NNGuide(n_neighbors=10), lambda: peer.NNGuide(None, head, k=10), 10_000),
     }
     result = {}
@@ -257,7 +257,7 @@ def peak_memory(what: str) -> int:
     name, n = what.split()
     z, _, head = features_of(int(n))
     if name == "KNN":
-        skood.KNN().fit(z).score_samples(z)
+        skood.KNN(normalize=True).fit(z).score_samples(z)
     elif name == "NNGuide":
         skood.NNGuide(nn.Sequential(nn.Identity(), head)).fit(z).score_samples(z)
     status = Path("/proc/self/status").read_text()

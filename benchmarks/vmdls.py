@@ -145,7 +145,9 @@ def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> d
     def plain(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
         network = FrozenEstimator(clone(backbone).fit(X, y))
         detectors = [MSP, Energy, ODIN, Mahalanobis, LayerMahalanobis, KNN]
-        return {cls.__name__: cls(network).fit(X, y) for cls in detectors}
+        fitted = {cls.__name__: cls(network).fit(X, y) for cls in detectors}
+        raw = Mahalanobis(network, normalize=False).fit(X, y)
+        return {**fitted, "Mahalanobis, normalize=False": raw}
 
     def variants(normalised: bool) -> Callable:
         def fit(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_one_label():
 
 def test_features(classifier):
     hidden = PretrainedClassifier(network()).transform(X)
-    expected = skood.Mahalanobis().fit(hidden).score_samples(hidden)
+    expected = skood.Mahalanobis(normalize=True).fit(hidden).score_samples(hidden)
     detector = skood.Mahalanobis(classifier).fit(X, Y)
     np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-4)
 
