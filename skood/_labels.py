@@ -11,7 +11,15 @@ import torch
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-__all__ = ["check_labels", "encode_labels", "is_outlier"]
+__all__ = ["check_labels", "encode_labels", "is_outlier", "other_convention"]
+
+# Largest fraction of ones at which labels 0 and 1 are reported as a mask of anomalies.
+_RARE = 0.2
+# Labels that mark anomalies by their name.
+_NAMES_OF_ANOMALIES = {
+    *("abnormal", "anomalous", "anomaly", "novel", "novelty", "ood", "out-of-distribution"),
+    *("outlier", "outlying"),
+}
 
 _EXPECTED = "expected class labels that are all strings or all whole numbers, and -1 for OOD rows"
 
@@ -96,6 +104,52 @@ def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
         return labels == -1
     # In an array of strings, numpy converts -1 to "-1".
     return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
+
+
+def other_convention(labels: npt.NDArray, *, largest: float = _RARE) -> str | None:
+    """Explain labels that seem to mark anomalies by another value than -1.
+
+    These are 0 and a rare 1, as in most data sets and libraries of anomaly detection, masks of
+    booleans, and names such as "anomaly". Labels of in-distribution rows that are all 1, as
+    scikit-learn has them, and classes 0 and 1 of similar size are not reported.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,)
+        As returned by :func:`check_labels`.
+    largest : float, default=0.2
+        Fraction of ones from which 0 and 1 are taken for classes; for booleans it is 0.5.
+
+    Returns
+    -------
+    str or None
+        What was found and what to do; None for labels that are as expected.
+    """
+    values, counts = np.unique(labels, return_counts=True)
+    named = [value for value in values.tolist() if _names_anomaly(value)]
+    if is_outlier(values).any():
+        return None
+    if named:
+        found = repr(named[0])
+    elif len(values) != 2 or labels.dtype.kind not in "biuf" or set(values.tolist()) != {0, 1}:
+        return None
+    elif labels.dtype.kind == "b":
+        if counts[0] == counts[1]:
+            return None
+        found = "one of the two"
+    elif counts[1] < largest * counts.sum():
+        found = repr(values[1].item())
+    else:
+        return None
+    return (
+        f"y holds {', '.join(repr(value) for value in values.tolist()[:5])} and no -1, and every "
+        f"label but -1 is that of in-distribution rows. If {found} marks anomalies, give "
+        "np.where(is_ood, -1, y), is_ood being the mask of anomalies"
+    )
+
+
+def _names_anomaly(value: Any) -> bool:
+    return isinstance(value, str) and value.strip().casefold() in _NAMES_OF_ANOMALIES
 
 
 def _as_array(y: Any, name: str) -> Any:

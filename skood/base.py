@@ -20,15 +20,23 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
-from skood._labels import check_labels, is_outlier
+from skood._frozen import check_parts_fitted
+from skood._labels import check_labels, is_outlier, other_convention
 from skood._models import input_tags, reads_as_it_came
-from skood._parameters import Interval, StrOptions, fit_context
+from skood._parameters import Contamination, Interval, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.run import followed_by, note_interruption
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.classifiers._module import ModuleHandle
 
-__all__ = ["FEWEST_HELD_OUT", "BaseDetector", "labels_of", "split_outliers", "threshold_rows"]
+__all__ = [
+    "FEWEST_HELD_OUT",
+    "BaseDetector",
+    "check_convention",
+    "labels_of",
+    "split_outliers",
+    "threshold_rows",
+]
 
 # Most rows used to set the threshold: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
@@ -86,7 +94,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     verbose: bool | int | str = "auto"
 
     _parameter_constraints: dict = {
-        "contamination": [Interval(numbers.Real, 0, 0.5, closed="right")],
+        "contamination": [Contamination()],
         "threshold_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
         "verbose": ["verbose", StrOptions({"auto"})],
         "random_state": ["random_state"],
@@ -154,6 +162,7 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             `fit` goes on with what was learned; or it ends the scoring of rows for the threshold,
             and leaves a detector that can score but not predict.
         """
+        check_parts_fitted(self)
         earlier = dict(vars(self))
         data = self._check(X, reset=True)
         inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
@@ -307,11 +316,19 @@ class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
             as_it_came=self._reads_as_it_came,
         )
 
+    @property
+    def _needs_outliers_marked(self) -> bool:
+        """Whether labels that mark anomalies otherwise than by -1 are an error, not a warning.
+
+        So they are where y serves to mark known outliers, and not to learn classes.
+        """
+        return False
+
     def _split_outliers(
         self, data: CheckedData, y: Any
     ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
         """Separate known outliers; override where y may be more than one label for each item."""
-        return split_outliers(data, y)
+        return split_outliers(data, y, refuse=self._needs_outliers_marked)
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
         """Score each row or image.
@@ -427,7 +444,7 @@ def _stratified(labels: npt.NDArray, n_rows: int, rng: np.random.Generator) -> n
 
 
 def split_outliers(
-    data: CheckedData, y: Any
+    data: CheckedData, y: Any, *, refuse: bool = False
 ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
     """Separate known outliers.
 
@@ -436,6 +453,9 @@ def split_outliers(
     data : CheckedData
     y : array-like of shape (n_samples,) or None
         Labels; -1 marks an outlier.
+    refuse : bool, default=False
+        Whether labels that seem to mark outliers by another value than -1 are an error. If not,
+        they may be two classes of in-distribution rows, and are a warning.
 
     Returns
     -------
@@ -448,12 +468,18 @@ def split_outliers(
     ------
     ValueError
         When y does not have one label per item, or leaves fewer than two inliers.
+
+    Warns
+    -----
+    UserWarning
+        Where y seems to mark outliers by another value than -1.
     """
     if y is None:
         return data, None, None
     y = check_labels(y, len(data))
     outlying = is_outlier(y)
     if not outlying.any():
+        check_convention(y, refuse=refuse)
         return data, y, None
     inliers = np.flatnonzero(~outlying)
     if len(inliers) < 2:
@@ -462,3 +488,25 @@ def split_outliers(
             "needed: a detector learns from in-distribution data, and -1 marks known outliers"
         )
     return data.subset(inliers), y[inliers], data.subset(np.flatnonzero(outlying))
+
+
+def check_convention(y: npt.NDArray, *, refuse: bool) -> None:
+    """Warn of labels that seem to mark outliers by another value than -1, or refuse them.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        As returned by :func:`~skood._labels.check_labels`.
+    refuse : bool
+        Whether y serves to mark outliers, so that 0 and 1 of any but equal numbers are refused.
+    """
+    if refuse:
+        found = other_convention(y, largest=0.5)
+        if found is not None:
+            raise ValueError(f"{found}. If all rows are in-distribution, leave y out")
+    elif (found := other_convention(y)) is not None:
+        warnings.warn(
+            f"{found}. If these are classes of in-distribution rows, other names than these, "
+            "'a' and 'b' for instance, stop this warning",
+            stacklevel=2,
+        )

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sklearn.exceptions import DataConversionWarning
 
-from skood._labels import check_labels, encode_labels, is_outlier
+from skood._labels import check_labels, encode_labels, is_outlier, other_convention
 
 
 @pytest.mark.parametrize(
@@ -100,3 +100,45 @@ def test_outliers():
     assert is_outlier(np.array([1, -1, 0])).tolist() == [False, True, False]
     assert is_outlier(check_labels(["a", -1, "-1"])).tolist() == [False, True, True]
     assert not is_outlier(np.array([True, False])).any()
+
+
+@pytest.mark.parametrize(
+    ("y", "found"),
+    [
+        ([0] * 95 + [1] * 5, "If 1 marks"),
+        ([0.0] * 81 + [1.0] * 19, "If 1.0 marks"),
+        (np.array([0] * 95 + [1] * 5, dtype=np.uint8), "If 1 marks"),
+        ([False] * 60 + [True] * 40, "If one of the two marks"),
+        ([False] * 40 + [True] * 60, "If one of the two marks"),
+        (["normal"] * 50 + ["anomaly"] * 50, "If 'anomaly' marks"),
+        (np.array(["a", "b", "Outlier"], dtype=object), "If 'Outlier' marks"),
+        # Known outliers are marked by -1 already.
+        ([0] * 90 + [1] * 5 + [-1] * 5, None),
+        (["normal"] * 9 + ["anomaly", "-1"], None),
+        # The inliers of scikit-learn.
+        ([1] * 100, None),
+        ([1] * 90 + [-1] * 10, None),
+        ([0] * 100, None),
+        # Classes.
+        ([0] * 80 + [1] * 20, None),
+        ([0] * 5 + [1] * 95, None),
+        ([0] * 90 + [1] * 5 + [2] * 5, None),
+        ([1] * 95 + [2] * 5, None),
+        ([False] * 50 + [True] * 50, None),
+        (["normal"] * 95 + ["fraud"] * 5, None),
+    ],
+)
+def test_anomalies_by_another_label_than_minus_one(y, found):
+    message = other_convention(check_labels(y))
+    if found is None:
+        assert message is None
+        return
+    assert found in message
+    assert "np.where(is_ood, -1, y)" in message
+
+
+def test_largest_fraction_of_anomalies():
+    y = np.repeat([0, 1], [55, 45])
+    assert other_convention(y) is None
+    assert "If 1 marks" in other_convention(y, largest=0.5)
+    assert other_convention(np.repeat([0, 1], [50, 50]), largest=0.5) is None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import DensityMixin
+from sklearn.base import DensityMixin, clone
 from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
+from skood._internal import internal
 from skood._parameters import Interval, StrOptions, fit_context
 from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
@@ -143,6 +144,18 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     @abstractmethod
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         """Check X and bring it into the shape the network takes."""
+
+    @internal
+    def check_input(self, X: Any) -> None:
+        """Raise the errors of `fit` about parameters and X, without training.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, Dataset or CheckedData of shape (n_samples, ...)
+        """
+        trial = clone(self)
+        trial._validate_params()
+        trial._open(X, reset=True)
 
     @abstractmethod
     def _build(self, data: CheckedData) -> nn.Module:

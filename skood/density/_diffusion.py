@@ -312,6 +312,20 @@ class Diffusion(NeuralDensity):
         low, high = self._schedule().log_ratio(torch.tensor([self.t_min, 1.0]))
         return float(low), float(high)
 
+    @internal
+    def check_time(self, t: float) -> None:
+        """Raise for a time that the model, fitted or not, knows no noise of.
+
+        Parameters
+        ----------
+        t : float
+        """
+        if not self.t_min <= t <= 1:
+            raise ValueError(
+                f"t={t!r}; expected a time from t_min={self.t_min!r}, below which nothing is "
+                "modelled, to 1"
+            )
+
     def _schedule(self) -> VariancePreserving:
         return VariancePreserving(self.beta_min, self.beta_max)
 
@@ -414,14 +428,20 @@ class Diffusion(NeuralDensity):
         ----------
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
         t : float
-            Time, from 0 to 1.
+            Time, from `t_min` to 1.
 
         Returns
         -------
         ndarray of shape (n_samples, \*item_shape), float64
             :math:`\nabla \log p_t` at :math:`\psi(t) x`, in units of the network: pixels in [-1, 1]
             or standardised rows.
+
+        Raises
+        ------
+        ValueError
+            When `t` is a time that is not modelled, or X does not match that of `fit`.
         """
+        self.check_time(t)
         return self.map_noise(
             self._open(X, reset=False),
             lambda denoiser, x: denoiser.score(x, denoiser.log_ratio(t)),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.base import BaseEstimator, DensityMixin, MetaEstimatorMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
+from skood._methods import check_provides
 from skood._models import draw_samples, fit_model, rows_through
 from skood._parameters import HasMethods, StrOptions, fit_context
 from skood._progress import progress_scope
@@ -23,6 +26,8 @@ from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import draw_seed
 from skood.density._autoencoder import Autoencoder
 from skood.density._flow import NeuralSplineFlow
+from skood.density._image_flow import ImageFlow
+from skood.density._pixelcnn import PixelCNN
 
 __all__ = ["TwoStep"]
 
@@ -148,18 +153,25 @@ class TwoStep(TransformerMixin, DensityMixin, BaseEstimator):
             n_latent = min(_MOST_LATENTS, max(1, self.n_features_in_ // 2))
             autoencoder = Autoencoder(n_latent)
         density = NeuralSplineFlow() if self.density is None else self.density
+        _check_decoder(autoencoder, is_fitted=False)
+        self._check_n_latent(autoencoder, getattr(autoencoder, "n_latent", 0))
+        _check_reads_rows(density)
         seed = None if self.random_state is None else draw_seed(self.random_state)
         with progress_scope(self.verbose, type(self).__name__):
             self.autoencoder_ = fit_model(autoencoder, data, y, seed=seed, memory=self.memory)
-            _check_decoder(self.autoencoder_)
+            _check_decoder(self.autoencoder_, is_fitted=True)
             latents = CheckedData.of(self._latents(data))
-            if latents.item_shape[0] > self.n_features_in_:
-                raise ValueError(
-                    f"autoencoder={autoencoder!r} makes {latents.item_shape[0]} latents of items "
-                    f"of {self.n_features_in_} values; expected no more latents than values"
-                )
+            self._check_n_latent(autoencoder, latents.item_shape[0])
             self.density_ = fit_model(density, latents, y, seed=seed, memory=self.memory)
         return self
+
+    def _check_n_latent(self, autoencoder: Any, n_latent: Any) -> None:
+        # Anything else than a number is for the autoencoder to refuse.
+        if isinstance(n_latent, numbers.Integral) and n_latent > self.n_features_in_:
+            raise ValueError(
+                f"autoencoder={autoencoder!r} makes {n_latent} latents of items of "
+                f"{self.n_features_in_} values; expected no more latents than values"
+            )
 
     def _latents(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return rows_through(self.autoencoder_, "transform", data).astype(np.float64)
@@ -282,12 +294,33 @@ class TwoStep(TransformerMixin, DensityMixin, BaseEstimator):
         return tags
 
 
-def _check_decoder(autoencoder: Any) -> None:
-    if not (hasattr(autoencoder, "components_") or hasattr(autoencoder, "decoder")):
-        given = autoencoder.estimator if isinstance(autoencoder, FrozenEstimator) else autoencoder
+def _check_decoder(autoencoder: Any, *, is_fitted: bool) -> None:
+    """Raise where the decoder of an autoencoder cannot be differentiated."""
+    is_frozen = isinstance(autoencoder, FrozenEstimator)
+    given = autoencoder.estimator if is_frozen else autoencoder
+    if getattr(given, "conditional", False):
+        raise ValueError("a conditional VAE has a decoder for each class; expected one of p(x)")
+    # A transformer of others may learn components_ in `fit`.
+    is_known = getattr(given, "_reads_checked_data", False) or isinstance(
+        given, (Pipeline, MetaEstimatorMixin)
+    )
+    if is_known or is_fitted or is_frozen:
+        check_provides(
+            autoencoder,
+            "decoder",
+            "components_",
+            message=f"autoencoder={given!r} has a decoder that cannot be differentiated; expected "
+            "an Autoencoder, a VAE or a linear transformer with components_, PCA for instance",
+        )
+
+
+def _check_reads_rows(density: Any) -> None:
+    """Raise where a density takes images alone."""
+    given = density.estimator if isinstance(density, FrozenEstimator) else density
+    if isinstance(given, (PixelCNN, ImageFlow)) and given.image_shape is None:
         raise ValueError(
-            f"autoencoder={given!r} has a decoder that cannot be differentiated; expected an "
-            "Autoencoder, a VAE or a linear transformer with components_, PCA for instance"
+            f"density={given!r} models images, but latents are rows; expected a density of rows, "
+            "NeuralSplineFlow for instance"
         )
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
-from skood._models import fit_model, rows_through
+from skood._models import rows_through
 from skood._parameters import HasMethods
 from skood.base import BaseDetector
-from skood.likelihood._base import default_flow
+from skood.likelihood._base import default_flow, fit_density_with
 
 __all__ = ["ApproximateMass"]
 
@@ -121,17 +121,16 @@ class ApproximateMass(BaseDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         density = default_flow(inliers) if self.density is None else self.density
-        if not hasattr(density, "log_density_gradient"):
-            raise TypeError(
-                f"ApproximateMass needs the gradient of log p(x), and density={density!r} has no "
-                'log_density_gradient; expected a flow, VAE(likelihood="gaussian") or another '
-                "density with this method. The probabilities of levels that PixelCNN and other "
-                "likelihoods of VAE model have no gradient"
-            )
-        self.density_ = fit_model(
+        self.density_ = fit_density_with(
+            ("log_density_gradient",),
             density,
             inliers,
             y,
+            message=f"ApproximateMass needs the gradient of log p(x), and density={density!r} has "
+            'no log_density_gradient; expected a flow, VAE(likelihood="gaussian") or another '
+            "density with this method. The probabilities of levels that PixelCNN and other "
+            "likelihoods of VAE model have no gradient",
+            error=TypeError,
             seed=None if self.random_state is None else seed,
             memory=self.memory,
         )

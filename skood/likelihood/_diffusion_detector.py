@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import joblib
@@ -11,11 +12,11 @@ import numpy.typing as npt
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._models import fit_model
 from skood._parameters import HasMethods
 from skood.base import BaseDetector
 from skood.density import Diffusion
 from skood.density._diffusion import Denoiser
+from skood.likelihood._base import fit_density_with
 
 __all__ = ["DiffusionDetector"]
 
@@ -47,16 +48,32 @@ class DiffusionDetector(BaseDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         density = Diffusion() if self.density is None else self.density
-        model_seed = None if self.random_state is None else seed
-        self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
-        if not hasattr(self.density_, "map_noise"):
-            raise ValueError(
-                f"density={density!r} adds no noise that it could take off; {type(self).__name__} "
-                "needs a Diffusion"
-            )
+        check_times(density, self._times())
+        self.density_ = fit_density_with(
+            ("map_noise",),
+            density,
+            inliers,
+            y,
+            message=f"density={density!r} is not a diffusion model; {type(self).__name__} needs a "
+            "Diffusion",
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+        )
+        check_times(self.density_, self._times())
+
+    def _times(self) -> Sequence[float]:
+        """Return the times that the density is asked at, which it has to model."""
+        return ()
 
     def _map(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return self.density_.map_noise(data, self._of_items, doing="scores").astype(np.float64)
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return self._map(data)
+
+
+def check_times(density: Any, times: Sequence[float]) -> None:
+    """Raise for times that a diffusion model does not model; fitted or not."""
+    if hasattr(density, "check_time"):
+        for t in times:
+            density.check_time(t)

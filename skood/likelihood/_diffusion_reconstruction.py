@@ -143,6 +143,9 @@ class DiffusionReconstruction(DiffusionDetector):
         # Where all items are restored equally well, a deviation is compared with the mean.
         self.std_distances_ = np.where(std > 0, std, np.maximum(self.mean_distances_, 1e-12))
 
+    def _times(self) -> Sequence[float]:
+        return self.times
+
     def _make_measure(self, data: CheckedData) -> Callable[[Tensor, Tensor], Tensor]:
         if callable(self.distance):
             return self.distance

@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
-from skood._models import as_input, fit_model
+from skood._models import as_input
 from skood._parameters import HasMethods, Interval
 from skood.base import BaseDetector
 from skood.density import HierarchicalVAE
+from skood.likelihood._base import fit_density_with
 
 __all__ = ["HierarchicalRatio"]
 
@@ -21,9 +22,9 @@ __all__ = ["HierarchicalRatio"]
 class HierarchicalRatio(BaseDetector):
     r"""Detector on what the lower latents of a hierarchical VAE add to the likelihood.
 
-    The score is :math:`-LLR^{>k}` [1]_,
+    The score is minus the absolute value of the log-ratio [1]_
 
-    .. math:: \mathcal{L}^{>k}(x) - \mathcal{L}(x),
+    .. math:: LLR^{>k}(x) = \mathcal{L}(x) - \mathcal{L}^{>k}(x)
 
     of two lower bounds on log p(x): :math:`\mathcal{L}` infers all layers of latents from x,
     :math:`\mathcal{L}^{>k}` only those above the k-th, and draws the others from their prior.
@@ -81,6 +82,14 @@ class HierarchicalRatio(BaseDetector):
     :math:`LLR^{>k} = \mathrm{KL}(p(z_{\le k}|z_{>k}) q(z_{>k}|x) \| p(z|x)) -
     \mathrm{KL}(q(z|x) \| p(z|x))`.
 
+    The log-ratio is negative where the prior, which has not seen the lower details of x, comes
+    closer to the posterior than q does, which has. Within a nat of 0 this may be the error of few
+    draws. Beyond, the encoder has failed at x, which no training item makes it do: the score of
+    -400 nats is then the same as for a log-ratio of +400. The score of [1]_, :math:`-LLR^{>k}`,
+    takes such items for the most typical of all; it equals this one where the log-ratio is
+    positive, as of the images that were published. Rows far from the training data often have
+    large log-ratios of either sign.
+
     References
     ----------
     .. [1] J. D. Havtorn, J. Frellsen, S. Hauberg and L. Maaløe, "Hierarchical VAEs Know What They
@@ -131,22 +140,20 @@ class HierarchicalRatio(BaseDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         density = HierarchicalVAE() if self.density is None else self.density
-        if not hasattr(density, "score_above"):
-            raise ValueError(
-                f"density={density!r} has no layers of latents; HierarchicalRatio needs a "
-                "HierarchicalVAE"
-            )
-        layers = density.n_latents
+        layers = getattr(density, "n_latents", None)
         # Anything else is for the density to refuse.
         if isinstance(layers, (tuple, list)) and self.k >= len(layers):
             raise ValueError(
                 f"k={self.k}, but the density has {len(layers)} layers of latents; "
                 f"expected at most {len(layers) - 1}"
             )
-        self.density_ = fit_model(
+        self.density_ = fit_density_with(
+            ("score_above",),
             density,
             inliers,
             y,
+            message=f"density={density!r} has no layers of latents; HierarchicalRatio needs a "
+            "HierarchicalVAE",
             seed=None if self.random_state is None else seed,
             memory=self.memory,
         )
@@ -156,4 +163,4 @@ class HierarchicalRatio(BaseDetector):
         upper, full = (
             self.density_.score_above(items, k, self.n_importance_samples) for k in (self.k, 0)
         )
-        return upper - full
+        return -np.abs(full - upper)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._models import fit_model
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood.base import BaseDetector
 from skood.density import VAE
 from skood.density._evidence import Elbo, normal_points
+from skood.likelihood._base import fit_density_with
 
 __all__ = ["LikelihoodRegret"]
 
@@ -149,13 +149,21 @@ class LikelihoodRegret(BaseDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         density = VAE() if self.density is None else self.density
-        model_seed = None if self.random_state is None else seed
-        self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
-        if not hasattr(self.density_, "map_elbo") or self.density_.conditional:
-            raise ValueError(
-                f"density={density!r} has no encoder of p(x) whose regret could be measured; "
-                "expected a VAE that is not conditional"
-            )
+        message = (
+            f"density={density!r} has no encoder of p(x) whose regret could be measured; "
+            "expected a VAE that is not conditional"
+        )
+        if getattr(density, "conditional", False):
+            raise ValueError(message)
+        self.density_ = fit_density_with(
+            ("map_elbo",),
+            density,
+            inliers,
+            y,
+            message=message,
+            seed=None if self.random_state is None else seed,
+            memory=self.memory,
+        )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return self.density_.map_elbo(data, self._regret, doing="regrets")

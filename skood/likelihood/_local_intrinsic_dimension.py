@@ -16,6 +16,7 @@ from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
+from skood._methods import check_provides, provides
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval, StrOptions
 from skood._torch.partial_results import PartialResults
@@ -214,9 +215,10 @@ class LocalIntrinsicDimension(BaseDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         density = default_flow(inliers) if self.density is None else self.density
+        self._choose_estimator(density)
         model_seed = None if self.random_state is None else seed
         self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
-        self.estimator_ = self._choose_estimator()
+        self.estimator_ = self._choose_estimator(self.density_)
         n_values = int(np.prod(inliers.item_shape))
         signs = numpy_rng(seed, Stream.DIMENSION_PROBES).integers(2, size=(self.n_probes, n_values))
         self._probes = 2.0 * signs - 1
@@ -243,25 +245,31 @@ class LocalIntrinsicDimension(BaseDetector):
             others = self._pairs(inliers.subset(rows[_SCALE_ROWS:]))
             self.train_pairs_ = np.concatenate((self.train_pairs_, others))
 
-    def _choose_estimator(self) -> str:
-        """Return the estimator; raise where the density does not have what it needs."""
-        is_flow, is_diffusion = (
-            hasattr(self.density_, method) for method in ("map_latents", "map_noise")
+    def _choose_estimator(self, density: Any) -> str:
+        """Return the estimator; raise if the density, fitted or not, lacks what it needs."""
+        check_provides(
+            density,
+            "map_latents",
+            "map_noise",
+            message=f"density={density!r} has no local intrinsic dimension that can be computed; "
+            "expected an ImageFlow, a NeuralSplineFlow or a Diffusion",
         )
-        if not (is_flow or is_diffusion):
-            raise ValueError(
-                f"density={self.density!r} has no local intrinsic dimension that can be computed; "
-                "expected an ImageFlow, a NeuralSplineFlow or a Diffusion"
-            )
+        is_flow = provides(density, "map_latents")
         known = _OF_FLOWS if is_flow else ("flipd",)
-        if self.estimator == "auto":
-            return known[0]
-        if self.estimator not in known:
+        estimator = known[0] if self.estimator == "auto" else self.estimator
+        if estimator not in known:
             raise ValueError(
                 f"estimator={self.estimator!r} does not suit a {'flow' if is_flow else 'diffusion'}"
-                f" model, {self.density!r}; expected 'auto' or one of {known}"
+                f" model, {density!r}; expected 'auto' or one of {known}"
             )
-        return self.estimator
+        if estimator == "flipd" and self.scale != "lpca" and hasattr(density, "log_ratios"):
+            low, high = density.log_ratios()
+            if not low <= self.scale <= high:
+                raise ValueError(
+                    f"scale={self.scale!r}, but {density!r} models noise from {low:.4g} to "
+                    f"{high:.4g}; give a scale in this range, or 'lpca'"
+                )
+        return estimator
 
     def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
         n_rows = min(self.n_calibration or len(data), len(data))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import joblib
@@ -102,6 +103,9 @@ class ScoreNorm(DiffusionDetector):
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state
+
+    def _times(self) -> Sequence[float]:
+        return (self.t,)
 
     def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:
         log_ratio = denoiser.log_ratio(self.t)

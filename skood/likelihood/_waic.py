@@ -17,9 +17,18 @@ from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
-from skood.likelihood._base import default_density, log_density
+from skood.likelihood._base import check_densities, default_density, log_density
 
 __all__ = ["WAIC"]
+
+# Training items on which members are compared.
+_COMPARED_ROWS = 192
+# Relative difference of the scores of one member in batches of two shapes.
+_ROUNDING = 1e-6
+_DIFFERENT = (
+    "Members differ by their seeds, with random_state=None in the density and an integer in WAIC, "
+    "by their training rows, with bootstrap=True, or as a list of different densities"
+)
 
 
 class WAIC(BaseDetector):
@@ -42,7 +51,8 @@ class WAIC(BaseDetector):
         Members that a single `density` stands for, two at least.
     bootstrap : bool, default=False
         Whether each member is trained on rows of its own, drawn with replacement. Densities
-        without a ``random_state`` are all the same without it.
+        without a ``random_state`` are all the same without it, and so are those with a fixed one:
+        `fit` refuses members that are.
     n_jobs : int or None, default=None
         Processes that members are trained in; those of torch share the cores, and a GPU, so that
         more than one pays for small networks only. None is 1, -1 all processors.
@@ -152,6 +162,7 @@ class WAIC(BaseDetector):
         self.densities_ = Parallel(n_jobs=self.n_jobs)(
             delayed(fitted)(member, rng) for member, rng in zip(members, rngs, strict=True)
         )
+        self._check_members_differ(inliers)
 
     def _members(self, data: CheckedData) -> Sequence[Any]:
         if not isinstance(self.density, (list, tuple)):
@@ -161,14 +172,31 @@ class WAIC(BaseDetector):
                     f"density={density!r} is trained already, and its {self.n_estimators} copies "
                     "would all be the same; give a list of trained densities"
                 )
+            seed = density.get_params(deep=False).get("random_state")
+            if seed is not None and not self.bootstrap:
+                # Known before the members are trained.
+                raise ValueError(
+                    f"density={density!r} has random_state={seed!r}, with which all "
+                    f"{self.n_estimators} members would be the same. {_DIFFERENT}"
+                )
             return [density] * self.n_estimators
-        wrong = [member for member in self.density if not hasattr(member, "score_samples")]
-        if len(self.density) < 2 or wrong:
+        if len(self.density) < 2:
             raise ValueError(
                 f"density={self.density!r}; expected two densities at least, each with fit and "
                 "score_samples"
             )
+        check_densities(self.density, data, "density")
         return self.density
+
+    def _check_members_differ(self, data: CheckedData) -> None:
+        rows = np.arange(min(_COMPARED_ROWS, len(data)))
+        scores = np.stack([log_density(density, data.subset(rows)) for density in self.densities_])
+        if np.isclose(scores, scores[0], rtol=_ROUNDING, atol=0).all():
+            raise ValueError(
+                f"all {len(scores)} members give each of {len(rows)} training items the same "
+                "log-density, so that their variance says nothing and the score would be that of "
+                f"one member. {_DIFFERENT}"
+            )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         scores = np.stack([log_density(density, data) for density in self.densities_])

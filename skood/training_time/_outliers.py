@@ -43,6 +43,10 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
     outliers: Any
     outlier_ratio: float
 
+    @property
+    def _needs_outliers_marked(self) -> bool:
+        return self.outliers is None
+
     def _training_outliers(
         self, known: CheckedData | None, seed: int
     ) -> CheckedData | Callable[[CheckedData], CheckedData]:
@@ -53,8 +57,9 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
         if known is None:
             raise ValueError(
                 f"{type(self).__name__} trains on outliers, but y marks none and outliers=None; "
-                'give rows with y == -1 ("-1" among strings), or a set of outliers or a function '
-                "that makes them, such as skood.synthetic_outliers, as outliers="
+                'give rows with y == -1 ("-1" among strings), as np.where(is_ood, -1, y) makes '
+                "them of other labels, or a set of outliers or a function that makes them, such "
+                "as skood.synthetic_outliers, as outliers="
             )
         return known
 

@@ -83,7 +83,9 @@ class DeepSAD(HypersphereDetector):
     -----
     Rows with y == -1 are trained on here, unlike in most detectors. There may be few or none;
     without any this is ``DeepSVDD`` with the objective "one-class". All other labels are ignored:
-    these rows count as unlabelled data, most of them normal. The authors weight rows that are
+    these rows count as unlabelled data, most of them normal. A y of 0 and fewer ones, of booleans,
+    or with a name such as "anomaly", and without -1, is refused, since it would train on anomalies
+    as on normal data: ``np.where(is_ood, -1, y)`` marks them. The authors weight rows that are
     known to be normal by eta too, which is the same for eta = 1, their default.
 
     Each epoch reads every row, in random order; its last batch is filled up with rows that it
@@ -138,6 +140,10 @@ class DeepSAD(HypersphereDetector):
         self.memory = memory
         self.verbose = verbose
         self.random_state = random_state
+
+    @property
+    def _needs_outliers_marked(self) -> bool:
+        return True
 
     def _make_objective(
         self,

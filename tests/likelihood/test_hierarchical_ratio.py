@@ -7,6 +7,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import KernelDensity
 
 from skood import VAE, HierarchicalRatio, HierarchicalVAE
+from skood.metrics import auroc
 
 
 def tiny_vae(**kwargs):
@@ -25,7 +26,7 @@ def test_is_the_difference_of_the_bounds(X, k, bound):
     vae = tiny_vae(bound=bound)
     detector = HierarchicalRatio(vae, k=k, n_importance_samples=16).fit(X)
     alone = vae.fit(X)
-    expected = alone.score_above(X, k, 16) - alone.score_above(X, 0, 16)
+    expected = -np.abs(alone.score_above(X, k, 16) - alone.score_above(X, 0, 16))
     np.testing.assert_array_equal(detector.score_samples(X), expected)
     assert (detector.predict(X) == 1).mean() == pytest.approx(0.95, abs=0.01)
     frozen = HierarchicalRatio(FrozenEstimator(alone), k=k, n_importance_samples=16).fit(X)
@@ -35,7 +36,7 @@ def test_is_the_difference_of_the_bounds(X, k, bound):
 
 def test_draws_are_those_of_the_density_by_default(X):
     vae = tiny_vae().fit(X)
-    expected = vae.score_above(X, 2) - vae.score_samples(X)
+    expected = -np.abs(vae.score_above(X, 2) - vae.score_samples(X))
     found = HierarchicalRatio(FrozenEstimator(vae)).fit(X).score_samples(X)
     np.testing.assert_array_equal(found, expected)
 
@@ -74,6 +75,47 @@ def test_is_the_divergence_of_the_prior_from_the_posterior():
     np.testing.assert_allclose(detector.score_samples(X), expected, rtol=0.02, atol=0.05)
     # What the top layer explains is no reason to reject; what only the lower one does, is.
     assert detector.predict([[6.0, 0.0], [0.0, 6.0]]).tolist() == [1, -1]
+
+
+class Bounds:
+    """Bounds that are known: of an item (full, upper)."""
+
+    _reads_checked_data = True
+
+    def fit(self, X, y=None):
+        raise AssertionError("is fitted already")
+
+    def score_samples(self, X):
+        return self.score_above(X, 0)
+
+    def score_above(self, X, k, n_importance_samples=None):
+        return np.asarray(X.rows(), dtype=float)[:, min(k, 1)]
+
+
+def test_a_failed_encoder_is_out_of_distribution():
+    """A log-ratio of either sign rejects as much as its size."""
+    full = -10 - np.arange(100) / 100
+    training = np.stack((full, full - np.linspace(0, 3, 100)), 1)
+    detector = HierarchicalRatio(FrozenEstimator(Bounds()), k=1).fit(training)
+    items = np.array([[-10.0, -11.0], [-10.0, -410.0], [-410.0, -10.0], [-10.0, -9.5]])
+    np.testing.assert_allclose(detector.score_samples(items), [-1, -400, -400, -0.5])
+    assert detector.predict(items).tolist() == [1, -1, -1, 1]
+
+
+def test_rows_far_from_the_training_data_are_rejected():
+    """There the encoder fails, and the prior often has the larger bound."""
+    rng = np.random.default_rng(0)
+    centers = 3 * rng.normal(size=(3, 6))
+    X = centers[rng.integers(3, size=500)] + 0.5 * rng.normal(size=(500, 6))
+    far = rng.uniform(-15, 15, size=(200, 6))
+    vae = HierarchicalVAE((4, 2, 1), hidden_features=(32,), max_steps=300, random_state=0).fit(X)
+    detector = HierarchicalRatio(FrozenEstimator(vae), k=1, n_importance_samples=16).fit(X)
+    log_ratio = vae.score_above(far, 0, 16) - vae.score_above(far, 1, 16)
+    assert (log_ratio < -5).mean() > 0.2
+    assert (detector.predict(far) == -1).mean() > 0.85
+    labels, scores = np.repeat([1, -1], [500, 200]), detector.score_samples(np.r_[X, far])
+
+    assert auroc(labels, scores) > 0.95
 
 
 @pytest.mark.parametrize("density", [KernelDensity(), VAE()])

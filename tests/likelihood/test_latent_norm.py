@@ -7,6 +7,7 @@ from scipy.stats import chi2, multivariate_normal
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import KernelDensity
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from skood import VAE, Autoencoder, LatentNorm, NeuralSplineFlow
@@ -102,7 +103,9 @@ def test_p_values_fall_with_the_distance_from_the_median():
     [
         NeuralSplineFlow(1, 4, (8,), max_epochs=2, random_state=0),
         VAE(2, hidden_features=(4,), max_steps=5, random_state=0),
-        Autoencoder(2, hidden_features=(4,), max_steps=5, random_state=0),
+        make_pipeline(
+            Autoencoder(2, hidden_features=(4,), max_steps=5, random_state=0), PCA(whiten=True)
+        ),
         PCA(2, whiten=True),
     ],
     ids=lambda latents: type(latents).__name__,
@@ -126,6 +129,71 @@ def test_images(of_digits, digits):
     frozen = LatentNorm(FrozenEstimator(of_digits)).fit(digits[:64])
     norms = np.linalg.norm(of_digits.encode(digits[:5]), axis=1)
     np.testing.assert_allclose(frozen.score_samples(digits[:5]), log_p_value(norms, 64))
+
+
+def rows_of(mean, deviations, n_rows=200):
+    """Normal rows, of these means and standard deviations exactly."""
+    rows = np.random.default_rng(0).normal(size=(n_rows, len(deviations)))
+    return mean + deviations * (rows - rows.mean(0)) / rows.std(0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviations", "is_refused"),
+    [
+        (0.0, np.array([1.0, 1.0, 1.0]), False),
+        # A trained model is not exact.
+        (0.7, np.array([0.4, 1.0, 1.4]), False),
+        (0.0, np.array([0.1, 1.0, 1.0]), False),
+        # Limits of 200 rows: 1 + 0.14, and 2 or 1/2 times 1.2.
+        (1.13, np.array([1.0, 1.0, 1.0]), False),
+        (1.15, np.array([1.0, 1.0, 1.0]), True),
+        (0.0, np.array([1.0, 1.0, 2.39]), False),
+        (0.0, np.array([1.0, 1.0, 2.41]), True),
+        (0.0, np.array([0.42, 0.42, 0.42]), False),
+        (0.0, np.array([0.41, 0.41, 0.41]), True),
+    ],
+)
+def test_only_latents_near_standard_normal_are_taken(mean, deviations, is_refused):
+    rows = rows_of(mean, deviations)
+    identity = LatentNorm(FunctionTransformer(), threshold_fraction=0)
+    if not is_refused:
+        identity.fit(rows)
+        return
+    with pytest.raises(ValueError, match=r"are not standard normal: in 200 training rows their"):
+        identity.fit(rows)
+
+
+def test_limits_are_wider_for_few_rows():
+    """Twenty standard normal rows are taken, whatever the draw."""
+    for seed in range(50):
+        rows = np.random.default_rng(seed).normal(size=(20, 8))
+        LatentNorm(FunctionTransformer(), threshold_fraction=0).fit(rows)
+
+
+@pytest.mark.parametrize("latents", [PCA(), PCA(2), FunctionTransformer()])
+def test_latents_without_a_law_are_refused(latents):
+    rows = 5 * np.random.default_rng(0).normal(size=(200, 3)) + [0, 0, 20]
+    with pytest.raises(ValueError, match=r"not standard normal.*means are .*PCA\(whiten=True\)"):
+        LatentNorm(latents).fit(rows)
+    LatentNorm(make_pipeline(latents, PCA(whiten=True))).fit(rows)
+
+
+def test_whitened_directions_without_variance_are_refused():
+    """Whitening divides rounding errors by rounding errors."""
+    rows = np.random.default_rng(0).normal(size=(200, 3)) @ np.eye(3, 6)
+    rows[0, 5] = 1e-30
+    latents = PCA(whiten=True).fit(rows)
+    latents.explained_variance_[3:] = 1e-40
+    latents.components_[3:] = latents.components_[0]
+    with pytest.raises(ValueError, match="of few components as latents"):
+        LatentNorm(FrozenEstimator(latents)).fit(rows)
+
+
+def test_a_vae_may_leave_latents_unused():
+    rows = np.random.default_rng(0).normal(size=(100, 3))
+    vae = VAE(4, hidden_features=(4,), max_steps=5, random_state=0).fit(rows)
+    assert np.sqrt(np.square(vae.transform(rows)).mean()) < 0.4
+    LatentNorm(FrozenEstimator(vae)).fit(rows)
 
 
 def test_errors(Z):

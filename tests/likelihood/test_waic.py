@@ -47,10 +47,6 @@ def test_bootstrap(rows):
         assert 60 < len(np.unique(data, axis=0)) < 90
         assert (data[:, None] == rows).all(2).any(1).all()
     assert len({float(data.sum()) for data in trained_on}) == 4
-    same = WAIC(KernelDensity(), 2).fit(rows)
-    np.testing.assert_allclose(
-        same.score_samples(rows), KernelDensity().fit(rows).score_samples(rows)
-    )
 
 
 def test_what_a_member_excludes(rows):
@@ -62,12 +58,25 @@ def test_what_a_member_excludes(rows):
     assert np.isfinite(detector.score_samples(rows)).all()
 
 
+def test_members_that_agree_somewhere_are_taken(rows):
+    """Two densities that differ on some rows alone, and a third that is one of these."""
+    one, other = (KernelDensity(kernel="tophat", bandwidth=b).fit(rows) for b in (1, 3))
+    detector = WAIC([FrozenEstimator(density) for density in (one, other, one)]).fit(rows)
+    scores = np.stack([density.score_samples(rows) for density in (one, other, one)])
+    np.testing.assert_allclose(detector.score_samples(rows), scores.mean(0) - scores.var(0))
+    with pytest.raises(ValueError, match="all 2 members give"):
+        WAIC([FrozenEstimator(one), FrozenEstimator(one)]).fit(rows)
+
+
 @pytest.mark.parametrize(
     ("density", "message"),
     [
         ([KernelDensity()], "expected two densities at least"),
         ([KernelDensity(), 3], "each with fit and score_samples"),
-        (FrozenEstimator(KernelDensity()), "would all be the same; give a list"),
+        (FrozenEstimator(KernelDensity().fit(np.eye(3))), "would all be the same; give a list"),
+        (KernelDensity(), "all 5 members give each of 120 training items the same log-density"),
+        (GaussianMixture(2, random_state=0), "random_state=0, with which all 5 members would be"),
+        (GaussianMixture(1), "same log-density.*with bootstrap=True, or as a list"),
     ],
 )
 def test_errors(rows, density, message):

@@ -1,0 +1,74 @@
+"""Methods that an estimator has, or will have once it is fitted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import Pipeline
+
+__all__ = ["check_provides", "provides"]
+
+
+def check_provides(
+    model: Any, *methods: str, message: str, error: type[Exception] = ValueError
+) -> None:
+    """Raise if a model has none of some methods, and will have none once it is fitted.
+
+    Called before training, so that a model of the wrong kind costs no time, and again after it for
+    the models that could not tell before.
+
+    Parameters
+    ----------
+    model : estimator
+        Fitted or not.
+    *methods : str
+        One of them is needed.
+    message : str
+        Error message. An estimator inside `model` that has such a method is added to it.
+    error : type, default=ValueError
+        Class of the exception.
+    """
+    if any(provides(model, method) for method in methods):
+        return
+    inner = _inner(model)
+    if inner is not None and any(provides(inner, method) for method in methods):
+        outer = type(model.estimator if isinstance(model, FrozenEstimator) else model).__name__
+        message += (
+            f". The {outer} does not pass on {methods[0]} of the {type(inner).__name__} inside: "
+            + (
+                "make a Pipeline of its other steps and the detector"
+                if outer == "Pipeline"
+                else f"give the {type(inner).__name__} itself"
+            )
+        )
+    raise error(message)
+
+
+def provides(model: Any, method: str) -> bool:
+    """Whether a model has a method, or may have it once it is fitted.
+
+    A method is missing for good unless its absence is explained by something else that the model
+    lacks: the condition of ``available_if``, a property or ``__getattr__`` reads what only `fit`
+    learns.
+    """
+    try:
+        getattr(model, method)
+    except AttributeError as missing:
+        cause: BaseException = missing
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        if isinstance(cause, NotFittedError) or not isinstance(cause, AttributeError):
+            return True
+        return cause.name != method
+    return True
+
+
+def _inner(model: Any) -> Any:
+    """Return the estimator that a Pipeline ends in, or that another estimator wraps; or None."""
+    if isinstance(model, FrozenEstimator):
+        return _inner(model.estimator)
+    if isinstance(model, Pipeline):
+        return model.steps[-1][1] if model.steps else None
+    return getattr(model, "estimator", None)
