@@ -95,7 +95,7 @@ _PUBLIC = {
         "OODGen",
         "OutlierExposure",
     ],
-    "calibration": ["ConformalDetector", "EnsembleDetector", "TunedThreshold"],
+    "calibration": ["ConformalDetector", "EnsembleDetector", "ExternalDetector", "TunedThreshold"],
     "model_selection": ["InlierFit", "LeaveClassesOut", "OODSplit", "get_ood_scorer"],
     "datasets": ["synthetic_outliers"],
     "_data": ["share_forward_pass"],

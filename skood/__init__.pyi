@@ -9,6 +9,7 @@ from skood._evaluate import (
 from skood.calibration import (
     ConformalDetector,
     EnsembleDetector,
+    ExternalDetector,
     TunedThreshold,
 )
 from skood.classifiers import (
@@ -151,6 +152,7 @@ __all__ = [
     "EnergyRegularized",
     "EnsembleDetector",
     "Entropy",
+    "ExternalDetector",
     "FeatureExtractor",
     "GradNorm",
     "Gram",

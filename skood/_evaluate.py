@@ -17,6 +17,7 @@ from skood._data import share_as_it_came
 from skood._labels import check_labels
 from skood._models import as_input, rows_through
 from skood._open_set import class_proba_of, excludes_classes, knows_classes
+from skood._parameters import EXTERNAL
 from skood._progress import progress_bar, progress_scope
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
@@ -135,6 +136,11 @@ def evaluate(
             f"{len(named)} detectors and {len(ood_sets)} OOD sets were given; expected at least "
             "one of each"
         )
+    for name, detector in named.items():
+        if not hasattr(detector, "score_samples"):
+            raise ValueError(
+                f"{name!r} of detectors is {detector!r}, which has no score_samples; {EXTERNAL}"
+            )
     inliers = share_as_it_came(X_id)
     sets = {name: share_as_it_came(X) for name, X in ood_sets.items()}
     training = None if X_train is None else share_as_it_came(X_train)

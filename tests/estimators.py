@@ -2,6 +2,7 @@
 
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -116,6 +117,7 @@ ESTIMATORS = [
     skood.Energy(tiny_mlp()),
     skood.EnergyRegularized(tiny_mlp(), SyntheticOutliers()),
     skood.Entropy(LogisticRegression()),
+    skood.ExternalDetector(GaussianMixture(2, init_params="random")),
     skood.FDBD(tiny_mlp()),
     skood.GEN(tiny_mlp()),
     skood.GMM(),

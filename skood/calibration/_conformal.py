@@ -15,7 +15,7 @@ from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
 from skood._models import as_input
-from skood._parameters import HasMethods, Interval, StrOptions
+from skood._parameters import HasMethods, Interval, IsDetector, StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import (
@@ -55,7 +55,8 @@ class ConformalDetector(PValueDetector):
     detector : estimator
         Anything with ``fit`` and ``score_samples``, higher = more in-distribution: a detector of
         this package, ``IsolationForest``, ``OneClassSVM``, ``LocalOutlierFactor(novelty=True)``,
-        ``GaussianMixture`` or a ``Pipeline`` that ends in one. One in
+        ``GaussianMixture`` or a ``Pipeline`` that ends in one; a detector of PyOD, or one with
+        another sign, in :class:`ExternalDetector`. One in
         :class:`sklearn.frozen.FrozenEstimator` is not fitted again; then all in-distribution
         rows given to `fit` are calibration rows, and it must not have seen them before. A trained
         model *inside* the detector must not have seen the calibration rows either; give some that
@@ -196,7 +197,7 @@ class ConformalDetector(PValueDetector):
 
     _parameter_constraints: dict = {
         **PValueDetector._parameter_constraints,
-        "detector": [HasMethods(["fit", "score_samples"])],
+        "detector": [IsDetector()],
         "method": [StrOptions({"split", "cross"})],
         "n_splits": [Interval(numbers.Integral, 2, None, closed="left")],
         "class_conditional": ["boolean"],

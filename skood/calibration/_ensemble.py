@@ -12,7 +12,7 @@ from sklearn.utils import Bunch, Tags
 from sklearn.utils.metaestimators import _BaseComposition
 
 from skood._checked_data import CheckedData
-from skood._parameters import StrOptions
+from skood._parameters import EXTERNAL, StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import (
@@ -287,7 +287,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         if not self.detectors or not all(map(_is_named_detector, self.detectors)):
             raise ValueError(
                 f"detectors={self.detectors!r}; expected a list of (name, detector) tuples, at "
-                "least one, with detectors that have fit and score_samples"
+                f"least one, with detectors that have fit and score_samples; {EXTERNAL}"
             )
         self._validate_names([name for name, _ in self.detectors])
 

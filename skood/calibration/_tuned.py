@@ -11,7 +11,7 @@ import numpy.typing as npt
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
-from skood._parameters import HasMethods, Interval, StrOptions
+from skood._parameters import Interval, IsDetector, StrOptions
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
 from skood.calibration._base import (
@@ -124,7 +124,7 @@ class TunedThreshold(CalibratedDetector):
 
     _parameter_constraints: dict = {
         **CalibratedDetector._parameter_constraints,
-        "detector": [HasMethods(["fit", "score_samples"])],
+        "detector": [IsDetector()],
         "objective": [StrOptions({"tpr", "fpr", "f1", "cost"})],
         "target": [Interval(numbers.Real, 0, 1, closed="both"), None],
         "false_alarm_cost": [Interval(numbers.Real, 0, None, closed="left")],

@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import is_classifier
 
+from skood._directions import is_of_pyod
+from skood._parameters import EXTERNAL
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 from skood.model_selection._inlier_fit import InlierFit
 from skood.model_selection._labels import labels_and_outliers
@@ -76,8 +78,8 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
     Notes
     -----
     Scores are read from ``score_samples``, or ``decision_function`` where there is none, and
-    taken as higher = more in-distribution, as for scikit-learn's outlier detectors. (Those of
-    PyOD have the opposite sign.)
+    taken as higher = more in-distribution, as for scikit-learn's outlier detectors. Those of PyOD
+    have the opposite sign and are refused; :class:`~skood.ExternalDetector` turns it.
 
     Unlike :func:`sklearn.metrics.make_scorer` this reads ``score_samples`` of any estimator and
     sees the classes that it was trained on.
@@ -184,6 +186,11 @@ def _labels_and_scores(
             f"{type(estimator).__name__} has no score for single rows; expected a detector, with "
             "score_samples or decision_function, higher = more in-distribution. A classifier "
             "goes into one, as in skood.MSP(classifier)"
+        )
+    if is_of_pyod(estimator):
+        raise TypeError(
+            f"{method.__name__} of {type(estimator).__name__} is higher for outliers, as in all "
+            f"of PyOD, but a scorer takes higher = more in-distribution; {EXTERNAL}"
         )
     return np.where(is_ood, -1, 1), np.asarray(method(X), dtype=np.float64)
 
