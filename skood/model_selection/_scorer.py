@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import multiprocessing
+import threading
+import warnings
+import weakref
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import is_classifier
+from sklearn.exceptions import UndefinedMetricWarning
 
 from skood._directions import is_of_pyod
 from skood._parameters import EXTERNAL
@@ -28,6 +35,11 @@ _METRICS: dict[str, tuple[Callable[..., float], int, dict[str, Any]]] = {
     "fpr95": (fpr_at_tpr, -1, {"tpr": 0.95}),
     "fpr_at_tpr": (fpr_at_tpr, -1, {}),
 }
+_NO_SCORE_OF_TRAINING_PARTS = (
+    "rows of training parts have no OOD row among them, so their score is NaN. Give "
+    "return_train_score=False, which is not the default of halving searches, or "
+    "OODSplit(outliers_in_train=True)"
+)
 # Attributes in which fitted estimators store the estimator that they delegate to.
 _INNER = "best_estimator_", "estimator_", "classifier_"
 
@@ -68,7 +80,9 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
     callable
         Called with a fitted estimator, X and y, it returns a float, greater = better: error rates
         come with a minus sign. It raises a ValueError for rows that are all in-distribution or
-        all OOD, and a TypeError for an estimator that does not score single rows.
+        all OOD, and a TypeError for an estimator that does not score single rows. The training
+        part that a search scores after a test part has the score NaN if it holds no OOD rows, with
+        one :class:`~sklearn.exceptions.UndefinedMetricWarning` for all of them.
 
     See Also
     --------
@@ -109,6 +123,8 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
 class _OODScorer:
     """Scorer for one metric."""
 
+    has_warned = False
+
     def __init__(self, name: str, params: dict[str, Any]) -> None:
         if name not in _METRICS:
             raise ValueError(
@@ -135,7 +151,11 @@ class _OODScorer:
         return sign * metric(labels, scores, **preset, **self._params)
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        return self._measure(*_labels_and_scores(estimator, X, y))
+        found = _labels_and_scores(estimator, X, y)
+        if found is None:
+            _warn_once(self)
+            return np.nan
+        return self._measure(*found)
 
     def _accept_sample_weight(self) -> bool:
         # A search with several scorers and sample weights calls this on every scorer.
@@ -149,6 +169,8 @@ class _OODScorer:
 class _OODScorers:
     """Scorer for several metrics, which scores rows once."""
 
+    has_warned = False
+
     def __init__(self, names: Sequence[str]) -> None:
         self._scorers = {name: _OODScorer(name, {}) for name in names}
         if not self._scorers:
@@ -157,8 +179,11 @@ class _OODScorers:
             )
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> dict[str, float]:
-        labels, scores = _labels_and_scores(estimator, X, y)
-        return {name: scorer._measure(labels, scores) for name, scorer in self._scorers.items()}
+        found = _labels_and_scores(estimator, X, y)
+        if found is None:
+            _warn_once(self)
+            return dict.fromkeys(self._scorers, np.nan)
+        return {name: scorer._measure(*found) for name, scorer in self._scorers.items()}
 
     def __repr__(self) -> str:
         return f"get_ood_scorer({list(self._scorers)!r})"
@@ -166,8 +191,8 @@ class _OODScorers:
 
 def _labels_and_scores(
     estimator: Any, X: Any, y: Any
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Return +1 for ID and -1 for OOD rows, and their scores."""
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
+    """Return +1 for ID and -1 for OOD rows, and their scores; None for rows of a training part."""
     labels, outlier = labels_and_outliers(y, "the OOD scorer")
     classes = _known_classes(estimator)
     unknown = np.zeros(len(labels), dtype=bool)
@@ -175,6 +200,9 @@ def _labels_and_scores(
         known = set(np.asarray(classes).tolist())
         unknown = np.array([label not in known for label in labels.tolist()], dtype=bool)
     is_ood = outlier | unknown
+    if not is_ood.any() and _last_scored.is_(estimator):
+        # A search scores a training part right after the test part.
+        return None
     if is_ood.all() or not is_ood.any():
         raise ValueError(_one_sided(labels, outlier, unknown, classes))
     # A classifier's decision function separates classes; for two classes it has a score's shape.
@@ -192,7 +220,9 @@ def _labels_and_scores(
             f"{method.__name__} of {type(estimator).__name__} is higher for outliers, as in all "
             f"of PyOD, but a scorer takes higher = more in-distribution; {EXTERNAL}"
         )
-    return np.where(is_ood, -1, 1), np.asarray(method(X), dtype=np.float64)
+    scores = np.asarray(method(X), dtype=np.float64)
+    _last_scored.set(estimator)
+    return np.where(is_ood, -1, 1), scores
 
 
 def _known_classes(estimator: Any) -> Any:
@@ -233,10 +263,37 @@ def _one_sided(
         f"no OOD row among the {len(labels)} scored: none has the label -1 or a class unknown to "
         f"the estimator{trained_on or ', which keeps no classes_'}. In cross-validation give "
         "cv=OODSplit() and OOD rows, or cv=LeaveClassesOut() and, where the estimator keeps no "
-        "classes or holds a network that was trained on all of them, InlierFit(estimator). "
-        "Training parts have none, so return_train_score=True, the default of halving searches, "
-        "needs OODSplit(outliers_in_train=True)"
+        "classes or holds a network that was trained on all of them, InlierFit(estimator). A "
+        "halving search draws rows of the test parts: raise its min_resources, or give it another "
+        "resource than n_samples"
     )
+
+
+class _LastScored(threading.local):
+    """The estimator that this thread scored last, where both kinds of rows were there."""
+
+    _reference: Callable[[], Any] = staticmethod(lambda: None)
+
+    def set(self, estimator: Any) -> None:
+        self._reference = lambda: None
+        with contextlib.suppress(TypeError):
+            self._reference = weakref.ref(estimator)
+
+    def is_(self, estimator: Any) -> bool:
+        return self._reference() is estimator
+
+
+_last_scored = _LastScored()
+# Whether this worker process of a search has warned; in other processes a scorer keeps that.
+_worker = SimpleNamespace(has_warned=False)
+
+
+def _warn_once(scorer: Any) -> None:
+    """Warn for the first training part of a search; Python forgets what it showed between fits."""
+    state = scorer if multiprocessing.parent_process() is None else _worker
+    if not state.has_warned:
+        state.has_warned = True
+        warnings.warn(_NO_SCORE_OF_TRAINING_PARTS, UndefinedMetricWarning, stacklevel=3)
 
 
 def _named(labels: npt.NDArray) -> str:

@@ -63,8 +63,11 @@ class OODSplit(BaseCrossValidator):
     :func:`sklearn.model_selection.cross_validate` with ``OODSplit(outliers_in_train=True)`` and
     `groups`.
 
-    A halving search scores its training parts unless ``return_train_score=False``, and tests on
-    random parts of the test parts: its `min_resources` must leave OOD rows in them.
+    A halving search over ``resource="n_samples"`` tests on random rows of the test parts, so that
+    its `min_resources` must be large enough to draw OOD rows: with a share p of OOD rows, m rows
+    hold none with probability :math:`(1 - p)^m`. Any other resource, ``n_estimators`` or
+    ``classifier__max_epochs`` for instance, leaves the test parts whole. Give
+    ``return_train_score=False`` as well, since training parts hold no OOD rows to be scored with.
 
     Examples
     --------

@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import BaseEstimator, clone
 from sklearn.covariance import EllipticEnvelope
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
+from sklearn.exceptions import UndefinedMetricWarning
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression, SGDOneClassSVM
 from sklearn.mixture import GaussianMixture
@@ -197,6 +198,21 @@ def test_error_for_a_classifier(classifier, problem):
     classifier.fit(X[:80], y[:80])
     with pytest.raises(TypeError, match=rf"{type(classifier).__name__} has no score.*skood.MSP"):
         get_ood_scorer("auroc")(classifier, X, y)
+
+
+def test_a_part_of_training_rows_after_a_test_part_has_no_score():
+    X, y = np.array([[0.0], [0.1], [0.2], [5.0]]), np.array([0, 0, 0, -1])
+    forests = [IsolationForest(random_state=k).fit(X[:3]) for k in (0, 1)]
+    scorer = get_ood_scorer("auroc")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no OOD row"):
+            scorer(forests[0], X[:3], y[:3])
+    assert 0 < scorer(forests[0], X, y) <= 1
+    with pytest.raises(ValueError, match="no OOD row"):
+        scorer(forests[1], X[:3], y[:3])
+    with pytest.warns(UndefinedMetricWarning, match="training parts have no OOD row"):
+        assert np.isnan(scorer(forests[0], X[:3], y[:3]))
+    assert np.isnan(pickle.loads(pickle.dumps(scorer))(forests[0], X[:3], y[:3]))
 
 
 def test_errors_of_names():

@@ -1,5 +1,7 @@
 """Searches and validations of scikit-learn, with what this package adds to them."""
 
+import warnings
+
 import numpy as np
 import pytest
 import sklearn
@@ -125,15 +127,71 @@ def test_halving_search(problem, outliers_in_train):
     assert outliers_in_train == ("mean_train_score" in search.cv_results_)
 
 
-def test_halving_search_explains_what_it_cannot_score(problem):
+@pytest.mark.parametrize("search", [HalvingGridSearchCV, GridSearchCV])
+def test_training_parts_have_no_score_and_one_warning(problem, search):
+    """Candidates are chosen all the same, and Python shows the text once."""
     X, y = problem
-    search = HalvingGridSearchCV(
-        InlierFit(skood.KNN()), {"estimator__n_neighbors": [1, 3]}, cv=SPLIT, **HALVING
+    scorer = get_ood_scorer("auroc")
+    settings = {"scoring": scorer, "cv": SPLIT, "return_train_score": True, "error_score": "raise"}
+    if search is HalvingGridSearchCV:
+        settings |= {"min_resources": 50, "random_state": 0}
+    grid = {"estimator__n_neighbors": [1, 3, 5]}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("default")
+        found = search(InlierFit(skood.KNN()), grid, **settings).fit(X, y)
+    ours, *others = [str(w.message) for w in caught]
+    assert ours.startswith("rows of training parts have no OOD row among them")
+    # Of scikit-learn, for each table of results.
+    assert all(text.startswith("One or more of the train scores are non-f") for text in others)
+    assert np.isnan(found.cv_results_["mean_train_score"]).all()
+    settings["return_train_score"] = False
+    expected = search(InlierFit(skood.KNN()), grid, **settings).fit(X, y)
+    np.testing.assert_array_equal(
+        found.cv_results_["mean_test_score"], expected.cv_results_["mean_test_score"]
     )
-    with pytest.raises(ValueError, match=r"default of halving searches.*outliers_in_train=True"):
-        search.set_params(min_resources=50).fit(X, y)
+    assert np.isfinite(expected.cv_results_["mean_test_score"]).all()
+    assert found.best_params_ == expected.best_params_
+
+
+def test_training_parts_have_no_score_of_several_metrics(problem):
+    scorer = get_ood_scorer(["auroc", "fpr95"])
+    with pytest.warns(UserWarning) as caught:
+        scores = cross_validate(
+            skood.KNN(), *problem, scoring=scorer, cv=SPLIT, return_train_score=True, n_jobs=1
+        )
+    assert len(caught) == 1
+    for name in ("auroc", "fpr95"):
+        assert np.isnan(scores[f"train_{name}"]).all()
+        assert np.isfinite(scores[f"test_{name}"]).all()
+
+
+def test_halving_search_with_too_few_rows_or_folds_that_change(problem):
+    X, y = problem
+    settings = {"return_train_score": False, **HALVING}
+    grid = {"estimator__n_neighbors": [1, 3]}
+    search = HalvingGridSearchCV(InlierFit(skood.KNN()), grid, cv=SPLIT, **settings)
+    with pytest.raises(ValueError, match="draws rows of the test parts: raise its min_resources"):
+        search.set_params(min_resources=9).fit(X, np.minimum(y, 0))
     with pytest.raises(ValueError, match="consistent folds across"):
         search.set_params(cv=OODSplit(3)).fit(X, y)
+
+
+def test_halving_over_another_resource_keeps_test_parts_whole(problem):
+    X, y = problem
+    detector = InlierFit(skood.MSP(skood.MLP((4,), random_state=0)))
+    search = HalvingGridSearchCV(
+        detector,
+        {"estimator__classifier__learning_rate": [0.001, 0.1]},
+        cv=SPLIT,
+        resource="estimator__classifier__max_epochs",
+        min_resources=1,
+        max_resources=2,
+        factor=2,
+        return_train_score=False,
+        **HALVING,
+    ).fit(X, y)
+    assert search.n_resources_ == [1, 2]
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
 
 
 def test_halving_search_without_outliers(problem):
