@@ -14,6 +14,7 @@ from skood._checked_data import CheckedData
 from skood._parameters import Interval
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
+from skood.posthoc._models import require_logits
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 
@@ -106,6 +107,11 @@ class MaxLogit(OutputsDetector):
     offset_ : float
         Threshold on the score.
 
+    Notes
+    -----
+    A classifier that gives probabilities alone has their logarithms as logits. The score is the
+    logarithm of :class:`MSP` then, and orders items as MSP does.
+
     References
     ----------
     .. [1] D. Hendrycks, S. Basart, M. Mazeika, A. Zou, J. Kwon, M. Mostajabi, J. Steinhardt,
@@ -134,9 +140,9 @@ class Energy(OutputsDetector):
     Parameters
     ----------
     classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
+        A classifier of :mod:`skood.classifiers`, one of scikit-learn with ``decision_function``,
+        or a trained torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained
+        again. None takes a convolutional network for images and an MLP for rows.
     temperature : float, default=1.0
         Temperature T.
     contamination : float, default=0.05
@@ -161,6 +167,12 @@ class Energy(OutputsDetector):
         The trained classifier.
     offset_ : float
         Threshold on the score.
+
+    Raises
+    ------
+    ValueError
+        When the classifier gives probabilities alone. The energy of their logarithms is 0 at T = 1
+        and an entropy at other T.
 
     References
     ----------
@@ -210,12 +222,7 @@ class Energy(OutputsDetector):
         scaled = outputs.logits / self.temperature
         if outputs.multilabel:
             return self.temperature * np.logaddexp(0, scaled).sum(1)
-        if outputs.normalized and self.temperature == 1:
-            raise ValueError(
-                "the energy of probabilities is 0 for every item, and Energy was given "
-                f"{type(self.classifier_).__name__}, whose logits are not known; use MSP or "
-                "Entropy, or a classifier that has logits (decision_function)"
-            )
+        require_logits(outputs, self.classifier_, type(self).__name__)
         return self.temperature * logsumexp(scaled, axis=1)
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._labels import encode_labels
-from skood._models import check_frozen, fit_model, rows_through
+from skood._models import check_same_columns, fit_model, rows_through
 from skood.base import split_outliers
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
@@ -33,6 +33,7 @@ __all__ = [
     "is_multilabel",
     "is_network",
     "read_features",
+    "require_logits",
     "split_multilabel",
     "with_handles",
 ]
@@ -148,8 +149,8 @@ def check_readable(model: Any, reads: str, name: str) -> None:
         raise TypeError(
             f"{name} reads a network: its layers, features or gradients, which "
             f"{type(model).__name__} does not have; expected a classifier of skood.classifiers or "
-            "a trained torch module (module_ of a skorch net). MSP, MaxLogit, Energy, Entropy, "
-            "GEN, KLMatching and OpenMax take any classifier"
+            "a trained torch module (module_ of a skorch net). MSP, MaxLogit, Entropy, GEN and "
+            "KLMatching take any classifier, Energy and OpenMax any with decision_function"
         )
 
 
@@ -179,7 +180,7 @@ def fitted_model(
         # A copy with the same module finds out how its output is read.
         return clone(trained).fit(data)
     if isinstance(model, FrozenEstimator):
-        check_frozen(trained, data)
+        check_same_columns(trained, data)
         return trained
     if y is None and needs_labels:
         raise ValueError(
@@ -216,6 +217,28 @@ def classifier_outputs(
     if not log_proba.size:
         log_proba = log_softmax(logits, axis=1)
     return Outputs(logits, log_proba, no_features, normalized)
+
+
+def require_logits(outputs: Outputs, classifier: Any, name: str) -> None:
+    """Raise where a score reads the size of logits and only probabilities are known.
+
+    The logarithms of probabilities lack a number that differs from item to item, log sum exp of the
+    logits, and an item whose probability is 0 has none.
+
+    Parameters
+    ----------
+    outputs : Outputs
+    classifier : estimator
+    name : str
+        Name of the detector.
+    """
+    if outputs.normalized:
+        raise ValueError(
+            f"{name} reads logits, and {type(classifier).__name__} gives probabilities alone, from "
+            "which logits cannot be computed; use MSP, Entropy, GEN or KLMatching, which read "
+            "probabilities, or a classifier that has logits (decision_function, or a network "
+            "without its softmax)"
+        )
 
 
 def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.NDArray[np.int64]:

@@ -15,6 +15,7 @@ from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
+from skood.posthoc._models import require_logits
 
 __all__ = ["OpenMax"]
 
@@ -34,9 +35,9 @@ class OpenMax(OutputsDetector):
     Parameters
     ----------
     classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
+        A classifier of :mod:`skood.classifiers`, one of scikit-learn with ``decision_function``,
+        or a trained torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained
+        again. None takes a convolutional network for images and an MLP for rows.
     n_tail : int, default=20
         Distances that the tail is fitted to.
     alpha : int, default=3
@@ -69,6 +70,12 @@ class OpenMax(OutputsDetector):
         The trained classifier.
     offset_ : float
         Threshold on the score.
+
+    Raises
+    ------
+    ValueError
+        When the classifier gives probabilities alone: distances between their logarithms would be
+        those of probabilities that are 0. When too few rows of a class are there for its tail.
 
     References
     ----------
@@ -120,6 +127,7 @@ class OpenMax(OutputsDetector):
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
+        require_logits(outputs, self.classifier_, type(self).__name__)
         logits = outputs.logits.astype(np.float64)
         predicted = logits.argmax(1)
         centres, weibull = [], []

@@ -17,6 +17,7 @@ from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._covariance import unit_rows
+from skood.posthoc._models import require_logits
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 
 __all__ = ["SHE", "NNGuide"]
@@ -199,6 +200,7 @@ class NNGuide(OutputsDetector):
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
+        require_logits(outputs, self.classifier_, type(self).__name__)
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
         if n_bank < len(outputs):

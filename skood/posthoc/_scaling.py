@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 from skood._parameters import Interval, StrOptions
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
+from skood.posthoc._models import require_logits
 
 __all__ = ["ASH", "LTS", "SCALE", "energy", "number_kept", "ratio"]
 
@@ -289,6 +290,7 @@ class LTS(OutputsDetector):
         self.top_fraction = top_fraction
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        require_logits(outputs, self.classifier_, type(self).__name__)
         positive = np.maximum(outputs.features, 0.0)
         n_top = number_kept(positive.shape[1], 100 * (1 - self.top_fraction))
         scale = ratio(positive.sum(1), top_sum(positive, n_top)) ** 2

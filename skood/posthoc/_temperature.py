@@ -124,7 +124,15 @@ class TemperatureScaling(OutputsDetector):
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
     ) -> None:
         logits = outputs.logits.astype(np.float64)
-        target = np.take_along_axis(logits, class_indices[:, None], 1).mean()
+        of_class = np.take_along_axis(logits, class_indices[:, None], 1)
+        impossible = of_class <= np.log(np.finfo(np.float64).tiny)
+        if outputs.normalized and impossible.any():
+            raise ValueError(
+                f"{type(self.classifier_).__name__} gives {impossible.sum()} of {len(logits)} "
+                "held-out rows the probability 0 for their own class, which is 0 at every "
+                "temperature; use MSP, or a classifier that has logits (decision_function)"
+            )
+        target = of_class.mean()
 
         def slope(log_inverse: float) -> float:
             """Differentiate the mean negative log-likelihood in 1 / T."""

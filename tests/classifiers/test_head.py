@@ -136,7 +136,7 @@ class TestFinalProbabilities:
         np.testing.assert_allclose(
             skood.MSP(module).fit(X).score_samples(X), proba.max(1), rtol=1e-5
         )
-        with pytest.raises(ValueError, match=r"energy of probabilities is 0 .* PretrainedClass"):
+        with pytest.raises(ValueError, match=r"Energy reads logits, and Pretrained.* alone"):
             skood.Energy(module).fit(X)
         with pytest.raises(ValueError, match="no layer of Net was found to make its logits"):
             skood.KNN(module).fit(X)

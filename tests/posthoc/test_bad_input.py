@@ -3,7 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy.special import logsumexp
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier
 from torch import nn
 
 import skood
@@ -198,11 +209,91 @@ def test_thresholds_in_the_wrong_order(trained):
 
 
 def test_saturated_probabilities_stay_finite(trained):
-    from sklearn.tree import DecisionTreeClassifier
-
     _, X, y = trained
     tree = FrozenEstimator(DecisionTreeClassifier().fit(X, y))
     for detector in every("MSP", "MaxLogit", "Entropy", "GEN", "KLMatching"):
         assert np.isfinite(detector.set_params(classifier=tree).fit(X, y).score_samples(X)).all()
-    with pytest.raises(ValueError, match=r"energy of probabilities is 0 .* DecisionTreeClassifier"):
-        skood.Energy(tree).fit(X, y)
+
+
+def test_max_logit_of_probabilities_is_the_logarithm_of_msp(trained):
+    _, X, y = trained
+    forest = FrozenEstimator(RandomForestClassifier(10, random_state=0).fit(X, y))
+    scores = skood.MaxLogit(forest).fit(X).score_samples(X)
+    np.testing.assert_allclose(np.exp(scores), skood.MSP(forest).fit(X).score_samples(X))
+
+
+PROBABILITIES = {
+    "forest": lambda: RandomForestClassifier(10, random_state=0),
+    "Pipeline": lambda: make_pipeline(StandardScaler(), RandomForestClassifier(10)),
+    "calibrated": lambda: CalibratedClassifierCV(LogisticRegression(), cv=2),
+    "search": lambda: GridSearchCV(DecisionTreeClassifier(), {"max_depth": [2]}, cv=2),
+    "neighbours": lambda: KNeighborsClassifier(),
+    "network of scikit-learn": lambda: MLPClassifier((4,), max_iter=5),
+}
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("kind", PROBABILITIES)
+@pytest.mark.parametrize(
+    "detector", [skood.Energy(), skood.Energy(temperature=2.0), skood.OpenMax()], ids=str
+)
+def test_probabilities_are_no_logits(trained, kind, frozen, detector):
+    """The energy of probabilities at T = 2 is larger for outliers."""
+    _, X, y = trained
+    model = PROBABILITIES[kind]()
+    name = type(model).__name__
+    if frozen:
+        model = FrozenEstimator(model.fit(X, y))
+    detector = clone(detector).set_params(classifier=model)
+    with pytest.raises(ValueError, match=rf"reads logits, and {name} gives prob.* alone.*MSP"):
+        detector.fit(X, y)
+
+
+def test_decision_functions_are_logits(trained):
+    _, X, y = trained
+    models = [
+        LogisticRegression(),
+        make_pipeline(StandardScaler(), LogisticRegression()),
+        GridSearchCV(LogisticRegression(), {"C": [1.0]}, cv=2),
+        HistGradientBoostingClassifier(max_iter=3),
+    ]
+    for model in models:
+        logits = model.fit(X, y).decision_function(X)
+        scores = skood.Energy(FrozenEstimator(model)).fit(X).score_samples(X)
+        np.testing.assert_allclose(scores, logsumexp(logits, axis=1))
+        openmax = skood.OpenMax(FrozenEstimator(model), rows="all").fit(X, y)
+        assert openmax.centres_.shape == (3, 3)
+        np.testing.assert_allclose(openmax.centres_[0], logits[y == 0].mean(0))
+
+
+@pytest.mark.parametrize("method", ["Energy", "OpenMax", "NNGuide", "LTS"])
+def test_softmax_whose_logits_are_unknown(method):
+    """A network that puts out probabilities, of no layer's output."""
+
+    class Probabilities(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.weight = nn.Linear(5, 4), nn.Parameter(torch.eye(3, 4))
+
+        def forward(self, x):
+            return torch.softmax(self.body(x).relu() @ self.weight.T, 1)
+
+    X, y = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
+    network = skood.PretrainedClassifier(Probabilities().eval(), features_from="body")
+    with pytest.raises(ValueError, match=rf"{method} reads logits, and PretrainedClassifier gives"):
+        getattr(skood, method)(network).fit(X, y)
+
+
+def test_no_temperature_for_a_class_that_is_impossible(trained):
+    """A probability of 0 would count as 1e-308, and all others hardly at all."""
+    _, X, y = trained
+    tree = FrozenEstimator(DecisionTreeClassifier(random_state=0).fit(X, y))
+    wrong = np.append((y[:5] + 1) % 3, y[5:])
+    with pytest.raises(ValueError, match=r"DecisionTreeClassifier gives 5 of 180 .*probability 0"):
+        skood.TemperatureScaling(tree).fit(X, wrong)
+    forest = RandomForestClassifier(max_depth=1, random_state=0).fit(X, y)
+    detector = skood.TemperatureScaling(FrozenEstimator(forest)).fit(X, wrong)
+    proba = forest.predict_proba(X) ** (1 / detector.temperature_)
+    expected = (proba / proba.sum(1, keepdims=True)).max(1)
+    np.testing.assert_allclose(detector.score_samples(X), expected)
