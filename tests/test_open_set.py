@@ -8,10 +8,11 @@ import torch
 from estimators import ESTIMATORS, tiny_mlp, tiny_vae
 from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.ensemble import RandomForestClassifier
+from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
+from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,8 +20,20 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 import skood
-from skood import KNN, MSP, DeepEnsemble, FeatureExtractor, MCDropout, OODGen, PretrainedClassifier
+from skood import (
+    KNN,
+    MSP,
+    ConformalDetector,
+    DeepEnsemble,
+    EnsembleDetector,
+    FeatureExtractor,
+    MCDropout,
+    OODGen,
+    PretrainedClassifier,
+    TunedThreshold,
+)
 from skood._open_set import OpenSetDetector, rejecting
+from skood.classifiers._network import Network
 from skood.metrics import ccr_at_fpr, open_set_f1, oscr
 
 pytestmark = pytest.mark.filterwarnings("ignore:the classifier is:UserWarning")
@@ -260,8 +273,6 @@ def test_scores_and_classes_come_from_the_same_passes(rows, monkeypatch):
         MSP(tiny_mlp()).fit(X, y),
         skood.LogitNorm(tiny_mlp(), random_state=0).fit(X, y),
     ]
-    from skood.classifiers._network import Network
-
     n_passes, plain = [], Network.map
 
     def counted(self, function, data, *args, **kwargs):
@@ -421,3 +432,182 @@ def test_classes_left_out_of_a_network_that_names_none(network, rows):
         np.testing.assert_array_equal(
             named, cross_val_score(wrapped, X, y, scoring=scorer, **settings)
         )
+
+
+def many(n=600):
+    """Enough rows to calibrate with."""
+    rng = np.random.default_rng(1)
+    y = np.arange(n) % 3
+    return rng.normal(0, 0.5, size=(n, 4)) + 2 * np.eye(3, 4)[y], np.array(["a", "b", "c"])[y]
+
+
+CALIBRATED = {
+    "conformal": ConformalDetector(KNN(tiny_mlp(), n_neighbors=3), random_state=0),
+    "training": ConformalDetector(skood.LogitNorm(tiny_mlp()), random_state=0),
+    "cross": ConformalDetector(KNN(tiny_mlp()), method="cross", n_splits=3, random_state=0),
+    "by class": ConformalDetector(KNN(tiny_mlp()), class_conditional=True, random_state=0),
+    "by class of an ensemble": ConformalDetector(
+        DeepEnsemble(tiny_mlp(), 2), class_conditional=True, random_state=0
+    ),
+    "by a classifier": ConformalDetector(
+        KNN(), class_conditional=True, classifier=LogisticRegression(), random_state=0
+    ),
+    "tuned": TunedThreshold(MSP(tiny_mlp()), target=0.9, random_state=0),
+    "ensemble": EnsembleDetector(
+        [("a", KNN(tiny_mlp())), ("b", KNN()), ("c", MSP(LogisticRegression()))], random_state=0
+    ),
+    "pipeline": ConformalDetector(
+        make_pipeline(StandardScaler(), KNN(tiny_mlp(), n_neighbors=3)), random_state=0
+    ),
+    "nested": TunedThreshold(
+        ConformalDetector(KNN(tiny_mlp()), random_state=0), target=0.8, random_state=0
+    ),
+    "inliers": ConformalDetector(skood.InlierFit(KNN(tiny_mlp())), random_state=0),
+}
+
+
+@pytest.mark.parametrize("detector", CALIBRATED.values(), ids=CALIBRATED)
+def test_the_outer_threshold_decides(detector):
+    X, y = many()
+    far = np.random.default_rng(2).normal(0, 6, size=(50, 4))
+    everything = np.concatenate([X, far])
+    assert hasattr(detector, "predict_class")
+    assert not hasattr(detector, "classes_")
+    detector = clone(detector)
+    with pytest.raises(NotFittedError):
+        detector.predict_class(X)
+    detector.fit(X, y)
+    assert detector.classes_.tolist() == ["a", "b", "c"]
+    rejected = check(detector, everything)
+    assert 0.02 < rejected[:600].mean() < 0.3
+    assert np.mean(detector.predict_class(X)[~rejected[:600]] == y[~rejected[:600]]) > 0.8
+    # The inner detector has another threshold.
+    inner = getattr(detector, "detector_", None)
+    if inner is not None:
+        assert (inner.predict(everything) != detector.predict(everything)).any()
+    row = skood.evaluate([detector], X, {"far": far}, y)[0]
+    assert row["id_accuracy"] > 0.8
+    restored = pickle.loads(pickle.dumps(detector))
+    np.testing.assert_array_equal(
+        restored.predict_class(everything), detector.predict_class(everything)
+    )
+
+
+def test_probabilities_are_those_of_the_wrapped():
+    X, y = many()
+    for name in ("conformal", "tuned", "pipeline"):
+        detector = clone(CALIBRATED[name]).fit(X, y)
+        inner = detector.detectors_[0] if name != "tuned" else detector.detector_
+        np.testing.assert_array_equal(detector.predict_proba(X), inner.predict_proba(X))
+        if name != "pipeline":
+            assert detector.classifier_ is inner.classifier_
+    assert not hasattr(detector, "classifier_")  # It reads what the Pipeline makes of X.
+    for name in ("cross", "ensemble"):
+        detector = clone(CALIBRATED[name]).fit(X, y)
+        known = [d for d in detector.detectors_ if hasattr(d, "predict_proba")]
+        assert len(known) == (3 if name == "cross" else 2)
+        mean = np.mean([d.predict_proba(X) for d in known], axis=0)
+        np.testing.assert_allclose(detector.predict_proba(X), mean)
+        with pytest.raises(AttributeError, match="predict_proba is their mean"):
+            detector.classifier_  # noqa: B018
+    given = clone(CALIBRATED["by a classifier"]).fit(X, y)
+    assert isinstance(given.classifier_, LogisticRegression)
+    np.testing.assert_array_equal(given.predict_proba(X), given.classifier_.predict_proba(X))
+
+
+def test_an_open_set_classifier_with_a_guarantee():
+    """Of new rows of known classes at most `alpha` are rejected, the others mostly classified."""
+    X, y = many(3000)
+    rejected = []
+    for seed in range(20):
+        order = np.random.default_rng(seed).permutation(3000)
+        fit, new = order[:600], order[600:]
+        detector = ConformalDetector(MSP(LogisticRegression()), alpha=0.1, random_state=seed)
+        labels = detector.fit(X[fit], y[fit]).predict_class(X[new])
+        rejected.append(np.mean(labels == "-1"))
+        accepted = labels != "-1"
+        assert np.mean(labels[accepted] == y[new][accepted]) > 0.97
+    # The standard deviation of a rate with 180 calibration rows is .022, of the mean of 20 .005.
+    assert 0.08 < np.mean(rejected) <= 0.115
+
+
+def test_wrapped_detectors_that_know_no_class():
+    X, y = many(200)
+    for detector in (
+        ConformalDetector(KNN(), random_state=0),
+        TunedThreshold(IsolationForest(random_state=0), random_state=0),
+        EnsembleDetector([("a", KNN()), ("b", IsolationForest(random_state=0))], random_state=0),
+        ConformalDetector(make_pipeline(StandardScaler(), KNN()), random_state=0),
+        ConformalDetector(GaussianMixture(2, random_state=0), random_state=0),
+    ):
+        detector.fit(X, y)
+        for name in ("predict_class", "predict_proba", "classes_", "classifier_"):
+            assert not hasattr(detector, name), (detector, name)
+    with pytest.raises(AttributeError) as caught:
+        ConformalDetector(KNN(), random_state=0).fit(X).predict_class(X)
+    assert "KNN has no predict_proba and classes_" in str(caught.value.__cause__)
+
+
+def test_members_of_different_classes():
+    X, y = many(200)
+    first = MSP(LogisticRegression()).fit(X[y != "c"], y[y != "c"])
+    second = MSP(LogisticRegression()).fit(X, y)
+    named = [("first", FrozenEstimator(first)), ("second", FrozenEstimator(second))]
+    ensemble = EnsembleDetector(named, random_state=0).fit(X)
+    with pytest.raises(AttributeError, match=r"\['a', 'b'\] and \['a', 'b', 'c'\]"):
+        ensemble.classes_  # noqa: B018
+    assert not hasattr(ensemble, "predict_class")
+    assert ensemble.predict(X).shape == (200,)
+
+
+def test_a_class_that_a_fold_lacks():
+    X, y = many(60)
+    y[:] = np.where(y == "c", "a", y)
+    y[0] = "c"
+    cross = ConformalDetector(
+        MSP(LogisticRegression()), method="cross", n_splits=3, alpha=0.1, random_state=0
+    ).fit(X, y)
+    n_classes = [len(d.classes_) for d in cross.detectors_]
+    assert sorted(n_classes) == [2, 3, 3]
+    check(cross, X)
+    lacking = cross.detectors_[n_classes.index(2)]
+    others = [d for d in cross.detectors_ if d is not lacking]
+    mean = sum(d.predict_proba(X)[:, 2] for d in others) / 3
+    np.testing.assert_allclose(cross.predict_proba(X)[:, 2], mean)
+
+
+def test_labels_that_a_wrapped_network_names(network):
+    X, y = many(200)
+    multilabel = KNN(PretrainedClassifier(network, multilabel=True)).fit(X)
+    fitted = ConformalDetector(FrozenEstimator(multilabel)).fit(X)
+    assert fitted.predict_proba(X).shape == (200, 3)
+    assert not hasattr(fitted, "predict_class")
+    with pytest.raises(ValueError, match="KNN has no classifier_"):
+        ConformalDetector(FrozenEstimator(multilabel), class_conditional=True).fit(X)
+    named = KNN(PretrainedClassifier(network, classes=["a", "b", "c"])).fit(X, y)
+    fitted = ConformalDetector(FrozenEstimator(named)).fit(X)
+    check(fitted, X)
+    assert fitted.classifier_ is named.features_
+    assert set(fitted.predict_class(X)) <= {"a", "b", "c", "-1"}
+
+
+def test_a_calibrated_detector_shares_the_pass(network, monkeypatch):
+    X, _ = many(200)
+    fitted = ConformalDetector(FrozenEstimator(KNN(network).fit(X))).fit(X)
+    n_passes, plain = [], Network.map
+
+    def counted(self, function, data, *args, **kwargs):
+        n_passes.append(len(data))
+        return plain(self, function, data, *args, **kwargs)
+
+    monkeypatch.setattr(Network, "map", counted)
+    fitted.predict_class(X)
+    assert n_passes == [200]
+
+
+def test_scorers_read_the_classes_through_a_calibrated_detector():
+    X, y = many(200)
+    fitted = ConformalDetector(MSP(LogisticRegression()), random_state=0)
+    fitted.fit(X[y != "c"], y[y != "c"])
+    expected = skood.metrics.auroc(np.where(y != "c", 1, -1), fitted.score_samples(X))
+    assert skood.get_ood_scorer("auroc")(fitted, X, y) == expected

@@ -17,7 +17,14 @@ from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._frozen import check_parts_fitted
-from skood._models import check_frozen, fit_model, rows_through
+from skood._labels import encode_labels
+from skood._models import check_same_columns, fit_model, rows_through
+from skood._open_set import (
+    OpenSetDetector,
+    class_proba_of,
+    excludes_classes,
+    knows_classes,
+)
 from skood._parameters import HasMethods, fit_context
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.base import BaseDetector, labels_of, split_outliers
@@ -36,11 +43,11 @@ __all__ = [
 _LARGEST = np.finfo(np.float64).max / 2
 
 
-class CalibratedDetector(BaseDetector):
+class CalibratedDetector(OpenSetDetector):
     """Base of the detectors that wrap detectors and set the threshold on held-out rows.
 
-    A subclass writes ``_fit``, which sets ``offset_`` too, and ``_score_samples``; it has the
-    parameters `memory`, `verbose` and `random_state`.
+    A subclass writes ``_fit``, which sets ``offset_`` too, ``_score_samples`` and
+    ``_class_models``; it has the parameters `memory`, `verbose` and `random_state`.
     """
 
     @property
@@ -75,6 +82,67 @@ class CalibratedDetector(BaseDetector):
         calibration : CheckedData or None
             Inliers that are not among those to fit to; None: some of `inliers` are to be held out.
         """
+
+    @abstractmethod
+    def _class_models(self) -> list[Any]:
+        """Return the models whose mean class probabilities are those of this detector.
+
+        Fitted ones; before `fit` those that are given.
+        """
+
+    @property
+    def classes_(self) -> npt.NDArray:
+        """Labels, in the order of the class probabilities."""
+        if not hasattr(self, "offset_"):
+            raise AttributeError(f"{type(self).__name__} is not fitted, and has no classes_ yet")
+        models = self._class_models()
+        if not models or not all(map(knows_classes, models)):
+            names = ", ".join(type(model).__name__ for model in models) or "none of the detectors"
+            raise AttributeError(
+                f"{type(self).__name__} has no classes_: {names} has no predict_proba and "
+                "classes_, which detectors on a classifier have"
+            )
+        known = [np.asarray(model.classes_) for model in models]
+        if all(set(classes.tolist()) == set(known[0].tolist()) for classes in known):
+            return known[0]
+        return self._different_classes(known)
+
+    def _different_classes(self, known: list[npt.NDArray]) -> npt.NDArray:
+        """Return the classes of models that know different ones."""
+        raise AttributeError(
+            f"{type(self).__name__} has no classes_: its detectors know different classes, "
+            + " and ".join(str(classes.tolist()[:10]) for classes in known[:3])
+        )
+
+    @property
+    def classifier_(self) -> Any:
+        """Classifier of the wrapped detector, if there is one detector with one classifier."""
+        models = self._class_models()
+        if len(models) != 1:
+            raise AttributeError(
+                f"{type(self).__name__} has no classifier_: {len(models)} models classify, and "
+                "predict_proba is their mean"
+            )
+        return models[0].classifier_
+
+    @property
+    def _has_classes(self) -> bool:
+        if hasattr(self, "offset_"):
+            return self.classes_ is not None
+        models = self._class_models()
+        return bool(models) and all(hasattr(model, "predict_proba") for model in models)
+
+    @property
+    def _is_multilabel(self) -> bool:
+        return not all(map(excludes_classes, self._class_models()))
+
+    def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        models, classes = self._class_models(), self.classes_
+        total = np.zeros((len(data), len(classes)))
+        for model in models:
+            columns = encode_labels(np.asarray(model.classes_), classes)
+            total[:, columns] += class_proba_of(model, data)
+        return total / len(models)
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, X_calibration: Any = None) -> CalibratedDetector:
@@ -140,7 +208,7 @@ def fit_detector(
     memory : str, joblib.Memory or None
     """
     if isinstance(detector, FrozenEstimator):
-        check_frozen(detector.estimator, inliers)
+        check_same_columns(detector.estimator, inliers)
         return detector.estimator
     if outliers is not None and y is not None and isinstance(detector, BaseDetector):
         y = np.concatenate([y, np.full(len(outliers), -1)])

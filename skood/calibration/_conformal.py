@@ -14,7 +14,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
-from skood._models import as_input
+from skood._models import rows_through
+from skood._open_set import excludes_classes, knows_classes
 from skood._parameters import HasMethods, Interval, IsDetector, StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
@@ -77,7 +78,7 @@ class ConformalDetector(PValueDetector):
     classifier : classifier, default=None
         Predicts the classes, for ``class_conditional=True``. It is fitted to the rows that the
         detector is fitted to, unless it is in :class:`sklearn.frozen.FrozenEstimator`. None
-        takes the ``classifier_`` of the fitted detector.
+        takes the most probable class that the fitted detector predicts.
     memory : str or joblib.Memory, default=None
         Where fitted detectors and classifiers are cached by their parameters and data. With an
         integer `random_state` a search over `alpha` then fits them once.
@@ -98,12 +99,15 @@ class ConformalDetector(PValueDetector):
     offset_ : float
         Threshold on the score; -inf where n is too small to reject anything.
     classifier_ : classifier
-        Predicts the classes. This and the next three only with ``class_conditional=True``.
+        The given classifier, or the ``classifier_`` of the detector, where there is one.
     classes_ : ndarray of shape (n_classes,)
-        Predicted classes with enough calibration rows for `alpha`.
+        Labels in the order of `predict_proba`, where the detector knows a classifier.
+    calibrated_classes_ : ndarray of shape (n_calibrated,)
+        Predicted classes with enough calibration rows for `alpha`. This and the next two only with
+        ``class_conditional=True``.
     class_scores_ : list of ndarray
         Scores of the calibration rows of each, ascending.
-    thresholds_ : ndarray of shape (n_classes,)
+    thresholds_ : ndarray of shape (n_calibrated,)
         Threshold on the detector's score in each.
     input_shape_ : tuple of int
         Shape of an item, (C, H, W) or (d,).
@@ -315,19 +319,40 @@ class ConformalDetector(PValueDetector):
     def _fit_classifier(
         self, training: CheckedData, labels: npt.NDArray | None, **settings: Any
     ) -> None:
+        self._classifier = None
         if self.classifier is not None:
-            self.classifier_ = fit_detector(self.classifier, training, labels, None, **settings)
+            self._classifier = fit_detector(self.classifier, training, labels, None, **settings)
             return
         detector = self.detectors_[0]
-        if not hasattr(detector, "classifier_"):
+        if knows_classes(detector) and excludes_classes(detector):
+            return
+        self._classifier = getattr(detector, "classifier_", None)
+        if self._classifier is None or not excludes_classes(detector):
             raise ValueError(
                 "class_conditional=True needs to know the class of a row, but "
                 f"{type(detector).__name__} has no classifier_; give one as classifier="
             )
-        self.classifier_ = detector.classifier_
+
+    def _class_models(self) -> list[Any]:
+        if self.class_conditional and self.classifier is not None:
+            return [self._classifier if hasattr(self, "offset_") else self.classifier]
+        return list(getattr(self, "detectors_", [self.detector]))
+
+    def _different_classes(self, known: list[npt.NDArray]) -> npt.NDArray:
+        # A rare class may have no row outside of a fold; its probability is 0 there.
+        return np.unique(np.concatenate(known))
+
+    @property
+    def classifier_(self) -> Any:
+        """Classifier given to a class-conditional detector, or that of the wrapped detector."""
+        if self.class_conditional and getattr(self, "_classifier", None) is not None:
+            return self._classifier
+        return super().classifier_
 
     def _predicted(self, data: CheckedData) -> npt.NDArray:
-        return np.asarray(self.classifier_.predict(as_input(self.classifier_, data)))
+        if self._classifier is not None:
+            return rows_through(self._classifier, "predict", data)
+        return self.classes_[self._class_proba(data).argmax(1)]
 
     def _group(self, scores: npt.NDArray[np.float64], predicted: npt.NDArray) -> None:
         """Set the calibration attributes of each class."""
@@ -336,8 +361,10 @@ class ConformalDetector(PValueDetector):
         self._scores_by_class = {
             label: np.sort(scores[predicted == label]) for label in labels.tolist()
         }
-        self.classes_ = labels[enough]
-        self.class_scores_ = [np.sort(scores[predicted == label]) for label in self.classes_]
+        self.calibrated_classes_ = labels[enough]
+        self.class_scores_ = [
+            np.sort(scores[predicted == label]) for label in self.calibrated_classes_
+        ]
         self.thresholds_ = np.array([threshold_at(s, self.alpha) for s in self.class_scores_])
         self._other_threshold = self.offset_
         if np.isneginf(self.offset_):
@@ -362,7 +389,9 @@ class ConformalDetector(PValueDetector):
         p_values = conformal_p_values(self.calibration_scores_[0], scores)
         if self.class_conditional:
             predicted = self._predicted(data)
-            for label, calibration in zip(self.classes_, self.class_scores_, strict=True):
+            for label, calibration in zip(
+                self.calibrated_classes_, self.class_scores_, strict=True
+            ):
                 rows = predicted == label
                 p_values[rows] = conformal_p_values(calibration, scores[rows])
         return p_values
@@ -387,7 +416,7 @@ class ConformalDetector(PValueDetector):
         if self.class_conditional:
             predicted = self._predicted(data)
             thresholds = np.full(len(scores), self._other_threshold)
-            for label, threshold in zip(self.classes_, self.thresholds_, strict=True):
+            for label, threshold in zip(self.calibrated_classes_, self.thresholds_, strict=True):
                 thresholds[predicted == label] = threshold
             scores -= thresholds
         return scores

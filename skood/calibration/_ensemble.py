@@ -12,6 +12,7 @@ from sklearn.utils import Bunch, Tags
 from sklearn.utils.metaestimators import _BaseComposition
 
 from skood._checked_data import CheckedData
+from skood._open_set import knows_classes
 from skood._parameters import EXTERNAL, StrOptions
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
@@ -290,6 +291,12 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
                 f"least one, with detectors that have fit and score_samples; {EXTERNAL}"
             )
         self._validate_names([name for name, _ in self.detectors])
+
+    def _class_models(self) -> list[Any]:
+        if hasattr(self, "detectors_"):
+            return [detector for detector in self.detectors_ if knows_classes(detector)]
+        given = [item[1] for item in self.detectors if _is_named_detector(item)]
+        return [detector for detector in given if hasattr(detector, "predict_proba")]
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         p_values = np.empty((len(data), len(self.detectors_)))

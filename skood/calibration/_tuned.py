@@ -166,7 +166,8 @@ class TunedThreshold(CalibratedDetector):
         if self.objective != "tpr" and outliers is None:
             raise ValueError(
                 f"objective={self.objective!r} needs known outliers, but no label in y is -1; "
-                'give some rows with y == -1, or take objective="tpr"'
+                "give some rows with y == -1, as np.where(is_ood, -1, y) makes them of other "
+                'labels, or take objective="tpr"'
             )
         kept: npt.NDArray[np.integer] = np.arange(len(inliers))
         if calibration is None:
@@ -236,6 +237,9 @@ class TunedThreshold(CalibratedDetector):
         self.results_["objective"] = objective
         self.offset_ = float(thresholds[best])
         self.best_score_ = float(objective[best])
+
+    def _class_models(self) -> list[Any]:
+        return [getattr(self, "detector_", self.detector)]
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return scores_of(self.detector_, data)

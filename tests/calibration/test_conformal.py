@@ -181,7 +181,7 @@ def test_class_conditional_p_values_by_hand(column):
     new = np.array([[-1.0, 0], [-1, 2.5], [1, 2.5], [1, 25]])
     np.testing.assert_array_equal(detector.p_values(new), np.array([1, 3, 1, 3]) / 4)
     np.testing.assert_array_equal(detector.predict(new), [-1, 1, -1, 1])
-    np.testing.assert_array_equal(detector.classes_, ["a", "b"])
+    np.testing.assert_array_equal(detector.calibrated_classes_, ["a", "b"])
     np.testing.assert_array_equal(detector.thresholds_, [1, 10])
     np.testing.assert_array_equal(detector.score_samples(new), [-1, 1.5, -7.5, 15])
 
@@ -194,7 +194,7 @@ def test_classes_with_few_rows_are_compared_with_all(column):
     )
     with pytest.warns(UserWarning, match=r"\{1: 2\}; their rows are compared with all 8"):
         detector.fit(X)
-    np.testing.assert_array_equal(detector.classes_, [0])
+    np.testing.assert_array_equal(detector.calibrated_classes_, [0])
     new = np.array([[-1.0, 3.5], [1.0, 3.5], [1.0, -1.0]])
     np.testing.assert_allclose(detector.p_values(new), [5 / 7, 5 / 9, 1 / 9])
     np.testing.assert_array_equal(detector.predict(new), [1, 1, -1])
