@@ -70,6 +70,13 @@ def seeded(detector, **parameters):
     return clone(detector).set_params(**own, **parameters)
 
 
+def many(n=600):
+    """Enough rows to calibrate with."""
+    rng = np.random.default_rng(1)
+    y = np.arange(n) % 3
+    return rng.normal(0, 0.5, size=(n, 4)) + 2 * np.eye(3, 4)[y], np.array(["a", "b", "c"])[y]
+
+
 @pytest.fixture
 def rows():
     """Three classes side by side, and rows that are far from all of them."""
@@ -315,6 +322,15 @@ def test_a_reject_class(rows):
     )
 
 
+def test_the_threshold_of_a_reject_class_is_zero_however_many_rows_there_are():
+    X, y = many(600)
+    network = skood.MLP((8,), max_epochs=2)
+    vae = tiny_vae(conditional=True)
+    detector = OODGen(network, vae, score_type="margin", random_state=0).fit(X, y)
+    assert detector.offset_ == 0
+    check(detector, X)
+
+
 def test_probabilities_of_temperature_scaling(rows):
     X, y, _ = rows
     network = FrozenEstimator(tiny_mlp(random_state=0).fit(X, y))
@@ -432,13 +448,6 @@ def test_classes_left_out_of_a_network_that_names_none(network, rows):
         np.testing.assert_array_equal(
             named, cross_val_score(wrapped, X, y, scoring=scorer, **settings)
         )
-
-
-def many(n=600):
-    """Enough rows to calibrate with."""
-    rng = np.random.default_rng(1)
-    y = np.arange(n) % 3
-    return rng.normal(0, 0.5, size=(n, 4)) + 2 * np.eye(3, 4)[y], np.array(["a", "b", "c"])[y]
 
 
 CALIBRATED = {

@@ -32,6 +32,9 @@ __all__ = ["OODGen"]
 # and reconstructed.
 _REAL, _OFF, _ON, _RECONSTRUCTED = range(4)
 
+# Scores whose every percentile is 0.
+_ONLY_ZERO = np.zeros(1)
+
 
 class OODGen(ClassifierTrainingDetector):
     r"""Out-of-distribution detection via generation: a classifier with a reject class.
@@ -52,6 +55,7 @@ class OODGen(ClassifierTrainingDetector):
         learning_rate=1e-3, validation_fraction=0.1)`` for images,
         ``MLP(validation_fraction=0.1)`` for rows.
         If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
+        Its `label_smoothing` is not used.
     vae : VAE or None, default=None
         See :class:`BoundarySampler`; one in a ``FrozenEstimator`` is not trained again.
     off_manifold_interval : int, default=5
@@ -159,6 +163,7 @@ class OODGen(ClassifierTrainingDetector):
     }
 
     _scoring_parameters = ("contamination", "score_type")
+    _unused = ("label_smoothing",)
 
     sampler_: BoundarySampler
 
@@ -244,9 +249,11 @@ class OODGen(ClassifierTrainingDetector):
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
         if self.score_type == "margin":
-            # Every percentile of a single score is this score.
-            return np.zeros(1)
+            return _ONLY_ZERO
         return super()._scores_for_threshold(inliers, rows, seed)
+
+    def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return _ONLY_ZERO if self.score_type == "margin" else super()._scores_of_held_out(data)
 
     def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return softmax(self._network.outputs(data).logits[:, :-1].astype(np.float64), axis=1)
