@@ -14,6 +14,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 import generate
 
 import skood
+from skood._docs_link import DOCS_URL
 
 project = "skood"
 author = "the skood developers"
@@ -55,6 +56,7 @@ sphinx_gallery_conf = {
 }
 
 html_theme = "pydata_sphinx_theme"
+html_baseurl = DOCS_URL or ""
 html_title = f"skood {version}"
 html_show_sourcelink = False
 # Pages that stand alone have no sections to navigate.

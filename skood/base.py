@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
 from skood._frozen import check_parts_fitted
+from skood._docs_link import DocumentationLinkMixin
 from skood._labels import check_labels, is_outlier, other_convention
 from skood._models import input_tags, reads_as_it_came
 from skood._parameters import Contamination, Interval, StrOptions, fit_context
@@ -61,7 +62,7 @@ class _MissingThreshold:
         )
 
 
-class BaseDetector(OutlierMixin, BaseEstimator, metaclass=ABCMeta):
+class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=ABCMeta):
     """Base of all detectors.
 
     A subclass writes ``_fit``, which learns from in-distribution data, and ``_score_samples``,

@@ -13,6 +13,7 @@ import torch
 from sklearn.base import BaseEstimator
 
 from skood._checked_data import CheckedData
+from skood._docs_link import DocumentationLinkMixin
 from skood._parameters import Interval, StrOptions
 from skood._torch.documentation import spell_out_training
 from skood._torch.packing import pack, unpack
@@ -24,7 +25,7 @@ __all__ = ["NeuralEstimator"]
 _IMMATERIAL = {"channels", "device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
 
 
-class NeuralEstimator(BaseEstimator):
+class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
     """Base of the estimators that train a network, ``module_``.
 
     A subclass may take the parameters of its base as ``**training``.

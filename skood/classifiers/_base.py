@@ -479,6 +479,10 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
     def normalization(self) -> tuple[npt.NDArray, npt.NDArray]:
         return self.mean_, self.std_
 
+    @property
+    def _n_features_out(self) -> int:
+        return last_linear(self.module_).in_features
+
     @internal
     def network(self) -> Network:
         device = resolve_device(self.device)

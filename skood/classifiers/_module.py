@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_in_range
+from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
 from skood._parameters import Interval, StrOptions
 from skood._torch.packing import pack, unpack
@@ -25,7 +26,7 @@ from skood.classifiers._reading import Reading
 __all__ = ["ModuleHandle"]
 
 
-class ModuleHandle(BaseEstimator):
+class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
     """Base of the estimators that hold a trained module, which `clone` shares.
 
     A subclass has the parameters below, and says in ``_network_settings`` how its output is read.

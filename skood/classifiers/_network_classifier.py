@@ -7,7 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
@@ -79,7 +84,13 @@ def _name_of(layer: nn.Module, module: nn.Module) -> str:
     return next(name for name, part in module.named_modules() if part is layer)
 
 
-class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metaclass=ABCMeta):
+class NetworkClassifier(
+    ClassNamePrefixFeaturesOutMixin,
+    ClassifierMixin,
+    TransformerMixin,
+    BaseEstimator,
+    metaclass=ABCMeta,
+):
     """Base of the classifiers that are torch networks: prediction from features and logits."""
 
     @abstractmethod
@@ -91,6 +102,11 @@ class NetworkClassifier(ClassifierMixin, TransformerMixin, BaseEstimator, metacl
     @internal
     def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
         """Mean and standard deviation by which each channel, or all, are normalised."""
+
+    @property
+    @abstractmethod
+    def _n_features_out(self) -> int:
+        """Number of penultimate features."""
 
     def _outputs(self, X: Any, reads: str = "logits") -> Outputs:
         """Return what the network makes of X; `reads` is what is wanted of it."""

@@ -190,6 +190,10 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
             )
         return np.asarray(self.classes)
 
+    @property
+    def _n_features_out(self) -> int:
+        return self.reading_.n_features
+
     @internal
     def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
         return 0.0 if self.mean is None else self.mean, 1.0 if self.std is None else self.std

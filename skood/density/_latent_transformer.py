@@ -44,6 +44,7 @@ class LatentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     @property
     def _n_features_out(self) -> int:
+        check_is_fitted(self)
         return self.n_latent
 
     def __sklearn_tags__(self) -> Tags:

@@ -9,7 +9,13 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, DensityMixin, MetaEstimatorMixin, TransformerMixin
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    DensityMixin,
+    MetaEstimatorMixin,
+    TransformerMixin,
+)
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
@@ -17,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
+from skood._docs_link import DocumentationLinkMixin
 from skood._methods import check_provides
 from skood._models import draw_samples, fit_model, rows_through
 from skood._parameters import HasMethods, StrOptions, fit_context
@@ -39,7 +46,13 @@ _MOST_LATENTS = 32
 _ROUNDING = 1e-7
 
 
-class TwoStep(TransformerMixin, DensityMixin, BaseEstimator):
+class TwoStep(
+    DocumentationLinkMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    DensityMixin,
+    BaseEstimator,
+):
     r"""Density of data near a manifold: an autoencoder, and a density of its latents.
 
     Data in many dimensions often lie near a manifold of fewer, on which a density in all dimensions
@@ -161,6 +174,7 @@ class TwoStep(TransformerMixin, DensityMixin, BaseEstimator):
             self.autoencoder_ = fit_model(autoencoder, data, y, seed=seed, memory=self.memory)
             _check_decoder(self.autoencoder_, is_fitted=True)
             latents = CheckedData.of(self._latents(data))
+            self._n_features_out = latents.item_shape[0]
             self._check_n_latent(autoencoder, latents.item_shape[0])
             self.density_ = fit_model(density, latents, y, seed=seed, memory=self.memory)
         return self

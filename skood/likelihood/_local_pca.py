@@ -66,7 +66,7 @@ def local_pca_dimension(
     rows = rows[np.isfinite(rows).all(1)]
     if data.is_image:
         return float(count_components(rows, _GLOBAL_ALPHA))
-    rows = StandardScaler().fit_transform(rows)
+    rows = np.asarray(StandardScaler().fit_transform(rows))
     centers = rows[rng.permutation(len(rows))]
     nearest = NearestNeighbors().fit(rows)
     n_neighbors = min(max(_FEWEST_NEIGHBORS, int(_PART_OF_ROWS * len(rows))), len(rows))

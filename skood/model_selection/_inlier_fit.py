@@ -16,6 +16,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skood._data import take_rows
+from skood._docs_link import DocumentationLinkMixin
 from skood._labels import check_labels, is_outlier
 from skood._parameters import HasMethods, fit_context
 
@@ -51,7 +52,7 @@ def _delegated(name: str) -> Any:
     return available_if(_has(name))(method)
 
 
-class InlierFit(MetaEstimatorMixin, BaseEstimator):
+class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
     """Meta-estimator that fits any estimator or Pipeline to the in-distribution rows only.
 
     Rows with ``y == -1`` are dropped before anything is fitted. Detectors of this package do so

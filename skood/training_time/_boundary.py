@@ -18,6 +18,7 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._chunks import row_slices
 from skood._data import check_data
+from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
 from skood._labels import check_labels, encode_labels
 from skood._models import fit_model
@@ -34,7 +35,7 @@ from skood.training_time._ellipsoids import draw_outside, fit_ellipsoid
 __all__ = ["BoundarySampler"]
 
 
-class BoundarySampler(BaseEstimator):
+class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     r"""Out-of-distribution samples close to in-distribution data.
 
     The decoder g of a variational autoencoder describes the data as a manifold. Points next to the
@@ -220,7 +221,8 @@ class BoundarySampler(BaseEstimator):
             seed = draw_seed(self.random_state)
             model = fit_model(vae, data, y, seed=seed, memory=memory)
             self.vae_ = model.estimator if isinstance(model, FrozenEstimator) else model
-            latents = self.vae_.transform(data, y)
+            # A frame, if scikit-learn is configured so.
+            latents = np.asarray(self.vae_.transform(data, y))
         n_classes = class_indices.max() + 1
         self._class_indices_of_vae = self.vae_.generator().class_indices(self.classes_, n_classes)
         ellipsoids = [

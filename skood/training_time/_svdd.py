@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from typing import Any
 
 import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import TransformerMixin
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ __all__ = ["DeepSVDD", "HypersphereDetector", "HypersphereObjective"]
 _SMALLEST = 0.1
 
 
-class HypersphereDetector(TransformerMixin, TrainingDetector):
+class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector):
     """Base of the detectors whose score is the distance of phi(x) from a center.
 
     A subclass has the parameters `backbone` and `n_latent`, and makes a
@@ -35,6 +36,7 @@ class HypersphereDetector(TransformerMixin, TrainingDetector):
     """
 
     _needs_labels = False
+    _unused = ("label_smoothing",)
 
     _parameter_constraints: dict = {
         **TrainingDetector._parameter_constraints,
@@ -90,6 +92,11 @@ class HypersphereDetector(TransformerMixin, TrainingDetector):
         with self._shows_progress("transform"):
             return self._latents(data)
 
+    @property
+    def _n_features_out(self) -> int:
+        check_is_fitted(self)
+        return self.n_latent
+
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = []
@@ -129,7 +136,8 @@ class DeepSVDD(HypersphereDetector):
         Part of the data outside of the hypersphere, in (0, 1]; for "soft-boundary".
     n_warm_up_epochs : int, default=10
         Epochs in which R stays 0, for "soft-boundary". After them, every step sets R to the
-        1 - nu quantile of the distances in its batch.
+        1 - nu quantile of the distances in its batch. The backbone's `max_epochs` must be larger;
+        `fit` warns where R is 0 in the end.
     contamination : float, default=0.05
         Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
@@ -262,6 +270,16 @@ class DeepSVDD(HypersphereDetector):
         super()._learn_scores(inliers, y, held_out, seed)
         if self.objective == "soft-boundary":
             self.radius_ = float(self.backbone_.module_.get_buffer("radius"))
+
+    def _check_training(self) -> None:
+        if self.objective == "soft-boundary" and self.backbone_.module_.get_buffer("radius") == 0:
+            warnings.warn(
+                "the radius is 0 after training, so that the soft boundary had no part in it: R "
+                f"stays 0 in the first n_warm_up_epochs={self.n_warm_up_epochs} of "
+                f"{len(self.history_['loss'])} epochs. Give the backbone more max_epochs, or lower "
+                "n_warm_up_epochs",
+                stacklevel=2,
+            )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         scores = super()._score_samples(data)

@@ -47,9 +47,10 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
     a margin M that grows from 0.15 to `margin`, and :func:`class_divergence` makes each class a
     narrow Gaussian around the mean of its z in the previous epoch. There is no softmax.
 
-    The features f(x) of an item are the spatial means of the inner layers, the penultimate
-    features and :math:`\mu`, side by side. With :math:`l_k(x)` the log-likelihood of f(x) under a
-    Gaussian of the training features of class k (:class:`ClassGaussians`), the score is
+    The features f(x) of an item are, by default, the spatial means of the inner layers, the
+    penultimate features and :math:`\mu`, side by side. With :math:`l_k(x)` the log-likelihood of
+    f(x) under a Gaussian of the training features of class k (:class:`ClassGaussians`), the score
+    is
 
     .. math:: s(x) = w(x) \, \min\big( \max_k l_k(x) - B, -1 \big)
 
@@ -94,9 +95,13 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         Autoencoder for w: an estimator with ``transform`` and ``inverse_transform``,
         :class:`skood.density.Autoencoder` for instance. It is trained on the rows that the backbone
         is trained on, unless it comes in a :class:`sklearn.frozen.FrozenEstimator`.
+    features : {"ensemble", "penultimate", "latent"}, default="ensemble"
+        What f(x) is: the means of the inner layers, the penultimate features and :math:`\mu`; the
+        penultimate features alone; or :math:`\mu` alone. See Notes.
     layers : tuple of str, default=None
-        Names of the inner layers, as in ``module.named_modules()``. None takes the last module at
-        each resolution of the maps, and every nonlinearity that outputs rows.
+        Names of the inner layers of "ensemble", as in ``module.named_modules()``; the first one
+        also sees the reconstructions. None takes the last module at each resolution of the maps,
+        and every nonlinearity that outputs rows.
     shrinkage : float or "oas", default=0.0
         Of the covariances, see :class:`ClassGaussians`; for classes with few rows.
     n_head_epochs : int, default=0
@@ -108,8 +113,8 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
         Where the trained backbone and the autoencoder are cached, so that a search over
-        `reconstruction`, `layers` and `shrinkage` trains the backbone once. Needs an integer
-        `random_state`.
+        `reconstruction`, `features`, `layers` and `shrinkage` trains the backbone once. Needs an
+        integer `random_state`.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
         than a few seconds.
@@ -123,8 +128,8 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
     classes_ : ndarray of shape (n_classes,)
         Labels.
     layers_ : tuple of str
-        Names of the inner layers that are part of the features. A layer whose means are the
-        penultimate features is left out.
+        Names of the inner layers that are part of the features; none unless these are
+        "ensemble". A layer whose means are the penultimate features is left out.
     gaussians_ : ClassGaussians
         Of the training features.
     log_likelihood_bound_ : float
@@ -155,6 +160,14 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
     Notes
     -----
     `predict_proba` is Bayes' theorem with the Gaussians of the classes and equal priors.
+
+    :math:`\mu` is a linear map of the penultimate features. Next to these, as in "ensemble" and
+    in the authors' code, it tells nothing new: the covariance of every class has no extent in
+    `n_latent` directions but the common jitter of :class:`ClassGaussians`, so that :math:`\mu`
+    adds nearly the same number to the log-likelihood of every item. The ranking of items is that
+    of the features without :math:`\mu` (rank correlation 1.000), at the price of the jitter.
+    "latent" scores the space in which training pushes the classes apart, "penultimate" the features
+    that it is mapped from.
 
     Differences from the authors' code: embeddings are not normalised by default, since the paper's
     classes are far from each other and from the origin; the covariances are those of all training
@@ -192,16 +205,19 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         "n_samples_per_batch": [Interval(numbers.Integral, 2, None, closed="left")],
         "normalize_embeddings": ["boolean"],
         "reconstruction": [HasMethods(["fit", "transform", "inverse_transform"]), None],
+        "features": [StrOptions({"ensemble", "penultimate", "latent"})],
         "layers": [tuple, list, str, None],
         "shrinkage": [Interval(numbers.Real, 0, 1, closed="both"), StrOptions({"oas"})],
         "n_head_epochs": [Interval(numbers.Integral, 0, None, closed="left")],
         "head_lr_scale": [Interval(numbers.Real, 0, None, closed="neither")],
     }
 
-    _scoring_parameters = ("contamination", "layers", "reconstruction", "shrinkage")
+    _scoring_parameters = ("contamination", "features", "layers", "reconstruction", "shrinkage")
+    _unused = ("batch_size", "label_smoothing")
 
     backbone_: NeuralClassifier
     classes_: npt.NDArray
+    layers_: tuple[str, ...]
 
     def __init__(
         self,
@@ -217,6 +233,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         n_samples_per_batch: int = 8,
         normalize_embeddings: bool = False,
         reconstruction: Any = None,
+        features: str = "ensemble",
         layers: Sequence[str] | str | None = None,
         shrinkage: float | str = 0.0,
         n_head_epochs: int = 0,
@@ -237,6 +254,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         self.n_samples_per_batch = n_samples_per_batch
         self.normalize_embeddings = normalize_embeddings
         self.reconstruction = reconstruction
+        self.features = features
         self.layers = layers
         self.shrinkage = shrinkage
         self.n_head_epochs = n_head_epochs
@@ -292,7 +310,9 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         training = inliers.subset(rows)
         class_indices = encode_labels(np.asarray(y)[rows], self.classes_)
         layers = layers_of(self._network, training, self.layers)
-        self.layers_ = distinct_layers(self._network, layers, training)
+        self.layers_ = ()
+        if self.features == "ensemble":
+            self.layers_ = distinct_layers(self._network, layers, training)
         moments = ClassMoments(len(self.classes_), pooled=False)
         for part, features in self._features(training):
             moments.add(features, class_indices[part])
@@ -325,7 +345,13 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         return relative * (self._reconstruction_errors(data) / largest)
 
     def _features(self, data: CheckedData) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-        return layer_features(self._network, self.layers_, data, self.n_latent)
+        return layer_features(
+            self._network,
+            self.layers_,
+            data,
+            n_outputs=0 if self.features == "penultimate" else self.n_latent,
+            with_penultimate=self.features != "latent",
+        )
 
     def _log_likelihood(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Log-likelihood of the features under each class, shape (n, n_classes)."""
@@ -368,4 +394,5 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
 
     @property
     def _n_features_out(self) -> int:
+        check_is_fitted(self)
         return self.n_latent
