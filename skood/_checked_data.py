@@ -125,9 +125,9 @@ class CheckedData:
         vars(self).update(state, **{name: WeakKeyDictionary() for name in _OF_NETWORKS})
 
     @property
-    def is_frame(self) -> bool:
-        """Whether X came as a data frame."""
-        return self.given is not None and self.given.is_frame
+    def frame(self) -> Any:
+        """The data frame that X came as, whose rows these are; None where it came as another."""
+        return None if self.given is None else self.given.frame
 
     @property
     def is_image(self) -> bool:
@@ -218,7 +218,7 @@ class CheckedData:
 
     def like(self, items: npt.NDArray) -> CheckedData:
         """Wrap other items, of the same shape, in the container in which these came."""
-        given = self.given.like(items) if self.is_frame and self.given is not None else None
+        given = None if self.given is None or self.frame is None else self.given.like(items)
         return CheckedData.of(items, self.came_as, channels_last=self.channels_last, given=given)
 
     def reshape(self, item_shape: tuple[int, ...]) -> CheckedData:

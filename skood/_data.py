@@ -126,6 +126,7 @@ def check_data(
     min_samples: int = 1,
     any_shape: bool = False,
     as_it_came: bool = False,
+    checks_columns: bool = True,
     channels: str | None = None,
 ) -> CheckedData:
     """Check X and return it as a :class:`CheckedData`.
@@ -148,7 +149,10 @@ def check_data(
     as_it_came : bool, default=False
         Whether a model that is not ours reads X, which may then be anything that has rows: frames
         of any columns, texts, sparse matrices, missing values. What is not read as numbers raises
-        an error where numbers are needed, and the columns of frames are checked by that model.
+        an error where numbers are needed.
+    checks_columns : bool, default=True
+        Whether the columns of a frame are compared with those of `fit`; False where a model inside
+        does so, which may be content with some of them.
     channels : {"first", "last"} or None, default=None
         Axis of the channels of images; None: what the parameter ``channels`` of `estimator` or of a
         model inside it says, or else the shape.
@@ -162,7 +166,7 @@ def check_data(
     expected = None if reset else estimator.input_shape_
     if reset and channels is None and not isinstance(X, CheckedData):
         channels = _stated_channels(estimator)
-    checks = _Checks(estimator, reset, min_samples, channels, as_it_came)
+    checks = _Checks(estimator, reset, min_samples, channels, as_it_came, checks_columns)
     data = _open(X, checks)
     if not as_it_came:
         data.check_read()
@@ -179,9 +183,10 @@ def check_data(
             # Texts have no features.
             vars(estimator).pop("n_features_in_", None)
         return data
-    if as_it_came and data.given is not None:
+    if data.frame is not None and not checks_columns:
         return data
     if not _fits(data.item_shape, expected):
+        data.check_read()
         hint = ""
         if isinstance(expected, tuple) and _shape_of(X) in (
             expected,
@@ -207,6 +212,7 @@ class _Checks:
     min_samples: int
     channels: str | None
     as_it_came: bool
+    checks_columns: bool = True
 
     @property
     def fitted(self) -> Any:
@@ -216,7 +222,7 @@ class _Checks:
     def of_rows(self, X: Any) -> npt.NDArray:
         """Check rows of numbers, with their columns."""
         checked = self.estimator, self.reset
-        if self.as_it_came and not self.reset and is_frame(X):
+        if not (self.reset or self.checks_columns) and is_frame(X):
             checked = BaseEstimator(), True
         estimator, reset = checked
         return validate_data(estimator, X, reset=reset, ensure_min_samples=self.min_samples)
@@ -226,7 +232,7 @@ class _Checks:
         if given is None or len(given.item_shape) != 1:
             if self.reset:
                 vars(self.estimator).pop("feature_names_in_", None)
-        elif self.reset or not (self.as_it_came and given.is_frame):
+        elif self.reset or self.checks_columns or given.frame is None:
             validate_data(self.estimator, given.X, reset=self.reset, skip_check_array=True)
 
 

@@ -52,8 +52,9 @@ class Given:
         return self.X.shape[0] if hasattr(self.X, "shape") else len(self.X)
 
     @property
-    def is_frame(self) -> bool:
-        return is_frame(self.X)
+    def frame(self) -> Any:
+        """The data frame that X is, or None."""
+        return self.X if is_frame(self.X) else None
 
     @property
     def item_shape(self) -> tuple[int, ...]:
@@ -65,7 +66,7 @@ class Given:
 
     def like(self, rows: npt.NDArray) -> Given:
         """Return other rows of numbers in a container like that of X, with the same columns."""
-        if not self.is_frame:
+        if self.frame is None:
             return Given(rows)
         names = "schema" if type(self.X).__module__.startswith("polars") else "columns"
         return Given(type(self.X)(rows, **{names: list(self.X.columns)}))

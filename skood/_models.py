@@ -15,7 +15,7 @@ from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import InputTags, get_tags
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from skood._caching import cached
 from skood._checked_data import CheckedData, UnreadData
@@ -25,7 +25,8 @@ from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_int
 __all__ = [
     "as_input",
     "cached_call",
-    "check_frozen",
+    "check_same_columns",
+    "checks_columns",
     "draw_samples",
     "fit_model",
     "in_chunks",
@@ -63,7 +64,7 @@ def fit_model(
         Where fitted models are cached by their parameters and data.
     """
     if isinstance(model, FrozenEstimator):
-        check_frozen(model.estimator, data)
+        check_same_columns(model.estimator, data)
         return model
     model = clone(model)
     if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
@@ -93,22 +94,19 @@ def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
     return kept_unless_interrupted(model.fit(as_input(model, data), y), before)
 
 
-def check_frozen(model: Any, data: CheckedData) -> None:
-    """Check that a model which is not fitted again is fitted, and to columns like those of `data`.
+def check_same_columns(model: Any, data: CheckedData) -> None:
+    """Check that a model which is not fitted again was fitted to columns like those of `data`.
 
     Models that are not ours check columns themselves, where they are called.
 
     Raises
     ------
-    NotFittedError
     ValueError
         When the columns of `data` have other names than in the fit of `model`, or another order.
     """
-    package = type(model).__module__.partition(".")[0]
-    if package in ("skood", "sklearn"):
-        check_is_fitted(model)
-    if package == "skood" and isinstance(data.item_shape, tuple) and len(data.item_shape) == 1:
-        came = data.given.X if data.is_frame else np.empty((0, *data.item_shape))
+    is_ours = type(model).__module__.startswith("skood.")
+    if is_ours and isinstance(data.item_shape, tuple) and len(data.item_shape) == 1:
+        came = np.empty((0, *data.item_shape)) if data.frame is None else data.frame
         validate_data(model, came, reset=False, skip_check_array=True)
 
 
@@ -128,8 +126,8 @@ def as_input(model: Any, data: CheckedData, rows: slice | None = None) -> Any:
     """
     if reads_checked_data(model):
         return data if rows is None else data.subset(_indices(data, rows))
-    is_array = not (data.is_frame or isinstance(data, UnreadData))
-    if is_array and _takes_flat_rows(model):
+    is_array = data.frame is None and not isinstance(data, UnreadData)
+    if is_array and _is_checked_by_sklearn(model):
         return (data if rows is None else data.subset(_indices(data, rows))).rows()
     if data.given is not None and rows is None:
         return data.given.take()
@@ -159,12 +157,17 @@ def input_tags(model: Any) -> InputTags:
     return get_tags(model).input_tags if has_tags else InputTags()
 
 
-def _takes_flat_rows(model: Any) -> bool:
+def checks_columns(model: Any) -> bool:
+    """Whether a model raises where the columns of a frame are not those that it was fitted to."""
+    return reads_checked_data(model) or _is_checked_by_sklearn(model)
+
+
+def _is_checked_by_sklearn(model: Any) -> bool:
     """Whether scikit-learn's checks of X, which refuse images, are the first to see it."""
     reader = _reader(model)
     inner = getattr(reader, "estimator", None)
     if isinstance(reader, MetaEstimatorMixin) and hasattr(inner, "fit"):
-        return _takes_flat_rows(inner)
+        return _is_checked_by_sklearn(inner)
     # A FunctionTransformer checks nothing, and passes on what it gets.
     return type(reader).__module__.startswith("sklearn.") and not get_tags(reader).no_validation
 

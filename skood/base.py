@@ -20,10 +20,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
-from skood._frozen import check_parts_fitted
 from skood._docs_link import DocumentationLinkMixin
+from skood._frozen import check_parts_fitted
 from skood._labels import check_labels, is_outlier, other_convention
-from skood._models import input_tags, reads_as_it_came
+from skood._models import checks_columns, input_tags, reads_as_it_came
 from skood._parameters import Contamination, Interval, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.run import followed_by, note_interruption
@@ -187,9 +187,11 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
         check_scores(self, scores)
         # Of n rows that were learned from, this fraction is rejected. Of new rows it is so on
         # average, over sets of n rows that were not learned from, at rank contamination (n + 1).
-        method = "weibull" if len(held_out) or rows is not None else "linear"
+        is_new = len(held_out) > 0 or rows is not None
         with np.errstate(invalid="ignore"):
-            offset = float(np.quantile(scores, self.contamination, method=method))
+            offset = float(
+                np.quantile(scores, self.contamination, method="weibull" if is_new else "linear")
+            )
         if not np.isfinite(offset):
             raise ValueError(
                 f"{type(self).__name__} gives -inf as the score of {np.isneginf(scores).sum()} of "
@@ -308,13 +310,15 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
 
     def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
         """Check X, in `fit` or after it."""
+        foreign = list(filter(reads_as_it_came, self._models_given()))
         return check_data(
             self,
             X,
             reset=reset,
             min_samples=2 if reset else 1,
             any_shape=self._takes_any_shape,
-            as_it_came=self._reads_as_it_came,
+            as_it_came=bool(foreign),
+            checks_columns=not foreign or not all(map(checks_columns, foreign)),
         )
 
     @property

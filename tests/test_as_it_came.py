@@ -19,7 +19,7 @@ from sklearn.mixture import GaussianMixture
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from torch.utils.data import TensorDataset
 
 import skood
@@ -339,8 +339,22 @@ class TestColumns:
         scores = detector.score_samples(FRAME)
         more = FRAME.assign(other=1)[["other", "country", "amount", "age"]]
         np.testing.assert_array_equal(detector.score_samples(more), scores)
-        with pytest.raises(ValueError, match="columns are missing: {'amount'}"):
+        with pytest.raises(ValueError, match=r"columns are missing: \{.amount.\}"):
             detector.score_samples(FRAME.drop(columns="amount"))
+
+    def test_are_checked_for_models_that_check_nothing(self):
+        function = FunctionTransformer(np.asarray)
+        for detector in (
+            skood.KNN(function, n_neighbors=3),
+            skood.ConformalDetector(make_pipeline(Pixels(), skood.KNN(n_neighbors=3))),
+            skood.ConformalDetector(skood.KNN(function, n_neighbors=3)),
+            skood.EnsembleDetector(
+                [("a", make_pipeline(function, skood.Mahalanobis()))], alpha=0.1
+            ),
+        ):
+            detector.fit(NUMBERS).predict(NUMBERS)
+            with pytest.raises(ValueError, match="feature names"):
+                detector.predict(self.SWAPPED)
 
     def test_an_array_without_names_is_warned_of(self):
         model = FrozenEstimator(net().fit(NUMBERS, Y))
