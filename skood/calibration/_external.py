@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
-from sklearn.utils.validation import validate_data
 
 from skood._checked_data import CheckedData
 from skood._directions import final_estimator, is_of_pyod, known_direction
@@ -243,14 +242,6 @@ class ExternalDetector(BaseDetector):
                 "`higher` out"
             )
         return self.higher
-
-    def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
-        data = super()._check(X, reset=reset)
-        reads_columns = hasattr(getattr(self, "detector_", None), "feature_names_in_")
-        if data.frame is not None and not reset and not reads_columns:
-            # A detector that does not read the names of columns would score other columns.
-            validate_data(self, data.frame, reset=False, skip_check_array=True)
-        return data
 
     def _values(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Turn the values of the rows of one call, so that higher = more in-distribution."""
