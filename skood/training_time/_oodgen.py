@@ -145,8 +145,8 @@ class OODGen(ClassifierTrainingDetector):
     >>> detector = OODGen(MLP((32,), max_epochs=20), vae, random_state=0).fit(X, y)
     >>> detector.predict_proba(X).shape
     (150, 3)
-    >>> detector.predict_class([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
-    array([ 0, -1])
+    >>> detector.predict_class([[5.0, 3.4, 1.5, 0.2]])
+    array([0])
     """
 
     _parameter_constraints: dict = {
