@@ -17,6 +17,7 @@ from skood._parameters import Interval
 from skood.classifiers._layers import last_map, modules_named, named_layers, output_shapes
 from skood.classifiers._network import Network
 from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64
+from skood.posthoc._models import require_logits
 from skood.posthoc._scaling import energy
 
 __all__ = ["RankFeat"]
@@ -130,6 +131,8 @@ class RankFeat(NetworkDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         super()._fit(inliers, y, outliers, seed)
+        first = self._outputs(inliers.subset(np.arange(1)))
+        require_logits(first, self.classifier_, type(self).__name__)
         shapes = output_shapes(self._network, inliers)
         maps = {name: shape for name, shape in shapes.items() if len(shape) > 1}
         if not maps:

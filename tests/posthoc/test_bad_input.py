@@ -267,22 +267,24 @@ def test_decision_functions_are_logits(trained):
         np.testing.assert_allclose(openmax.centres_[0], logits[y == 0].mean(0))
 
 
-@pytest.mark.parametrize("method", ["Energy", "OpenMax", "NNGuide", "LTS"])
+@pytest.mark.parametrize("method", ["Energy", "OpenMax", "NNGuide", "LTS", "RankFeat"])
 def test_softmax_whose_logits_are_unknown(method):
     """A network that puts out probabilities, of no layer's output."""
 
     class Probabilities(nn.Module):
         def __init__(self):
             super().__init__()
-            self.body, self.weight = nn.Linear(5, 4), nn.Parameter(torch.eye(3, 4))
+            self.body, self.pool = nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1)
+            self.weight = nn.Parameter(torch.eye(3, 4))
 
         def forward(self, x):
-            return torch.softmax(self.body(x).relu() @ self.weight.T, 1)
+            h = self.pool(self.body(x).relu()).flatten(1)
+            return torch.softmax(h @ self.weight.T, 1)
 
-    X, y = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32), np.arange(60) % 3
-    network = skood.PretrainedClassifier(Probabilities().eval(), features_from="body")
+    X = np.random.default_rng(0).normal(size=(60, 1, 5, 5)).astype(np.float32)
+    network = skood.PretrainedClassifier(Probabilities().eval(), features_from="pool")
     with pytest.raises(ValueError, match=rf"{method} reads logits, and PretrainedClassifier gives"):
-        getattr(skood, method)(network).fit(X, y)
+        getattr(skood, method)(network).fit(X, np.arange(60) % 3)
 
 
 def test_no_temperature_for_a_class_that_is_impossible(trained):
