@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -49,12 +51,16 @@ class TrainingDetector(BaseDetector):
         Whether y must hold class labels. If not, labels other than -1 are ignored.
     _trains_on_outliers : bool
         Whether known outliers, which y marks by -1, are trained on.
+    _unused : tuple of str
+        Training parameters of the architecture that the objective does not use; `fit` warns where
+        they are given.
     """
 
     _architecture = "backbone"
     _scoring_parameters: tuple[str, ...] = ("contamination",)
     _needs_labels = True
     _trains_on_outliers = False
+    _unused: tuple[str, ...] = ()
 
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
@@ -150,6 +156,26 @@ class TrainingDetector(BaseDetector):
         """
         return {}, None
 
+    def _check_training(self) -> None:
+        """Warn where training, that Ctrl-C has not cut short, did not do what it is for."""
+
+    def _warn_of_unused(self) -> None:
+        """Warn of parameters of the architecture that training does not use."""
+        given = getattr(self, self._architecture)
+        if given is None:
+            return
+        parameters = inspect.signature(type(given).__init__).parameters
+        values = {name: getattr(given, name) for name in self._unused}
+        unused = [f"{k}={v!r}" for k, v in values.items() if v != parameters[k].default]
+        if unused:
+            defaults = ", ".join(f"{k}={parameters[k].default!r}" for k in values)
+            warnings.warn(
+                f"{type(self).__name__} does not use {' and '.join(unused)} of its "
+                f"{self._architecture}; leave the default ({defaults})",
+                # The caller of `fit`.
+                stacklevel=5,
+            )
+
     def _make_network(self, inliers: CheckedData, seed: int) -> NeuralClassifier:
         """Return the untrained classifier that trains the network."""
         given = getattr(self, self._architecture)
@@ -188,14 +214,19 @@ class TrainingDetector(BaseDetector):
                 f"{type(self).__name__} requires y to be passed, but the target y is None; give "
                 "the class labels of X"
             )
+        self._warn_of_unused()
         used = self._training_outliers(outliers, seed)
         prepared, key = self._prepare(inliers, labels, seed)
         train = cached(self.memory, _train, ignore=["prepared"])
+        is_whole = True
         try:
             learned, held_out = train(trainee, inliers, labels, used, seed, key, prepared)
         except InterruptedTraining as interrupted:
+            is_whole = False
             learned, held_out = interrupted.result
         vars(self).update(learned)
+        if is_whole:
+            self._check_training()
         self._learn_scores(inliers, y, held_out, seed)
         return held_out if len(held_out) else None
 

@@ -22,7 +22,12 @@ _LOOKED_AT = 32
 
 
 def layer_features(
-    network: Network, layers: Sequence[str], data: CheckedData, n_outputs: int
+    network: Network,
+    layers: Sequence[str],
+    data: CheckedData,
+    n_outputs: int,
+    *,
+    with_penultimate: bool = True,
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
     """Features of every item from several layers, in one forward pass.
 
@@ -34,6 +39,8 @@ def layer_features(
     data : CheckedData
     n_outputs : int
         How many outputs of the last layer to include.
+    with_penultimate : bool, default=True
+        Whether the penultimate features are included.
 
     Yields
     ------
@@ -46,7 +53,10 @@ def layer_features(
 
     def ensemble(x: Tensor) -> tuple[Tensor, ...]:
         penultimate, outputs, maps = forward(network, x, modules)
-        parts = *map(_mean_over_space, maps), penultimate, outputs[:, :n_outputs]
+        parts = [*map(_mean_over_space, maps)]
+        if with_penultimate:
+            parts.append(penultimate)
+        parts.append(outputs[:, :n_outputs])
         return (torch.cat([part.float() for part in parts], 1),)
 
     for rows, (features,) in in_row_chunks(network, ensemble, data, "features"):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+import warnings
 from typing import Any
 
 import joblib
@@ -78,7 +80,9 @@ class LogitNorm(ClassifierTrainingDetector):
     1e-7 is added to the length, as in the released code. The authors and OpenOOD score the plain
     logits too, and `predict_proba` is their softmax. Their length is free in training and grows
     with each step, the more the higher the learning rate is: if the probabilities of most rows are
-    1, lower that of the classifier.
+    1, lower that of the classifier. At a rate of 0.05, the default of :class:`~skood.MLP`, a
+    network may learn nothing at all; `fit` warns if the loss does not fall below that of equal
+    probabilities.
 
     References
     ----------
@@ -90,7 +94,8 @@ class LogitNorm(ClassifierTrainingDetector):
     >>> from sklearn.datasets import load_iris
     >>> from skood import MLP, LogitNorm
     >>> X, y = load_iris(return_X_y=True)
-    >>> detector = LogitNorm(MLP((16,), max_epochs=20), random_state=0).fit(X, y)
+    >>> network = MLP((16,), max_epochs=20, learning_rate=0.01)
+    >>> detector = LogitNorm(network, random_state=0).fit(X, y)
     >>> detector.score_samples(X).shape, detector.predict_class(X[:1])
     ((150,), array([0]))
     """
@@ -121,6 +126,19 @@ class LogitNorm(ClassifierTrainingDetector):
         default = super()._default_architecture(data)
         # The gradient is longer than that of cross-entropy, by 1 / temperature at first.
         return default if data.is_image else default.set_params(learning_rate=0.005)
+
+    def _check_training(self) -> None:
+        losses = self.history_["loss"]
+        chance = math.log(len(self.classes_))
+        if losses and losses[-1] >= chance:
+            warnings.warn(
+                f"the training loss of LogitNorm ends at {losses[-1]:.3g}, which is no better than "
+                f"{chance:.3g}, the loss of equal probabilities of {len(self.classes_)} classes. "
+                f"Its gradient is up to 1 / temperature = {1 / self.temperature:g} times that of "
+                "cross-entropy: lower the classifier's learning_rate="
+                f"{self.classifier_.learning_rate:g}, or train for more epochs",
+                stacklevel=5,
+            )
 
     def _make_objective(
         self,

@@ -33,6 +33,7 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
     """
 
     _trains_on_outliers = True
+    _unused = ("patience",)
 
     _parameter_constraints: dict = {
         **ClassifierTrainingDetector._parameter_constraints,

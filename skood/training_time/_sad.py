@@ -116,6 +116,7 @@ class DeepSAD(HypersphereDetector):
     """
 
     _trains_on_outliers = True
+    _unused = ("label_smoothing", "patience")
 
     _parameter_constraints: dict = {
         **HypersphereDetector._parameter_constraints,

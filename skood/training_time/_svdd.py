@@ -278,7 +278,7 @@ class DeepSVDD(HypersphereDetector):
                 f"stays 0 in the first n_warm_up_epochs={self.n_warm_up_epochs} of "
                 f"{len(self.history_['loss'])} epochs. Give the backbone more max_epochs, or lower "
                 "n_warm_up_epochs",
-                stacklevel=2,
+                stacklevel=5,
             )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from typing import Any
 
 import joblib
@@ -111,8 +112,9 @@ class VOS(ClassifierTrainingDetector):
 
     As in the released code, the logistic regression has two outputs, and its cross-entropy is
     averaged over rows and virtual outliers together; the paper adds two averages. Virtual outliers
-    begin once all queues are full, and with an epoch. Validation knows none of them, so the weights
-    of the last epoch are kept and the classifier's `patience` has no effect; nor has `compile`.
+    begin once all queues are full, and with an epoch; `fit` warns if there were none. The
+    validation loss has none of them, so the weights of the last epoch are kept and the classifier's
+    `patience` has no effect; nor has `compile`.
 
     References
     ----------
@@ -128,6 +130,8 @@ class VOS(ClassifierTrainingDetector):
     >>> detector.score_samples(X).shape, detector.predict_class(X[:1])
     ((150,), array([0]))
     """
+
+    _unused = ("patience",)
 
     _parameter_constraints: dict = {
         **ClassifierTrainingDetector._parameter_constraints,
@@ -195,6 +199,17 @@ class VOS(ClassifierTrainingDetector):
             first_epoch=round(self.start_fraction * epochs),
             seed=seed,
         )
+
+    def _check_training(self) -> None:
+        if not any(self.history_.get("uncertainty", ())):
+            warnings.warn(
+                f"VOS made no virtual outliers in {len(self.history_['loss'])} epochs, so that its "
+                "classifier was trained on cross-entropy alone. They begin with an epoch, after "
+                f"start_fraction={self.start_fraction} of the training, once there are "
+                f"n_queue={self.n_queue} features of each class, or as many as it has rows. Give "
+                "the classifier more max_epochs, or lower n_queue or start_fraction",
+                stacklevel=5,
+            )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return logsumexp(outputs.logits, axis=1)

@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 from sklearn.model_selection import GridSearchCV
 
-from skood import MLP, LogitNorm, OODSplit, get_ood_scorer
+from skood import (
+    MLP,
+    VAE,
+    VMDLS,
+    VOS,
+    DeepSAD,
+    DeepSVDD,
+    LogitNorm,
+    OODGen,
+    OODSplit,
+    OutlierExposure,
+    get_ood_scorer,
+)
 from skood.training_time._logit_norm import LogitNormObjective
 
 
@@ -51,10 +63,69 @@ def test_a_search_over_what_training_does_not_depend_on_trains_once(iris, tmp_pa
     monkeypatch.setattr(MLP, "fit_objective", counted)
     data = np.r_[X, X[::5] + 3 * np.random.default_rng(0).normal(size=(30, 4))]
     GridSearchCV(
-        LogitNorm(MLP(max_epochs=2), memory=str(tmp_path), random_state=0),
+        LogitNorm(
+            MLP((16,), max_epochs=9, learning_rate=0.01), memory=str(tmp_path), random_state=0
+        ),
         {"contamination": [0.05, 0.1, 0.2]},
         scoring=get_ood_scorer("auroc"),
         cv=OODSplit(3),
         refit=False,
     ).fit(data, np.r_[y, np.full(30, -1)])
     assert len(trained) == 3
+
+
+SMOOTHING = {"label_smoothing": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("make", "given", "said"),
+    [
+        (lambda m: DeepSVDD(m, 2), SMOOTHING, "label_smoothing=0.1 of its backbone"),
+        (lambda m: DeepSAD(m, 2), SMOOTHING, "label_smoothing=0.1 of its backbone"),
+        (
+            lambda m: OODGen(m, VAE(1, conditional=True, max_epochs=1)),
+            SMOOTHING,
+            "label_smoothing=0.1 of its classifier",
+        ),
+        (
+            lambda m: VMDLS(m, 2),
+            {"batch_size": 32, **SMOOTHING},
+            "batch_size=32 and label_smoothing=0.1 of its backbone",
+        ),
+        (
+            lambda m: VOS(m, start_fraction=0),
+            {"patience": 3, "validation_fraction": 0.1},
+            "patience=3 of its classifier",
+        ),
+        (
+            lambda m: OutlierExposure(m),
+            {"patience": 3, "validation_fraction": 0.1},
+            "patience=3 of its classifier",
+        ),
+    ],
+    ids=["DeepSVDD", "DeepSAD", "OODGen", "VMDLS", "VOS", "OutlierExposure"],
+)
+def test_training_parameters_that_are_not_used(iris, make, given, said):
+    """One warning, and only where such a parameter is given."""
+    X, y = iris
+    y = np.where(np.arange(150) % 10 == 0, -1, y)
+    settings = {"max_epochs": 3, "learning_rate": 1e-3, "optimizer": "adam", "random_state": 0}
+    detector = make(MLP((8,), **settings, **given))
+    with pytest.warns(UserWarning) as caught:
+        detector.fit(X, y)
+    # torch has a FutureWarning of its own.
+    (warning,) = [warning for warning in caught if warning.category is UserWarning]
+    message = f"{type(detector).__name__} does not use {said}; leave the default"
+    assert str(warning.message).startswith(message)
+    assert warning.filename == __file__
+    make(MLP((8,), **settings)).fit(X, y)
+
+
+def test_label_smoothing_is_used_by_cross_entropy(iris):
+    X, y = iris
+    settings = {"max_epochs": 30, "learning_rate": 0.01, "random_state": 0}
+    for make in (LogitNorm, lambda m: VOS(m, start_fraction=0)):
+        plain, smooth = (
+            make(MLP((8,), **settings, label_smoothing=part)).fit(X, y) for part in (0.0, 0.3)
+        )
+        assert smooth.history_["loss"][-1] > plain.history_["loss"][-1] + 0.05

@@ -139,6 +139,24 @@ def test_errors(iris):
         tiny().fit(X)
 
 
+def test_a_learning_rate_that_is_too_high(iris):
+    """The loss stays above that of equal probabilities, log 3, and is said to."""
+    X, y = iris
+    network = MLP((64, 64), max_epochs=20, random_state=0)
+    with pytest.warns(UserWarning) as caught:
+        detector = LogitNorm(network, random_state=0).fit(X, y)
+    assert len(caught) == 1
+    assert caught[0].filename == __file__
+    loss = detector.history_["loss"][-1]
+    assert loss > 1.1
+    assert str(caught[0].message).startswith(
+        f"the training loss of LogitNorm ends at {loss:.3g}, which is no better than 1.1, "
+    )
+    assert "25 times" in str(caught[0].message) and "learning_rate=0.05" in str(caught[0].message)
+    network.set_params(learning_rate=0.005)
+    assert LogitNorm(network, random_state=0).fit(X, y).history_["loss"][-1] < 1
+
+
 def test_contributing_shows_this_code():
     """The example of a training-time method is this one, with parts left out as `...`."""
     text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()

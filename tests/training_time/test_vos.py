@@ -259,7 +259,10 @@ def test_images_and_a_class_of_one_row():
 def test_like_cross_entropy_before_virtual_outliers_begin(iris):
     X, y = iris
     plain = Energy(tiny().classifier, random_state=0).fit(X, y)
-    ours = tiny(start_fraction=0.99).fit(X, y)
+    message = r"made no virtual outliers in \d+ epochs.*start_fraction=0.99"
+    with pytest.warns(UserWarning, match=message) as caught:
+        ours = tiny(start_fraction=0.99).fit(X, y)
+    assert len(caught) == 1
     np.testing.assert_allclose(ours.score_samples(X), plain.score_samples(X), rtol=1e-6)
     assert not np.allclose(tiny().fit(X, y).score_samples(X), plain.score_samples(X))
 
