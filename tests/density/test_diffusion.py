@@ -85,6 +85,15 @@ def test_score_function_of_a_normal_distribution(gaussian, of_gaussian, t):
     assert (found * expected).sum() / (expected**2).sum() == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.parametrize("t", [0, 1e-6, 1.01, -0.1, np.nan])
+def test_times_that_are_not_modelled(gaussian, of_gaussian, t):
+    X = gaussian.rvs(5, random_state=2)
+    with pytest.raises(ValueError, match=rf"t={t}; expected a time from t_min=1e-05.*, to 1"):
+        of_gaussian.score_function(X, t)
+    for last in (of_gaussian.t_min, 1.0):
+        assert np.isfinite(of_gaussian.score_function(X, last)).all()
+
+
 def test_samples_are_like_the_data(gaussian, of_gaussian):
     drawn = of_gaussian.sample(2000, random_state=0)
     assert (drawn.shape, drawn.dtype) == ((2000, 2), np.float64)
