@@ -275,7 +275,7 @@ def test_scores_and_classes_come_from_the_same_passes(rows, monkeypatch):
     detectors = [
         MCDropout(tiny_mlp(dropout=0.2), 4, random_state=0).fit(X, y),
         DeepEnsemble(tiny_mlp(), 2, random_state=0).fit(X, y),
-        skood.VMDLS(tiny_mlp(), 2, random_state=0).fit(X, y),
+        skood.VMDLS(skood.MLP((8, 8), max_epochs=10), 2, random_state=0).fit(X, y),
         KNN(tiny_mlp(), n_neighbors=3).fit(X, y),
         MSP(tiny_mlp()).fit(X, y),
         skood.LogitNorm(tiny_mlp(), random_state=0).fit(X, y),
@@ -362,7 +362,7 @@ def test_accuracy_is_never_blank(rows):
         "ensemble": DeepEnsemble(mlp, 2, random_state=0),
         "dropout": MCDropout(tiny_mlp(dropout=0.2, random_state=0), 4, random_state=0),
         "training": skood.LogitNorm(mlp),
-        "metric": skood.VMDLS(mlp, 2),
+        "metric": skood.VMDLS(skood.MLP((8, 8), max_epochs=10), 2, random_state=0),
         "reject": OODGen(mlp, tiny_vae(conditional=True), random_state=0),
         "pipeline": make_pipeline(StandardScaler(), KNN(mlp, n_neighbors=3)),
         "inliers": skood.InlierFit(KNN(mlp, n_neighbors=3)),
@@ -503,7 +503,7 @@ def test_the_outer_threshold_decides(detector):
 
 
 def test_probabilities_are_those_of_the_wrapped():
-    X, y = many()
+    X, y = many(200)
     for name in ("conformal", "tuned", "pipeline"):
         detector = clone(CALIBRATED[name]).fit(X, y)
         inner = detector.detectors_[0] if name != "tuned" else detector.detector_
