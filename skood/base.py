@@ -204,7 +204,9 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
         return self
 
     @contextlib.contextmanager
-    def _keeps_models(self, earlier: Mapping[str, Any]) -> Iterator[None]:
+    def _keeps_models(
+        self, earlier: Mapping[str, Any], following: str = "threshold"
+    ) -> Iterator[None]:
         """Say what Ctrl-C leaves of the models that are trained in the block.
 
         Parameters
@@ -212,18 +214,20 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
         earlier : dict of str to object
             Attributes before `fit`. What is left of an earlier fit does not go with the models of
             this one, so it is dropped.
+        following : str, default="threshold"
+            What comes after the models, for the message of Ctrl-C.
         """
         vars(self).pop("offset_", None)
         name = type(self).__name__
         try:
-            with followed_by(f"threshold of {name}"):
+            with followed_by(f"{following} of {name}"):
                 yield
         except KeyboardInterrupt:
             attributes = vars(self)
             for attribute, value in earlier.items():
                 if attribute.endswith("_") and attributes.get(attribute) is value:
                     attributes.pop(attribute, None)
-            kept = [k for k, v in attributes.items() if k.endswith("_") and hasattr(v, "fit")]
+            kept = [k for k, v in attributes.items() if k.endswith("_") and _holds_model(v)]
             models = f"; it keeps what was trained: {', '.join(kept)}" if kept else ""
             warnings.warn(
                 f"{name}.fit was ended before the detector could score{models}", stacklevel=3
@@ -417,6 +421,12 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
             for name in ("sparse", "allow_nan", "string"):
                 setattr(tags.input_tags, name, all(getattr(tag, name) for tag in inner))
         return tags
+
+
+def _holds_model(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_model, value))
+    return hasattr(value, "fit")
 
 
 def labels_of(estimator: Any, data: CheckedData, y: Any) -> Any:

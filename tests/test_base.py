@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from skood import KNN
 from skood.base import BaseDetector
 
 
@@ -44,6 +45,15 @@ def test_rows_that_are_impossible():
     assert fitted.score_samples(rows(1)[-2:]).tolist() == [0, -np.inf]
     assert fitted.predict(rows(1)[-2:]).tolist() == [1, -1]
     for n_large in (5, 6, 100):
-        message = f"Echo gives -inf as the score of {n_large} of 100 in-distribution items, too many for"
+        message = (
+            f"Echo gives -inf as the score of {n_large} of 100 in-distribution items, too many for"
+        )
         with pytest.raises(ValueError, match=message):
             Echo(-np.inf).fit(rows(n_large))
+
+
+@pytest.mark.parametrize("contamination", [0, 0.0, -0.1, 0.6, 1])
+def test_contamination_of_clean_data_points_to_conformal_detector(contamination):
+    message = rf"contamination' parameter of KNN must.*ConformalDetector.*Got {contamination}"
+    with pytest.raises(ValueError, match=message):
+        KNN(contamination=contamination).fit(np.eye(5))

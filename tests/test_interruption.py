@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,18 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
-from skood import KNN, MLP, ConformalDetector, LogLikelihood
+from skood import (
+    KNN,
+    MLP,
+    VMDLS,
+    WAIC,
+    Autoencoder,
+    ConformalDetector,
+    DeepEnsemble,
+    LikelihoodRatio,
+    LogLikelihood,
+    TwoStep,
+)
 from skood._torch import run as run_module
 from skood._torch.run import followed_by, n_interrupted, next_phase
 from skood.density import NeuralSplineFlow
@@ -33,23 +45,24 @@ def tiny_network():
     return MLP((4,), max_epochs=3, batch_size=20, random_state=0)
 
 
+def press_ctrl_c(monkeypatch, cls, method, n=1, times=1):
+    original, calls = getattr(cls, method), []
+
+    def pressed(self, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == n:
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(cls, method, pressed)
+
+
 @pytest.fixture
 def press(monkeypatch):
     """Function that makes the n-th call of a method press Ctrl-C a number of times."""
 
-    def press(cls, method, n=1, times=1):
-        original, calls = getattr(cls, method), []
-
-        def pressed(self, *args, **kwargs):
-            calls.append(1)
-            if len(calls) == n:
-                for _ in range(times):
-                    signal.raise_signal(signal.SIGINT)
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(cls, method, pressed)
-
-    return press
+    return partial(press_ctrl_c, monkeypatch)
 
 
 def test_first_ctrl_c_names_the_next_phase(press):
@@ -186,6 +199,59 @@ def test_other_threads_are_left_alone():
     thread.join()
     assert len(fitted[0].history_["loss"]) == 3
     assert n_interrupted() == before
+
+
+NETWORK = MLP((4,), max_epochs=2, random_state=0)
+
+
+@pytest.mark.parametrize(
+    ("detector", "optimizer", "following", "kept"),
+    [
+        (
+            LikelihoodRatio(tiny_flow(), [tiny_flow(), tiny_flow()], random_state=0),
+            "Adam",
+            "background model 1 of 2",
+            "density_",
+        ),
+        (
+            WAIC(tiny_flow().set_params(random_state=None), 2, random_state=0),
+            "Adam",
+            "member 2 of 2",
+            None,
+        ),
+        (DeepEnsemble(NETWORK, 2, random_state=0), "SGD", "member 2 of 2", "estimators_"),
+        (
+            LogLikelihood(TwoStep(Autoencoder(1, max_epochs=2), tiny_flow(), random_state=0)),
+            "Adam",
+            "training of NeuralSplineFlow in the latents",
+            None,
+        ),
+        (
+            VMDLS(NETWORK, 2, reconstruction=Autoencoder(1, max_epochs=2), random_state=0),
+            "SGD",
+            "training of Autoencoder",
+            "backbone_",
+        ),
+        (ConformalDetector(tiny_flow(), 0.2), "Adam", "calibration of ConformalDetector", None),
+    ],
+    ids=["LikelihoodRatio", "WAIC", "DeepEnsemble", "TwoStep", "VMDLS", "ConformalDetector"],
+)
+def test_the_next_phase_is_named_and_a_second_ctrl_c_prevents_it(
+    press, detector, optimizer, following, kept
+):
+    with pytest.MonkeyPatch.context() as patched:
+        press_ctrl_c(patched, getattr(torch.optim, optimizer), "step")
+        with pytest.warns(UserWarning, match=f"Next: {following}; a second Ctrl-C"):
+            clone(detector).fit(X, Y)
+    run_module._ctrl_c.told_at = -np.inf
+    press(getattr(torch.optim, optimizer), "step", times=2)
+    detector = clone(detector)
+    with pytest.warns(UserWarning) as caught, pytest.raises(KeyboardInterrupt):
+        detector.fit(X, Y)
+    (last,) = [str(w.message) for w in caught if "fit was ended" in str(w.message)]
+    assert last == f"{type(detector).__name__}.fit was ended before the detector could score" + (
+        "" if kept is None else f"; it keeps what was trained: {kept}"
+    )
 
 
 SCRIPT = """

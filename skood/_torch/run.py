@@ -115,7 +115,7 @@ def kept_unless_interrupted(result: Any, before: int) -> Any:
 
 
 @contextlib.contextmanager
-def followed_by(phase: str) -> Iterator[None]:
+def followed_by(phase: str | None) -> Iterator[None]:
     """Name the phase of a fit that comes after the block, for the message of Ctrl-C.
 
     Where the fit is to end (:func:`end_fit`), KeyboardInterrupt is raised at the end of the block,
@@ -123,10 +123,10 @@ def followed_by(phase: str) -> Iterator[None]:
 
     Parameters
     ----------
-    phase : str
-        "training of MLP", for instance.
+    phase : str or None
+        "training of MLP", for instance. None: what the enclosing block names.
     """
-    token = _phases.set((*_phases.get(), phase))
+    token = _phases.set(_phases.get() if phase is None else (*_phases.get(), phase))
     try:
         yield
         raise_if_ended()

@@ -171,12 +171,13 @@ class CalibratedDetector(OpenSetDetector):
             perhaps on rows of X; and where rows are too few for what was asked for.
         """
         check_parts_fitted(self)
+        earlier = dict(vars(self))
         data = self._check(X, reset=True)
         inliers, y, outliers = split_outliers(data, labels_of(self, data, y))
         calibration = None
         if X_calibration is not None:
             calibration = self._check(X_calibration)
-        with self._shows_progress():
+        with self._keeps_models(earlier, "calibration"), self._shows_progress():
             self._fit(inliers, y, outliers, draw_seed(self.random_state), calibration)
         return self
 

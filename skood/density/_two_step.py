@@ -30,6 +30,7 @@ from skood._parameters import HasMethods, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.batching import map_batches
 from skood._torch.jacobian import forward_jacobian
+from skood._torch.run import followed_by
 from skood._torch.seeding import draw_seed
 from skood.density._autoencoder import Autoencoder
 from skood.density._flow import NeuralSplineFlow
@@ -171,7 +172,8 @@ class TwoStep(
         _check_reads_rows(density)
         seed = None if self.random_state is None else draw_seed(self.random_state)
         with progress_scope(self.verbose, type(self).__name__):
-            self.autoencoder_ = fit_model(autoencoder, data, y, seed=seed, memory=self.memory)
+            with followed_by(f"training of {type(density).__name__} in the latents"):
+                self.autoencoder_ = fit_model(autoencoder, data, y, seed=seed, memory=self.memory)
             _check_decoder(self.autoencoder_, is_fitted=True)
             latents = CheckedData.of(self._latents(data))
             self._n_features_out = latents.item_shape[0]

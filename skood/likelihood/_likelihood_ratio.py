@@ -18,6 +18,7 @@ from skood._checked_data import CheckedData
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
+from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
 from skood.likelihood._base import (
@@ -199,7 +200,10 @@ class LikelihoodRatio(BaseDetector):
             validation = held_out, outliers
 
         n_models = 1 + len(candidates)
-        with progress_scope(label=f"1 of {n_models}, foreground"):
+        with (
+            progress_scope(label=f"1 of {n_models}, foreground"),
+            followed_by(f"background model 1 of {n_models - 1}"),
+        ):
             self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
         backgrounds = []
         for number, (model, setting) in enumerate(candidates, 2):
@@ -207,7 +211,10 @@ class LikelihoodRatio(BaseDetector):
             if self.background is None and not _mutates(model):
                 rng = numpy_rng(seed, Stream.MUTATIONS)
                 of_background = _mutated(inliers, setting["mutation_rate"], rng)
-            with progress_scope(label=f"{number} of {n_models}, {self._name(setting)}"):
+            is_last = number == n_models
+            following = None if is_last else f"background model {number} of {n_models - 1}"
+            label = f"{number} of {n_models}, {self._name(setting)}"
+            with progress_scope(label=label), followed_by(following):
                 backgrounds.append(
                     fit_model(model, of_background, y, seed=model_seed, memory=self.memory)
                 )

@@ -15,6 +15,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from skood._checked_data import CheckedData
 from skood._models import fit_model
 from skood._parameters import HasMethods, Interval
+from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.base import BaseDetector
 from skood.likelihood._base import check_densities, default_density, log_density
@@ -151,16 +152,20 @@ class WAIC(BaseDetector):
         members = self._members(inliers)
         rngs = [numpy_rng(seed, Stream.DENSITY_MEMBERS, k) for k in range(len(members))]
 
-        def fitted(member: Any, rng: np.random.Generator) -> Any:
+        def fitted(number: int) -> Any:
+            member, rng = members[number], rngs[number]
             member_seed = int(rng.integers(2**31 - 1))
             data, labels = inliers, y
             if self.bootstrap and not isinstance(member, FrozenEstimator):
                 rows = np.sort(rng.integers(len(inliers), size=len(inliers)))
                 data, labels = inliers.subset(rows), None if y is None else y[rows]
-            return fit_model(member, data, labels, seed=member_seed, memory=self.memory)
+            is_last = number + 1 == len(members)
+            following = None if is_last else f"member {number + 2} of {len(members)}"
+            with followed_by(following):
+                return fit_model(member, data, labels, seed=member_seed, memory=self.memory)
 
         self.densities_ = Parallel(n_jobs=self.n_jobs)(
-            delayed(fitted)(member, rng) for member, rng in zip(members, rngs, strict=True)
+            delayed(fitted)(number) for number in range(len(members))
         )
         self._check_members_differ(inliers)
 

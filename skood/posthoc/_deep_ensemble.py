@@ -16,6 +16,7 @@ from skood._checked_data import CheckedData
 from skood._models import in_chunks
 from skood._parameters import HasMethods, Interval
 from skood._progress import progress_scope
+from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.posthoc._models import (
@@ -172,7 +173,9 @@ class DeepEnsemble(UncertaintyDetector):
         for number, member in enumerate(members):
             # A function of the number: the first members of a larger ensemble are the same.
             own_seed = int(numpy_rng(seed, Stream.ENSEMBLE_MEMBERS, number).integers(2**31 - 1))
-            with progress_scope(label=f"({number + 1} of {len(members)})"):
+            is_last = number + 1 == len(members)
+            following = None if is_last else f"member {number + 2} of {len(members)}"
+            with progress_scope(label=f"({number + 1} of {len(members)})"), followed_by(following):
                 trained = fitted_model(
                     member if listed else _reseeded(member, own_seed),
                     inliers,
@@ -181,7 +184,7 @@ class DeepEnsemble(UncertaintyDetector):
                     memory=self.memory,
                     name=type(self).__name__,
                 )
-            self.estimators_.append(trained)
+                self.estimators_.append(trained)
         self._classes = _common_classes(self.estimators_)
 
     def _untrained_members(self, data: CheckedData) -> list[Any]:

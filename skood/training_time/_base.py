@@ -20,7 +20,12 @@ from skood._caching import cached
 from skood._checked_data import CheckedData
 from skood._models import in_chunks
 from skood._open_set import OpenSetDetector
-from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
+from skood._torch.run import (
+    InterruptedTraining,
+    followed_by,
+    kept_unless_interrupted,
+    n_interrupted,
+)
 from skood.base import BaseDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Network
@@ -156,6 +161,10 @@ class TrainingDetector(BaseDetector):
         """
         return {}, None
 
+    def _next_phase(self) -> str | None:
+        """Name what comes after the training of the network, unless that is the threshold."""
+        return None
+
     def _check_training(self) -> None:
         """Warn where training, that Ctrl-C has not cut short, did not do what it is for."""
 
@@ -219,12 +228,13 @@ class TrainingDetector(BaseDetector):
         prepared, key = self._prepare(inliers, labels, seed)
         train = cached(self.memory, _train, ignore=["prepared"])
         is_whole = True
-        try:
-            learned, held_out = train(trainee, inliers, labels, used, seed, key, prepared)
-        except InterruptedTraining as interrupted:
-            is_whole = False
-            learned, held_out = interrupted.result
-        vars(self).update(learned)
+        with followed_by(self._next_phase()):
+            try:
+                learned, held_out = train(trainee, inliers, labels, used, seed, key, prepared)
+            except InterruptedTraining as interrupted:
+                is_whole = False
+                learned, held_out = interrupted.result
+            vars(self).update(learned)
         if is_whole:
             self._check_training()
         self._learn_scores(inliers, y, held_out, seed)

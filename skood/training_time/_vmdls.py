@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
@@ -298,6 +299,11 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         return MetricLearningObjective(
             network, classifier, data, class_indices, self, n_training=int(counts.sum())
         )
+
+    def _next_phase(self) -> str | None:
+        if self.reconstruction is None or isinstance(self.reconstruction, FrozenEstimator):
+            return None
+        return f"training of {type(self.reconstruction).__name__}"
 
     def _learn_scores(
         self,
