@@ -249,7 +249,9 @@ class TestNoHead:
             assert np.isfinite(named.score_samples(X)).all()
         np.testing.assert_array_equal(
             skood.KNN(classifier, n_neighbors=3).fit(X).score_samples(X),
-            skood.KNN(n_neighbors=3).fit(classifier.transform(X)).score_samples(expected),
+            skood.KNN(n_neighbors=3, normalize=True)
+            .fit(classifier.transform(X))
+            .score_samples(expected),
         )
         with pytest.raises(ValueError, match="ViM reads the weights"):
             skood.ViM(classifier).fit(X)

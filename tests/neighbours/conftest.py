@@ -174,9 +174,10 @@ def check_encoder():
         assert list(frame.columns) == names
         np.testing.assert_array_equal(frame.to_numpy(), features)
 
-        detectors = [skood.KNN(n_neighbors=5)]
+        # "auto" normalises features of a network, but not rows that a step before made of them.
+        detectors = [skood.KNN(n_neighbors=5, normalize=True)]
         if embedding.shape[1] <= _WIDE:
-            detectors += [skood.Mahalanobis(), skood.GMM()]
+            detectors += [skood.Mahalanobis(normalize=True), skood.GMM()]
         for on_rows in detectors:
             piped = make_pipeline(FeatureExtractor(module, output), on_rows).fit(X)
             detector = clone(on_rows).set_params(features=module if output is None else extractor)
