@@ -36,7 +36,15 @@ from skood._open_set import OpenSetDetector, rejecting
 from skood.classifiers._network import Network
 from skood.metrics import ccr_at_fpr, open_set_f1, oscr
 
-pytestmark = pytest.mark.filterwarnings("ignore:the classifier is:UserWarning")
+# Of networks that train for a few steps.
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore:{beginning}:UserWarning")
+    for beginning in (
+        "the classifier is",
+        "the training loss of LogitNorm",
+        "VMDLS does not use batch_size",
+    )
+]
 
 
 def name_of(detector):
@@ -503,7 +511,7 @@ def test_the_outer_threshold_decides(detector):
 
 
 def test_probabilities_are_those_of_the_wrapped():
-    X, y = many(200)
+    X, y = many(450)
     for name in ("conformal", "tuned", "pipeline"):
         detector = clone(CALIBRATED[name]).fit(X, y)
         inner = detector.detectors_[0] if name != "tuned" else detector.detector_
