@@ -93,7 +93,7 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
     -----
     Scores are read from ``score_samples``, or ``decision_function`` where there is none, and
     taken as higher = more in-distribution, as for scikit-learn's outlier detectors. Those of PyOD
-    have the opposite sign and are refused; :class:`~skood.ExternalDetector` turns it.
+    have the opposite sign and are refused; :class:`~skood.calibration.ExternalDetector` turns it.
 
     Unlike :func:`sklearn.metrics.make_scorer` this reads ``score_samples`` of any estimator and
     sees the classes that it was trained on.
