@@ -31,6 +31,7 @@ __all__ = [
     "fit_model",
     "in_chunks",
     "input_tags",
+    "only_transforms",
     "reads_as_it_came",
     "reads_checked_data",
     "rows_through",
@@ -160,6 +161,13 @@ def input_tags(model: Any) -> InputTags:
 def checks_columns(model: Any) -> bool:
     """Whether a model raises where the columns of a frame are not those that it was fitted to."""
     return reads_checked_data(model) or _is_checked_by_sklearn(model)
+
+
+def only_transforms(model: Any) -> bool:
+    """Whether a model is a transformer, and neither predicts nor scores."""
+    return hasattr(model, "transform") and not (
+        hasattr(model, "predict") or hasattr(model, "score_samples")
+    )
 
 
 def _is_checked_by_sklearn(model: Any) -> bool:

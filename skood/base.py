@@ -23,7 +23,7 @@ from skood._data import check_data, check_scores
 from skood._docs_link import DocumentationLinkMixin
 from skood._frozen import check_parts_fitted
 from skood._labels import check_labels, is_outlier, other_convention
-from skood._models import checks_columns, input_tags, reads_as_it_came
+from skood._models import checks_columns, input_tags, only_transforms, reads_as_it_came
 from skood._parameters import Contamination, Interval, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.run import followed_by, note_interruption
@@ -217,13 +217,13 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
         following : str, default="threshold"
             What comes after the models, for the message of Ctrl-C.
         """
-        vars(self).pop("offset_", None)
+        self.__dict__.pop("offset_", None)
         name = type(self).__name__
         try:
             with followed_by(f"{following} of {name}"):
                 yield
         except KeyboardInterrupt:
-            attributes = vars(self)
+            attributes = self.__dict__
             for attribute, value in earlier.items():
                 if attribute.endswith("_") and attributes.get(attribute) is value:
                     attributes.pop(attribute, None)
@@ -420,6 +420,9 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
             inner = [input_tags(model) for model in self._models_given()]
             for name in ("sparse", "allow_nan", "string"):
                 setattr(tags.input_tags, name, all(getattr(tag, name) for tag in inner))
+            # A scaler passes missing values on, to scores that have no meaning for them.
+            if any(map(only_transforms, self._models_given())):
+                tags.input_tags.allow_nan = False
         return tags
 
 

@@ -20,6 +20,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
+from sklearn.utils import get_tags
 from torch.utils.data import TensorDataset
 
 import skood
@@ -401,6 +402,21 @@ class Untrainable(BaseEstimator):
 
     def score_samples(self, X):
         raise AssertionError("scored")
+
+
+def test_tags_are_those_of_the_models_inside():
+    def allows(detector):
+        tags = get_tags(detector).input_tags
+        return tags.sparse, tags.allow_nan
+
+    assert allows(skood.MSP(LogisticRegression())) == (True, False)
+    assert allows(skood.ConformalDetector(IsolationForest())) == (True, True)
+    mixed = [("a", IsolationForest()), ("b", skood.KNN())]
+    assert allows(skood.EnsembleDetector(mixed)) == (False, False)
+    assert allows(skood.KNN()) == (False, False)
+    assert allows(skood.Mahalanobis(StandardScaler())) == (False, False)
+    with pytest.raises(ValueError, match="that are NaN; if X has missing values, impute them"):
+        skood.Mahalanobis(StandardScaler()).fit(np.where(NUMBERS > 0, NUMBERS, np.nan))
 
 
 def test_a_search_inside_a_detector_gets_frames_too():

@@ -414,6 +414,11 @@ def check_magnitude(*arrays: npt.NDArray) -> None:
             continue
         largest = max(float(values.max()), -float(values.min()))
         limit = 1e-4 * float(np.sqrt(np.finfo(values.dtype).max))
+        if np.isnan(largest):
+            raise ValueError(
+                "X leads to features or logits that are NaN; if X has missing values, impute them, "
+                "with scikit-learn's SimpleImputer in a Pipeline for instance"
+            )
         if not largest <= limit:
             raise ValueError(
                 f"X leads to features or logits of magnitude {largest:.3g}, but up to {limit:.1g} "
