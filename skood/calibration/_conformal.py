@@ -160,6 +160,12 @@ class ConformalDetector(PValueDetector):
     compares them with the rows of their own class all the same, so that its bound holds; it can
     hardly declare them.
 
+    **Pipelines.** Steps of preprocessing belong inside,
+    ``ConformalDetector(make_pipeline(StandardScaler(), KNN()))``: they are then fitted to the rows
+    that the detector is fitted to, and applied to `X_calibration` as well. A ``Pipeline`` that ends
+    in a ConformalDetector fits them to the calibration rows, too, and does not transform an
+    `X_calibration` that it is given.
+
     **Known outliers.** Rows with ``y == -1`` are not used for calibration. A detector of this
     package receives them, and uses or drops them; other detectors do not.
 

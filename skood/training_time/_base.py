@@ -234,7 +234,7 @@ class TrainingDetector(BaseDetector):
             except InterruptedTraining as interrupted:
                 is_whole = False
                 learned, held_out = interrupted.result
-            vars(self).update(learned)
+            self.__dict__.update(learned)
         if is_whole:
             self._check_training()
         self._learn_scores(inliers, y, held_out, seed)
@@ -311,7 +311,7 @@ def _train(
     """
     before = n_interrupted()
     depends_on = (clone(detector), outliers, seed, key)
-    vars(detector).update(prepared)
+    detector.__dict__.update(prepared)
     model = detector._make_network(inliers, seed)
     means_classes = type(detector)._n_outputs is TrainingDetector._n_outputs
     held_out = model.fit_objective(

@@ -36,7 +36,7 @@ class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tra
     """
 
     _needs_labels = False
-    _unused = ("label_smoothing",)
+    _unused: tuple[str, ...] = ("label_smoothing",)
 
     _parameter_constraints: dict = {
         **TrainingDetector._parameter_constraints,
