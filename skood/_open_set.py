@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
+from sklearn.utils import ClassifierTags, Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
@@ -98,6 +99,12 @@ class OpenSetDetector(BaseDetector):
         check_scores(self, scores)
         # The comparison that `predict` makes.
         return rejecting(np.asarray(self.classes_)[proba.argmax(1)], scores - self.offset_ >= 0)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        # Whoever asks for class probabilities asks for these.
+        tags.classifier_tags = ClassifierTags()
+        return tags
 
 
 def rejecting(labels: npt.NDArray, accepted: npt.NDArray[np.bool_]) -> npt.NDArray:
