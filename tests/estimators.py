@@ -152,7 +152,8 @@ ESTIMATORS = [
     skood.SCALE(tiny_mlp()),
     skood.SHE(tiny_mlp()),
     skood.TemperatureScaling(tiny_mlp()),
-    skood.VMDLS(tiny_mlp(), 2),
+    # Its batches are balanced by its own parameters.
+    skood.VMDLS(skood.MLP((8, 8), max_epochs=10), 2),
     skood.VOS(tiny_mlp(), n_candidates=100),
     skood.VRA(tiny_mlp()),
     skood.ViM(tiny_mlp()),
