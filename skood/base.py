@@ -45,6 +45,9 @@ _THRESHOLD_ROWS = 5000
 # Fewest rows that are held out for the threshold: the standard error of a 5 % rate is then 3 %.
 FEWEST_HELD_OUT = 50
 
+# Fraction of ones from which labels 0 and 1 are classes also where y serves to mark outliers.
+_MOST_ANOMALIES = 0.35
+
 # Relative size of the differences between scores of one row in batches of two sizes.
 _ROUNDING = 5e-7
 
@@ -516,10 +519,11 @@ def check_convention(y: npt.NDArray, *, refuse: bool) -> None:
     y : ndarray of shape (n,)
         As returned by :func:`~skood._labels.check_labels`.
     refuse : bool
-        Whether y serves to mark outliers, so that 0 and 1 of any but equal numbers are refused.
+        Whether y serves to mark outliers, so that 0 and 1 are refused unless they are about as
+        frequent.
     """
     if refuse:
-        found = other_convention(y, largest=0.5)
+        found = other_convention(y, largest=_MOST_ANOMALIES)
         if found is not None:
             raise ValueError(f"{found}. If all rows are in-distribution, leave y out")
     elif (found := other_convention(y)) is not None:

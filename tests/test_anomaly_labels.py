@@ -40,7 +40,7 @@ RATES = [0.1, 0.3]
         RARE_ONES.astype(float),
         RARE_ONES.astype(bool),
         ~RARE_ONES.astype(bool),
-        np.repeat([0, 1], [120, 80]),
+        np.repeat([0, 1], [140, 60]),
         np.where(RARE_ONES, "anomaly", "normal"),
     ],
     ids=["ints", "floats", "outliers", "inliers", "many", "strings"],

@@ -83,10 +83,10 @@ class DeepSAD(HypersphereDetector):
     -----
     Rows with y == -1 are trained on here, unlike in most detectors. There may be few or none;
     without any this is ``DeepSVDD`` with the objective "one-class". All other labels are ignored:
-    these rows count as unlabelled data, most of them normal. A y of 0 and fewer ones, of booleans,
-    or with a name such as "anomaly", and without -1, is refused, since it would train on anomalies
-    as on normal data: ``np.where(is_ood, -1, y)`` marks them. The authors weight rows that are
-    known to be normal by eta too, which is the same for eta = 1, their default.
+    these rows count as unlabelled data, most of them normal. A y without -1 that holds 0 and less
+    than 35 % of ones, booleans, or a name such as "anomaly", is refused, since anomalies would be
+    trained on as normal data: ``np.where(is_ood, -1, y)`` marks them. The authors weight rows that
+    are known to be normal by eta too, which is the same for eta = 1, their default.
 
     Each epoch reads every row, in random order; its last batch is filled up with rows that it
     began with. The data are standardised by the rows that are not outliers.
