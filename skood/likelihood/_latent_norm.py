@@ -68,7 +68,7 @@ class LatentNorm(BaseDetector):
         from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
         than 50 rows would be held out, or if the model comes trained. If the model was trained on
         the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted transformers are cached by their parameters and data.
     verbose : {"auto"}, bool or int, default="auto"

@@ -63,7 +63,7 @@ class DeepEnsemble(UncertaintyDetector):
         from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
         than 50 rows would be held out, or if the model comes trained. If the model was trained on
         the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where each trained member and its outputs on the data are cached by content. With an
         integer `random_state`, a larger ensemble then trains only the members that are new.

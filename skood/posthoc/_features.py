@@ -51,7 +51,7 @@ class Mahalanobis(FeatureDetector):
         Fraction of the in-distribution rows that the threshold is read from and nothing else is
         learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
         fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -176,7 +176,7 @@ class RelativeMahalanobis(Mahalanobis):
         Fraction of the in-distribution rows that the threshold is read from and nothing else is
         learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
         fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -261,7 +261,7 @@ class KNN(FeatureDetector):
         from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
         than 50 rows would be held out, or if the model comes trained. If the model was trained on
         the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -393,7 +393,7 @@ class GMM(FeatureDetector):
         Fraction of the in-distribution rows that the threshold is read from and nothing else is
         learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
         fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"

@@ -71,7 +71,7 @@ class NAC(NetworkDetector):
         Fraction of the in-distribution rows that the threshold is read from and nothing else is
         learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
         fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models are cached by content.
     verbose : {"auto"}, bool or int, default="auto"

@@ -51,7 +51,7 @@ class OpenMax(OutputsDetector):
         from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
         than 50 rows would be held out, or if the model comes trained. If the model was trained on
         the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"

@@ -41,7 +41,7 @@ class Residual(OutputsDetector):
         Fraction of the in-distribution rows that the threshold is read from and nothing else is
         learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
         fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -155,7 +155,7 @@ class ViM(Residual):
         Fraction of the in-distribution rows that the threshold is read from and nothing else is
         learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
         fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
@@ -233,7 +233,7 @@ class NECO(FeatureDetector):
         from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
         than 50 rows would be held out, or if the model comes trained. If the model was trained on
         the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.ConformalDetector` reads the threshold from other rows.
+        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
     verbose : {"auto"}, bool or int, default="auto"
