@@ -128,7 +128,7 @@ ESTIMATORS = [
     skood.KNN(n_neighbors=2),
     skood.LTS(tiny_mlp()),
     skood.LayerMahalanobis(tiny_mlp()),
-    skood.LogitNorm(tiny_mlp(learning_rate=0.01)),
+    skood.LogitNorm(skood.MLP((8, 8), max_epochs=30, batch_size=16, learning_rate=0.01)),
     skood.MCDropout(tiny_mlp(dropout=0.2), n_samples=4),
     skood.MSP(tiny_mlp()),
     skood.MSP(LogisticRegression()),
