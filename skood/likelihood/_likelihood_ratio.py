@@ -347,7 +347,7 @@ def _check_numbers(data: CheckedData) -> None:
     try:
         data.check_read()
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise type(error)(
             "the background model is trained on X with some of its values replaced by others, but "
             f"X is not all numbers ({error}); give a background model that is trained on X itself "
             "as background="
