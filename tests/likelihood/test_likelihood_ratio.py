@@ -42,6 +42,7 @@ def trained(monkeypatch):
 
 def test_score_is_the_difference_of_the_two_models(digits):
     settings = {"mutation_rate": 0.2, "reg_weight": 3.0, "background_steps": None}
+    settings["threshold_fraction"] = 0.0
     detector = LikelihoodRatio(digit_density(), **settings).fit(digits)
     foreground = digit_density().fit(digits)
     background = digit_density(mutation_rate=0.2, reg_weight=3.0).fit(digits)
