@@ -279,7 +279,7 @@ class TestLabelsOfPairs:
             np.testing.assert_array_equal(detector.fit(PAIRS).score_samples(X), scores)
 
     def test_reach_calibrated_detectors(self):
-        inner = skood.LogitNorm(skood.MLP(max_epochs=2))
+        inner = skood.LogitNorm(skood.MLP((8,), max_epochs=30, learning_rate=0.005))
         detector = skood.TunedThreshold(inner, random_state=0)
         known = np.where(np.arange(30) < 6, -1, Y)
         pairs = TensorDataset(torch.from_numpy(X), torch.from_numpy(known))

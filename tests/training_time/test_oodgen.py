@@ -440,7 +440,7 @@ def test_pickle_and_cross_validation(iris):
     [
         ({}, None, "requires y to be passed"),
         ({}, np.zeros(150), "y has one class"),
-        ({}, np.r_[np.zeros(149), 1], "class 1.0 has 1 sample"),
+        ({}, np.r_[np.full(149, 3), 4], "class 4 has 1 sample"),
         ({"vae": VAE(4, conditional=True)}, "iris", "n_latent=4: no direction leaves"),
         ({"reject_weight": 0.0}, "iris", "The 'reject_weight' parameter"),
         ({"reconstruction_weight": -1.0}, "iris", "The 'reconstruction_weight' parameter"),

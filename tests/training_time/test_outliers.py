@@ -257,7 +257,8 @@ def test_last_epoch_is_kept(iris, outliers, monkeypatch, method):
     monkeypatch.setattr(ClassifierObjective, "cross_entropy", rising)
     detector = tiny(method, outliers=outliers)
     detector.classifier.set_params(validation_fraction=0.2, patience=1)
-    history = detector.fit(X, y).history_
+    with pytest.warns(UserWarning, match="does not use patience=1 of its classifier"):
+        history = detector.fit(X, y).history_
     assert {len(values) for values in history.values()} == {4}
     _, held_out = hold_out(150, 0.2, int(np.random.RandomState(0).randint(2**31 - 1)), y)
     log_proba = np.log(detector.predict_proba(X[held_out]))
