@@ -71,7 +71,7 @@ def test_threshold_is_read_from_a_sample_of_large_data():
             scored.extend(X[:, 0])
             return -np.abs(X[:, 0])
 
-    detector = LogLikelihood(Counting(), random_state=0).fit(X)
+    detector = LogLikelihood(Counting(), threshold_fraction=0, random_state=0).fit(X)
     assert len(set(scored)) == 5000
     assert len(scored) < 5200, "no row twice but to fill up the last chunk"
     assert np.mean(detector.predict(X) == 1) == pytest.approx(0.95, abs=0.012)
