@@ -57,6 +57,13 @@ class Given:
         return self.X if is_frame(self.X) else None
 
     @property
+    def is_table(self) -> bool:
+        """Whether an item is one row of columns, or one text."""
+        if len(getattr(self.X, "shape", ())) > 1:
+            return len(self.X.shape) == 2
+        return isinstance(next(iter(self.X), None), str)
+
+    @property
     def item_shape(self) -> tuple[int, ...]:
         """Shape of an item, () for a text."""
         return tuple(self.X.shape[1:]) if hasattr(self.X, "shape") else ()

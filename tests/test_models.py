@@ -5,6 +5,7 @@ import pytest
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
+from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
@@ -56,6 +57,21 @@ class TestTransformer:
         assert all(shape[1:] == (3, 8, 6) for shape in service.seen)
         # Each item is transformed to fit the pipeline or to calibrate it.
         assert sum(shape[0] for shape in service.seen) == 40
+
+    def test_gets_each_once_for_probabilities_and_logits(self, service):
+        y = np.arange(40) % 2
+        pipeline = make_pipeline(service, LogisticRegression()).fit(IMAGES / 255, y)
+        service.seen.clear()
+        for classifier in (pipeline, FrozenEstimator(pipeline)):
+            detector = skood.MSP(FrozenEstimator(classifier)).fit(IMAGES / 255)
+            proba = pipeline.predict_proba(IMAGES / 255)
+            service.seen.clear()
+            scores = detector.score_samples(IMAGES / 255)
+            assert service.seen == [(40, 3, 8, 6)]
+            np.testing.assert_allclose(scores, proba.max(1), rtol=1e-6)
+            energy = skood.Energy(FrozenEstimator(classifier)).fit(IMAGES / 255)
+            z = pipeline.decision_function(IMAGES / 255)
+            np.testing.assert_allclose(energy.score_samples(IMAGES / 255), np.logaddexp(0, z))
 
     @pytest.mark.parametrize("n", [1, 192, 193, 500])
     def test_gets_no_more_than_it_is_asked_for(self, service, n):

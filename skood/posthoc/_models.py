@@ -17,7 +17,7 @@ from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._labels import encode_labels
-from skood._models import check_same_columns, fit_model, rows_through
+from skood._models import all_through, check_same_columns, fit_model
 from skood.base import split_outliers
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
@@ -200,23 +200,24 @@ def classifier_outputs(
     if isinstance(classifier, NetworkClassifier):
         return classifier.network().outputs(data, memory)
     no_features = np.empty((len(data), 0))
-    logits = log_proba = np.empty(0)
-    normalized = not hasattr(classifier, "decision_function")
-    if hasattr(classifier, "predict_proba"):
-        proba = rows_through(classifier, "predict_proba", data).astype(np.float64)
-        logits = log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
-    if hasattr(classifier, "decision_function"):
-        logits = rows_through(classifier, "decision_function", data).astype(np.float64)
-        if logits.ndim == 1:
-            logits = np.stack([np.zeros_like(logits), logits], 1)
-    if not logits.size:
+    known = [name for name in ("predict_proba", "decision_function") if hasattr(classifier, name)]
+    if not known:
         raise TypeError(
             f"{type(classifier).__name__} has neither predict_proba nor decision_function; a "
             "detector needs one of them to read how sure the classifier is"
         )
-    if not log_proba.size:
-        log_proba = log_softmax(logits, axis=1)
-    return Outputs(logits, log_proba, no_features, normalized)
+    made = dict(zip(known, all_through(classifier, known, data), strict=True))
+    logits, proba = (
+        made.get(name, np.empty(0)).astype(np.float64)
+        for name in ("decision_function", "predict_proba")
+    )
+    if "decision_function" in made and logits.ndim == 1:
+        logits = np.stack([np.zeros_like(logits), logits], 1)
+    if "predict_proba" not in made:
+        return Outputs(logits, log_softmax(logits, axis=1), no_features, normalized=False)
+    log_proba = np.log(np.maximum(proba, np.finfo(np.float64).tiny))
+    normalized = "decision_function" not in made
+    return Outputs(log_proba if normalized else logits, log_proba, no_features, normalized)
 
 
 def require_logits(outputs: Outputs, classifier: Any, name: str) -> None:
