@@ -181,7 +181,8 @@ def test_labels_are_needed_where_a_detector_needs_them(column):
         [*columns(column, 1), ("msp", skood.MSP(skood.MLP((4,), max_epochs=1)))], alpha=0.2
     )
     assert ensemble.__sklearn_tags__().target_tags.required
-    assert ensemble.fit(X, X[:, 0] > 0).predict(X).shape == (80,)
+    y = np.where(X[:, 0] > 0, "a", "b")
+    assert ensemble.fit(X, y).predict(X).shape == (80,)
     with pytest.raises(ValueError, match="MSP requires y to be passed"):
         ensemble.fit(X)
 
