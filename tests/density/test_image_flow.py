@@ -105,7 +105,8 @@ def test_scores_are_the_same_in_any_batch_and_call(of_digits, digits):
     order = np.random.default_rng(0).permutation(70)
     np.testing.assert_array_equal(of_digits.score_samples(X[order]), scores[order])
     parts = [of_digits.score_samples(X[i : i + 9]) for i in range(0, 70, 9)]
-    np.testing.assert_array_equal(np.concatenate(parts), scores)
+    # The order of sums depends on the size of a batch.
+    np.testing.assert_allclose(np.concatenate(parts), scores, rtol=2e-6)
 
 
 def test_learns(of_digits, digits, tiny_image_flow):

@@ -42,8 +42,9 @@ def test_images(of_digits, digits):
     gradients = of_digits.log_density_gradient(digits[:5])
     assert (gradients.shape, gradients.dtype) == ((5, 1, 8, 8), np.float64)
     scores = detector.score_samples(digits[:5])
-    np.testing.assert_allclose(scores, -np.sqrt((gradients**2).sum((1, 2, 3))))
-    np.testing.assert_array_equal(detector.score_samples(digits[3:5]), scores[3:5])
+    # The order of sums depends on the size of a batch.
+    np.testing.assert_allclose(scores, -np.sqrt((gradients**2).sum((1, 2, 3))), rtol=2e-6)
+    np.testing.assert_allclose(detector.score_samples(digits[3:5]), scores[3:5], rtol=2e-6)
 
 
 def test_any_density_with_a_gradient(rows):
