@@ -128,10 +128,10 @@ def test_nothing_depends_on_the_batch(case):
         function = getattr(flow, method)
         values = function(items)
         parts = [function(items[i : i + 7]) for i in range(0, 40, 7)]
-        # Batches of rows are filled. Those of images are not, which changes the order of sums.
+        # Batches of rows are filled. The last one of images is not, which changes the order of sums.
         atol = 2e-6 * np.abs(values).max() if X.ndim > 2 else 0
-        np.testing.assert_allclose(np.concatenate(parts), values, 0, atol, err_msg=method)
-        np.testing.assert_array_equal(function(items[::-1])[::-1], values, err_msg=method)
+        for again in (np.concatenate(parts), function(items[::-1])[::-1]):
+            np.testing.assert_allclose(again, values, 0, atol, err_msg=method)
 
 
 def test_map_latents(case):
