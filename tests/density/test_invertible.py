@@ -128,7 +128,7 @@ def test_nothing_depends_on_the_batch(case):
         function = getattr(flow, method)
         values = function(items)
         parts = [function(items[i : i + 7]) for i in range(0, 40, 7)]
-        # Batches of rows are filled. The last one of images is not, which changes the order of sums.
+        # Batches of rows are filled. The last one of images is not, and sums differ in order.
         atol = 2e-6 * np.abs(values).max() if X.ndim > 2 else 0
         for again in (np.concatenate(parts), function(items[::-1])[::-1]):
             np.testing.assert_allclose(again, values, 0, atol, err_msg=method)
