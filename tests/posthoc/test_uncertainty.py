@@ -446,11 +446,15 @@ def test_a_list_of_trained_and_untrained_members(trained):
     assert clone(ensemble).classifier[0] is members[0]
 
 
+def fitted_regression():
+    return LogisticRegression().fit(np.eye(5), [0, 0, 1, 1, 2])
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
         ({"classifier": skood.PretrainedClassifier(nn.Linear(5, 3))}, "trained already"),
-        ({"classifier": FrozenEstimator(LogisticRegression())}, "trained already"),
+        ({"classifier": FrozenEstimator(fitted_regression())}, "trained already"),
         ({"classifier": []}, "a list of 0 members"),
         ({"classifier": [nn.Linear(5, 3)], "n_members": 2}, "a list of 1 members, and n_members=2"),
         ({"classifier": [nn.Linear(5, 3), "mlp"]}, "a list with 'mlp'"),
