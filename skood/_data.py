@@ -172,7 +172,7 @@ def check_data(
         data.check_read()
     if isinstance(X, CheckedData):
         checks.check_columns(data.given)
-    if not any_shape and not as_it_came:
+    if not any_shape and not isinstance(data, UnreadData):
         data.check_rows_or_images(type(estimator).__name__)
     if reset:
         estimator.input_shape_ = data.item_shape

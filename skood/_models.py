@@ -32,6 +32,7 @@ __all__ = [
     "fit_model",
     "in_chunks",
     "input_tags",
+    "is_checked_by_sklearn",
     "only_transforms",
     "reads_as_it_came",
     "reads_checked_data",
@@ -133,7 +134,7 @@ def as_input(model: Any, data: CheckedData, rows: slice | None = None) -> Any:
     if reads_checked_data(model):
         return data if rows is None else data.subset(_indices(data, rows))
     is_array = data.frame is None and not isinstance(data, UnreadData)
-    if is_array and _is_checked_by_sklearn(model):
+    if is_array and is_checked_by_sklearn(model):
         return (data if rows is None else data.subset(_indices(data, rows))).rows()
     if data.given is not None and rows is None:
         return data.given.take()
@@ -165,7 +166,7 @@ def input_tags(model: Any) -> InputTags:
 
 def checks_columns(model: Any) -> bool:
     """Whether a model raises where the columns of a frame are not those that it was fitted to."""
-    return reads_checked_data(model) or _is_checked_by_sklearn(model)
+    return reads_checked_data(model) or is_checked_by_sklearn(model)
 
 
 def only_transforms(model: Any) -> bool:
@@ -175,12 +176,12 @@ def only_transforms(model: Any) -> bool:
     )
 
 
-def _is_checked_by_sklearn(model: Any) -> bool:
+def is_checked_by_sklearn(model: Any) -> bool:
     """Whether scikit-learn's checks of X, which refuse images, are the first to see it."""
     reader = _reader(model)
     inner = getattr(reader, "estimator", None)
     if isinstance(reader, MetaEstimatorMixin) and hasattr(inner, "fit"):
-        return _is_checked_by_sklearn(inner)
+        return is_checked_by_sklearn(inner)
     # A FunctionTransformer checks nothing, and passes on what it gets.
     return type(reader).__module__.startswith("sklearn.") and not get_tags(reader).no_validation
 

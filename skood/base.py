@@ -23,7 +23,13 @@ from skood._data import check_data, check_scores
 from skood._docs_link import DocumentationLinkMixin
 from skood._frozen import check_parts_fitted
 from skood._labels import check_labels, is_outlier, other_convention
-from skood._models import checks_columns, input_tags, only_transforms, reads_as_it_came
+from skood._models import (
+    checks_columns,
+    input_tags,
+    is_checked_by_sklearn,
+    only_transforms,
+    reads_as_it_came,
+)
 from skood._parameters import Contamination, Interval, StrOptions, fit_context
 from skood._progress import progress_scope
 from skood._torch.run import followed_by, note_interruption
@@ -317,13 +323,16 @@ class BaseDetector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclas
 
     def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
         """Check X, in `fit` or after it."""
-        foreign = list(filter(reads_as_it_came, self._models_given()))
+        foreign = []
+        if self._reads_as_it_came:
+            foreign = list(filter(reads_as_it_came, self._models_given()))
         return check_data(
             self,
             X,
             reset=reset,
             min_samples=2 if reset else 1,
-            any_shape=self._takes_any_shape,
+            # Of images, scikit-learn's own estimators read flat rows, and of other items nothing.
+            any_shape=self._takes_any_shape or not all(map(is_checked_by_sklearn, foreign)),
             as_it_came=bool(foreign),
             checks_columns=not foreign or not all(map(checks_columns, foreign)),
         )

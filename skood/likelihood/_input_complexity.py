@@ -131,6 +131,9 @@ class InputComplexity(BaseDetector):
 
     _model_parameters = ("density",)
 
+    # The complexity of an item is that of its numbers.
+    _reads_as_it_came = False
+
     _parameter_constraints: dict = {
         **BaseDetector._parameter_constraints,
         "density": [HasMethods(["fit", "score_samples"]), None],

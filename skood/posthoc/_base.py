@@ -417,7 +417,8 @@ def check_magnitude(*arrays: npt.NDArray) -> None:
         if np.isnan(largest):
             raise ValueError(
                 "X leads to features or logits that are NaN; if X has missing values, impute them, "
-                "with scikit-learn's SimpleImputer in a Pipeline for instance"
+                "with scikit-learn's SimpleImputer in a Pipeline for instance; if its values are "
+                "large, rescale X"
             )
         if not largest <= limit:
             raise ValueError(
