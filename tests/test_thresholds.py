@@ -249,6 +249,7 @@ def test_gram_reads_the_threshold_from_rows_that_its_classifier_has_not_seen():
     assert (detector.score_samples(X[held_out]) < detector.offset_).sum() <= 4
 
 
+@pytest.mark.filterwarnings("ignore:the training loss of LogitNorm:UserWarning")
 def test_networks_that_are_trained_on_another_objective():
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(600, 3)), np.arange(600) % 2

@@ -70,10 +70,11 @@ class TemperatureScaling(OutputsDetector):
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn.naive_bayes import GaussianNB
+    >>> from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     >>> from skood import TemperatureScaling
     >>> X, y = load_digits(return_X_y=True)
-    >>> TemperatureScaling(GaussianNB(), random_state=0).fit(X, y).temperature_ > 10
+    >>> detector = TemperatureScaling(LinearDiscriminantAnalysis(), random_state=0).fit(X, y)
+    >>> bool(2 < detector.temperature_ < 3)
     True
     """
 
