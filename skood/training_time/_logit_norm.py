@@ -80,9 +80,9 @@ class LogitNorm(ClassifierTrainingDetector):
     1e-7 is added to the length, as in the released code. The authors and OpenOOD score the plain
     logits too, and `predict_proba` is their softmax. Their length is free in training and grows
     with each step, the more the higher the learning rate is: if the probabilities of most rows are
-    1, lower that of the classifier. At a rate of 0.05, the default of :class:`~skood.classifiers.MLP`, a
-    network may learn nothing at all; `fit` warns if the loss does not fall below that of equal
-    probabilities.
+    1, lower that of the classifier. At a rate of 0.05, the default of
+    :class:`~skood.classifiers.MLP`, a network may learn nothing at all; `fit` warns if the loss
+    does not fall below that of equal probabilities.
 
     References
     ----------
