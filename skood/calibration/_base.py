@@ -215,12 +215,15 @@ def fit_detector(
         y = np.concatenate([y, np.full(len(outliers), -1)])
         (data, rows), (_, outlying) = _rows_in_root(inliers), _rows_in_root(outliers)
         inliers = data.subset(np.concatenate([rows, outlying]))
-    unseeded = [
-        name
-        for name, value in detector.get_params().items()
-        if value is None and name.split("__")[-1] == "random_state"
-    ]
-    seeded = clone(detector).set_params(**dict.fromkeys(unseeded, seed))
+    settings: dict[str, Any] = {}
+    for name, value in detector.get_params().items():
+        last = name.split("__")[-1]
+        if value is None and last == "random_state":
+            settings[name] = seed
+        elif last == "threshold_fraction":
+            # The threshold of a detector inside is not used, so it trains on all rows.
+            settings[name] = 0.0
+    seeded = clone(detector).set_params(**settings)
     return fit_model(seeded, inliers, y, memory=memory)
 
 
