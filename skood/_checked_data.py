@@ -197,6 +197,8 @@ class CheckedData:
         # Only a pickle leaves these out.
         vars(data).update({name: getattr(self, name) for name in (*_OF_NETWORKS, "parent")})
         data.came_as, data.channels_last = came_as, channels_last
+        # Its container has the axes in another order.
+        data.given = None
         return data
 
     def subset(self, indices: npt.NDArray[np.integer]) -> CheckedData:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
@@ -88,6 +89,8 @@ class TestTransformer:
         detector = skood.KNN(service, n_neighbors=3).fit(X)
         scores = detector.score_samples(IMAGES)
         np.testing.assert_array_equal(detector.score_samples(np.moveaxis(IMAGES, 1, -1)), scores)
+        tensor = torch.tensor(np.ascontiguousarray(np.moveaxis(IMAGES, 1, -1)))
+        np.testing.assert_array_equal(detector.score_samples(tensor), scores)
         assert {shape[1:] for shape in service.seen} == {X.shape[1:]}
 
     def test_gets_items_of_any_shape(self, service):

@@ -103,6 +103,11 @@ def test_scores_are_the_same_in_any_batch_and_call(of_digits, digits):
     assert (scores.dtype, scores.shape) == (np.float64, (70,))
     np.testing.assert_array_equal(of_digits.score_samples(X), scores)
     order = np.random.default_rng(0).permutation(70)
+    whole, order_of_whole = X[:64], np.random.default_rng(1).permutation(64)
+    np.testing.assert_array_equal(
+        of_digits.score_samples(whole[order_of_whole]),
+        of_digits.score_samples(whole)[order_of_whole],
+    )
     # The order of sums depends on the size of a batch, and the last one is smaller.
     np.testing.assert_allclose(of_digits.score_samples(X[order]), scores[order], rtol=2e-6)
     parts = [of_digits.score_samples(X[i : i + 9]) for i in range(0, 70, 9)]
