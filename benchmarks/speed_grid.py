@@ -28,6 +28,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 
 from skood import ODIN, ConvNet, OODSplit, get_ood_scorer
+from skood.base import estimator, parameter
 
 RESULTS = Path(__file__).parent / "results" / "speed_grid.json"
 GRID = {
@@ -36,12 +37,12 @@ GRID = {
 }
 
 
+@estimator
 class CountingConvNet(ConvNet):
     """Notes every training in a file, so that trainings of other processes would count too."""
 
-    def __init__(self, n_filters=(16, 32), *, log=None, **training) -> None:
-        super().__init__(n_filters, **training)
-        self.log = log
+    n_filters: tuple[int, ...] = parameter(default=(16, 32))
+    log: str | None = parameter(default=None, kw_only=True)
 
     def fit(self, X, y, X_val=None, y_val=None):
         with Path(self.log).open("a") as file:

@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.utils import get_tags
 from sklearn.utils.validation import column_or_1d
 from torch import Tensor
 
-__all__ = ["check_labels", "encode_labels", "is_outlier", "other_convention"]
+from skood._checked_data import CheckedData
+
+__all__ = [
+    "check_convention",
+    "check_labels",
+    "encode_labels",
+    "is_outlier",
+    "labels_of",
+    "other_convention",
+    "split_outliers",
+]
+
+# Fraction of ones from which labels 0 and 1 are classes also where y serves to mark outliers.
+_MOST_ANOMALIES = 0.35
 
 # Largest fraction of ones at which labels 0 and 1 are reported as a mask of anomalies.
 _RARE = 0.2
@@ -216,3 +231,80 @@ def _plain(labels: npt.NDArray, name: str) -> npt.NDArray:
                 f"continuous); {_EXPECTED}"
             )
     return labels
+
+
+def labels_of(estimator: Any, data: CheckedData, y: Any) -> Any:
+    """Return y, or where it is None and the estimator needs labels, those that come with X."""
+    if y is None and data.has_labels and get_tags(estimator).target_tags.required:
+        return data.labels
+    return y
+
+
+def split_outliers(
+    data: CheckedData, y: Any, *, refuse: bool = False
+) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
+    """Separate known outliers.
+
+    Parameters
+    ----------
+    data : CheckedData
+    y : array-like of shape (n_samples,) or None
+        Labels; -1 marks an outlier.
+    refuse : bool, default=False
+        Whether labels that seem to mark outliers by another value than -1 are an error. If not,
+        they may be two classes of in-distribution rows, and are a warning.
+
+    Returns
+    -------
+    inliers : CheckedData
+    labels : ndarray or None
+        Labels of the inliers.
+    outliers : CheckedData or None
+
+    Raises
+    ------
+    ValueError
+        When y does not have one label per item, or leaves fewer than two inliers.
+
+    Warns
+    -----
+    UserWarning
+        Where y seems to mark outliers by another value than -1.
+    """
+    if y is None:
+        return data, None, None
+    y = check_labels(y, len(data))
+    outlying = is_outlier(y)
+    if not outlying.any():
+        check_convention(y, refuse=refuse)
+        return data, y, None
+    inliers = np.flatnonzero(~outlying)
+    if len(inliers) < 2:
+        raise ValueError(
+            f"{len(inliers)} of {len(y)} labels in y are in-distribution (not -1), at least 2 are "
+            "needed: a detector learns from in-distribution data, and -1 marks known outliers"
+        )
+    return data.subset(inliers), y[inliers], data.subset(np.flatnonzero(outlying))
+
+
+def check_convention(y: npt.NDArray, *, refuse: bool) -> None:
+    """Warn of labels that seem to mark outliers by another value than -1, or refuse them.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,)
+        As returned by :func:`check_labels`.
+    refuse : bool
+        Whether y serves to mark outliers, so that 0 and 1 are refused unless they are about as
+        frequent.
+    """
+    if refuse:
+        found = other_convention(y, largest=_MOST_ANOMALIES)
+        if found is not None:
+            raise ValueError(f"{found}. If all rows are in-distribution, leave y out")
+    elif (found := other_convention(y)) is not None:
+        warnings.warn(
+            f"{found}. If these are classes of in-distribution rows, other names than these, "
+            "'a' and 'b' for instance, stop this warning",
+            stacklevel=2,
+        )

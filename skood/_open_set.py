@@ -15,8 +15,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
+from skood._detector import Detector
 from skood._models import rows_through
-from skood.base import BaseDetector
 
 __all__ = ["OpenSetDetector", "class_proba_of", "excludes_classes", "knows_classes", "rejecting"]
 
@@ -29,7 +29,7 @@ def _has_one_class_each(detector: OpenSetDetector) -> bool:
     return detector._has_classes and not detector._is_multilabel
 
 
-class OpenSetDetector(BaseDetector):
+class OpenSetDetector(Detector):
     """Base of the detectors that know a classifier.
 
     A subclass writes ``_class_proba`` and has ``classes_`` once it is fitted.

@@ -1,9 +1,27 @@
-"""The private parts of scikit-learn's parameter checking, imported in this one place."""
+"""Parameters of estimators: declared once, as fields of the class."""
 
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
 import numbers
+import re
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sklearn.base import _fit_context as fit_context
+
+# The private parts of scikit-learn's parameter checking are imported in this module alone.
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: Any) -> Any:
+        """Tell type checkers, which alone read it, that a decorator makes dataclasses."""
+        return lambda decorator: decorator
+
 
 __all__ = [
     "EXTERNAL",
@@ -12,8 +30,167 @@ __all__ = [
     "Interval",
     "IsDetector",
     "StrOptions",
+    "estimator",
     "fit_context",
+    "parameter",
 ]
+
+_Class = TypeVar("_Class", bound=type)
+
+
+def parameter(
+    *allowed: Any, default: Any = dataclasses.MISSING, kw_only: bool = False, init: bool = True
+) -> Any:
+    """Declare a parameter of a class that :func:`estimator` decorates.
+
+    Parameters
+    ----------
+    *allowed : object
+        What `fit` accepts, in any form that scikit-learn's ``_parameter_constraints`` take: a type,
+        an :class:`Interval`, :class:`StrOptions`, "boolean", "random_state", None, ... Without,
+        what the base class accepts, or anything.
+    default : object
+        Without a default, the parameter is required.
+    kw_only : bool, default=False
+        Whether the parameter is given by its name alone.
+    init : bool, default=True
+        False fixes a parameter of the base class at `default`; users cannot set it.
+
+    Returns
+    -------
+    dataclasses.Field
+    """
+    return dataclasses.field(
+        default=default, kw_only=kw_only, init=init, metadata={"allowed": list(allowed)}
+    )
+
+
+@dataclass_transform(eq_default=False, field_specifiers=(parameter,))
+def estimator(cls: _Class) -> _Class:
+    """Make ``__init__`` of the fields of a class, check them in `fit`, and complete its docstring.
+
+    Every annotated attribute of the class is a field and has to be a :func:`parameter`. The
+    ``__init__`` only stores the parameters. Parameters and attributes that a base class documents
+    need not be documented again.
+
+    Parameters
+    ----------
+    cls : type
+        A subclass of scikit-learn's ``BaseEstimator``. A subclass of `cls` without fields of its
+        own does not need the decorator.
+
+    Returns
+    -------
+    type
+        The same class.
+
+    Raises
+    ------
+    TypeError
+        When an annotated attribute is no parameter, or a parameter's name begins with an
+        underscore.
+    """
+    own = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in kind]
+    for name in own:
+        if name.startswith("_") or not isinstance(cls.__dict__.get(name), dataclasses.Field):
+            raise TypeError(
+                f"{cls.__name__}.{name} is annotated but no parameter; give it as "
+                f"{name}: ... = parameter(...), or leave the annotation out"
+            )
+    allowed = {name: cls.__dict__[name].metadata["allowed"] for name in own}
+    dataclasses.dataclass(eq=False, repr=False)(cls)
+    signature = _in_order(cls)
+    initialize: Any = cls.__dict__["__init__"]
+    initialize.__signature__ = signature
+    constraints: dict[str, Any] = {}
+    for base in cls.__mro__[:0:-1]:
+        constraints |= base.__dict__.get("_parameter_constraints", {})
+    constraints |= {name: values for name, values in allowed.items() if values}
+    known = {k: v for k, v in constraints.items() if k in signature.parameters}
+    setattr(cls, "_parameter_constraints", known)  # noqa: B010 (mypy knows no such attribute)
+    if cls.__dict__["__doc__"] is not None:
+        cls.__doc__ = _completed(cls, signature)
+    return cls
+
+
+def _in_order(cls: Any) -> inspect.Signature:
+    """Signature whose keyword-only parameters are those of the class, then those of its bases."""
+    made = inspect.signature(cls.__init__)
+    declared: dict[str, None] = {}
+    for base in cls.__mro__:
+        for name in inspect.get_annotations(base):
+            # A parameter that is declared again stays where it is declared first.
+            declared.pop(name, None)
+            declared[name] = None
+    position = {name: number for number, name in enumerate(declared)}
+    parameters = sorted(
+        made.parameters.values(),
+        key=lambda p: (p.kind, position[p.name] if p.kind == p.KEYWORD_ONLY else 0),
+    )
+    return made.replace(parameters=parameters)
+
+
+# A section of a docstring, and an entry of such a section: "name : type" and indented lines.
+_SECTION = r"^{}\n-+\n((?:.*\n)*?)(?=\n?[A-Z][A-Za-z ]*\n-+\n|\n*\Z)"
+_ENTRY = re.compile(r"^\S.*\n(?:[ ]+.*\n|\n(?=[ ]))*", re.MULTILINE)
+
+
+def _entries(docstring: str, title: str) -> dict[str, str]:
+    """Return the entry of each name in a section of a docstring."""
+    section = re.search(_SECTION.format(title), docstring, re.MULTILINE)
+    entries = _ENTRY.findall(section[1]) if section else []
+    return {
+        name.strip(): entry
+        for entry in entries
+        for name in entry.split(" : ", 1)[0].strip().split(",")
+    }
+
+
+def _completed(cls: type, signature: inspect.Signature) -> str:
+    """Return the docstring with the entries that only the docstrings of the bases have."""
+    docstring = inspect.cleandoc(cls.__doc__ or "") + "\n"
+    for title, previous in (("Parameters", None), ("Attributes", "Parameters")):
+        known = _entries(docstring, title)
+        inherited: dict[str, str] = {}
+        for base in cls.__mro__[:0:-1]:
+            inherited |= _entries(inspect.cleandoc(base.__doc__ or "") + "\n", title)
+        if title == "Parameters":
+            names = list(signature.parameters)
+            inherited = {
+                name: _with_default(entry, signature.parameters[name].default)
+                for name, entry in inherited.items()
+                if name in names
+            }
+        else:
+            names = [*known, *(name for name in inherited if not name.startswith("_"))]
+        entries = inherited | known
+        text = "".join(dict.fromkeys(entries[name] for name in names if name in entries))
+        docstring = _with_section(docstring, title, text, previous)
+    return docstring
+
+
+def _with_default(entry: str, default: Any) -> str:
+    """Return the entry of a parameter with the default that a subclass gives it."""
+    stated = re.search(r"default=(.*)", entry)
+    if stated is None or ast.literal_eval(stated[1]) == default:
+        return entry
+    value = f'"{default}"' if isinstance(default, str) else repr(default)
+    return f"{entry[: stated.start(1)]}{value}{entry[stated.end(1) :]}"
+
+
+def _with_section(docstring: str, title: str, text: str, previous: str | None) -> str:
+    """Return the docstring with another text in a section, which a new one has after `previous`."""
+    if not text:
+        return docstring
+    section = f"{title}\n{'-' * len(title)}\n{text}"
+    known = re.search(_SECTION.format(title), docstring, re.MULTILINE)
+    if known:
+        return docstring[: known.start()] + section + docstring[known.end() :]
+    before = re.search(_SECTION.format(previous), docstring, re.MULTILINE) if previous else None
+    first = re.search(r"^[A-Z][A-Za-z ]*\n-+\n", docstring, re.MULTILINE)
+    place = before.end() if before else first.start() if first else len(docstring)
+    return f"{docstring[:place].rstrip()}\n\n{section}\n{docstring[place:].lstrip()}"
+
 
 # What to do with a detector of another library.
 EXTERNAL = (

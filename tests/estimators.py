@@ -9,6 +9,7 @@ from torch import nn
 
 import skood
 from skood import LikelihoodRatio, LogLikelihood, NeuralSplineFlow, PixelCNN
+from skood.base import estimator, parameter
 from skood.classifiers import NeuralClassifier
 
 
@@ -48,11 +49,12 @@ def tiny_mlp(**kwargs):
     return skood.MLP((8, 8), max_epochs=10, batch_size=16, **kwargs)
 
 
+@estimator
 class TinyMaps(NeuralClassifier):
     """Takes rows, and has a feature map."""
 
-    def __init__(self, *, max_epochs=10, batch_size=16, **training):
-        super().__init__(max_epochs=max_epochs, batch_size=batch_size, **training)
+    max_epochs: int = parameter(default=10, kw_only=True)
+    batch_size: int = parameter(default=16, kw_only=True)
 
     def _build(self, item_shape, n_classes):
         maps = nn.Flatten(), nn.Unflatten(1, (1, 1, -1)), nn.Conv2d(1, 4, 1), nn.ReLU()

@@ -9,7 +9,6 @@ import pytest
 from numpydoc.validate import validate
 
 import skood
-from skood._torch.documentation import spell_out_training
 
 PACKAGES = sorted({part for part in skood._PUBLIC if not part.startswith("_")} | {"inspection"})
 CLASSES = {
@@ -126,46 +125,3 @@ def test_what_detectors_share_is_described_in_the_same_words(name):
         assert few == []
     else:
         assert len(few) < len(most) / 3, few
-
-
-def test_training_parameters_are_spelled_out_in_place():
-    class Base:
-        """Base.
-
-        Parameters
-        ----------
-        rate : float, default=1.0
-            Of learning.
-
-            More of it.
-        device : str, default=None
-            Where.
-        """
-
-    class Model(Base):
-        """Model.
-
-        Parameters
-        ----------
-        width : int, default=2
-            Of layers.
-        device : str, default=None
-            On what.
-        **training
-            As in Base.
-
-        Attributes
-        ----------
-        rate : float
-            Another.
-        """
-
-    spell_out_training(Model, ["width", "rate", "device"])
-    assert "**training" not in Model.__doc__
-    assert Model.__doc__.startswith("Model.\n\nParameters\n----------\nwidth : int")
-    expected = "rate : float, default=1.0\n    Of learning.\n\n    More of it.\n\nAttributes"
-    assert f"    On what.\n{expected}" in Model.__doc__
-    assert "Where." not in Model.__doc__
-    before = Base.__doc__
-    spell_out_training(Base, ["rate"])
-    assert Base.__doc__ == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import numbers
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,8 @@ from sklearn.base import BaseEstimator
 
 from skood._checked_data import CheckedData
 from skood._docs_link import DocumentationLinkMixin
-from skood._parameters import Interval, StrOptions
-from skood._torch.documentation import spell_out_training
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.packing import pack, unpack
-from skood._torch.preprocessing import Preprocessing
 
 __all__ = ["NeuralEstimator"]
 
@@ -25,53 +22,99 @@ __all__ = ["NeuralEstimator"]
 _IMMATERIAL = {"channels", "device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
 
 
+@estimator
 class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
     """Base of the estimators that train a network, ``module_``.
 
-    A subclass may take the parameters of its base as ``**training``.
+    Parameters
+    ----------
+    max_epochs : int, default=100
+        Passes over the training data, if `max_steps` does not end training before.
+    max_steps : int or None, default=None
+        Largest number of training steps; None sets no limit.
+    batch_size : int, default=128
+        Number of items in a training step.
+    learning_rate : float, default=1e-3
+        Initial learning rate.
+    clip_norm : float or None, default=None
+        Largest norm of the gradient; longer gradients are scaled down.
+    validation_fraction : float, default=0.0
+        Fraction of the data that is held out from training.
+    patience : int or None, default=None
+        Number of epochs without a lower validation loss after which training ends.
+    channels : {"first", "last"} or None, default=None
+        Axis of the channels of images in X. None recognises 1 or 3 channels in the last axis, and
+        raises where the shape leaves it open.
+    precision : {"auto", "bf16", "fp32"}, default="auto"
+        Precision of training; "auto" uses bfloat16 where the hardware supports it natively.
+    compile : bool or "auto", default="auto"
+        Whether the training step is compiled; "auto" compiles long runs.
+    device : str, torch.device or None, default=None
+        None takes CUDA where there is one.
+    n_workers : int or None, default=None
+        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
+        some. None takes several for a Dataset and a GPU, and none for anything else.
+    checkpoint_dir : str, Path or None, default=None
+        Folder to save training to, every minute and at its end; a fit with the same parameters
+        and data resumes from there.
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the initial weights, the batches and everything else that training draws.
+
+    Attributes
+    ----------
+    history_ : dict of str to list of float
+        Loss of each epoch and, where rows were held out, "validation_loss".
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Number of values in an item.
     """
+
+    max_epochs: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=100, kw_only=True
+    )
+    max_steps: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
+    )
+    batch_size: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=128, kw_only=True
+    )
+    learning_rate: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=1e-3, kw_only=True
+    )
+    clip_norm: float | None = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), None, default=None, kw_only=True
+    )
+    validation_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    patience: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
+    )
+    channels: str | None = parameter(
+        StrOptions({"first", "last"}), None, default=None, kw_only=True
+    )
+    precision: str = parameter(StrOptions({"auto", "bf16", "fp32"}), default="auto", kw_only=True)
+    compile: bool | str = parameter("boolean", StrOptions({"auto"}), default="auto", kw_only=True)
+    device: str | torch.device | None = parameter(
+        str, torch.device, None, default=None, kw_only=True
+    )
+    n_workers: int | None = parameter(
+        Interval(numbers.Integral, 0, None, closed="left"), None, default=None, kw_only=True
+    )
+    checkpoint_dir: str | Path | None = parameter(str, Path, None, default=None, kw_only=True)
+    verbose: bool | int | str = parameter(
+        "verbose", StrOptions({"auto"}), default="auto", kw_only=True
+    )
+    random_state: int | np.random.RandomState | None = parameter(
+        "random_state", default=None, kw_only=True
+    )
 
     # Detectors hand such a model their checked data instead of an array.
     _reads_checked_data = True
-
-    _preprocessing: Preprocessing
-
-    _parameter_constraints: dict = {
-        "max_epochs": [Interval(numbers.Integral, 1, None, closed="left")],
-        "max_steps": [Interval(numbers.Integral, 1, None, closed="left"), None],
-        "batch_size": [Interval(numbers.Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(numbers.Real, 0, None, closed="neither")],
-        "clip_norm": [Interval(numbers.Real, 0, None, closed="neither"), None],
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
-        "patience": [Interval(numbers.Integral, 1, None, closed="left"), None],
-        "channels": [StrOptions({"first", "last"}), None],
-        "precision": [StrOptions({"auto", "bf16", "fp32"})],
-        "compile": ["boolean", StrOptions({"auto"})],
-        "device": [str, torch.device, None],
-        "n_workers": [Interval(numbers.Integral, 0, None, closed="left"), None],
-        "checkpoint_dir": [str, Path, None],
-        "verbose": ["verbose", StrOptions({"auto"})],
-        "random_state": ["random_state"],
-    }
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Spell out ``**training`` in the docstring and in the signature.
-
-        Scikit-learn looks for parameters in the latter.
-        """
-        super().__init_subclass__(**kwargs)
-        own = inspect.signature(cls.__init__).parameters
-        parameters = {k: p for k, p in own.items() if p.kind != p.VAR_KEYWORD}
-        if len(parameters) < len(own):
-            inherited = inspect.signature(super(cls, cls).__init__).parameters
-            parameters |= {
-                k: p.replace(kind=p.KEYWORD_ONLY)
-                for k, p in inherited.items()
-                if k not in parameters
-            }
-            signature = inspect.Signature(list(parameters.values()))
-            setattr(cls.__init__, "__signature__", signature)  # noqa: B010 (mypy knows no such one)
-        spell_out_training(cls, parameters)
 
     def _checkpoint(self, data: CheckedData, others: Any, seed: int) -> Path | None:
         """Return the file that a training run resumes from, named by parameters and data.

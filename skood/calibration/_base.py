@@ -16,8 +16,9 @@ from sklearn.utils import get_tags
 from torch import nn
 
 from skood._checked_data import CheckedData
+from skood._detector import Detector
 from skood._frozen import check_parts_fitted
-from skood._labels import encode_labels
+from skood._labels import encode_labels, labels_of, split_outliers
 from skood._models import check_same_columns, fit_model, rows_through
 from skood._open_set import (
     OpenSetDetector,
@@ -25,9 +26,8 @@ from skood._open_set import (
     excludes_classes,
     knows_classes,
 )
-from skood._parameters import HasMethods, fit_context
+from skood._parameters import HasMethods, estimator, fit_context, parameter
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
-from skood.base import BaseDetector, labels_of, split_outliers
 from skood.classifiers._module import ModuleHandle
 
 __all__ = [
@@ -43,21 +43,26 @@ __all__ = [
 _LARGEST = np.finfo(np.float64).max / 2
 
 
+@estimator
 class CalibratedDetector(OpenSetDetector):
     """Base of the detectors that wrap detectors and set the threshold on held-out rows.
 
     A subclass writes ``_fit``, which sets ``offset_`` too, ``_score_samples`` and
-    ``_class_models``; it has the parameters `memory`, `verbose` and `random_state`.
+    ``_class_models``.
+
+    Parameters
+    ----------
+    memory : str or joblib.Memory, default=None
+        Where fitted detectors are cached by their parameters and data.
     """
+
+    memory: str | joblib.Memory | None = parameter(
+        str, HasMethods(["cache"]), None, default=None, kw_only=True
+    )
 
     @property
     def _takes_any_shape(self) -> bool:
         return True
-
-    _parameter_constraints: dict = {
-        "memory": [str, HasMethods(["cache"]), None],
-        **{name: BaseDetector._parameter_constraints[name] for name in ("verbose", "random_state")},
-    }
 
     @abstractmethod
     def _fit(
@@ -211,7 +216,7 @@ def fit_detector(
     if isinstance(detector, FrozenEstimator):
         check_same_columns(detector.estimator, inliers)
         return detector.estimator
-    if outliers is not None and y is not None and isinstance(detector, BaseDetector):
+    if outliers is not None and y is not None and isinstance(detector, Detector):
         y = np.concatenate([y, np.full(len(outliers), -1)])
         (data, rows), (_, outlying) = _rows_in_root(inliers), _rows_in_root(outliers)
         inliers = data.subset(np.concatenate([rows, outlying]))

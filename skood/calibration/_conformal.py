@@ -7,7 +7,6 @@ import numbers
 import warnings
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
@@ -16,7 +15,7 @@ from sklearn.utils import Tags
 from skood._checked_data import CheckedData
 from skood._models import rows_through
 from skood._open_set import excludes_classes, knows_classes
-from skood._parameters import HasMethods, Interval, IsDetector, StrOptions
+from skood._parameters import HasMethods, Interval, IsDetector, StrOptions, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import (
@@ -39,6 +38,7 @@ from skood.calibration._p_values import (
 __all__ = ["ConformalDetector"]
 
 
+@estimator
 class ConformalDetector(PValueDetector):
     r"""Detector that rejects at most a share `alpha` of in-distribution data, for any detector.
 
@@ -82,9 +82,6 @@ class ConformalDetector(PValueDetector):
     memory : str or joblib.Memory, default=None
         Where fitted detectors and classifiers are cached by their parameters and data. With an
         integer `random_state` a search over `alpha` then fits them once.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the split, and for a detector or classifier whose own ``random_state`` is None.
 
@@ -109,10 +106,6 @@ class ConformalDetector(PValueDetector):
         Scores of the calibration rows of each, ascending.
     thresholds_ : ndarray of shape (n_calibrated,)
         Threshold on the detector's score in each.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -205,39 +198,14 @@ class ConformalDetector(PValueDetector):
     array([False,  True])
     """
 
-    _parameter_constraints: dict = {
-        **PValueDetector._parameter_constraints,
-        "detector": [IsDetector()],
-        "method": [StrOptions({"split", "cross"})],
-        "n_splits": [Interval(numbers.Integral, 2, None, closed="left")],
-        "class_conditional": ["boolean"],
-        "classifier": [HasMethods(["fit", "predict"]), None],
-    }
-
-    def __init__(
-        self,
-        detector: Any,
-        alpha: float = 0.05,
-        *,
-        method: str = "split",
-        calibration_fraction: float = 0.3,
-        n_splits: int = 5,
-        class_conditional: bool = False,
-        classifier: Any = None,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.detector = detector
-        self.alpha = alpha
-        self.method = method
-        self.calibration_fraction = calibration_fraction
-        self.n_splits = n_splits
-        self.class_conditional = class_conditional
-        self.classifier = classifier
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    detector: Any = parameter(IsDetector())
+    alpha: float = parameter(default=0.05)
+    method: str = parameter(StrOptions({"split", "cross"}), default="split", kw_only=True)
+    n_splits: int = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), default=5, kw_only=True
+    )
+    class_conditional: bool = parameter("boolean", default=False, kw_only=True)
+    classifier: Any = parameter(HasMethods(["fit", "predict"]), None, default=None, kw_only=True)
 
     def _fit(
         self,

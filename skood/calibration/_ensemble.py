@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils import Bunch, Tags
@@ -13,7 +12,7 @@ from sklearn.utils.metaestimators import _BaseComposition
 
 from skood._checked_data import CheckedData
 from skood._open_set import knows_classes
-from skood._parameters import EXTERNAL, StrOptions
+from skood._parameters import EXTERNAL, StrOptions, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import (
@@ -68,6 +67,7 @@ def _is_named_detector(item: Any) -> bool:
     )
 
 
+@estimator
 class EnsembleDetector(PValueDetector, _BaseComposition):
     r"""Detector that combines the p-values of several detectors into one.
 
@@ -103,9 +103,6 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     memory : str or joblib.Memory, default=None
         Where fitted detectors are cached by their parameters and data. With an integer
         `random_state` a search over `combination` then fits them once.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the split, and for detectors whose own ``random_state`` is None.
 
@@ -123,10 +120,6 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         Size of the second half.
     offset_ : float
         Threshold on the score; -inf where `n_calibration_` is too small to reject anything.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -177,30 +170,9 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     5
     """
 
-    _parameter_constraints: dict = {
-        **PValueDetector._parameter_constraints,
-        "detectors": [list],
-        "combination": [StrOptions(set(_COMBINATIONS))],
-    }
-
-    def __init__(
-        self,
-        detectors: list[tuple[str, Any]],
-        combination: str = "fisher",
-        alpha: float = 0.05,
-        *,
-        calibration_fraction: float = 0.3,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.detectors = detectors
-        self.combination = combination
-        self.alpha = alpha
-        self.calibration_fraction = calibration_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    detectors: list[tuple[str, Any]] = parameter(list)
+    combination: str = parameter(StrOptions(set(_COMBINATIONS)), default="fisher")
+    alpha: float = parameter(default=0.05)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters, those of the detectors as ``name__parameter``.

@@ -7,18 +7,18 @@ import inspect
 import warnings
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
+from skood._detector import Detector
 from skood._directions import final_estimator, is_of_pyod, known_direction
 from skood._models import as_input, rows_through
-from skood._parameters import HasMethods, StrOptions
+from skood._parameters import HasMethods, StrOptions, estimator, parameter
 from skood._progress import tracked
-from skood.base import BaseDetector
+from skood.base import ModelDetector
 from skood.calibration._base import fit_detector, needs_labels
 
 __all__ = ["ExternalDetector"]
@@ -33,7 +33,8 @@ _TOGETHER, _ALONE, _REPEATED = 96, 4, 24
 _ROUNDING = 1e-5
 
 
-class ExternalDetector(BaseDetector):
+@estimator
+class ExternalDetector(ModelDetector):
     r"""Detector of another library, or of your own, as a detector of this package.
 
     Libraries disagree about the sign of a score: inliers have the higher scores in scikit-learn
@@ -57,17 +58,8 @@ class ExternalDetector(BaseDetector):
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold. The threshold of
         `detector` itself, and its own `contamination`, have no effect.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted detectors are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a detector whose own ``random_state`` is None, and of the rows that the
         threshold is read from where there are more than 5000.
@@ -83,12 +75,6 @@ class ExternalDetector(BaseDetector):
     scores_alone_ : bool
         Whether each row is scored in a call of its own, because the score of a row depends on the
         other rows of the call.
-    offset_ : float
-        Threshold on the score.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     Raises
     ------
@@ -143,36 +129,11 @@ class ExternalDetector(BaseDetector):
     array([ 1, -1])
     """
 
+    detector: Any = parameter(HasMethods("fit"))
+    higher: str | None = parameter(StrOptions({"inlier", "outlier"}), None, default=None)
+    method: str | None = parameter(StrOptions(set(_METHODS)), None, default=None, kw_only=True)
+
     _model_parameters = ("detector",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "detector": [HasMethods("fit")],
-        "higher": [StrOptions({"inlier", "outlier"}), None],
-        "method": [StrOptions(set(_METHODS)), None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        detector: Any,
-        higher: str | None = None,
-        *,
-        method: str | None = None,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.detector = detector
-        self.higher = higher
-        self.method = method
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     @property
     def _takes_any_shape(self) -> bool:
@@ -190,7 +151,7 @@ class ExternalDetector(BaseDetector):
                 warnings.filterwarnings("ignore", "y should not be presented")
             self.detector_ = self._fitted(inliers, y, outliers, seed)
         self.scores_alone_ = False
-        if not isinstance(final_estimator(self.detector_), BaseDetector):
+        if not isinstance(final_estimator(self.detector_), Detector):
             self.scores_alone_ = self._depends_on_others(inliers)
 
     def _fitted(

@@ -14,7 +14,7 @@ from scipy.stats import false_discovery_control
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.calibration._base import CalibratedDetector
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
 ]
 
 
+@estimator
 class PValueDetector(CalibratedDetector):
     """Base of the detectors with conformal p-values, which decide at level `alpha`.
 
@@ -35,11 +36,9 @@ class PValueDetector(CalibratedDetector):
     requires, such that ``score >= offset_`` if and only if ``p > alpha``.
     """
 
-    _parameter_constraints: dict = {
-        **CalibratedDetector._parameter_constraints,
-        "alpha": [Interval(numbers.Real, 0, 1, closed="neither")],
-        "calibration_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-    }
+    calibration_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.3, kw_only=True
+    )
 
     @abstractmethod
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:

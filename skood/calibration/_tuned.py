@@ -5,15 +5,14 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, IsDetector, StrOptions
+from skood._detector import Detector
+from skood._parameters import Interval, IsDetector, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector
 from skood.calibration._base import (
     CalibratedDetector,
     fit_detector,
@@ -26,6 +25,7 @@ from skood.calibration._base import (
 __all__ = ["TunedThreshold"]
 
 
+@estimator
 class TunedThreshold(CalibratedDetector):
     r"""Detector whose threshold is chosen on held-out data for an objective.
 
@@ -61,9 +61,6 @@ class TunedThreshold(CalibratedDetector):
     memory : str or joblib.Memory, default=None
         Where fitted detectors are cached by their parameters and data. With an integer
         `random_state` a search over objectives then fits them once.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the split, and for a detector whose own ``random_state`` is None.
 
@@ -79,10 +76,6 @@ class TunedThreshold(CalibratedDetector):
         For each candidate, ascending, its "threshold", "tpr", "fpr" where known outliers were
         held out, and "objective". Candidates are the held-out scores, and the next larger float
         than the largest.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -122,38 +115,20 @@ class TunedThreshold(CalibratedDetector):
     ['fpr', 'objective', 'threshold', 'tpr']
     """
 
-    _parameter_constraints: dict = {
-        **CalibratedDetector._parameter_constraints,
-        "detector": [IsDetector()],
-        "objective": [StrOptions({"tpr", "fpr", "f1", "cost"})],
-        "target": [Interval(numbers.Real, 0, 1, closed="both"), None],
-        "false_alarm_cost": [Interval(numbers.Real, 0, None, closed="left")],
-        "miss_cost": [Interval(numbers.Real, 0, None, closed="left")],
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        detector: Any,
-        objective: str = "tpr",
-        target: float | None = None,
-        *,
-        false_alarm_cost: float = 1.0,
-        miss_cost: float = 1.0,
-        validation_fraction: float = 0.3,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.detector = detector
-        self.objective = objective
-        self.target = target
-        self.false_alarm_cost = false_alarm_cost
-        self.miss_cost = miss_cost
-        self.validation_fraction = validation_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    detector: Any = parameter(IsDetector())
+    objective: str = parameter(StrOptions({"tpr", "fpr", "f1", "cost"}), default="tpr")
+    target: float | None = parameter(
+        Interval(numbers.Real, 0, 1, closed="both"), None, default=None
+    )
+    false_alarm_cost: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=1.0, kw_only=True
+    )
+    miss_cost: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=1.0, kw_only=True
+    )
+    validation_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.3, kw_only=True
+    )
 
     def _fit(
         self,
@@ -194,7 +169,7 @@ class TunedThreshold(CalibratedDetector):
         self, outliers: CheckedData | None, seed: int
     ) -> tuple[CheckedData | None, CheckedData | None]:
         """Known outliers for the detector, and those for the threshold."""
-        if outliers is None or not isinstance(self.detector, BaseDetector):
+        if outliers is None or not isinstance(self.detector, Detector):
             return None, outliers
         if self.objective == "tpr":
             return outliers, None

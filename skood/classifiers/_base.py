@@ -21,7 +21,7 @@ from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._internal import internal
 from skood._labels import check_labels, encode_labels, is_outlier
-from skood._parameters import Interval, StrOptions, fit_context
+from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Learned, Preprocessing
@@ -56,22 +56,16 @@ def initialize_convolutions(module: nn.Module) -> None:
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
 
+@estimator
 class NeuralClassifier(NetworkClassifier, NeuralEstimator):
     """Base of the architectures: a network trained by SGD on cross-entropy.
 
-    A subclass names the parameters of its architecture in ``__init__``, takes those below as
-    ``**training``, and writes ``_build``. Pixels are scaled to [0, 1], and every channel (of
-    rows: every feature) is then standardised with its mean and standard deviation over the
-    training data, in training and in prediction.
+    A subclass declares the parameters of its architecture and writes ``_build``. Pixels are
+    scaled to [0, 1], and every channel (of rows: every feature) is then standardised with its mean
+    and standard deviation over the training data, in training and in prediction.
 
     Parameters
     ----------
-    max_epochs : int, default=100
-        Passes over the data.
-    max_steps : int, default=None
-        Largest number of training steps; None sets no limit.
-    batch_size : int, default=128
-        Rows in a training step.
     learning_rate : float, default=0.1
         Initial learning rate.
     optimizer : {"sgd", "adam", "adadelta"}, default="sgd"
@@ -94,110 +88,47 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         Random shifts by up to an eighth of the image, filled with black, and horizontal flips.
         "auto" applies both to colour images and neither to grey ones, since a mirrored digit is
         not a digit.
-    clip_norm : float, default=None
-        Largest norm of the gradient; longer ones are scaled down.
     validation_fraction : float, default=0.0
         Part of the training data held out when `fit` is not given `X_val`.
-    patience : int, default=None
-        Epochs without a lower validation loss after which training ends.
     image_shape : tuple of int, default=None
         (C, H, W) of images given as flat rows, in a Pipeline for instance.
     value_range : (float, float) or "minmax", default=None
         Values of black and white, for images. None: 0..255 for uint8, 0..1 for floats.
-    channels : {"first", "last"} or None, default=None
-        Axis of the channels of images in X. None recognises 1 or 3 channels in the last axis, and
-        raises where the shape leaves it open.
-    precision : {"auto", "bf16", "fp32"}, default="auto"
-        Precision of training; "auto" uses bfloat16 where the hardware supports it natively.
-    compile : bool or "auto", default="auto"
-        Whether the training step is compiled; "auto" compiles long runs.
-    device : str or torch.device, default=None
-        None takes CUDA where there is one.
-    n_workers : int or None, default=None
-        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
-        some. None takes several for a Dataset and a GPU, and none for anything else.
-    checkpoint_dir : str or Path, default=None
-        Folder that an interrupted training resumes from.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the weights, the order of the data and their augmentation.
     """
 
-    _parameter_constraints: dict = {
-        **NeuralEstimator._parameter_constraints,
-        "optimizer": [StrOptions({"sgd", "adam", "adadelta"})],
-        "momentum": [Interval(numbers.Real, 0, 1, closed="left")],
-        "weight_decay": [Interval(numbers.Real, 0, None, closed="left")],
-        "lr_schedule": [StrOptions({"cosine", "step", "constant"})],
-        "label_smoothing": [Interval(numbers.Real, 0, 1, closed="left")],
-        "weights_init": [FrozenEstimator, PretrainedClassifier, None],
-        "augmentation": [StrOptions({"auto", "crop", "flip", "crop_flip"}), None],
-        "image_shape": [tuple, list, None],
-        "value_range": [tuple, list, StrOptions({"minmax"}), None],
-    }
+    learning_rate: float = parameter(default=0.1, kw_only=True)
+    optimizer: str = parameter(StrOptions({"sgd", "adam", "adadelta"}), default="sgd", kw_only=True)
+    momentum: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.9, kw_only=True
+    )
+    weight_decay: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=5e-4, kw_only=True
+    )
+    lr_schedule: str = parameter(
+        StrOptions({"cosine", "step", "constant"}), default="cosine", kw_only=True
+    )
+    label_smoothing: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    weights_init: Any = parameter(
+        FrozenEstimator, PretrainedClassifier, None, default=None, kw_only=True
+    )
+    augmentation: str | None = parameter(
+        StrOptions({"auto", "crop", "flip", "crop_flip"}), None, default="auto", kw_only=True
+    )
+    image_shape: tuple[int, int, int] | None = parameter(
+        tuple, list, None, default=None, kw_only=True
+    )
+    value_range: Any = parameter(
+        tuple, list, StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
 
-    def __init__(
-        self,
-        *,
-        max_epochs: int = 100,
-        max_steps: int | None = None,
-        batch_size: int = 128,
-        learning_rate: float = 0.1,
-        optimizer: str = "sgd",
-        momentum: float = 0.9,
-        weight_decay: float = 5e-4,
-        lr_schedule: str = "cosine",
-        label_smoothing: float = 0.0,
-        weights_init: Any = None,
-        augmentation: str | None = "auto",
-        clip_norm: float | None = None,
-        validation_fraction: float = 0.0,
-        patience: int | None = None,
-        image_shape: tuple[int, int, int] | None = None,
-        value_range: Any = None,
-        channels: str | None = None,
-        precision: str = "auto",
-        compile: bool | str = "auto",
-        device: str | torch.device | None = None,
-        n_workers: int | None = None,
-        checkpoint_dir: Any = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.momentum = momentum
-        self.weight_decay = weight_decay
-        self.lr_schedule = lr_schedule
-        self.label_smoothing = label_smoothing
-        self.weights_init = weights_init
-        self.augmentation = augmentation
-        self.clip_norm = clip_norm
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.image_shape = image_shape
-        self.value_range = value_range
-        self.channels = channels
-        self.precision = precision
-        self.compile = compile
-        self.device = device
-        self.n_workers = n_workers
-        self.checkpoint_dir = checkpoint_dir
-        self.verbose = verbose
-        self.random_state = random_state
-
-    classes_: npt.NDArray
     value_range_ = Learned("value_range")
     mean_ = Learned("mean")
     std_ = Learned("scale")
 
     # Training objective; a subclass may override it.
-    _objective: type[ClassifierObjective] = ClassifierObjective
+    _objective = ClassifierObjective
 
     def __setattr__(self, name: str, value: Any) -> None:
         # A bare module among the parameters would be copied by clone, and hashed by its storage.

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numbers
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._base import NeuralClassifier, image_shape_of
 
 __all__ = ["ConvNet"]
 
 
+@estimator
 class ConvNet(NeuralClassifier):
     """Small convolutional network, for images of about 28 x 28.
 
@@ -32,23 +32,11 @@ class ConvNet(NeuralClassifier):
         penultimate features. None has no such layer.
     dropout : float, default=0.0
         Rate of dropout of the penultimate features, in training.
-    max_epochs : int, default=30
-        Passes over the data.
-    **training
-        As in :class:`~skood.classifiers.NeuralClassifier`.
 
     Attributes
     ----------
-    module_ : Module
-        The network.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
-    history_ : dict of str to list of float
-        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
         Mean and standard deviation of the pixels, in [0, 1].
-    n_features_in_ : int
-        Values in an item.
 
     Notes
     -----
@@ -70,29 +58,17 @@ class ConvNet(NeuralClassifier):
     (2, 10)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralClassifier._parameter_constraints,
-        "n_filters": [tuple, list],
-        "n_convolutions": [Interval(numbers.Integral, 1, None, closed="left"), tuple, list],
-        "hidden_features": [Interval(numbers.Integral, 1, None, closed="left"), None],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        n_filters: tuple[int, ...] = (32, 64, 128),
-        *,
-        n_convolutions: int | tuple[int, ...] = 2,
-        hidden_features: int | None = None,
-        dropout: float = 0.0,
-        max_epochs: int = 30,
-        **training: Any,
-    ) -> None:
-        super().__init__(max_epochs=max_epochs, **training)
-        self.n_filters = n_filters
-        self.n_convolutions = n_convolutions
-        self.hidden_features = hidden_features
-        self.dropout = dropout
+    n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64, 128))
+    n_convolutions: int | tuple[int, ...] = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), tuple, list, default=2, kw_only=True
+    )
+    hidden_features: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
+    )
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    max_epochs: int = parameter(default=30, kw_only=True)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         n_channels, height, width = image_shape_of(item_shape, self)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 from torch import nn
 
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
 
 __all__ = ["DenseNet"]
 
 
+@estimator
 class DenseNet(NeuralClassifier):
     """Densely connected network for images of 32 x 32, the DenseNet-BC of [1]_.
 
@@ -28,29 +28,17 @@ class DenseNet(NeuralClassifier):
         Channels that a layer adds. Depth 100 and growth rate 12 give 342 penultimate features.
     dropout : float, default=0.0
         Dropout rate of the channels that a layer adds, in training.
-    max_epochs : int, default=300
-        Passes over the data.
     batch_size : int, default=64
         Rows in a training step.
     weight_decay : float, default=0.0001
         Weight of the L2 penalty, half the squared norm of all parameters.
     lr_schedule : {"cosine", "step", "constant"}, default="step"
         "step" divides by 10 at half and at three quarters of the training, as in [1]_.
-    **training
-        As in :class:`~skood.classifiers.NeuralClassifier`.
 
     Attributes
     ----------
-    module_ : Module
-        The network.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
-    history_ : dict of str to list of float
-        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
         Mean and standard deviation of the pixels, in [0, 1].
-    n_features_in_ : int
-        Values in an item.
 
     References
     ----------
@@ -67,35 +55,15 @@ class DenseNet(NeuralClassifier):
     (2, 27)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralClassifier._parameter_constraints,
-        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
-        "growth_rate": [Interval(numbers.Integral, 1, None, closed="left")],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        depth: int = 100,
-        growth_rate: int = 12,
-        *,
-        dropout: float = 0.0,
-        max_epochs: int = 300,
-        batch_size: int = 64,
-        weight_decay: float = 1e-4,
-        lr_schedule: str = "step",
-        **training: Any,
-    ) -> None:
-        super().__init__(
-            max_epochs=max_epochs,
-            batch_size=batch_size,
-            weight_decay=weight_decay,
-            lr_schedule=lr_schedule,
-            **training,
-        )
-        self.depth = depth
-        self.growth_rate = growth_rate
-        self.dropout = dropout
+    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=100)
+    growth_rate: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=12)
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    max_epochs: int = parameter(default=300, kw_only=True)
+    batch_size: int = parameter(default=64, kw_only=True)
+    weight_decay: float = parameter(default=1e-4, kw_only=True)
+    lr_schedule: str = parameter(default="step", kw_only=True)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         from torchvision.models import densenet

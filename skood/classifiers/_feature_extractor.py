@@ -9,11 +9,13 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from torch import nn
 
+from skood._parameters import estimator
 from skood.classifiers._module import ModuleHandle
 
 __all__ = ["FeatureExtractor"]
 
 
+@estimator
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModuleHandle):
     """Any trained torch module whose output is the feature, as a transformer.
 
@@ -29,23 +31,11 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Module
         Which part of what the module returns is the feature: a key, a position, or a function of
         what it returns. None takes a tensor, ``image_embeds``, ``text_embeds``, ``embeddings`` or
         ``pooler_output`` of an output object, or the first element of a tuple.
-    mean, std : float or array-like of float, default=None
-        Mean and standard deviation by which each channel of images in [0, 1] is normalised.
-        None when the module normalises its input, or X is already normalised.
-    value_range : (float, float), default=None
-        Values of black and white, which are brought to 0 and 1. None: 0..255 for uint8; floats are
-        not changed, and lie in [0, 1] where there is a `mean` or `std`.
-    image_shape : tuple of int, default=None
-        (C, H, W) of images given as flat rows.
-    channels : {"first", "last"}, default=None
-        Axis of the channels in X. None recognises 1 or 3 channels in the last axis.
     batch_size : int, default=None
         Items in a batch, to bound the memory. None chooses it by the size of an item.
 
     Attributes
     ----------
-    n_features_in_ : int
-        Number of values in an item of X.
     reading_ : object
         How the output of the module is read.
 

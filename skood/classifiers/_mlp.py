@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import numbers
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._base import NeuralClassifier
 
 __all__ = ["MLP"]
 
 
+@estimator
 class MLP(NeuralClassifier):
     """Multilayer perceptron: linear layers with ReLU between them.
 
@@ -26,23 +26,11 @@ class MLP(NeuralClassifier):
         Rate of dropout after each hidden layer, in training.
     learning_rate : float, default=0.05
         Initial learning rate.
-    max_epochs : int, default=100
-        Passes over the data.
-    **training
-        As in :class:`~skood.classifiers.NeuralClassifier`.
 
     Attributes
     ----------
-    module_ : Module
-        The network.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
-    history_ : dict of str to list of float
-        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (d,)
         Mean and standard deviation of the features.
-    n_features_in_ : int
-        Values in an item.
 
     Examples
     --------
@@ -54,23 +42,11 @@ class MLP(NeuralClassifier):
     ((150, 16), (150, 3))
     """
 
-    _parameter_constraints: dict = {
-        **NeuralClassifier._parameter_constraints,
-        "hidden_features": [tuple, list],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        hidden_features: tuple[int, ...] = (128, 128),
-        *,
-        dropout: float = 0.0,
-        learning_rate: float = 0.05,
-        **training: Any,
-    ) -> None:
-        super().__init__(learning_rate=learning_rate, **training)
-        self.hidden_features = hidden_features
-        self.dropout = dropout
+    hidden_features: tuple[int, ...] = parameter(tuple, list, default=(128, 128))
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    learning_rate: float = parameter(default=0.05, kw_only=True)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         widths = [math.prod(item_shape), *self.hidden_features]

@@ -17,7 +17,7 @@ from skood._checked_data import CheckedData
 from skood._data import check_data, check_in_range
 from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.packing import pack, unpack
 from skood.classifiers._inputs import device_of, dtype_of
 from skood.classifiers._network import Network
@@ -26,36 +26,54 @@ from skood.classifiers._reading import Reading
 __all__ = ["ModuleHandle"]
 
 
+@estimator
 class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
     """Base of the estimators that hold a trained module, which `clone` shares.
 
-    A subclass has the parameters below, and says in ``_network_settings`` how its output is read.
+    A subclass says in ``_network_settings`` how its output is read.
+
+    Parameters
+    ----------
+    mean, std : float or array-like of float, default=None
+        Mean and standard deviation by which each channel of images in [0, 1] is normalised.
+        None when the module normalises its input, or X is already normalised.
+    value_range : (float, float), default=None
+        Values of black and white, which are brought to 0 and 1. None: 0..255 for uint8; floats are
+        not changed, and lie in [0, 1] where there is a `mean` or `std`.
+    image_shape : tuple of int, default=None
+        (C, H, W) of images given as flat rows.
+    channels : {"first", "last"}, default=None
+        Axis of the channels in X. None recognises 1 or 3 channels in the last axis.
+    batch_size : int, default=None
+        Number of items in a batch, to bound the memory. None chooses it by the size of an item.
+
+    Attributes
+    ----------
+    reading_ : object
+        How the output of the module is read, once `fit` or a detector has found it out.
+    n_features_in_ : int
+        Number of values in an item of X.
     """
+
+    module: nn.Module | torch.export.ExportedProgram = parameter(
+        nn.Module, torch.export.ExportedProgram
+    )
+    output: Any = parameter(str, numbers.Integral, callable, None, default=None)
+    mean: Any = parameter("array-like", Tensor, numbers.Real, None, default=None, kw_only=True)
+    std: Any = parameter("array-like", Tensor, numbers.Real, None, default=None, kw_only=True)
+    value_range: Any = parameter(tuple, list, None, default=None, kw_only=True)
+    image_shape: tuple[int, int, int] | None = parameter(
+        tuple, list, None, default=None, kw_only=True
+    )
+    channels: str | None = parameter(
+        StrOptions({"first", "last"}), None, default=None, kw_only=True
+    )
+    batch_size: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
+    )
 
     # Detectors hand such a model their checked data instead of an array.
     _reads_checked_data = True
-
-    module: nn.Module | torch.export.ExportedProgram
-    output: Any
-    mean: Any
-    std: Any
-    value_range: Any
-    image_shape: Any
-    channels: str | None
-    batch_size: int | None
-
-    _parameter_constraints: dict = {
-        "module": [nn.Module, torch.export.ExportedProgram],
-        "output": [str, numbers.Integral, callable, None],
-        "mean": ["array-like", Tensor, numbers.Real, None],
-        "std": ["array-like", Tensor, numbers.Real, None],
-        "value_range": [tuple, list, None],
-        "image_shape": [tuple, list, None],
-        "channels": [StrOptions({"first", "last"}), None],
-        "batch_size": [Interval(numbers.Integral, 1, None, closed="left"), None],
-    }
-
-    reading_: Reading
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Find out how the network's output is read, on the first items of X; nothing is trained.

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.utils import Tags
-from torch import nn
 
 from skood._internal import internal
+from skood._parameters import estimator, parameter
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier
 from skood.classifiers._outputs import Outputs
@@ -17,6 +17,7 @@ from skood.classifiers._outputs import Outputs
 __all__ = ["PretrainedClassifier"]
 
 
+@estimator
 class PretrainedClassifier(ModuleHandle, NetworkClassifier):
     """Any trained torch module, as a classifier that is not trained again.
 
@@ -40,18 +41,8 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
         None takes the input of the layer that makes the logits.
     multilabel : bool, default=False
         Whether an item may have several labels, each with the sigmoid of its logit.
-    mean, std : float or array-like of float, default=None
-        Mean and standard deviation by which each channel of images in [0, 1] is normalised.
-        None when the module normalises its input, or X is already normalised.
-    value_range : (float, float), default=None
-        Values of black and white, which are brought to 0 and 1. None: 0..255 for uint8; floats are
-        not changed, and lie in [0, 1] where there is a `mean` or `std`.
     classes : array-like of shape (n_classes,), default=None
         Labels in the order of the logits. None: 0, 1, 2, ...
-    image_shape : tuple of int, default=None
-        (C, H, W) of images given as flat rows.
-    channels : {"first", "last"}, default=None
-        Axis of the channels in X. None recognises 1 or 3 channels in the last axis.
     batch_size : int, default=None
         Items in a batch, to bound the memory. None chooses it by the size of an item. A module
         that was exported for one batch size needs this one.
@@ -101,39 +92,9 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
     (2,)
     """
 
-    _parameter_constraints: dict = {
-        **ModuleHandle._parameter_constraints,
-        "features_from": [str, callable, tuple, None],
-        "multilabel": ["boolean"],
-        "classes": ["array-like", None],
-    }
-
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        output: Any = None,
-        features_from: Any = None,
-        multilabel: bool = False,
-        mean: Any = None,
-        std: Any = None,
-        value_range: Any = None,
-        classes: Any = None,
-        image_shape: tuple[int, int, int] | None = None,
-        channels: str | None = None,
-        batch_size: int | None = None,
-    ) -> None:
-        self.module = module
-        self.output = output
-        self.features_from = features_from
-        self.multilabel = multilabel
-        self.mean = mean
-        self.std = std
-        self.value_range = value_range
-        self.classes = classes
-        self.image_shape = image_shape
-        self.channels = channels
-        self.batch_size = batch_size
+    features_from: Any = parameter(str, callable, tuple, None, default=None, kw_only=True)
+    multilabel: bool = parameter("boolean", default=False, kw_only=True)
+    classes: Any = parameter("array-like", None, default=None, kw_only=True)
 
     @classmethod
     def from_torchvision(cls, name: str, weights: Any = "DEFAULT") -> PretrainedClassifier:

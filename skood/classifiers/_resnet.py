@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 from torch import nn
 
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
 
 __all__ = ["ResNet"]
@@ -17,6 +16,7 @@ _BLOCKS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3]}
 _SMALLER_THAN = 64
 
 
+@estimator
 class ResNet(NeuralClassifier):
     """Residual network, of [1]_.
 
@@ -30,21 +30,11 @@ class ResNet(NeuralClassifier):
         The first layers. "large", for photographs, is a 7 x 7 convolution and max pooling, which
         reduce height and width to a quarter. "small" is a 3 x 3 convolution that preserves them,
         as is usual for CIFAR. "auto" takes "small" below 64 pixels.
-    **training
-        As in :class:`~skood.classifiers.NeuralClassifier`.
 
     Attributes
     ----------
-    module_ : Module
-        The network.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
-    history_ : dict of str to list of float
-        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
         Mean and standard deviation of the pixels, in [0, 1].
-    n_features_in_ : int
-        Values in an item.
 
     References
     ----------
@@ -61,16 +51,8 @@ class ResNet(NeuralClassifier):
     (2, 512)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralClassifier._parameter_constraints,
-        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
-        "stem": [StrOptions({"auto", "small", "large"})],
-    }
-
-    def __init__(self, depth: int = 18, *, stem: str = "auto", **training: Any) -> None:
-        super().__init__(**training)
-        self.depth = depth
-        self.stem = stem
+    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=18)
+    stem: str = parameter(StrOptions({"auto", "small", "large"}), default="auto", kw_only=True)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         from torchvision.models import resnet

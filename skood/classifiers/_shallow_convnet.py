@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numbers
 from itertools import pairwise
-from typing import Any
 
 from torch import nn
 
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._base import NeuralClassifier, image_shape_of
 
 __all__ = ["ShallowConvNet"]
 
 
+@estimator
 class ShallowConvNet(NeuralClassifier):
     """Two convolutions and two linear layers, for grey images of about 28 x 28.
 
@@ -29,25 +29,13 @@ class ShallowConvNet(NeuralClassifier):
         Number of penultimate features.
     dropout : (float, float), default=(0.25, 0.5)
         Rates of dropout after the pooling and of the penultimate features, in training.
-    max_epochs : int, default=30
-        Passes over the data.
     learning_rate : float, default=0.05
         Initial learning rate.
-    **training
-        As in :class:`~skood.classifiers.NeuralClassifier`.
 
     Attributes
     ----------
-    module_ : Module
-        The network.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
-    history_ : dict of str to list of float
-        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
         Mean and standard deviation of the pixels, in [0, 1].
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -81,27 +69,13 @@ class ShallowConvNet(NeuralClassifier):
     (2, 128)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralClassifier._parameter_constraints,
-        "n_filters": [tuple, list],
-        "hidden_features": [Interval(numbers.Integral, 1, None, closed="left")],
-        "dropout": [tuple, list],
-    }
-
-    def __init__(
-        self,
-        n_filters: tuple[int, ...] = (32, 64),
-        *,
-        hidden_features: int = 128,
-        dropout: tuple[float, float] = (0.25, 0.5),
-        max_epochs: int = 30,
-        learning_rate: float = 0.05,
-        **training: Any,
-    ) -> None:
-        super().__init__(max_epochs=max_epochs, learning_rate=learning_rate, **training)
-        self.n_filters = n_filters
-        self.hidden_features = hidden_features
-        self.dropout = dropout
+    n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64))
+    hidden_features: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=128, kw_only=True
+    )
+    dropout: tuple[float, float] = parameter(tuple, list, default=(0.25, 0.5), kw_only=True)
+    max_epochs: int = parameter(default=30, kw_only=True)
+    learning_rate: float = parameter(default=0.05, kw_only=True)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         n_channels, height, width = image_shape_of(item_shape, self)

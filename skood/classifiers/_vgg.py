@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 from torch import nn
 
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
 
 __all__ = ["VGG"]
@@ -23,6 +22,7 @@ _CHANNELS = (64, 128, 256, 512, 512)
 _SMALLEST = 16
 
 
+@estimator
 class VGG(NeuralClassifier):
     """The convolutions of VGG [1]_ with batch normalisation, for images of 32 x 32.
 
@@ -34,21 +34,11 @@ class VGG(NeuralClassifier):
     ----------
     depth : {11, 13, 16, 19}, default=16
         Layers with weights in the published network. All give 512 penultimate features.
-    **training
-        As in :class:`~skood.classifiers.NeuralClassifier`.
 
     Attributes
     ----------
-    module_ : Module
-        The network.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
-    history_ : dict of str to list of float
-        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
         Mean and standard deviation of the pixels, in [0, 1].
-    n_features_in_ : int
-        Values in an item.
 
     References
     ----------
@@ -65,14 +55,7 @@ class VGG(NeuralClassifier):
     (20, 512)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralClassifier._parameter_constraints,
-        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
-    }
-
-    def __init__(self, depth: int = 16, **training: Any) -> None:
-        super().__init__(**training)
-        self.depth = depth
+    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=16)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         n_in, height, width = image_shape_of(item_shape, self)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 from torch import Tensor, nn
 
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
 
 __all__ = ["WideResNet"]
 
 
+@estimator
 class WideResNet(NeuralClassifier):
     """Wide residual network for images of 32 x 32, of [1]_.
 
@@ -27,26 +27,14 @@ class WideResNet(NeuralClassifier):
         Multiplies the 16, 32 and 64 channels of the stages; 10 gives 640 penultimate features.
     dropout : float, default=0.0
         Rate of dropout between the two convolutions of a block, in training.
-    max_epochs : int, default=200
-        Passes over the data.
     lr_schedule : {"cosine", "step", "constant"}, default="step"
         "step" divides by 10 at half and at three quarters of the training; [1]_ divides by 5
         at 30, 60 and 80 %.
-    **training
-        As in :class:`~skood.classifiers.NeuralClassifier`.
 
     Attributes
     ----------
-    module_ : Module
-        The network.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, sorted.
-    history_ : dict of str to list of float
-        Loss of each epoch and, with validation data, validation loss.
     mean_, std_ : ndarray of shape (C, 1, 1)
         Mean and standard deviation of the pixels, in [0, 1].
-    n_features_in_ : int
-        Values in an item.
 
     References
     ----------
@@ -62,27 +50,13 @@ class WideResNet(NeuralClassifier):
     (2, 64)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralClassifier._parameter_constraints,
-        "depth": [Interval(numbers.Integral, 1, None, closed="left")],
-        "widen_factor": [Interval(numbers.Integral, 1, None, closed="left")],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
-    }
-
-    def __init__(
-        self,
-        depth: int = 28,
-        widen_factor: int = 10,
-        *,
-        dropout: float = 0.0,
-        max_epochs: int = 200,
-        lr_schedule: str = "step",
-        **training: Any,
-    ) -> None:
-        super().__init__(max_epochs=max_epochs, lr_schedule=lr_schedule, **training)
-        self.depth = depth
-        self.widen_factor = widen_factor
-        self.dropout = dropout
+    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=28)
+    widen_factor: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=10)
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    max_epochs: int = parameter(default=200, kw_only=True)
+    lr_schedule: str = parameter(default="step", kw_only=True)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         n_channels, _, _ = image_shape_of(item_shape, self)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, fit_context
+from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
 from skood._torch.objective import Objective
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density._base import NeuralModel
@@ -24,6 +24,7 @@ from skood.density._latent_transformer import LatentSpace
 __all__ = ["Autoencoder"]
 
 
+@estimator
 class Autoencoder(LatentSpace, NeuralModel):
     r"""Autoencoder: latents z = f(x), from which g(z) reconstructs x.
 
@@ -54,14 +55,9 @@ class Autoencoder(LatentSpace, NeuralModel):
         Shape (C, H, W) of images given as flat rows.
     max_steps : int or None, default=10000
         Largest number of training steps.
-    **training
-        As in :class:`~skood.density.NeuralDensity`, which has `mutation_rate` and `reg_weight`
-        besides.
 
     Attributes
     ----------
-    module_ : torch.nn.Module
-        The trained network.
     history_ : dict of str to list of float
         Mean squared error of each epoch, "loss" and, with a validation part, "validation_loss":
         per value, of pixels in [0, 1] or of standardised features.
@@ -69,10 +65,6 @@ class Autoencoder(LatentSpace, NeuralModel):
         Values of black and white; None for standardised rows.
     mean_, scale_ : ndarray of shape (d,)
         Mean and standard deviation of rows without a range of values.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -110,36 +102,22 @@ class Autoencoder(LatentSpace, NeuralModel):
     ((3, 8), (3, 1, 8, 8))
     """
 
-    _parameter_constraints: dict = {
-        **NeuralModel._parameter_constraints,
-        "n_latent": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_filters": [tuple, list],
-        "hidden_features": [tuple, list, None],
-        "value_range": ["array-like", StrOptions({"minmax"}), None],
-        "image_shape": ["array-like", None],
-    }
+    n_latent: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
+    n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64), kw_only=True)
+    hidden_features: tuple[int, ...] | None = parameter(
+        tuple, list, None, default=None, kw_only=True
+    )
+    value_range: tuple[float, float] | str | None = parameter(
+        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
+    image_shape: tuple[int, int, int] | None = parameter(
+        "array-like", None, default=None, kw_only=True
+    )
+    max_steps: int | None = parameter(default=10_000, kw_only=True)
 
     value_range_ = Learned("value_range")
     mean_ = Learned("mean")
     scale_ = Learned("scale")
-
-    def __init__(
-        self,
-        n_latent: int = 32,
-        *,
-        n_filters: tuple[int, ...] = (32, 64),
-        hidden_features: tuple[int, ...] | None = None,
-        value_range: tuple[float, float] | str | None = None,
-        image_shape: tuple[int, int, int] | None = None,
-        max_steps: int | None = 10_000,
-        **training: Any,
-    ) -> None:
-        super().__init__(max_steps=max_steps, **training)
-        self.n_latent = n_latent
-        self.n_filters = n_filters
-        self.hidden_features = hidden_features
-        self.value_range = value_range
-        self.image_shape = image_shape
 
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)

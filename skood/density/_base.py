@@ -6,7 +6,7 @@ import math
 import numbers
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, fit_context
+from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
 from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
@@ -35,6 +35,7 @@ from skood.density._objective import DensityObjective, sum_over_item
 __all__ = ["NeuralDensity", "NeuralModel"]
 
 
+@estimator
 class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     """Base of the networks that model the data themselves: densities and autoencoders.
 
@@ -43,12 +44,6 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
 
     Parameters
     ----------
-    max_epochs : int, default=100
-        Passes over the training data, if `max_steps` does not end training before.
-    max_steps : int or None, default=None
-        Largest number of training steps.
-    batch_size : int, default=128
-        Items in a training batch.
     learning_rate : float, default=0.002
         Peak learning rate.
     optimizer : {"adam", "rmsprop"}, default="adam"
@@ -60,86 +55,27 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         `lr_decay` after every step.
     lr_decay : float, default=0.999995
         See `lr_schedule`.
-    clip_norm : float or None, default=None
-        Largest norm of a gradient; longer ones are scaled down.
     validation_fraction : float, default=0.1
         Part of the data kept out of training; the weights of the epoch with the lowest loss on
         it are kept.
-    patience : int or None, default=None
-        Epochs without a lower validation loss after which training stops.
     precision : {"auto", "bf16", "fp32"}, default="auto"
         Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
         always computed, and items are always scored, in float32.
     compile : bool or "auto", default=False
         Compile the training step with ``torch.compile``; "auto" does for long runs.
-    channels : {"first", "last"} or None, default=None
-        Axis of the channels of images in X. None recognises 1 or 3 channels in the last axis, and
-        raises where the shape leaves it open.
-    device : str, torch.device or None, default=None
-        None takes CUDA where there is one.
-    n_workers : int or None, default=None
-        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
-        some. None takes several for a Dataset and a GPU, and none for anything else.
-    checkpoint_dir : str, Path or None, default=None
-        Folder to save training to, every minute and at its end; a fit with the same parameters
-        and data resumes from there.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed of initial weights, batches and whatever else training draws.
     """
 
-    _parameter_constraints: dict = {
-        **NeuralEstimator._parameter_constraints,
-        "optimizer": [StrOptions({"adam", "rmsprop"})],
-        "betas": [tuple],
-        "lr_schedule": [StrOptions({"cosine", "exponential", "constant"})],
-        "lr_decay": [Interval(numbers.Real, 0, 1, closed="right")],
-    }
-
-    def __init__(
-        self,
-        *,
-        max_epochs: int = 100,
-        max_steps: int | None = None,
-        batch_size: int = 128,
-        learning_rate: float = 2e-3,
-        optimizer: str = "adam",
-        betas: tuple[float, float] = (0.9, 0.999),
-        lr_schedule: str = "cosine",
-        lr_decay: float = 0.999995,
-        clip_norm: float | None = None,
-        validation_fraction: float = 0.1,
-        patience: int | None = None,
-        precision: str = "auto",
-        compile: bool | str = False,
-        channels: str | None = None,
-        device: str | torch.device | None = None,
-        n_workers: int | None = None,
-        checkpoint_dir: Any = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.max_epochs = max_epochs
-        self.max_steps = max_steps
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.optimizer = optimizer
-        self.betas = betas
-        self.lr_schedule = lr_schedule
-        self.lr_decay = lr_decay
-        self.clip_norm = clip_norm
-        self.validation_fraction = validation_fraction
-        self.patience = patience
-        self.precision = precision
-        self.compile = compile
-        self.channels = channels
-        self.device = device
-        self.n_workers = n_workers
-        self.checkpoint_dir = checkpoint_dir
-        self.verbose = verbose
-        self.random_state = random_state
+    learning_rate: float = parameter(default=2e-3, kw_only=True)
+    optimizer: str = parameter(StrOptions({"adam", "rmsprop"}), default="adam", kw_only=True)
+    betas: tuple[float, float] = parameter(tuple, default=(0.9, 0.999), kw_only=True)
+    lr_schedule: str = parameter(
+        StrOptions({"cosine", "exponential", "constant"}), default="cosine", kw_only=True
+    )
+    lr_decay: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="right"), default=0.999995, kw_only=True
+    )
+    validation_fraction: float = parameter(default=0.1, kw_only=True)
+    compile: bool | str = parameter(default=False, kw_only=True)
 
     @abstractmethod
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
@@ -249,12 +185,13 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         return tags
 
 
+@estimator
 class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
     """Base of the densities that are torch networks.
 
-    A subclass names its own parameters in ``__init__``, takes those below as ``**training``, and
-    writes ``_open`` (what data it takes), ``_build`` (its network), ``_tensor`` (an array of items
-    as the network's input), ``_log_prob`` and ``_mutate``.
+    A subclass declares its own parameters and writes ``_open`` (what data it takes), ``_build``
+    (its network), ``_tensor`` (an array of items as the network's input), ``_log_prob`` and
+    ``_mutate``.
 
     Parameters
     ----------
@@ -265,28 +202,20 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
     reg_weight : float, default=0.0
         Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
         nats per item. For background models.
-    **training
-        As in its base.
     """
 
-    _parameter_constraints: dict = {
-        **NeuralModel._parameter_constraints,
-        "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both")],
-        "reg_weight": [Interval(numbers.Real, 0, None, closed="left")],
-    }
+    mutation_rate: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="both"), default=0.0, kw_only=True
+    )
+    reg_weight: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=0.0, kw_only=True
+    )
 
     # Whether log p(x) has a gradient by x.
     _is_differentiable = False
 
     # What the columns of `score_statistics` are.
-    statistics_names: tuple[str, ...] = ("log_prob",)
-
-    def __init__(
-        self, *, mutation_rate: float = 0.0, reg_weight: float = 0.0, **training: Any
-    ) -> None:
-        super().__init__(**training)
-        self.mutation_rate = mutation_rate
-        self.reg_weight = reg_weight
+    statistics_names: ClassVar[tuple[str, ...]] = ("log_prob",)
 
     @abstractmethod
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:

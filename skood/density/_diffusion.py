@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, fit_context
+from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
 from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
@@ -38,6 +38,7 @@ _VALIDATION_DRAWS = 256
 _SAMPLES_AT_ONCE = 256
 
 
+@estimator
 class Diffusion(NeuralDensity):
     r"""Density of rows or images known by its scores: a diffusion model.
 
@@ -93,10 +94,6 @@ class Diffusion(NeuralDensity):
         Largest number of training steps.
     learning_rate : float, default=0.001
         Peak learning rate.
-    clip_norm : float or None, default=1.0
-        Largest norm of a gradient; longer ones are scaled down.
-    **training
-        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
@@ -111,10 +108,6 @@ class Diffusion(NeuralDensity):
         Mean and standard deviation of rows.
     dtype_ : numpy dtype
         Dtype of the training data and of samples.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -149,76 +142,57 @@ class Diffusion(NeuralDensity):
     (3, 4)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralDensity._parameter_constraints,
-        "n_filters": [tuple, list],
-        "n_blocks": [Interval(numbers.Integral, 1, None, closed="left")],
-        "hidden_features": [Interval(numbers.Integral, 1, None, closed="left")],
-        "patch_size": [Interval(numbers.Integral, 1, None, closed="left"), None],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
-        "beta_min": [Interval(numbers.Real, 0, None, closed="neither")],
-        "beta_max": [Interval(numbers.Real, 0, None, closed="neither")],
-        "t_min": [Interval(numbers.Real, 0, 1, closed="neither")],
-        "weighting": [StrOptions({"likelihood", "uniform"})],
-        "ema_decay": [Interval(numbers.Real, 0, 1, closed="left")],
-        "n_steps": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_probes": [
-            Interval(numbers.Integral, 1, None, closed="left"),
-            StrOptions({"exact", "auto"}),
-        ],
-        "n_levels": [Interval(numbers.Integral, 2, None, closed="left"), None],
-        "value_range": ["array-like", StrOptions({"minmax"}), None],
-        "image_shape": ["array-like", None],
-    }
+    n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64))
+    n_blocks: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=2)
+    hidden_features: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=128, kw_only=True
+    )
+    patch_size: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
+    )
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    beta_min: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=0.1, kw_only=True
+    )
+    beta_max: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=20.0, kw_only=True
+    )
+    t_min: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=1e-5, kw_only=True
+    )
+    weighting: str = parameter(
+        StrOptions({"likelihood", "uniform"}), default="likelihood", kw_only=True
+    )
+    ema_decay: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.999, kw_only=True
+    )
+    n_steps: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=25, kw_only=True
+    )
+    n_probes: int | str = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"),
+        StrOptions({"exact", "auto"}),
+        default="auto",
+        kw_only=True,
+    )
+    n_levels: int | None = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), None, default=256, kw_only=True
+    )
+    value_range: tuple[float, float] | str | None = parameter(
+        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
+    image_shape: tuple[int, int, int] | None = parameter(
+        "array-like", None, default=None, kw_only=True
+    )
+    max_steps: int | None = parameter(default=5000, kw_only=True)
+    learning_rate: float = parameter(default=1e-3, kw_only=True)
+    clip_norm: float | None = parameter(default=1.0, kw_only=True)
 
     value_range_ = Learned("value_range")
     mean_ = Learned("mean")
     scale_ = Learned("scale")
-
-    def __init__(
-        self,
-        n_filters: tuple[int, ...] = (32, 64),
-        n_blocks: int = 2,
-        *,
-        hidden_features: int = 128,
-        patch_size: int | None = None,
-        dropout: float = 0.0,
-        beta_min: float = 0.1,
-        beta_max: float = 20.0,
-        t_min: float = 1e-5,
-        weighting: str = "likelihood",
-        ema_decay: float = 0.999,
-        n_steps: int = 25,
-        n_probes: int | str = "auto",
-        n_levels: int | None = 256,
-        value_range: tuple[float, float] | str | None = None,
-        image_shape: tuple[int, int, int] | None = None,
-        max_steps: int | None = 5000,
-        learning_rate: float = 1e-3,
-        clip_norm: float | None = 1.0,
-        **training: Any,
-    ) -> None:
-        super().__init__(
-            max_steps=max_steps,
-            learning_rate=learning_rate,
-            clip_norm=clip_norm,
-            **training,
-        )
-        self.n_filters = n_filters
-        self.n_blocks = n_blocks
-        self.hidden_features = hidden_features
-        self.patch_size = patch_size
-        self.dropout = dropout
-        self.beta_min = beta_min
-        self.beta_max = beta_max
-        self.t_min = t_min
-        self.weighting = weighting
-        self.ema_decay = ema_decay
-        self.n_steps = n_steps
-        self.n_probes = n_probes
-        self.n_levels = n_levels
-        self.value_range = value_range
-        self.image_shape = image_shape
 
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, isolated_rng
@@ -22,6 +22,7 @@ from skood.density._invertible import Derivative, InvertibleDensity, MatrixDeriv
 __all__ = ["NeuralSplineFlow"]
 
 
+@estimator
 class NeuralSplineFlow(InvertibleDensity):
     r"""Density of rows: an autoregressive flow of rational-quadratic splines.
 
@@ -36,14 +37,8 @@ class NeuralSplineFlow(InvertibleDensity):
         Bins of each spline.
     hidden_features : tuple of int, default=(64, 64)
         Hidden widths of the networks that output the splines' parameters.
-    clip_norm : float or None, default=10.0
-        Largest norm of a gradient; longer ones are scaled down.
-    patience : int or None, default=20
-        Epochs without a lower validation loss after which training stops.
     precision : {"auto", "bf16", "fp32"}, default="fp32"
         Precision of training. Rows are always scored in float32.
-    **training
-        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
@@ -81,31 +76,15 @@ class NeuralSplineFlow(InvertibleDensity):
     (3,)
     """
 
-    _parameter_constraints: dict = {
-        **InvertibleDensity._parameter_constraints,
-        "n_transforms": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_bins": [Interval(numbers.Integral, 2, None, closed="left")],
-        "hidden_features": [tuple, list],
-    }
+    n_transforms: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=3)
+    n_bins: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=8)
+    hidden_features: tuple[int, ...] = parameter(tuple, list, default=(64, 64))
+    clip_norm: float | None = parameter(default=10.0, kw_only=True)
+    patience: int | None = parameter(default=20, kw_only=True)
+    precision: str = parameter(default="fp32", kw_only=True)
 
     mean_ = Learned("mean")
     scale_ = Learned("scale")
-
-    def __init__(
-        self,
-        n_transforms: int = 3,
-        n_bins: int = 8,
-        hidden_features: tuple[int, ...] = (64, 64),
-        *,
-        clip_norm: float | None = 10.0,
-        patience: int | None = 20,
-        precision: str = "fp32",
-        **training: Any,
-    ) -> None:
-        super().__init__(clip_norm=clip_norm, patience=patience, precision=precision, **training)
-        self.n_transforms = n_transforms
-        self.n_bins = n_bins
-        self.hidden_features = hidden_features
 
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._data import check_scores
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._evidence import divergence, importance_bound, normal_points
 from skood.density._hierarchical_vae_network import HierarchicalVAENetwork
@@ -43,6 +43,7 @@ class Descent(NamedTuple):
     log_ratio: Tensor
 
 
+@estimator
 class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     r"""Hierarchical variational autoencoder, with layers of latents :math:`z_1, \dots, z_L`.
 
@@ -89,20 +90,9 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         Values of black and white, as in :class:`~skood.density.VAE`.
     image_shape : (int, int, int) or None, default=None
         Shape (C, H, W) of images given as flat rows.
-    learning_rate : float, default=0.001
-        Peak learning rate.
-    lr_schedule : {"cosine", "exponential", "constant"}, default="constant"
-        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
-        `lr_decay` after every step.
-    patience : int or None, default=5
-        Epochs without a lower validation loss after which training stops.
-    **training
-        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
-    module_ : torch.nn.Module
-        The trained network.
     history_ : dict of str to list of float
         Of each epoch, in nats per item: "loss", what training minimises, with the warm-up and the
         free nats; and, with a validation part, "validation_loss", the negative bound without them.
@@ -114,10 +104,6 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         Mean and standard deviation of rows without a range of values.
     dtype_ : numpy dtype
         Dtype of the training data and of samples.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -154,27 +140,15 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     ((3,), (3, 9))
     """
 
-    _parameter_constraints: dict = {
-        **LatentVariableDensity._parameter_constraints,
-        "n_latents": [tuple, list],
-        "n_warmup_steps": [Interval(numbers.Integral, 0, None, closed="left")],
-        "free_nats": [Interval(numbers.Real, 0, None, closed="left")],
-    }
+    n_latents: tuple[int, ...] = parameter(tuple, list, default=(32, 16, 8))
+    n_warmup_steps: int = parameter(
+        Interval(numbers.Integral, 0, None, closed="left"), default=200, kw_only=True
+    )
+    free_nats: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=2.0, kw_only=True
+    )
 
     _features_of_images = (128,)
-
-    def __init__(
-        self,
-        n_latents: tuple[int, ...] = (32, 16, 8),
-        *,
-        n_warmup_steps: int = 200,
-        free_nats: float = 2.0,
-        **training: Any,
-    ) -> None:
-        super().__init__(**training)
-        self.n_latents = n_latents
-        self.n_warmup_steps = n_warmup_steps
-        self.free_nats = free_nats
 
     def _network(self, item_shape: tuple[int, ...], hidden_features: tuple[int, ...]) -> nn.Module:
         counts = self.n_latents

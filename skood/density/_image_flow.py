@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._flow_jacobian import InverseDerivative
@@ -33,6 +33,7 @@ _EDGE = 1e-6
 _SAMPLES_AT_ONCE = 256
 
 
+@estimator
 class ImageFlow(InvertibleDensity):
     r"""Density of images: a multiscale normalising flow, with a latent for each value.
 
@@ -80,19 +81,11 @@ class ImageFlow(InvertibleDensity):
         Images in a training batch.
     learning_rate : float, default=0.001
         Peak learning rate.
-    clip_norm : float or None, default=1.0
-        Largest norm of a gradient; longer ones are scaled down.
-    patience : int or None, default=10
-        Epochs without a lower validation loss after which training stops.
     compile : bool or "auto", default="auto"
         Compile the training step with ``torch.compile``; "auto" does for long runs.
-    **training
-        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
-    module_ : torch.nn.Module
-        The trained network.
     history_ : dict of str to list of float
         Loss of each epoch, in nats per image: "loss", of images with noise, and, with a
         validation part, "validation_loss", of images without it.
@@ -103,10 +96,6 @@ class ImageFlow(InvertibleDensity):
     statistics_names : tuple of str
         Columns of `score_statistics`: "log_prob", log p(x); "latent_log_prob", the log-density of
         the latents; "log_det", what the log-determinant adds to it.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -141,62 +130,36 @@ class ImageFlow(InvertibleDensity):
     ((3, 64), True)
     """
 
-    _parameter_constraints: dict = {
-        **InvertibleDensity._parameter_constraints,
-        "n_transforms": [tuple, list],
-        "n_filters": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_blocks": [Interval(numbers.Integral, 0, None, closed="left")],
-        "coupling": [StrOptions({"spline", "affine"})],
-        "n_bins": [Interval(numbers.Integral, 2, 500, closed="both")],
-        "bound": [Interval(numbers.Real, 0, None, closed="neither")],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
-        "n_levels": [Interval(numbers.Integral, 2, None, closed="left"), None],
-        "value_range": ["array-like", StrOptions({"minmax"}), None],
-        "image_shape": ["array-like", StrOptions({"row"}), None],
-    }
+    n_transforms: tuple[int, ...] = parameter(tuple, list, default=(6, 6, 4))
+    n_filters: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=64)
+    n_blocks: int = parameter(Interval(numbers.Integral, 0, None, closed="left"), default=2)
+    coupling: str = parameter(StrOptions({"spline", "affine"}), default="spline", kw_only=True)
+    n_bins: int = parameter(
+        Interval(numbers.Integral, 2, 500, closed="both"), default=8, kw_only=True
+    )
+    bound: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=3.0, kw_only=True
+    )
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    n_levels: int | None = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), None, default=256, kw_only=True
+    )
+    value_range: tuple[float, float] | str | None = parameter(
+        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
+    image_shape: tuple[int, int, int] | str | None = parameter(
+        "array-like", StrOptions({"row"}), None, default=None, kw_only=True
+    )
+    max_steps: int | None = parameter(default=3000, kw_only=True)
+    batch_size: int = parameter(default=64, kw_only=True)
+    learning_rate: float = parameter(default=1e-3, kw_only=True)
+    clip_norm: float | None = parameter(default=1.0, kw_only=True)
+    patience: int | None = parameter(default=10, kw_only=True)
+    compile: bool | str = parameter(default="auto", kw_only=True)
 
     value_range_ = Learned("value_range")
-
-    def __init__(
-        self,
-        n_transforms: tuple[int, ...] = (6, 6, 4),
-        n_filters: int = 64,
-        n_blocks: int = 2,
-        *,
-        coupling: str = "spline",
-        n_bins: int = 8,
-        bound: float = 3.0,
-        dropout: float = 0.0,
-        n_levels: int | None = 256,
-        value_range: tuple[float, float] | str | None = None,
-        image_shape: tuple[int, int, int] | str | None = None,
-        max_steps: int | None = 3000,
-        batch_size: int = 64,
-        learning_rate: float = 1e-3,
-        clip_norm: float | None = 1.0,
-        patience: int | None = 10,
-        compile: bool | str = "auto",
-        **training: Any,
-    ) -> None:
-        super().__init__(
-            max_steps=max_steps,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            clip_norm=clip_norm,
-            patience=patience,
-            compile=compile,
-            **training,
-        )
-        self.n_transforms = n_transforms
-        self.n_filters = n_filters
-        self.n_blocks = n_blocks
-        self.coupling = coupling
-        self.n_bins = n_bins
-        self.bound = bound
-        self.dropout = dropout
-        self.n_levels = n_levels
-        self.value_range = value_range
-        self.image_shape = image_shape
 
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density._base import NeuralDensity
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
@@ -22,6 +22,7 @@ from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian,
 __all__ = ["LatentVariableDensity"]
 
 
+@estimator
 class LatentVariableDensity(NeuralDensity):
     """Base of the densities with latents z that are decoded to a likelihood p(x | z).
 
@@ -29,70 +30,55 @@ class LatentVariableDensity(NeuralDensity):
     of the likelihood. The parameters are described in :class:`~skood.density.VAE`.
     """
 
-    _parameter_constraints: dict = {
-        **NeuralDensity._parameter_constraints,
-        "n_filters": [tuple, list],
-        "hidden_features": [tuple, list, None],
-        "likelihood": [StrOptions({"auto", "bernoulli", "gaussian", "logistic"})],
-        "bound": [StrOptions({"importance", "elbo"})],
-        "n_importance_samples": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_levels": [Interval(numbers.Integral, 2, None, closed="left")],
-        "value_range": ["array-like", StrOptions({"minmax"}), None],
-        "image_shape": ["array-like", None],
-    }
+    n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64), kw_only=True)
+    hidden_features: tuple[int, ...] | None = parameter(
+        tuple, list, None, default=None, kw_only=True
+    )
+    likelihood: str = parameter(
+        StrOptions({"auto", "bernoulli", "gaussian", "logistic"}), default="auto", kw_only=True
+    )
+    bound: str = parameter(StrOptions({"importance", "elbo"}), default="importance", kw_only=True)
+    n_importance_samples: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=64, kw_only=True
+    )
+    n_levels: int = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), default=256, kw_only=True
+    )
+    value_range: tuple[float, float] | str | None = parameter(
+        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
+    image_shape: tuple[int, int, int] | None = parameter(
+        "array-like", None, default=None, kw_only=True
+    )
+    learning_rate: float = parameter(default=1e-3, kw_only=True)
+    lr_schedule: str = parameter(default="constant", kw_only=True)
+    patience: int | None = parameter(default=5, kw_only=True)
 
     # What `hidden_features=None` stands for where items are images.
-    _features_of_images: tuple[int, ...] = (16,)
+    _features_of_images: ClassVar[tuple[int, ...]] = (16,)
 
     value_range_ = Learned("value_range")
     mean_ = Learned("mean")
     scale_ = Learned("scale")
 
-    def __init__(
-        self,
-        *,
-        n_filters: tuple[int, ...] = (32, 64),
-        hidden_features: tuple[int, ...] | None = None,
-        likelihood: str = "auto",
-        bound: str = "importance",
-        n_importance_samples: int = 64,
-        n_levels: int = 256,
-        value_range: tuple[float, float] | str | None = None,
-        image_shape: tuple[int, int, int] | None = None,
-        learning_rate: float = 1e-3,
-        lr_schedule: str = "constant",
-        patience: int | None = 5,
-        **training: Any,
-    ) -> None:
-        super().__init__(
-            learning_rate=learning_rate, lr_schedule=lr_schedule, patience=patience, **training
-        )
-        self.n_filters = n_filters
-        self.hidden_features = hidden_features
-        self.likelihood = likelihood
-        self.bound = bound
-        self.n_importance_samples = n_importance_samples
-        self.n_levels = n_levels
-        self.value_range = value_range
-        self.image_shape = image_shape
-
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if not reset:
-            return self._preprocessing.open(data)
-        is_image = data.is_image or self.image_shape is not None
-        self.dtype_ = data.dtype
-        self.likelihood_ = self.likelihood
-        if self.likelihood == "auto":
-            self.likelihood_ = "logistic" if is_image else "gaussian"
-        self._preprocessing = Preprocessing(
-            self,
-            data,
-            image_shape=self.image_shape,
-            value_range=self.value_range,
-            has_range=is_image or self.likelihood_ != "gaussian" or self.value_range is not None,
-        )
-        self._preprocessing.check_in_memory(data)
+        if reset:
+            is_image = data.is_image or self.image_shape is not None
+            self.dtype_ = data.dtype
+            self.likelihood_ = self.likelihood
+            if self.likelihood == "auto":
+                self.likelihood_ = "logistic" if is_image else "gaussian"
+            self._preprocessing = Preprocessing(
+                self,
+                data,
+                image_shape=self.image_shape,
+                value_range=self.value_range,
+                has_range=is_image
+                or self.likelihood_ != "gaussian"
+                or self.value_range is not None,
+            )
+            self._preprocessing.check_in_memory(data)
         return self._preprocessing.open(data)
 
     def _build(self, data: CheckedData) -> nn.Module:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood._torch.seeding import Stream, draw_seed, torch_rng
@@ -29,6 +29,7 @@ from skood.density._pixelcnn_network import PixelCNNLayer, PixelCNNNetwork
 __all__ = ["PixelCNN"]
 
 
+@estimator
 class PixelCNN(NeuralDensity):
     r"""PixelCNN++ density of images, log p(x) = sum over pixels of log p(x_i | x_<i).
 
@@ -79,17 +80,11 @@ class PixelCNN(NeuralDensity):
         Images in a training batch.
     betas : tuple of float, default=(0.95, 0.9995)
         Decay rates of Adam's moments.
-    patience : int or None, default=10
-        Epochs without a lower validation loss after which training stops.
     compile : bool or "auto", default="auto"
         Compile the training step with ``torch.compile``; "auto" does for long runs.
-    **training
-        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
-    module_ : torch.nn.Module
-        The trained network.
     history_ : dict of str to list of float
         Loss of each epoch, in nats per image: "loss" and, with a validation part,
         "validation_loss".
@@ -107,10 +102,6 @@ class PixelCNN(NeuralDensity):
         samples of the model. A conditional model has its mean over p(y | x).
     dtype_ : numpy dtype
         Dtype of the training data and of samples.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -147,68 +138,38 @@ class PixelCNN(NeuralDensity):
     (3,)
     """
 
-    _parameter_constraints: dict = {
-        **NeuralDensity._parameter_constraints,
-        "n_filters": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_resnet": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_hierarchies": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_components": [Interval(numbers.Integral, 1, None, closed="left")],
-        "dropout": [Interval(numbers.Real, 0, 1, closed="left")],
-        "weight_norm": ["boolean"],
-        "conditional": ["boolean"],
-        "min_scale": [Interval(numbers.Real, 0, None, closed="neither")],
-        "n_levels": [Interval(numbers.Integral, 2, None, closed="left")],
-        "value_range": ["array-like", StrOptions({"minmax"}), None],
-        "image_shape": ["array-like", StrOptions({"row"}), None],
-    }
+    n_filters: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
+    n_resnet: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=2)
+    n_hierarchies: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=1)
+    n_components: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=1)
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    weight_norm: bool = parameter("boolean", default=False, kw_only=True)
+    conditional: bool = parameter("boolean", default=False, kw_only=True)
+    min_scale: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=0.116, kw_only=True
+    )
+    n_levels: int = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), default=256, kw_only=True
+    )
+    value_range: tuple[float, float] | str | None = parameter(
+        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
+    image_shape: tuple[int, int, int] | str | None = parameter(
+        "array-like", StrOptions({"row"}), None, default=None, kw_only=True
+    )
+    max_epochs: int = parameter(default=50, kw_only=True)
+    max_steps: int | None = parameter(default=1600, kw_only=True)
+    batch_size: int = parameter(default=16, kw_only=True)
+    betas: tuple[float, float] = parameter(default=(0.95, 0.9995), kw_only=True)
+    patience: int | None = parameter(default=10, kw_only=True)
+    compile: bool | str = parameter(default="auto", kw_only=True)
 
     value_range_ = Learned("value_range")
     image_shape_ = Learned("item_shape")
 
     statistics_names = "log_prob", "entropy"
-
-    def __init__(
-        self,
-        n_filters: int = 32,
-        n_resnet: int = 2,
-        n_hierarchies: int = 1,
-        n_components: int = 1,
-        *,
-        dropout: float = 0.0,
-        weight_norm: bool = False,
-        conditional: bool = False,
-        min_scale: float = 0.116,
-        n_levels: int = 256,
-        value_range: tuple[float, float] | str | None = None,
-        image_shape: tuple[int, int, int] | str | None = None,
-        max_epochs: int = 50,
-        max_steps: int | None = 1600,
-        batch_size: int = 16,
-        betas: tuple[float, float] = (0.95, 0.9995),
-        patience: int | None = 10,
-        compile: bool | str = "auto",
-        **training: Any,
-    ) -> None:
-        super().__init__(
-            max_epochs=max_epochs,
-            max_steps=max_steps,
-            batch_size=batch_size,
-            betas=betas,
-            patience=patience,
-            compile=compile,
-            **training,
-        )
-        self.n_filters = n_filters
-        self.n_resnet = n_resnet
-        self.n_hierarchies = n_hierarchies
-        self.n_components = n_components
-        self.dropout = dropout
-        self.weight_norm = weight_norm
-        self.conditional = conditional
-        self.min_scale = min_scale
-        self.n_levels = n_levels
-        self.value_range = value_range
-        self.image_shape = image_shape
 
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)

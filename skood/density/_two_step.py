@@ -26,7 +26,7 @@ from skood._data import check_data, check_scores
 from skood._docs_link import DocumentationLinkMixin
 from skood._methods import check_provides
 from skood._models import draw_samples, fit_model, rows_through
-from skood._parameters import HasMethods, StrOptions, fit_context
+from skood._parameters import HasMethods, StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.batching import map_batches
 from skood._torch.jacobian import forward_jacobian
@@ -47,6 +47,7 @@ _MOST_LATENTS = 32
 _ROUNDING = 1e-7
 
 
+@estimator
 class TwoStep(
     DocumentationLinkMixin,
     ClassNamePrefixFeaturesOutMixin,
@@ -86,10 +87,6 @@ class TwoStep(
     ----------
     autoencoder_, density_ : estimator
         The fitted models.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -117,29 +114,21 @@ class TwoStep(
     (3,)
     """
 
-    _reads_checked_data = True
-    _parameter_constraints: dict = {
-        "autoencoder": [HasMethods(["fit", "transform", "inverse_transform"]), None],
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "memory": [str, HasMethods(["cache"]), None],
-        "verbose": ["verbose", StrOptions({"auto"})],
-        "random_state": ["random_state"],
-    }
+    autoencoder: Any = parameter(
+        HasMethods(["fit", "transform", "inverse_transform"]), None, default=None
+    )
+    density: Any = parameter(HasMethods(["fit", "score_samples"]), None, default=None)
+    memory: str | joblib.Memory | None = parameter(
+        str, HasMethods(["cache"]), None, default=None, kw_only=True
+    )
+    verbose: bool | int | str = parameter(
+        "verbose", StrOptions({"auto"}), default="auto", kw_only=True
+    )
+    random_state: int | np.random.RandomState | None = parameter(
+        "random_state", default=None, kw_only=True
+    )
 
-    def __init__(
-        self,
-        autoencoder: Any = None,
-        density: Any = None,
-        *,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.autoencoder = autoencoder
-        self.density = density
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    _reads_checked_data = True
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None) -> TwoStep:

@@ -6,7 +6,6 @@ import math
 import numbers
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._internal import internal
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._evidence import (
     Elbo,
@@ -36,6 +35,7 @@ __all__ = ["VAE"]
 _SAMPLES_AT_ONCE = 1024
 
 
+@estimator
 class VAE(LatentTransformer, LatentVariableDensity):
     r"""Variational autoencoder, p(x) = integral of p(x | z) N(z; 0, I) over z.
 
@@ -82,20 +82,9 @@ class VAE(LatentTransformer, LatentVariableDensity):
         a range is given.
     image_shape : (int, int, int) or None, default=None
         Shape (C, H, W) of images given as flat rows.
-    learning_rate : float, default=0.001
-        Peak learning rate.
-    lr_schedule : {"cosine", "exponential", "constant"}, default="constant"
-        "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
-        `lr_decay` after every step.
-    patience : int or None, default=5
-        Epochs without a lower validation loss after which training stops.
-    **training
-        As in :class:`~skood.density.NeuralDensity`.
 
     Attributes
     ----------
-    module_ : torch.nn.Module
-        The trained network.
     history_ : dict of str to list of float
         Negative bound of each epoch, in nats per item: "loss" and, with a validation part,
         "validation_loss".
@@ -116,10 +105,6 @@ class VAE(LatentTransformer, LatentVariableDensity):
         the means of the last four over p(y | x).
     dtype_ : numpy dtype
         Dtype of the training data and of samples.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -158,27 +143,11 @@ class VAE(LatentTransformer, LatentVariableDensity):
     ((3, 2), (3, 1, 8, 8))
     """
 
-    _parameter_constraints: dict = {
-        **LatentVariableDensity._parameter_constraints,
-        "n_latent": [Interval(numbers.Integral, 1, None, closed="left")],
-        "conditional": ["boolean"],
-        "sample_latents": ["boolean"],
-    }
+    n_latent: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=8)
+    conditional: bool = parameter("boolean", default=False, kw_only=True)
+    sample_latents: bool = parameter("boolean", default=True, kw_only=True)
 
     statistics_names = "log_prob", "log_likelihood", "divergence", "entropy", "cross_entropy"
-
-    def __init__(
-        self,
-        n_latent: int = 8,
-        *,
-        conditional: bool = False,
-        sample_latents: bool = True,
-        **training: Any,
-    ) -> None:
-        super().__init__(**training)
-        self.n_latent = n_latent
-        self.conditional = conditional
-        self.sample_latents = sample_latents
 
     def _network(self, item_shape: tuple[int, ...], hidden_features: tuple[int, ...]) -> nn.Module:
         return VAENetwork(

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
 from skood._models import rows_through
-from skood._parameters import HasMethods
-from skood.base import BaseDetector
-from skood.likelihood._base import default_flow, fit_density_with
+from skood._parameters import HasMethods, estimator, parameter
+from skood.likelihood._base import DensityDetector, default_flow, fit_density_with
 
 __all__ = ["ApproximateMass"]
 
 
-class ApproximateMass(BaseDetector):
+@estimator
+class ApproximateMass(DensityDetector):
     r"""Detector whose score is minus the norm of the gradient of log p(x), by x.
 
     .. math:: s(x) = -\Big\| \frac{\partial \log p(x)}{\partial x} \Big\|_2
@@ -35,33 +34,8 @@ class ApproximateMass(BaseDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
         :class:`~skood.density.ImageFlow` for images and
         :class:`~skood.density.NeuralSplineFlow` for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, and of the rows that the
-        threshold is read from where there are more than 5000.
-
-    Attributes
-    ----------
-    density_ : estimator
-        The fitted density.
-    offset_ : float
-        Threshold on the score.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -92,30 +66,9 @@ class ApproximateMass(BaseDetector):
     array([-1])
     """
 
+    density: Any = parameter(HasMethods(["fit"]), None, default=None)
+
     _model_parameters = ("density",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit"]), None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -1,9 +1,9 @@
-"""Functions shared by the detectors on a density."""
+"""Base of the detectors on a density, and what they share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,13 @@ import numpy.typing as npt
 from skood._checked_data import CheckedData
 from skood._methods import check_provides, provides
 from skood._models import as_input, fit_model, rows_through
+from skood._parameters import HasMethods, estimator, parameter
+from skood.base import ModelDetector
 from skood.density import ImageFlow, NeuralSplineFlow, PixelCNN
 from skood.density._base import NeuralModel
 
 __all__ = [
+    "DensityDetector",
     "check_densities",
     "default_density",
     "default_flow",
@@ -22,6 +25,28 @@ __all__ = [
     "log_density",
     "log_density_of_pixels",
 ]
+
+
+@estimator
+class DensityDetector(ModelDetector):
+    """Base of the detectors on a density.
+
+    Parameters
+    ----------
+    density : density, default=None
+        An estimator with ``fit`` and ``score_samples``. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: :class:`PixelCNN` for
+        images, :class:`NeuralSplineFlow` for rows.
+
+    Attributes
+    ----------
+    density_ : density
+        The trained density.
+    """
+
+    density: Any = parameter(HasMethods(["fit", "score_samples"]), None, default=None)
+
+    _model_parameters: ClassVar[tuple[str, ...]] = ("density",)
 
 
 def default_density(data: CheckedData) -> PixelCNN | NeuralSplineFlow:

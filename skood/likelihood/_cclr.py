@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
-import numpy as np
 import torch
 from torch import Tensor
 
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.density._diffusion import Denoiser
 from skood.density._evidence import normal_points
 from skood.likelihood._diffusion_detector import DiffusionDetector
@@ -18,6 +15,7 @@ from skood.likelihood._diffusion_detector import DiffusionDetector
 __all__ = ["CCLR"]
 
 
+@estimator
 class CCLR(DiffusionDetector):
     r"""Complexity-corrected likelihood ratio of a diffusion model (Goodier and Campbell 2023).
 
@@ -40,33 +38,11 @@ class CCLR(DiffusionDetector):
     n_draws : int, default=32
         Draws of time and noise for each of the two means, the same for every item; each costs a
         pass of the network.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, and of the rows that the threshold
-        is read from where there are more than 5000.
 
     Attributes
     ----------
-    density_ : estimator
-        The fitted density.
     offset_ : float
         Threshold on the score, which has no unit.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     Notes
     -----
@@ -89,32 +65,12 @@ class CCLR(DiffusionDetector):
     (3,)
     """
 
-    _parameter_constraints: dict = {
-        **DiffusionDetector._parameter_constraints,
-        "time_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-        "n_draws": [Interval(numbers.Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        time_fraction: float = 0.5,
-        n_draws: int = 32,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.time_fraction = time_fraction
-        self.n_draws = n_draws
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    time_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.5, kw_only=True
+    )
+    n_draws: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=32, kw_only=True
+    )
 
     def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:
         return self._loss(denoiser, x, self.time_fraction) - self._loss(denoiser, x, 1.0)

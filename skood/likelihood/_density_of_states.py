@@ -5,7 +5,6 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.neighbors import KernelDensity
@@ -13,15 +12,15 @@ from sklearn.svm import OneClassSVM
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model, rows_through
-from skood._parameters import HasMethods, Interval, StrOptions
+from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector
-from skood.likelihood._base import default_density, log_density
+from skood.likelihood._base import DensityDetector, default_density, log_density
 
 __all__ = ["DensityOfStates"]
 
 
-class DensityOfStates(BaseDetector):
+@estimator
+class DensityOfStates(DensityDetector):
     r"""Detector whose score is how frequent the statistics of a density are at an item.
 
     A density may give out-of-distribution items a higher log p(x) than its training data, but
@@ -53,27 +52,14 @@ class DensityOfStates(BaseDetector):
         :math:`n^{-1/5}` for n training rows.
     n_calibration : int or None, default=5000
         Training rows that the statistics are learned from, and the threshold. None takes all.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a density or an estimator whose own ``random_state`` is None, and of the
         calibration rows.
 
     Attributes
     ----------
-    density_ : estimator
-        The fitted density.
     statistics_names_ : tuple of str
         The statistics.
     train_statistics_ : ndarray of shape (n_calibration, n_statistics)
@@ -82,12 +68,6 @@ class DensityOfStates(BaseDetector):
         Their means and standard deviations; 1 nat for a statistic that does not vary.
     estimators_ : list of estimator
         A :class:`~sklearn.neighbors.KernelDensity` for each statistic, or the one estimator of all.
-    offset_ : float
-        Threshold on the score.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -120,42 +100,23 @@ class DensityOfStates(BaseDetector):
     array([-1])
     """
 
+    estimator: Any = parameter(
+        StrOptions({"kde", "svm"}),
+        HasMethods(["fit", "score_samples"]),
+        default="kde",
+        kw_only=True,
+    )
+    bandwidth: str | float = parameter(
+        StrOptions({"scott", "silverman"}),
+        Interval(numbers.Real, 0, None, closed="neither"),
+        default="scott",
+        kw_only=True,
+    )
+    n_calibration: int | None = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), None, default=5000, kw_only=True
+    )
+
     _model_parameters = ("density",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "estimator": [StrOptions({"kde", "svm"}), HasMethods(["fit", "score_samples"])],
-        "bandwidth": [
-            StrOptions({"scott", "silverman"}),
-            Interval(numbers.Real, 0, None, closed="neither"),
-        ],
-        "n_calibration": [Interval(numbers.Integral, 2, None, closed="left"), None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        estimator: Any = "kde",
-        bandwidth: str | float = "scott",
-        n_calibration: int | None = 5000,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.estimator = estimator
-        self.bandwidth = bandwidth
-        self.n_calibration = n_calibration
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -221,8 +182,8 @@ class DensityOfStates(BaseDetector):
         finite = np.isfinite(statistics)
         parts = self._parts(np.where(finite, statistics, self.mean_))
         scores = np.zeros(len(statistics))
-        for estimator, part in zip(self.estimators_, parts, strict=True):
-            scores += rows_through(estimator, "score_samples", part)
+        for fitted, part in zip(self.estimators_, parts, strict=True):
+            scores += rows_through(fitted, "score_samples", part)
         if self.estimator == "kde":
             # From the densities of standardised statistics to those of the statistics.
             scores -= np.log(self.scale_).sum()

@@ -6,39 +6,23 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import HasMethods
-from skood.base import BaseDetector
 from skood.density import Diffusion
 from skood.density._diffusion import Denoiser
-from skood.likelihood._base import fit_density_with
+from skood.likelihood._base import DensityDetector, fit_density_with
 
 __all__ = ["DiffusionDetector"]
 
 
-class DiffusionDetector(BaseDetector):
+class DiffusionDetector(DensityDetector):
     """Base of the detectors that read more of a diffusion model than its density.
 
-    A subclass writes ``_of_items``, and has the parameters `density`, `contamination`, `memory`,
-    `verbose` and `random_state`.
+    A subclass writes ``_of_items``.
     """
-
-    _model_parameters = ("density",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    density: Any
-    memory: str | joblib.Memory | None
-    random_state: int | np.random.RandomState | None
 
     @abstractmethod
     def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.density._diffusion import Denoiser
 from skood.likelihood._diffusion_detector import DiffusionDetector
@@ -21,6 +19,7 @@ from skood.likelihood._diffusion_detector import DiffusionDetector
 __all__ = ["DiffusionReconstruction"]
 
 
+@estimator
 class DiffusionReconstruction(DiffusionDetector):
     r"""Detector on a diffusion model: how well it restores an item from noise.
 
@@ -47,35 +46,16 @@ class DiffusionReconstruction(DiffusionDetector):
         function of two tensors (b, ...) that returns (b,).
     n_calibration : int or None, default=1000
         Training rows from which means and standard deviations are taken. None takes all.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a density whose own ``random_state`` is None, of the noise, which is the same for
         every item, and of the calibration rows.
 
     Attributes
     ----------
-    density_ : estimator
-        The fitted density.
     mean_distances_, std_distances_ : ndarray of shape (n_times,)
         Of the calibration rows.
     offset_ : float
         Threshold on the score, in standard deviations.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     References
     ----------
@@ -95,38 +75,18 @@ class DiffusionReconstruction(DiffusionDetector):
     array([-1])
     """
 
-    _parameter_constraints: dict = {
-        **DiffusionDetector._parameter_constraints,
-        "times": ["array-like"],
-        "n_steps": [Interval(numbers.Integral, 0, None, closed="left")],
-        "distance": [StrOptions({"mse", "lpips"}), callable],
-        "n_calibration": [Interval(numbers.Integral, 2, None, closed="left"), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        times: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5),
-        n_steps: int = 4,
-        distance: str | Callable[[Tensor, Tensor], Tensor] = "mse",
-        n_calibration: int | None = 1000,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.times = times
-        self.n_steps = n_steps
-        self.distance = distance
-        self.n_calibration = n_calibration
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    times: Sequence[float] = parameter(
+        "array-like", default=(0.1, 0.2, 0.3, 0.4, 0.5), kw_only=True
+    )
+    n_steps: int = parameter(
+        Interval(numbers.Integral, 0, None, closed="left"), default=4, kw_only=True
+    )
+    distance: str | Callable[[Tensor, Tensor], Tensor] = parameter(
+        StrOptions({"mse", "lpips"}), callable, default="mse", kw_only=True
+    )
+    n_calibration: int | None = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), None, default=1000, kw_only=True
+    )
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
 from skood._models import as_input
-from skood._parameters import HasMethods, Interval
-from skood.base import BaseDetector
+from skood._parameters import Interval, estimator, parameter
 from skood.density import HierarchicalVAE
-from skood.likelihood._base import fit_density_with
+from skood.likelihood._base import DensityDetector, fit_density_with
 
 __all__ = ["HierarchicalRatio"]
 
 
-class HierarchicalRatio(BaseDetector):
+@estimator
+class HierarchicalRatio(DensityDetector):
     r"""Detector on what the lower latents of a hierarchical VAE add to the likelihood.
 
     The score is minus the absolute value of the log-ratio [1]_
@@ -42,33 +40,8 @@ class HierarchicalRatio(BaseDetector):
     n_importance_samples : int or None, default=None
         Draws for each bound. None takes the parameter of the density, whose `bound` says which
         bounds are compared.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, and of the rows that the
-        threshold is read from where there are more than 5000.
-
-    Attributes
-    ----------
-    density_ : estimator
-        The fitted density.
-    offset_ : float
-        Threshold on the score, in nats.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -105,36 +78,12 @@ class HierarchicalRatio(BaseDetector):
     (3,)
     """
 
+    k: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=2, kw_only=True)
+    n_importance_samples: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
+    )
+
     _model_parameters = ("density",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "k": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_importance_samples": [Interval(numbers.Integral, 1, None, closed="left"), None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        k: int = 2,
-        n_importance_samples: int | None = None,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.k = k
-        self.n_importance_samples = n_importance_samples
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -8,7 +8,6 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -17,11 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood.base import BaseDetector
 from skood.density._image_shape import shape_of_rows
-from skood.likelihood._base import default_density, log_density
+from skood.likelihood._base import DensityDetector, default_density, log_density
 
 __all__ = ["InputComplexity"]
 
@@ -37,7 +35,8 @@ _FEATURES = {"jpeg2000": "jpg_2000", "webp": "webp"}
 _CHUNK = 256
 
 
-class InputComplexity(BaseDetector):
+@estimator
+class InputComplexity(DensityDetector):
     r"""Detector whose score is the log-density less that of a universal coder, in bits.
 
     A density gives simple images high values. A lossless codec does, too: the bits L(x) it needs
@@ -68,35 +67,15 @@ class InputComplexity(BaseDetector):
         height.
     n_jobs : int or None, default=None
         Threads that encode images. None is 1, -1 all processors.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, and of the rows that the
-        threshold is read from where there are more than 5000.
 
     Attributes
     ----------
-    density_ : estimator
-        The fitted density.
     value_range_ : tuple of float
         Values of black and white.
     offset_ : float
         Threshold on the score, in bits.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -129,50 +108,26 @@ class InputComplexity(BaseDetector):
     ((1797,), True)
     """
 
+    codecs: Sequence[str] = parameter(
+        tuple, list, default=("png", "jpeg2000", "webp"), kw_only=True
+    )
+    n_levels: int = parameter(
+        Interval(numbers.Integral, 2, 256, closed="both"), default=256, kw_only=True
+    )
+    value_range: tuple[float, float] | str | None = parameter(
+        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
+    image_shape: tuple[int, int, int] | str | None = parameter(
+        "array-like", StrOptions({"row"}), None, default=None, kw_only=True
+    )
+    n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
+
     _model_parameters = ("density",)
 
     # The complexity of an item is that of its numbers.
     _reads_as_it_came = False
 
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "codecs": [tuple, list],
-        "n_levels": [Interval(numbers.Integral, 2, 256, closed="both")],
-        "value_range": ["array-like", StrOptions({"minmax"}), None],
-        "image_shape": ["array-like", StrOptions({"row"}), None],
-        "n_jobs": [numbers.Integral, None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
     value_range_ = Learned("value_range")
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        codecs: Sequence[str] = ("png", "jpeg2000", "webp"),
-        n_levels: int = 256,
-        value_range: tuple[float, float] | str | None = None,
-        image_shape: tuple[int, int, int] | str | None = None,
-        n_jobs: int | None = None,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.codecs = codecs
-        self.n_levels = n_levels
-        self.value_range = value_range
-        self.image_shape = image_shape
-        self.n_jobs = n_jobs
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammainc, gammaincc, gammaln
@@ -12,8 +11,8 @@ from scipy.stats import chi
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model, rows_through
-from skood._parameters import HasMethods, StrOptions
-from skood.base import BaseDetector
+from skood._parameters import HasMethods, StrOptions, estimator, parameter
+from skood.base import ModelDetector
 from skood.likelihood._base import default_flow
 
 __all__ = ["LatentNorm"]
@@ -31,7 +30,8 @@ _LARGEST_FACTOR = 2.0
 _N_TERMS = 500
 
 
-class LatentNorm(BaseDetector):
+@estimator
+class LatentNorm(ModelDetector):
     r"""Detector on the norm of latents z, which should be that of a normal distribution.
 
     A flow or a VAE makes the latents of its training data standard normal. In D dimensions the
@@ -61,19 +61,8 @@ class LatentNorm(BaseDetector):
           for each unit of its thickness. It weighs the density with the volume that has it;
         - "annulus": :math:`-|\,\|z\| - \sqrt{D}\,|`;
         - "norm": :math:`-\|z\|`, a function of the density of the latents alone.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted transformers are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a transformer whose own ``random_state`` is None, and of the rows that the
         threshold is read from where there are more than 5000.
@@ -82,12 +71,6 @@ class LatentNorm(BaseDetector):
     ----------
     latents_ : transformer
         The fitted transformer.
-    offset_ : float
-        Threshold on the score.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -130,33 +113,12 @@ class LatentNorm(BaseDetector):
     array([ 1, -1])
     """
 
+    latents: Any = parameter(HasMethods(["fit", "transform"]), None, default=None)
+    statistic: str = parameter(
+        StrOptions({"pvalue", "shell", "annulus", "norm"}), default="pvalue", kw_only=True
+    )
+
     _model_parameters = ("latents",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "latents": [HasMethods(["fit", "transform"]), None],
-        "statistic": [StrOptions({"pvalue", "shell", "annulus", "norm"})],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        latents: Any = None,
-        *,
-        statistic: str = "pvalue",
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.latents = latents
-        self.statistic = statistic
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

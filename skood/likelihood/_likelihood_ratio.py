@@ -7,7 +7,6 @@ import numbers
 from itertools import product
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
@@ -16,12 +15,12 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval
+from skood._parameters import HasMethods, Interval, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector
 from skood.likelihood._base import (
+    DensityDetector,
     check_densities,
     default_density,
     log_density,
@@ -32,7 +31,8 @@ from skood.metrics import auroc
 __all__ = ["LikelihoodRatio"]
 
 
-class LikelihoodRatio(BaseDetector):
+@estimator
+class LikelihoodRatio(DensityDetector):
     r"""Detector whose score is the ratio of the density to that of a background model.
 
     .. math:: \mathrm{LLR}(x) = \log p_\theta(x) - \log p_{\theta_0}(x)
@@ -67,39 +67,20 @@ class LikelihoodRatio(BaseDetector):
     validation_fraction : float, default=0.1
         Part of the in-distribution data kept out of training when there are several
         background models to choose from.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted models are cached by their parameters and data. With an integer
         `random_state` a search over `mutation_rate` then trains `density` once.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for models whose own ``random_state`` is None, of mutations, and of the rows that
         the threshold is read from where there are more than 5000.
 
     Attributes
     ----------
-    density_ : estimator
-        The fitted density.
     background_ : estimator
         The fitted background model; the best one if there were several.
     selection_ : list of dict
         For each candidate background model its "mutation_rate" and "reg_weight", where it has
         them, and its "auroc", if there were several.
-    offset_ : float
-        Threshold on the score, in nats.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -141,49 +122,27 @@ class LikelihoodRatio(BaseDetector):
     (3, 8, 8)
     """
 
+    background: Any = parameter(
+        HasMethods(["fit", "score_samples"]), list, tuple, None, default=None
+    )
+    mutation_rate: Any = parameter(
+        Interval(numbers.Real, 0, 1, closed="both"), "array-like", default=0.3, kw_only=True
+    )
+    reg_weight: Any = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), "array-like", default=10.0, kw_only=True
+    )
+    background_steps: int | float | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"),
+        Interval(numbers.Real, 0, 1, closed="right"),
+        None,
+        default=0.2,
+        kw_only=True,
+    )
+    validation_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1, kw_only=True
+    )
+
     _model_parameters = ("density", "background")
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "background": [HasMethods(["fit", "score_samples"]), list, tuple, None],
-        "mutation_rate": [Interval(numbers.Real, 0, 1, closed="both"), "array-like"],
-        "reg_weight": [Interval(numbers.Real, 0, None, closed="left"), "array-like"],
-        "background_steps": [
-            Interval(numbers.Integral, 1, None, closed="left"),
-            Interval(numbers.Real, 0, 1, closed="right"),
-            None,
-        ],
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        background: Any = None,
-        *,
-        mutation_rate: Any = 0.3,
-        reg_weight: Any = 10.0,
-        background_steps: int | float | None = 0.2,
-        validation_fraction: float = 0.1,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.background = background
-        self.mutation_rate = mutation_rate
-        self.reg_weight = reg_weight
-        self.background_steps = background_steps
-        self.validation_fraction = validation_fraction
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

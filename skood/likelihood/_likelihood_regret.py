@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import HasMethods, Interval, StrOptions
-from skood.base import BaseDetector
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.density import VAE
 from skood.density._evidence import Elbo, normal_points
-from skood.likelihood._base import fit_density_with
+from skood.likelihood._base import DensityDetector, fit_density_with
 
 __all__ = ["LikelihoodRegret"]
 
 _LEARNING_RATE = {"encoder": 1e-3, "latents": 0.05}
 
 
-class LikelihoodRegret(BaseDetector):
+@estimator
+class LikelihoodRegret(DensityDetector):
     r"""Detector on a VAE: how much better it could encode an item than it does.
 
     A VAE's encoder has learned to encode training data. For an item of another kind, a distribution
@@ -54,33 +52,8 @@ class LikelihoodRegret(BaseDetector):
         Latents drawn for each item and step; each costs a pass of the decoder and its gradient.
     n_points : int, default=32
         Latents with which both bounds are measured; a power of 2.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, and of the rows that the threshold
-        is read from where there are more than 5000.
-
-    Attributes
-    ----------
-    density_ : estimator
-        The fitted density.
-    offset_ : float
-        Threshold on the score, in nats.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     Notes
     -----
@@ -105,45 +78,21 @@ class LikelihoodRegret(BaseDetector):
     ((150,), True)
     """
 
+    optimize: str = parameter(StrOptions({"latents", "encoder"}), default="latents", kw_only=True)
+    n_steps: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=100, kw_only=True
+    )
+    learning_rate: float | None = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), None, default=None, kw_only=True
+    )
+    n_draws: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=1, kw_only=True
+    )
+    n_points: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=32, kw_only=True
+    )
+
     _model_parameters = ("density",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "optimize": [StrOptions({"latents", "encoder"})],
-        "n_steps": [Interval(numbers.Integral, 1, None, closed="left")],
-        "learning_rate": [Interval(numbers.Real, 0, None, closed="neither"), None],
-        "n_draws": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_points": [Interval(numbers.Integral, 1, None, closed="left")],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        optimize: str = "latents",
-        n_steps: int = 100,
-        learning_rate: float | None = None,
-        n_draws: int = 1,
-        n_points: int = 32,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.optimize = optimize
-        self.n_steps = n_steps
-        self.learning_rate = learning_rate
-        self.n_draws = n_draws
-        self.n_points = n_points
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -193,10 +142,10 @@ class LikelihoodRegret(BaseDetector):
             # The gradient of the sum is that of each item's bound by its own parameters.
             loss = -bound(own(x), drawn).sum()
             parameters = list(own.parameters())
-            for parameter, gradient in zip(
+            for weight, gradient in zip(
                 parameters, torch.autograd.grad(loss, parameters), strict=True
             ):
-                parameter.grad = gradient
+                weight.grad = gradient
             optimizer.step()
         with torch.no_grad():
             return before - torch.maximum(before, bound(own(x), points))

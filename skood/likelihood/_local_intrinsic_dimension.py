@@ -18,13 +18,12 @@ from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._methods import check_provides, provides
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector
 from skood.density._diffusion import Denoiser
 from skood.density._invertible import Derivative
-from skood.likelihood._base import default_flow
+from skood.likelihood._base import DensityDetector, default_flow
 from skood.likelihood._dimension import (
     ConvolutionDimension,
     Dimension,
@@ -46,7 +45,8 @@ _EXACT_VALUES = 64
 _N_BISECTIONS = 12
 
 
-class LocalIntrinsicDimension(BaseDetector):
+@estimator
+class LocalIntrinsicDimension(DensityDetector):
     r"""Detector on a density that wants both a likely and a high-dimensional neighbourhood.
 
     A density may be higher at out-of-distribution items than at its training data. It can be so
@@ -97,29 +97,16 @@ class LocalIntrinsicDimension(BaseDetector):
     n_calibration : int or None, default=1000
         Training rows that the distribution functions, the scale and the threshold are found on.
         None takes all.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
     checkpoint_dir : str, Path or None, default=None
         Folder to save scores to, every minute and at the end; scoring the same data with the same
         flow and settings resumes from there.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a density whose own ``random_state`` is None, of the calibration rows and probes.
 
     Attributes
     ----------
-    density_ : estimator
-        The fitted density.
     estimator_ : str
         What "auto" stands for.
     scale_ : float
@@ -128,12 +115,6 @@ class LocalIntrinsicDimension(BaseDetector):
         The dimension found by principal component analysis; None with a given scale.
     train_pairs_ : ndarray of shape (n_calibration, 2)
         Log-density in nats and LID of the calibration rows.
-    offset_ : float
-        Threshold on the score.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -168,48 +149,27 @@ class LocalIntrinsicDimension(BaseDetector):
     array([-1])
     """
 
+    estimator: str = parameter(
+        StrOptions({"auto", *_OF_FLOWS, "flipd"}), default="auto", kw_only=True
+    )
+    scale: str | float = parameter(
+        StrOptions({"lpca"}),
+        Interval(numbers.Real, None, None, closed="neither"),
+        default="lpca",
+        kw_only=True,
+    )
+    n_steps: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=8, kw_only=True
+    )
+    n_probes: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=1, kw_only=True
+    )
+    n_calibration: int | None = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), None, default=1000, kw_only=True
+    )
+    checkpoint_dir: Any = parameter(str, Path, None, default=None, kw_only=True)
+
     _model_parameters = ("density",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "estimator": [StrOptions({"auto", *_OF_FLOWS, "flipd"})],
-        "scale": [StrOptions({"lpca"}), Interval(numbers.Real, None, None, closed="neither")],
-        "n_steps": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_probes": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_calibration": [Interval(numbers.Integral, 2, None, closed="left"), None],
-        "memory": [str, HasMethods(["cache"]), None],
-        "checkpoint_dir": [str, Path, None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        estimator: str = "auto",
-        scale: str | float = "lpca",
-        n_steps: int = 8,
-        n_probes: int = 1,
-        n_calibration: int | None = 1000,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        checkpoint_dir: Any = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.estimator = estimator
-        self.scale = scale
-        self.n_steps = n_steps
-        self.n_probes = n_probes
-        self.n_calibration = n_calibration
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.checkpoint_dir = checkpoint_dir
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
@@ -14,15 +13,16 @@ from sklearn.utils.validation import check_is_fitted
 from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import FEWEST_HELD_OUT, BaseDetector
-from skood.likelihood._base import default_density, log_density
+from skood.base import FEWEST_HELD_OUT
+from skood.likelihood._base import DensityDetector, default_density, log_density
 
 __all__ = ["Typicality"]
 
 
-class Typicality(BaseDetector):
+@estimator
+class Typicality(DensityDetector):
     r"""Detector that wants a log-density neither lower nor higher than is typical.
 
     In many dimensions, nearly all of a distribution is where :math:`-\log p(x)` is close to its
@@ -48,27 +48,18 @@ class Typicality(BaseDetector):
         Fraction of in-distribution data, or of bootstrap batches, that falls below the threshold.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for a density whose own ``random_state`` is None, of the held-out rows and of the
         bootstrap.
 
     Attributes
     ----------
-    density_ : estimator
-        The fitted density.
     entropy_ : float
         H, the mean of minus the log-density of held-out items, in nats.
     held_out_scores_ : ndarray of shape (n_held_out,)
         Log-densities of held-out items, in nats.
     offset_ : float
         Threshold on the score of an item, in nats.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     Notes
     -----
@@ -92,32 +83,14 @@ class Typicality(BaseDetector):
     -1
     """
 
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), None],
-        "held_out_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-        "n_bootstrap": [Interval(numbers.Integral, 1, None, closed="left")],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        *,
-        held_out_fraction: float = 0.1,
-        n_bootstrap: int = 1000,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.held_out_fraction = held_out_fraction
-        self.n_bootstrap = n_bootstrap
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    held_out_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1, kw_only=True
+    )
+    # `held_out_fraction` takes its place.
+    threshold_fraction: float = parameter(default=0.0, init=False)
+    n_bootstrap: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=1000, kw_only=True
+    )
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

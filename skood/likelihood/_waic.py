@@ -6,7 +6,6 @@ import numbers
 from collections.abc import Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
@@ -14,11 +13,10 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval
+from skood._parameters import HasMethods, Interval, estimator, parameter
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import BaseDetector
-from skood.likelihood._base import check_densities, default_density, log_density
+from skood.likelihood._base import DensityDetector, check_densities, default_density, log_density
 
 __all__ = ["WAIC"]
 
@@ -32,7 +30,8 @@ _DIFFERENT = (
 )
 
 
-class WAIC(BaseDetector):
+@estimator
+class WAIC(DensityDetector):
     r"""Detector on an ensemble of densities, which disagree where they have seen no data.
 
     With K densities trained from different seeds, the score is [1]_
@@ -57,19 +56,8 @@ class WAIC(BaseDetector):
     n_jobs : int or None, default=None
         Processes that members are trained in; those of torch share the cores, and a GPU, so that
         more than one pays for small networks only. None is 1, -1 all processors.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where fitted densities are cached by their parameters and data.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the members' seeds, of the bootstrap, and of the rows that the threshold is read
         from where there are more than 5000.
@@ -78,12 +66,6 @@ class WAIC(BaseDetector):
     ----------
     densities_ : list of estimator
         The fitted members.
-    offset_ : float
-        Threshold on the score.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -112,39 +94,12 @@ class WAIC(BaseDetector):
     array([ 1, -1])
     """
 
+    density: Any = parameter(HasMethods(["fit", "score_samples"]), list, tuple, None, default=None)
+    n_estimators: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=5)
+    bootstrap: bool = parameter("boolean", default=False, kw_only=True)
+    n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
+
     _model_parameters = ("density",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "density": [HasMethods(["fit", "score_samples"]), list, tuple, None],
-        "n_estimators": [Interval(numbers.Integral, 2, None, closed="left")],
-        "bootstrap": ["boolean"],
-        "n_jobs": [numbers.Integral, None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        density: Any = None,
-        n_estimators: int = 5,
-        *,
-        bootstrap: bool = False,
-        n_jobs: int | None = None,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.density = density
-        self.n_estimators = n_estimators
-        self.bootstrap = bootstrap
-        self.n_jobs = n_jobs
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

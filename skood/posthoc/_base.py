@@ -15,8 +15,8 @@ from sklearn.utils import Tags
 from skood._checked_data import CheckedData, in_float32
 from skood._models import in_chunks, rows_through
 from skood._open_set import OpenSetDetector, class_proba_of, knows_classes
-from skood._parameters import HasMethods
-from skood.base import BaseDetector, threshold_rows
+from skood._parameters import HasMethods, estimator, parameter
+from skood.base import ModelDetector, threshold_rows
 from skood.classifiers import (
     MLP,
     ConvNet,
@@ -41,7 +41,7 @@ from skood.posthoc._models import (
 __all__ = ["ClassifierDetector", "FeatureDetector", "NetworkDetector", "OutputsDetector"]
 
 
-class _HoldsModules(OpenSetDetector):
+class _HoldsModules(OpenSetDetector, ModelDetector):
     """Wraps bare modules given as a parameter, one or a list of them, in handles."""
 
     @property
@@ -55,14 +55,24 @@ class _HoldsModules(OpenSetDetector):
         super().__setattr__(name, with_handles(value))
 
 
+@estimator
 class ClassifierDetector(_HoldsModules):
     """Base of the detectors on a classifier, which they train unless it is already trained.
 
     A subclass writes ``_score_samples`` and, if the score learns from the training data,
     ``_fit_on_outputs`` and ``_needs``.
 
+    Parameters
+    ----------
+    classifier : classifier or Module, default=None
+        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: a convolutional network
+        for images and an MLP for rows.
+
     Attributes
     ----------
+    classifier_ : classifier
+        The trained classifier.
     _reads : {"logits", "network", "features", "head"}
         What the subclass reads: the logits of any classifier, a network, its penultimate features,
         or the weights of its last layer too.
@@ -72,33 +82,12 @@ class ClassifierDetector(_HoldsModules):
         Which training data ``_fit_on_outputs`` needs; with "nothing" it is not called.
     """
 
+    classifier: Any = parameter(HasMethods(["fit", "predict"]), None, default=None)
+
     _reads = "logits"
     _takes_multilabel = False
     _needs = "nothing"
     _model_parameters = ("classifier",)
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "classifier": [HasMethods(["fit", "predict"]), None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
@@ -211,39 +200,31 @@ class NetworkDetector(ClassifierDetector):
         return self.classifier_.network()
 
 
+@estimator
 class FeatureDetector(_HoldsModules):
     """Base of the detectors that need only features.
 
     A subclass writes ``_fit_on_features`` and ``_score``.
+
+    Parameters
+    ----------
+    features : transformer or Module, default=None
+        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a trained
+        torch module, which give their penultimate features. One in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are the
+        features.
+
+    Attributes
+    ----------
+    features_ : transformer
+        The fitted feature extractor.
+    classifier_ : classifier
+        `features_`, if it is a classifier of the labels in y.
     """
 
+    features: Any = parameter(HasMethods(["fit", "transform"]), None, default=None)
+
     _model_parameters = ("features",)
-
-    # Training features between learning and setting the threshold, so that they are made once.
-    _learned_on: npt.NDArray
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "features": [HasMethods(["fit", "transform"]), None],
-        "memory": [str, HasMethods(["cache"]), None],
-    }
-
-    def __init__(
-        self,
-        features: Any = None,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.features = features
-        self.contamination = contamination
-        self.threshold_fraction = threshold_fraction
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     @abstractmethod
     def _fit_on_features(
@@ -273,6 +254,7 @@ class FeatureDetector(_HoldsModules):
         features = self._transform(inliers)
         check_magnitude(features)
         self._fit_on_features(features, class_indices)
+        # Until the threshold is set, so that they are made once.
         self._learned_on = features
 
     def _fitted_features(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> Any:

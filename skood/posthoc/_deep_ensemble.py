@@ -5,7 +5,6 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
@@ -14,7 +13,7 @@ from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
 from skood._models import in_chunks
-from skood._parameters import HasMethods, Interval
+from skood._parameters import HasMethods, Interval, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
@@ -30,6 +29,7 @@ from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
 __all__ = ["DeepEnsemble"]
 
 
+@estimator
 class DeepEnsemble(UncertaintyDetector):
     r"""Uncertainty of the predictions of several networks, trained from different seeds.
 
@@ -56,20 +56,9 @@ class DeepEnsemble(UncertaintyDetector):
     score_type : {"entropy", "mutual_information"}, default="entropy"
         "entropy" is also high between classes, where all members are uncertain;
         "mutual_information" only where they differ, and it needs 2 members and more.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where each trained member and its outputs on the data are cached by content. With an
         integer `random_state`, a larger ensemble then trains only the members that are new.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Every copy of `classifier` has a seed of its own, drawn from this and from its number, in
         place of every ``random_state`` of `classifier`. Members of a list get theirs where their
@@ -81,8 +70,6 @@ class DeepEnsemble(UncertaintyDetector):
         The trained members.
     classes_ : ndarray of shape (n_classes,)
         Labels, in the order of the probabilities.
-    offset_ : float
-        Threshold on the score.
 
     Raises
     ------
@@ -128,34 +115,10 @@ class DeepEnsemble(UncertaintyDetector):
     True
     """
 
-    _parameter_constraints: dict = {
-        **UncertaintyDetector._parameter_constraints,
-        "classifier": [HasMethods(["fit", "predict"]), list, None],
-        "n_members": [Interval(numbers.Integral, 1, None, closed="left"), None],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        n_members: int | None = None,
-        score_type: str = "entropy",
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_members = n_members
-        self.score_type = score_type
+    classifier: Any = parameter(HasMethods(["fit", "predict"]), list, None, default=None)
+    n_members: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None
+    )
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
 
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.posthoc._base import FeatureDetector
 from skood.posthoc._covariance import (
     as_float64,
@@ -27,6 +26,7 @@ from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
 
 
+@estimator
 class Mahalanobis(FeatureDetector):
     r"""Distance to the nearest class mean, :math:`-\min_k (z - \mu_k)^\top S^{-1} (z - \mu_k)`.
 
@@ -35,30 +35,11 @@ class Mahalanobis(FeatureDetector):
 
     Parameters
     ----------
-    features : transformer or Module, default=None
-        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
-        trained torch module, which give their penultimate features. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
-        the features.
     normalize : {"auto"} or bool, default="auto"
         Whether every feature vector is brought to length 1 first. "auto" does so for features of a
         network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
         last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
         keep their length.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -66,12 +47,6 @@ class Mahalanobis(FeatureDetector):
         Of each class.
     normalizes_ : bool
         Whether feature vectors are brought to length 1.
-    features_ : transformer or None
-        The fitted feature extractor.
-    classifier_ : classifier
-        `features_`, if it is a classifier of the labels in y.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -102,33 +77,9 @@ class Mahalanobis(FeatureDetector):
     array([ 1, -1])
     """
 
+    normalize: bool | str = parameter("boolean", StrOptions({"auto"}), default="auto", kw_only=True)
+
     _overfits = True
-
-    _parameter_constraints: dict = {
-        **FeatureDetector._parameter_constraints,
-        "normalize": ["boolean", StrOptions({"auto"})],
-    }
-
-    def __init__(
-        self,
-        features: Any = None,
-        *,
-        normalize: bool | str = "auto",
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            features,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.normalize = normalize
 
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
         features = features.astype(np.float64, copy=False)
@@ -152,6 +103,7 @@ class Mahalanobis(FeatureDetector):
         return -squared_distances(white, self._white_means).min(1)
 
 
+@estimator
 class RelativeMahalanobis(Mahalanobis):
     r"""Mahalanobis distance to the nearest class minus that to all the data.
 
@@ -160,30 +112,11 @@ class RelativeMahalanobis(Mahalanobis):
 
     Parameters
     ----------
-    features : transformer or Module, default=None
-        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
-        trained torch module, which give their penultimate features. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
-        the features.
     normalize : {"auto"} or bool, default="auto"
         Whether every feature vector is brought to length 1 first. "auto" does so for features of a
         network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
         last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
         keep their length.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -193,12 +126,6 @@ class RelativeMahalanobis(Mahalanobis):
         Of all the data.
     normalizes_ : bool
         Whether feature vectors are brought to length 1.
-    features_ : transformer or None
-        The fitted feature extractor.
-    classifier_ : classifier
-        `features_`, if it is a classifier of the labels in y.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -237,16 +164,12 @@ class RelativeMahalanobis(Mahalanobis):
         return super()._score(features) + np.square(white).sum(1)
 
 
+@estimator
 class KNN(FeatureDetector):
     r"""Distance to the k-th nearest training row, :math:`-\|z - z_{(k)}\|`.
 
     Parameters
     ----------
-    features : transformer or Module, default=None
-        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
-        trained torch module, which give their penultimate features. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
-        the features.
     n_neighbors : int, default=50
         k, the rank of the neighbour whose distance is used; at most the number of training rows.
     normalize : {"auto"} or bool, default="auto"
@@ -254,21 +177,6 @@ class KNN(FeatureDetector):
         network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
         last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
         keep their length.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -278,12 +186,6 @@ class KNN(FeatureDetector):
         The k that is used, at most the number of training rows.
     normalizes_ : bool
         Whether feature vectors are brought to length 1.
-    features_ : transformer or None
-        The fitted feature extractor.
-    classifier_ : classifier
-        `features_`, if it is a classifier of the labels in y.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -310,34 +212,8 @@ class KNN(FeatureDetector):
     array([ 1, -1])
     """
 
-    _parameter_constraints: dict = {
-        **FeatureDetector._parameter_constraints,
-        "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left")],
-        "normalize": ["boolean", StrOptions({"auto"})],
-    }
-
-    def __init__(
-        self,
-        features: Any = None,
-        n_neighbors: int = 50,
-        *,
-        normalize: bool | str = "auto",
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            features,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_neighbors = n_neighbors
-        self.normalize = normalize
+    n_neighbors: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=50)
+    normalize: bool | str = parameter("boolean", StrOptions({"auto"}), default="auto", kw_only=True)
 
     def _fit_on_features(
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
@@ -372,6 +248,7 @@ class KNN(FeatureDetector):
         return -distances
 
 
+@estimator
 class GMM(FeatureDetector):
     r"""Density of a Gaussian for each class, :math:`\log\sum_k \pi_k N(z; \mu_k, S_k + r I)`.
 
@@ -380,27 +257,8 @@ class GMM(FeatureDetector):
 
     Parameters
     ----------
-    features : transformer or Module, default=None
-        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
-        trained torch module, which give their penultimate features. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
-        the features.
     reg_covar : float, default=0.001
         r, in the squared unit of the features.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -408,12 +266,6 @@ class GMM(FeatureDetector):
         Of each class.
     weights_ : ndarray of shape (n_classes,)
         Frequency of each class.
-    features_ : transformer or None
-        The fitted feature extractor.
-    classifier_ : classifier
-        `features_`, if it is a classifier of the labels in y.
-    offset_ : float
-        Threshold on the score.
 
     See Also
     --------
@@ -434,33 +286,9 @@ class GMM(FeatureDetector):
     array([ 1, -1])
     """
 
+    reg_covar: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1e-3)
+
     _overfits = True
-
-    _parameter_constraints: dict = {
-        **FeatureDetector._parameter_constraints,
-        "reg_covar": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        features: Any = None,
-        reg_covar: float = 1e-3,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            features,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.reg_covar = reg_covar
 
     def _fit_on_features(
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None

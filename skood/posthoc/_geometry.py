@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 from scipy.special import softmax
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector, in_float64
 from skood.posthoc._covariance import as_float64, scatter, unit_rows, whitening
@@ -20,6 +18,7 @@ from skood.posthoc._covariance import as_float64, scatter, unit_rows, whitening
 __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
 
+@estimator
 class FDBD(OutputsDetector):
     r"""Mean distance to the decision boundaries, divided by that to the mean feature.
 
@@ -28,36 +27,10 @@ class FDBD(OutputsDetector):
         \frac{1}{K - 1} \sum_{k \ne c} \frac{f_c - f_k}{\|w_c - w_k\|}
         \; / \; \|z - \mu\|, \qquad c = \arg\max f
 
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
     Attributes
     ----------
     mean_ : ndarray of shape (n_features,)
         Of the training features.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -104,6 +77,7 @@ class FDBD(OutputsDetector):
         return distance.sum(1) / n_boundaries / spread
 
 
+@estimator
 class NCI(OutputsDetector):
     r"""Proximity to the weight of the predicted class, motivated by neural collapse.
 
@@ -114,36 +88,13 @@ class NCI(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     alpha : float, default=0.001
         Weight of the feature's length.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     mean_ : ndarray of shape (n_features,)
         Of the training features.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -159,33 +110,10 @@ class NCI(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "alpha": [Interval(numbers.Real, 0, None, closed="left")],
-    }
+    alpha: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.001)
+
     _reads = "head"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        alpha: float = 0.001,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.alpha = alpha
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
@@ -201,40 +129,12 @@ class NCI(OutputsDetector):
         return cosine + self.alpha * np.abs(outputs.features).sum(1)
 
 
+@estimator
 class GradNorm(OutputsDetector):
     r"""Length of a gradient in the last layer, :math:`\|p - 1/K\|_1 \, \|z\|_1`.
 
     This is the L1 norm of the gradient, in the weights of the last layer, of the cross-entropy
     between the uniform distribution and the softmax; it needs no backward pass.
-
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -262,6 +162,7 @@ class GradNorm(OutputsDetector):
         return from_uniform * np.abs(outputs.features).sum(1)
 
 
+@estimator
 class PNML(OutputsDetector):
     r"""Negative regret of the predictive normalised maximum likelihood, in units of log K.
 
@@ -275,33 +176,8 @@ class PNML(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     probabilities : {"normalized", "raw"}, default="normalized"
         Whether p comes from u, as in the authors' code, or from the feature itself.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -322,35 +198,12 @@ class PNML(OutputsDetector):
     (150,)
     """
 
+    probabilities: str = parameter(StrOptions({"normalized", "raw"}), default="normalized")
+
     _overfits = True
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "probabilities": [StrOptions({"normalized", "raw"})],
-    }
     _reads = "head"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        probabilities: str = "normalized",
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.probabilities = probabilities
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -15,7 +13,7 @@ from scipy.special import softmax
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs
@@ -28,6 +26,7 @@ __all__ = ["IODIN", "ODIN", "AdaSCALE"]
 _N_LOOKED_AT = 100
 
 
+@estimator
 class ODIN(NetworkDetector):
     r"""Maximum softmax probability at a high temperature, after a step that raises it.
 
@@ -38,37 +37,11 @@ class ODIN(NetworkDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     temperature : float, default=1000.0
         Temperature T of the softmax.
     epsilon : float, default=0.0014
         Size of the step, where pixels lie in [0, 1]; for rows in standard deviations of each
         feature. 0 skips the perturbation and the two passes that it costs.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     See Also
     --------
@@ -104,34 +77,10 @@ class ODIN(NetworkDetector):
     (3,)
     """
 
-    _parameter_constraints: dict = {
-        **NetworkDetector._parameter_constraints,
-        "temperature": [Interval(numbers.Real, 0, None, closed="neither")],
-        "epsilon": [Interval(numbers.Real, 0, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        temperature: float = 1000.0,
-        epsilon: float = 0.0014,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.temperature = temperature
-        self.epsilon = epsilon
+    temperature: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=1000.0
+    )
+    epsilon: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.0014)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -184,15 +133,12 @@ class ODIN(NetworkDetector):
         return 1.0
 
 
+@estimator
 class IODIN(ODIN):
     r"""ODIN that perturbs only the entries with the largest gradient.
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     temperature : float, default=1000.0
         Temperature T of the softmax.
     epsilon : float, default=0.0014
@@ -200,28 +146,6 @@ class IODIN(ODIN):
         feature.
     n_entries : int, default=1
         Entries of an image (a pixel has one for each channel) that are perturbed.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -240,35 +164,7 @@ class IODIN(ODIN):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **ODIN._parameter_constraints,
-        "n_entries": [Interval(numbers.Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        temperature: float = 1000.0,
-        epsilon: float = 0.0014,
-        n_entries: int = 1,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            temperature,
-            epsilon,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_entries = n_entries
+    n_entries: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=1)
 
     def _mask(self, gradient: Tensor) -> Tensor:
         size = gradient.abs().flatten(1)
@@ -276,6 +172,7 @@ class IODIN(ODIN):
         return torch.zeros_like(size).scatter_(1, largest, 1.0).view_as(gradient)
 
 
+@estimator
 class AdaSCALE(NetworkDetector):
     r"""Energy of scaled activations, with a percentile adapted to their shift by a perturbation.
 
@@ -293,10 +190,6 @@ class AdaSCALE(NetworkDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     percentiles : tuple of float, default=(75.0, 85.0)
         Smallest and largest p.
     variant : {"activations", "logits"}, default="activations"
@@ -314,30 +207,11 @@ class AdaSCALE(NetworkDetector):
         that normalises its input itself.
     n_samples : int, default=5000
         Training rows that F is learned from, drawn at random.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     shifts_ : ndarray of shape (min(n_samples, n_training),)
         Q' of training rows, sorted.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -352,54 +226,25 @@ class AdaSCALE(NetworkDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **NetworkDetector._parameter_constraints,
-        "percentiles": [tuple, list],
-        "variant": [StrOptions({"activations", "logits"})],
-        "k1": [Interval(numbers.Real, 0, 100, closed="right")],
-        "k2": [Interval(numbers.Real, 0, 100, closed="right")],
-        "shift_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "perturbed_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
-        "step": [Interval(numbers.Real, 0, None, closed="neither")],
-        "n_samples": [Interval(numbers.Integral, 1, None, closed="left")],
-    }
+    percentiles: tuple[float, float] = parameter(tuple, list, default=(75.0, 85.0))
+    variant: str = parameter(StrOptions({"activations", "logits"}), default="activations")
+    k1: float = parameter(Interval(numbers.Real, 0, 100, closed="right"), default=5.0, kw_only=True)
+    k2: float = parameter(Interval(numbers.Real, 0, 100, closed="right"), default=1.0, kw_only=True)
+    shift_weight: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=10.0, kw_only=True
+    )
+    perturbed_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="right"), default=0.05, kw_only=True
+    )
+    step: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=0.5, kw_only=True
+    )
+    n_samples: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=5000, kw_only=True
+    )
+
     _reads = "head"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        percentiles: tuple[float, float] = (75.0, 85.0),
-        variant: str = "activations",
-        *,
-        k1: float = 5.0,
-        k2: float = 1.0,
-        shift_weight: float = 10.0,
-        perturbed_fraction: float = 0.05,
-        step: float = 0.5,
-        n_samples: int = 5000,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.percentiles = percentiles
-        self.variant = variant
-        self.k1 = k1
-        self.k2 = k2
-        self.shift_weight = shift_weight
-        self.perturbed_fraction = perturbed_fraction
-        self.step = step
-        self.n_samples = n_samples
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

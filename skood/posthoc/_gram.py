@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._layers import as_maps, forward, in_row_chunks, layers_of, modules_named
 from skood.posthoc._base import NetworkDetector, check_magnitude
@@ -25,6 +23,7 @@ _BOUND_OFFSET = 1e-6
 _EXPECTED_OFFSET = 1e-7
 
 
+@estimator
 class Gram(NetworkDetector):
     r"""Deviation of Gram matrices from the range that training rows of the same class span.
 
@@ -47,10 +46,6 @@ class Gram(NetworkDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     layers : tuple of str, default=None
         Names of the modules that are read, as in ``module.named_modules()``. None takes
         the last one at each resolution of the maps, and every nonlinearity that outputs rows.
@@ -58,19 +53,6 @@ class Gram(NetworkDetector):
         The p.
     validation_fraction : float, default=0.1
         Part of the training data held out from the bounds.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the split, and for a model whose own ``random_state`` is None.
 
@@ -82,10 +64,6 @@ class Gram(NetworkDetector):
         Bounds in each layer.
     expected_ : ndarray of shape (n_layers,)
         The :math:`E[\delta_l]`.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -113,37 +91,11 @@ class Gram(NetworkDetector):
     (('2', '5'), [(3, 2, 16), (3, 2, 8)])
     """
 
-    _parameter_constraints: dict = {
-        **NetworkDetector._parameter_constraints,
-        "layers": [tuple, list, str, None],
-        "powers": [tuple, list],
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        layers: Sequence[str] | str | None = None,
-        powers: Sequence[int] = (1, 2, 3, 4, 5),
-        validation_fraction: float = 0.1,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.layers = layers
-        self.powers = powers
-        self.validation_fraction = validation_fraction
+    layers: Sequence[str] | str | None = parameter(tuple, list, str, None, default=None)
+    powers: Sequence[int] = parameter(tuple, list, default=(1, 2, 3, 4, 5))
+    validation_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1
+    )
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
@@ -15,6 +13,7 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._models import in_chunks
 from skood._moments import ClassMoments
+from skood._parameters import estimator, parameter
 from skood.classifiers._layers import (
     as_maps,
     forward,
@@ -29,6 +28,7 @@ from skood.posthoc._covariance import whitening
 __all__ = ["LayerMahalanobis"]
 
 
+@estimator
 class LayerMahalanobis(NetworkDetector):
     r"""Distance to the nearest class mean, summed over layers.
 
@@ -43,29 +43,11 @@ class LayerMahalanobis(NetworkDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     layers : tuple of str, default=None
         Names of the modules that are read, as in ``module.named_modules()``. None takes
         the last one at each resolution of the maps, and every nonlinearity that outputs rows.
     weights : sequence of float, default=None
         The :math:`\alpha_l`. None: 1 for each.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -75,10 +57,6 @@ class LayerMahalanobis(NetworkDetector):
         The :math:`\alpha_l`.
     means_ : list of ndarray of shape (n_classes, n_channels)
         Of each class, in each layer.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     See Also
     --------
@@ -107,36 +85,10 @@ class LayerMahalanobis(NetworkDetector):
     (('2', '5'), [(3, 16), (3, 8)])
     """
 
+    layers: Sequence[str] | str | None = parameter(tuple, list, str, None, default=None)
+    weights: Sequence[float] | None = parameter("array-like", None, default=None)
+
     _overfits = True
-
-    _parameter_constraints: dict = {
-        **NetworkDetector._parameter_constraints,
-        "layers": [tuple, list, str, None],
-        "weights": ["array-like", None],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        layers: Sequence[str] | str | None = None,
-        weights: Sequence[float] | None = None,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.layers = layers
-        self.weights = weights
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp, rel_entr
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._models import require_logits
@@ -19,6 +17,7 @@ from skood.posthoc._models import require_logits
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 
 
+@estimator
 class MSP(OutputsDetector):
     r"""Maximum softmax probability, :math:`\max_k p_k(x)`.
 
@@ -31,28 +30,6 @@ class MSP(OutputsDetector):
         A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -75,6 +52,7 @@ class MSP(OutputsDetector):
         return np.exp(outputs.log_proba.max(1))
 
 
+@estimator
 class MaxLogit(OutputsDetector):
     r"""Largest logit, :math:`\max_k f_k(x)`.
 
@@ -84,28 +62,6 @@ class MaxLogit(OutputsDetector):
         A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -132,6 +88,7 @@ class MaxLogit(OutputsDetector):
         return outputs.logits.max(1)
 
 
+@estimator
 class Energy(OutputsDetector):
     r"""Negative free energy of the logits, :math:`T \log \sum_k \exp(f_k(x) / T)`.
 
@@ -145,28 +102,6 @@ class Energy(OutputsDetector):
         again. None takes a convolutional network for images and an MLP for rows.
     temperature : float, default=1.0
         Temperature T.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Raises
     ------
@@ -190,31 +125,7 @@ class Energy(OutputsDetector):
     (1,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "temperature": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        temperature: float = 1.0,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.temperature = temperature
+    temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
 
     _takes_multilabel = True
 
@@ -226,6 +137,7 @@ class Energy(OutputsDetector):
         return self.temperature * logsumexp(scaled, axis=1)
 
 
+@estimator
 class Entropy(OutputsDetector):
     r"""Negative Shannon entropy of the probabilities, :math:`\sum_k p_k \log p_k`, in nats.
 
@@ -235,28 +147,6 @@ class Entropy(OutputsDetector):
         A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -280,6 +170,7 @@ class Entropy(OutputsDetector):
         return (np.exp(outputs.log_proba) * outputs.log_proba).sum(1)
 
 
+@estimator
 class GEN(OutputsDetector):
     r"""Generalised entropy, :math:`-\sum_{m \le M} p_{(m)}^\gamma (1 - p_{(m)})^\gamma`.
 
@@ -295,28 +186,6 @@ class GEN(OutputsDetector):
         Exponent; small values weigh small probabilities.
     n_top : int, default=100
         Number M of classes; all of them where there are fewer.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -337,40 +206,15 @@ class GEN(OutputsDetector):
     (1,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "gamma": [Interval(numbers.Real, 0, None, closed="neither")],
-        "n_top": [Interval(numbers.Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        gamma: float = 0.1,
-        n_top: int = 100,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.gamma = gamma
-        self.n_top = n_top
+    gamma: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=0.1)
+    n_top: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=100)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         top = np.exp(np.sort(outputs.log_proba, axis=1)[:, -self.n_top :])
         return -(top**self.gamma * (1 - top) ** self.gamma).sum(1)
 
 
+@estimator
 class KLMatching(OutputsDetector):
     r"""Closeness to a class's mean prediction, :math:`-\min_k KL(p(x) \,\|\, d_k)`, in nats.
 
@@ -383,30 +227,11 @@ class KLMatching(OutputsDetector):
         A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
         torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
         takes a convolutional network for images and an MLP for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     templates_ : ndarray of shape (n_templates, n_classes)
         The :math:`d_k`.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,7 +12,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.dropout import Subnetwork
 from skood._torch.seeding import Stream
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
@@ -27,6 +25,7 @@ from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
 __all__ = ["MCDropout"]
 
 
+@estimator
 class MCDropout(UncertaintyDetector):
     r"""Uncertainty of the predictions of subnetworks that dropout draws, Monte Carlo dropout.
 
@@ -53,31 +52,16 @@ class MCDropout(UncertaintyDetector):
     score_type : {"entropy", "mutual_information"}, default="entropy"
         "entropy" is also high between classes, where all subnetworks are uncertain;
         "mutual_information" only where they differ, and it needs ``n_samples`` of 2 and more.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content; the passes of
         subnetworks are not.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the subnetworks, and for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
-    classifier_ : classifier
-        The trained classifier.
     classes_ : ndarray of shape (n_classes,)
         Labels, in the order of the probabilities.
-    offset_ : float
-        Threshold on the score.
 
     Raises
     ------
@@ -130,35 +114,9 @@ class MCDropout(UncertaintyDetector):
     array([0, 0])
     """
 
+    n_samples: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
+
     _reads = "network"
-
-    _parameter_constraints: dict = {
-        **UncertaintyDetector._parameter_constraints,
-        "n_samples": [Interval(numbers.Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        n_samples: int = 32,
-        score_type: str = "entropy",
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_samples = n_samples
-        self.score_type = score_type
 
     def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
         return ConvNet(dropout=0.5) if data.is_image else MLP(dropout=0.5)

@@ -6,7 +6,6 @@ import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -14,7 +13,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._inputs import requiring_gradient
 from skood.classifiers._layers import (
@@ -34,6 +33,7 @@ __all__ = ["NAC"]
 _BASE = 1000.0
 
 
+@estimator
 class NAC(NetworkDetector):
     r"""Neuron activation coverage: how often training rows put the neurons into the same state.
 
@@ -49,10 +49,6 @@ class NAC(NetworkDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     layers : tuple of str, default=None
         Names of the modules whose outputs are the neurons, as ``module.named_modules()`` has
         them. None reads the penultimate features.
@@ -65,18 +61,6 @@ class NAC(NetworkDetector):
         O, the number of rows at which a bin is fully covered; one for all layers or one for each.
     n_samples : int, default=1000
         Training rows that are counted, drawn at random.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of the rows that are counted, and for a model whose own ``random_state`` is None.
 
@@ -88,10 +72,6 @@ class NAC(NetworkDetector):
         Alpha of each layer.
     counts_ : list of ndarray of shape (n_neurons, n_bins)
         Training rows in each bin, in each layer.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -120,50 +100,25 @@ class NAC(NetworkDetector):
     [(16, 50), (8, 50)]
     """
 
+    layers: Sequence[str] | str | None = parameter(tuple, list, str, None, default=None)
+    n_bins: int | Sequence[int] = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), tuple, list, default=50
+    )
+    steepness: str | float | Sequence[float] = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"),
+        StrOptions({"auto"}),
+        tuple,
+        list,
+        default="auto",
+    )
+    min_count: int | Sequence[int] = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), tuple, list, default=50
+    )
+    n_samples: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=1000, kw_only=True
+    )
+
     _overfits = True
-
-    _parameter_constraints: dict = {
-        **NetworkDetector._parameter_constraints,
-        "layers": [tuple, list, str, None],
-        "n_bins": [Interval(numbers.Integral, 2, None, closed="left"), tuple, list],
-        "steepness": [
-            Interval(numbers.Real, 0, None, closed="neither"),
-            StrOptions({"auto"}),
-            tuple,
-            list,
-        ],
-        "min_count": [Interval(numbers.Integral, 1, None, closed="left"), tuple, list],
-        "n_samples": [Interval(numbers.Integral, 1, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        layers: Sequence[str] | str | None = None,
-        n_bins: int | Sequence[int] = 50,
-        steepness: str | float | Sequence[float] = "auto",
-        min_count: int | Sequence[int] = 50,
-        *,
-        n_samples: int = 1000,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.layers = layers
-        self.n_bins = n_bins
-        self.steepness = steepness
-        self.min_count = min_count
-        self.n_samples = n_samples
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import softmax
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._models import require_logits
@@ -23,6 +21,7 @@ __all__ = ["OpenMax"]
 _SHIFT = 10_000.0
 
 
+@estimator
 class OpenMax(OutputsDetector):
     r"""Negative probability of the unknown class, from recalibrated logits.
 
@@ -44,21 +43,6 @@ class OpenMax(OutputsDetector):
         Logits that are recalibrated.
     rows : {"correct", "all"}, default="correct"
         Training rows of a class: only those predicted correctly, as in the paper, or all.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -66,10 +50,6 @@ class OpenMax(OutputsDetector):
         Mean logits of each class.
     weibull_ : ndarray of shape (n_classes, 3)
         Shape, scale and smallest tail distance of each class.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Raises
     ------
@@ -91,38 +71,11 @@ class OpenMax(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "n_tail": [Interval(numbers.Integral, 2, None, closed="left")],
-        "alpha": [Interval(numbers.Integral, 1, None, closed="left")],
-        "rows": [StrOptions({"correct", "all"})],
-    }
-    _needs = "labels"
+    n_tail: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=20)
+    alpha: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=3)
+    rows: str = parameter(StrOptions({"correct", "all"}), default="correct", kw_only=True)
 
-    def __init__(
-        self,
-        classifier: Any = None,
-        n_tail: int = 20,
-        alpha: int = 3,
-        *,
-        rows: str = "correct",
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_tail = n_tail
-        self.alpha = alpha
-        self.rows = rows
+    _needs = "labels"
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData

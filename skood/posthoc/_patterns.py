@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy.special import logsumexp
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
@@ -23,42 +21,17 @@ from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 __all__ = ["SHE", "NNGuide"]
 
 
+@estimator
 class SHE(OutputsDetector):
     r"""Simplified Hopfield energy, :math:`\langle z, m_c \rangle`, c the predicted class.
 
     :math:`m_c` is the mean feature of the training rows of class c that are predicted as c,
     and of all rows of the class where none is.
 
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
     Attributes
     ----------
     patterns_ : ndarray of shape (n_classes, n_features)
         The :math:`m_c`.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -99,6 +72,7 @@ class SHE(OutputsDetector):
         return (outputs.features * self.patterns_[outputs.logits.argmax(1)]).sum(1)
 
 
+@estimator
 class NNGuide(OutputsDetector):
     r"""Energy, guided by the nearest training features.
 
@@ -112,29 +86,10 @@ class NNGuide(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     n_neighbors : int, default=10
         Number of neighbours, k. All rows of the bank are used where there are fewer.
     bank_fraction : float, default=1.0
         Part of the training rows, drawn at random, that is searched.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -142,10 +97,6 @@ class NNGuide(OutputsDetector):
         Normalised training features times their energy.
     n_neighbors_ : int
         The k that is used, at most the number of rows in the bank.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -166,36 +117,11 @@ class NNGuide(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left")],
-        "bank_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
-    }
+    n_neighbors: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=10)
+    bank_fraction: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=1.0)
+
     _reads = "features"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        n_neighbors: int = 10,
-        bank_fraction: float = 1.0,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_neighbors = n_neighbors
-        self.bank_fraction = bank_fraction
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._layers import last_map, modules_named, named_layers, output_shapes
 from skood.classifiers._network import Network
 from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64
@@ -23,6 +21,7 @@ from skood.posthoc._scaling import energy
 __all__ = ["RankFeat"]
 
 
+@estimator
 class RankFeat(NetworkDetector):
     r"""Energy after the rank-1 part of a feature map is removed.
 
@@ -47,30 +46,11 @@ class RankFeat(NetworkDetector):
         more than one pixel.
     temperature : float, default=1.0
         Temperature T.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     layers_ : tuple of str
         Names of the modules whose output is X.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     See Also
     --------
@@ -98,34 +78,8 @@ class RankFeat(NetworkDetector):
     (3,)
     """
 
-    _parameter_constraints: dict = {
-        **NetworkDetector._parameter_constraints,
-        "layer": [str, tuple, list, None],
-        "temperature": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        layer: str | Sequence[str] | None = None,
-        temperature: float = 1.0,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.layer = layer
-        self.temperature = temperature
+    layer: str | Sequence[str] | None = parameter(str, tuple, list, None, default=None)
+    temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

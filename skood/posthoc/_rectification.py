@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._scaling import energy
@@ -18,41 +16,19 @@ from skood.posthoc._scaling import energy
 __all__ = ["DICE", "VRA", "ReAct"]
 
 
+@estimator
 class ReAct(OutputsDetector):
     r"""Energy after clipping large activations, :math:`\log\sum_k \exp(W \min(z, c) + b)_k`.
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     percentile : float, default=90.0
         Percentile of all training activations that defines c.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     threshold_ : float
         The clipping value c.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -68,33 +44,10 @@ class ReAct(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
-    }
+    percentile: float = parameter(Interval(numbers.Real, 0, 100, closed="both"), default=90.0)
+
     _reads = "head"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        percentile: float = 90.0,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.percentile = percentile
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
@@ -106,6 +59,7 @@ class ReAct(OutputsDetector):
         return energy(np.minimum(outputs.features, self.threshold_) @ weight.T + bias)
 
 
+@estimator
 class VRA(OutputsDetector):
     r"""Energy after variational rectification, :math:`\log\sum_k \exp(W g(z) + b)_k`.
 
@@ -116,10 +70,6 @@ class VRA(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     low : float, default=60.0
         Percentile of the training activations that defines alpha.
     high : float, default=95.0
@@ -129,30 +79,11 @@ class VRA(OutputsDetector):
         raises them to alpha, as public implementations do.
     per_feature : bool, default=False
         Whether every feature has separate thresholds.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     thresholds_ : ndarray of shape (2,) or (2, n_features)
         alpha and beta.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -168,42 +99,13 @@ class VRA(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "low": [Interval(numbers.Real, 0, 100, closed="both")],
-        "high": [Interval(numbers.Real, 0, 100, closed="both")],
-        "suppress": [StrOptions({"zero", "clip"})],
-        "per_feature": ["boolean"],
-    }
+    low: float = parameter(Interval(numbers.Real, 0, 100, closed="both"), default=60.0)
+    high: float = parameter(Interval(numbers.Real, 0, 100, closed="both"), default=95.0)
+    suppress: str = parameter(StrOptions({"zero", "clip"}), default="zero", kw_only=True)
+    per_feature: bool = parameter("boolean", default=False, kw_only=True)
+
     _reads = "head"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        low: float = 60.0,
-        high: float = 95.0,
-        *,
-        suppress: str = "zero",
-        per_feature: bool = False,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.low = low
-        self.high = high
-        self.suppress = suppress
-        self.per_feature = per_feature
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
@@ -223,6 +125,7 @@ class VRA(OutputsDetector):
         return energy(shaped @ weight.T + bias)
 
 
+@estimator
 class DICE(OutputsDetector):
     r"""Energy of a sparse last layer, :math:`\log\sum_k \exp((W \odot M) z + b)_k`.
 
@@ -231,36 +134,13 @@ class DICE(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     percentile : float, default=90.0
         Part of the weights, in percent, that is set to zero.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     weight_ : ndarray of shape (n_classes, n_features)
         The sparse weights.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -276,33 +156,10 @@ class DICE(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "percentile": [Interval(numbers.Real, 0, 100, closed="both")],
-    }
+    percentile: float = parameter(Interval(numbers.Real, 0, 100, closed="both"), default=90.0)
+
     _reads = "head"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        percentile: float = 90.0,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.percentile = percentile
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData

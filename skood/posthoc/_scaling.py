@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import OutputsDetector
 from skood.posthoc._models import require_logits
@@ -18,6 +16,7 @@ from skood.posthoc._models import require_logits
 __all__ = ["ASH", "LTS", "SCALE", "energy", "number_kept", "ratio"]
 
 
+@estimator
 class ASH(OutputsDetector):
     r"""Energy after activation shaping: all but the largest activations are set to zero.
 
@@ -27,36 +26,10 @@ class ASH(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     percentile : float, default=65.0
         Part of the activations, in percent, that is set to zero.
     variant : {"s", "b", "p"}, default="s"
         Treatment of the activations that are kept.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -79,35 +52,10 @@ class ASH(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "percentile": [Interval(numbers.Real, 0, 100, closed="left")],
-        "variant": [StrOptions({"s", "b", "p"})],
-    }
-    _reads = "head"
+    percentile: float = parameter(Interval(numbers.Real, 0, 100, closed="left"), default=65.0)
+    variant: str = parameter(StrOptions({"s", "b", "p"}), default="s")
 
-    def __init__(
-        self,
-        classifier: Any = None,
-        percentile: float = 65.0,
-        variant: str = "s",
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.percentile = percentile
-        self.variant = variant
+    _reads = "head"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         features = outputs.features
@@ -125,6 +73,7 @@ class ASH(OutputsDetector):
         return energy(shaped @ weight.T + bias)
 
 
+@estimator
 class SCALE(OutputsDetector):
     r"""Energy of scaled activations, :math:`\log\sum_k \exp(e^r W z + b)_k`.
 
@@ -133,34 +82,8 @@ class SCALE(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     percentile : float, default=85.0
         q, in percent.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -176,32 +99,9 @@ class SCALE(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "percentile": [Interval(numbers.Real, 0, 100, closed="left")],
-    }
-    _reads = "head"
+    percentile: float = parameter(Interval(numbers.Real, 0, 100, closed="left"), default=85.0)
 
-    def __init__(
-        self,
-        classifier: Any = None,
-        percentile: float = 85.0,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.percentile = percentile
+    _reads = "head"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         features = outputs.features
@@ -211,6 +111,7 @@ class SCALE(OutputsDetector):
         return energy(np.exp(r)[:, None] * (features @ weight.T) + bias)
 
 
+@estimator
 class LTS(OutputsDetector):
     r"""Energy of scaled logits, :math:`\log\sum_k \exp(s f)_k` with :math:`s = r^2`.
 
@@ -219,34 +120,8 @@ class LTS(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     top_fraction : float, default=0.05
         Part p of the activations that is the top.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -262,32 +137,9 @@ class LTS(OutputsDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "top_fraction": [Interval(numbers.Real, 0, 1, closed="right")],
-    }
-    _reads = "features"
+    top_fraction: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=0.05)
 
-    def __init__(
-        self,
-        classifier: Any = None,
-        top_fraction: float = 0.05,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.top_fraction = top_fraction
+    _reads = "features"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         require_logits(outputs, self.classifier_, type(self).__name__)

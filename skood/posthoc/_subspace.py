@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._network_classifier import NetworkClassifier
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import FeatureDetector, OutputsDetector, in_float64
@@ -20,6 +18,7 @@ from skood.posthoc._covariance import as_float64, class_means, scatter
 __all__ = ["NECO", "Residual", "ViM"]
 
 
+@estimator
 class Residual(OutputsDetector):
     r"""Length of the component outside the principal space, :math:`-\|R^\top (z - u)\|`.
 
@@ -28,27 +27,9 @@ class Residual(OutputsDetector):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     n_components : int, default=None
         Dimension of the principal space. None, as in the paper: 1000 of 2048 features and
         more, 512 of 768 and more, half of them below.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -56,10 +37,6 @@ class Residual(OutputsDetector):
         The origin u.
     residual_space_ : ndarray of shape (n_features, n_features - n_components)
         An orthonormal basis R of the residual space.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -75,35 +52,14 @@ class Residual(OutputsDetector):
     (150,)
     """
 
+    n_components: int | None = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), None, default=None
+    )
+
     _overfits = True
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "n_components": [Interval(numbers.Integral, 1, None, closed="left"), None],
-    }
     _reads = "head"
     _needs = "data"
-
-    def __init__(
-        self,
-        classifier: Any = None,
-        n_components: int | None = None,
-        *,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_components = n_components
 
     def _fit_on_outputs(
         self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
@@ -134,6 +90,7 @@ class Residual(OutputsDetector):
         return -self._residual(outputs.features)
 
 
+@estimator
 class ViM(Residual):
     r"""Energy minus the virtual logit, :math:`\log\sum_k e^{f_k} - \alpha \|R^\top (z - u)\|`.
 
@@ -142,27 +99,9 @@ class ViM(Residual):
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows.
     n_components : int, default=None
         Dimension of the principal space. None, as in the paper: 1000 of 2048 features and
         more, 512 of 768 and more, half of them below.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that the threshold is read from and nothing else is
-        learned from, at most 5000 rows. All rows are used for both if the fraction is 0 or if
-        fewer than 50 rows would be held out. More than `contamination` of new data is then
-        rejected; :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -172,10 +111,6 @@ class ViM(Residual):
         The origin u.
     residual_space_ : ndarray of shape (n_features, n_features - n_components)
         An orthonormal basis R of the residual space.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     References
     ----------
@@ -203,6 +138,7 @@ class ViM(Residual):
         return logsumexp(outputs.logits, axis=1) - self.alpha_ * self._residual(outputs.features)
 
 
+@estimator
 class NECO(FeatureDetector):
     r"""Share of a feature's length in the principal space, :math:`\|P^\top e\| / \|e\|`.
 
@@ -212,11 +148,6 @@ class NECO(FeatureDetector):
 
     Parameters
     ----------
-    features : transformer or Module, default=None
-        Feature extractor: any transformer, a classifier of :mod:`skood.classifiers` or a
-        trained torch module, which give their penultimate features. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: the rows of X are
-        the features.
     n_components : int or float, default=0.9
         Dimension of the principal space, or, below 1, the share of the variance it explains; at
         least one dimension is left out.
@@ -226,32 +157,11 @@ class NECO(FeatureDetector):
     max_logit : bool, default=False
         Multiply by the largest logit; `features` must then be a network. The authors do so for
         some networks; here it is off, so that features from anywhere will do.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that no model is trained on and the threshold is read
-        from, at most 5000 rows. The threshold is read from all rows if the fraction is 0, if fewer
-        than 50 rows would be held out, or if the model comes trained. If the model was trained on
-        the rows of the threshold, more than `contamination` of new data is rejected;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     components_ : ndarray of shape (n_features, n_components)
         The principal components P.
-    features_ : transformer or None
-        The fitted feature extractor.
-    classifier_ : classifier
-        `features_`, if it is a classifier of the labels in y.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -274,40 +184,13 @@ class NECO(FeatureDetector):
     (150,)
     """
 
-    _parameter_constraints: dict = {
-        **FeatureDetector._parameter_constraints,
-        "n_components": [
-            Interval(numbers.Integral, 1, None, closed="left"),
-            Interval(numbers.Real, 0, 1, closed="neither"),
-        ],
-        "standardize": ["boolean"],
-        "max_logit": ["boolean"],
-    }
-
-    def __init__(
-        self,
-        features: Any = None,
-        n_components: float = 0.9,
-        *,
-        standardize: bool = True,
-        max_logit: bool = False,
-        contamination: float = 0.05,
-        threshold_fraction: float = 0.1,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            features,
-            contamination=contamination,
-            threshold_fraction=threshold_fraction,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.n_components = n_components
-        self.standardize = standardize
-        self.max_logit = max_logit
+    n_components: float = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"),
+        Interval(numbers.Real, 0, 1, closed="neither"),
+        default=0.9,
+    )
+    standardize: bool = parameter("boolean", default=True, kw_only=True)
+    max_logit: bool = parameter("boolean", default=False, kw_only=True)
 
     def _fit_on_features(
         self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
@@ -14,7 +12,7 @@ from scipy.special import softmax
 from sklearn.frozen import FrozenEstimator
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs
@@ -23,6 +21,7 @@ from skood.posthoc._base import OutputsDetector
 __all__ = ["TemperatureScaling"]
 
 
+@estimator
 class TemperatureScaling(OutputsDetector):
     r"""Maximum softmax probability of calibrated logits, :math:`\max_k softmax(f(x) / T)_k`.
 
@@ -38,24 +37,11 @@ class TemperatureScaling(OutputsDetector):
         takes a convolutional network for images and an MLP for rows.
     validation_fraction : float, default=0.1
         Part of the data that T is fitted on, where the classifier is trained on the rest.
-    contamination : float, default=0.05
-        Fraction of in-distribution data that falls below the threshold.
-    memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a model whose own ``random_state`` is None.
 
     Attributes
     ----------
     temperature_ : float
         T; 1, with a warning, where the likelihood has no optimum.
-    classifier_ : classifier
-        The trained classifier.
-    offset_ : float
-        Threshold on the score.
 
     Notes
     -----
@@ -78,32 +64,13 @@ class TemperatureScaling(OutputsDetector):
     True
     """
 
-    _parameter_constraints: dict = {
-        **OutputsDetector._parameter_constraints,
-        "validation_fraction": [Interval(numbers.Real, 0, 1, closed="neither")],
-    }
-    _needs = "labels"
+    validation_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1
+    )
+    # The rows that `validation_fraction` holds out give the threshold, too.
+    threshold_fraction: float = parameter(default=0.0, init=False)
 
-    def __init__(
-        self,
-        classifier: Any = None,
-        validation_fraction: float = 0.1,
-        *,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        super().__init__(
-            classifier,
-            contamination=contamination,
-            # The rows that `validation_fraction` holds out give the threshold, too.
-            threshold_fraction=0.0,
-            memory=memory,
-            verbose=verbose,
-            random_state=random_state,
-        )
-        self.validation_fraction = validation_fraction
+    _needs = "labels"
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

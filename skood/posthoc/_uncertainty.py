@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from skood._checked_data import CheckedData
-from skood._parameters import StrOptions
+from skood._parameters import StrOptions, estimator, parameter
 from skood.posthoc._base import ClassifierDetector
 
 __all__ = ["Statistic", "UncertaintyDetector"]
@@ -46,19 +46,20 @@ _UNCERTAINTIES: dict[str, Statistic] = {
 }
 
 
+@estimator
 class UncertaintyDetector(ClassifierDetector):
     """Base of the detectors that compare several predictions for a row.
 
-    A subclass has the parameter `score_type` and writes ``_reduce``. The class probabilities are
-    the mean of the predictions.
+    A subclass writes ``_reduce``. The class probabilities are the mean of the predictions.
+
+    Parameters
+    ----------
+    score_type : {"entropy", "mutual_information"}, default="entropy"
+        Entropy of the mean prediction, or mutual information between the prediction and the
+        member that makes it; the score is its negative.
     """
 
-    _parameter_constraints: dict = {
-        **ClassifierDetector._parameter_constraints,
-        "score_type": [StrOptions(set(_UNCERTAINTIES))],
-    }
-
-    score_type: str
+    score_type: str = parameter(StrOptions(set(_UNCERTAINTIES)), default="entropy", kw_only=True)
 
     @abstractmethod
     def _reduce(self, statistic: Statistic, data: CheckedData) -> npt.NDArray[np.float64]:

@@ -7,9 +7,8 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
@@ -20,13 +19,14 @@ from skood._caching import cached
 from skood._checked_data import CheckedData
 from skood._models import in_chunks
 from skood._open_set import OpenSetDetector
+from skood._parameters import estimator, parameter
 from skood._torch.run import (
     InterruptedTraining,
     followed_by,
     kept_unless_interrupted,
     n_interrupted,
 )
-from skood.base import BaseDetector
+from skood.base import ModelDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Network
 from skood.classifiers._objective import ClassifierObjective
@@ -35,19 +35,27 @@ from skood.classifiers._outputs import Outputs
 __all__ = ["ClassifierTrainingDetector", "TrainingDetector", "log_max_proba"]
 
 
-class TrainingDetector(BaseDetector):
+@estimator
+class TrainingDetector(ModelDetector):
     """Base of the detectors that train a network on their own objective.
 
     The base class clones the architecture, holds out the part of every class that its
     `validation_fraction` asks for, trains, caches, and reads the threshold from the rows held out.
     If that is 0, a tenth of 500 rows or more is held out all the same, for the threshold alone.
-    A subclass has the parameter `memory` and one that holds the architecture, and writes
-    ``_make_objective`` and ``_score_samples``. Whatever it learns in training beside the network
-    is set in ``_make_objective``, and what it learns after training in ``_learn_scores``, as
-    attributes that end in ``_``.
+    A subclass has a parameter that holds the architecture, and writes ``_make_objective`` and
+    ``_score_samples``. Whatever it learns in training beside the network is set in
+    ``_make_objective``, and what it learns after training in ``_learn_scores``, as attributes that
+    end in ``_``.
+
+    Parameters
+    ----------
+    memory : str, joblib.Memory or None, default=None
+        Where trained networks are cached. Needs an integer `random_state`.
 
     Attributes
     ----------
+    history_ : dict of str to list of float
+        Loss of each epoch and, where rows were held out, "validation_loss".
     _architecture : str
         Parameter that holds the architecture; the trained one has its name and ``_``.
     _scoring_parameters : tuple of str
@@ -61,23 +69,14 @@ class TrainingDetector(BaseDetector):
         they are given.
     """
 
+    # `validation_fraction` of the architecture takes its place.
+    threshold_fraction: float = parameter(default=0.1, init=False)
+
     _architecture = "backbone"
-    _scoring_parameters: tuple[str, ...] = ("contamination",)
+    _scoring_parameters: ClassVar[tuple[str, ...]] = ("contamination",)
     _needs_labels = True
     _trains_on_outliers = False
-    _unused: tuple[str, ...] = ()
-
-    _parameter_constraints: dict = {
-        **BaseDetector._parameter_constraints,
-        "memory": [str, joblib.Memory, None],
-    }
-
-    # No parameter: `validation_fraction` of the architecture is.
-    threshold_fraction = 0.1
-
-    memory: str | joblib.Memory | None
-    classes_: npt.NDArray
-    history_: dict[str, list[float]]
+    _unused: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def _make_objective(
@@ -256,22 +255,32 @@ class TrainingDetector(BaseDetector):
         return tags
 
 
+@estimator
 class ClassifierTrainingDetector(OpenSetDetector, TrainingDetector):
     """Base of the detectors that train a classifier.
 
-    A subclass has the parameter `classifier`, and writes ``_make_objective`` and ``_score``.
+    A subclass writes ``_make_objective`` and ``_score``.
+
+    Parameters
+    ----------
+    classifier : NeuralClassifier or None, default=None
+        Architecture and training. The threshold is read from the rows that its
+        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
+        learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
+        ``MLP(validation_fraction=0.1)`` for rows. If `validation_fraction` is 0, a tenth of 500
+        rows or more is held out for the threshold.
+
+    Attributes
+    ----------
+    classifier_ : NeuralClassifier
+        The trained classifier.
+    classes_ : ndarray of shape (n_classes,)
+        Labels of the in-distribution classes.
     """
 
+    classifier: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
+
     _architecture = "classifier"
-
-    _parameter_constraints: dict = {
-        **TrainingDetector._parameter_constraints,
-        "classifier": [NeuralClassifier, None],
-    }
-
-    classifier: NeuralClassifier | None
-    classifier_: NeuralClassifier
-    classes_: npt.NDArray
 
     @abstractmethod
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:

@@ -20,13 +20,12 @@ from skood._chunks import row_slices
 from skood._data import check_data
 from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
-from skood._labels import check_labels, encode_labels
+from skood._labels import check_labels, encode_labels, split_outliers
 from skood._models import fit_model
-from skood._parameters import Interval, StrOptions, fit_context
+from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope, tracked
 from skood._torch.batching import scoring_batch_size
 from skood._torch.seeding import Stream, draw_seed, torch_rng
-from skood.base import split_outliers
 from skood.density import VAE
 from skood.density._generator import Generator
 from skood.training_time._directions import DIRECTIONS, move_off_manifold
@@ -35,6 +34,7 @@ from skood.training_time._ellipsoids import draw_outside, fit_ellipsoid
 __all__ = ["BoundarySampler"]
 
 
+@estimator
 class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     r"""Out-of-distribution samples close to in-distribution data.
 
@@ -103,10 +103,6 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         Lower triangular factor of their covariance.
     radius_ : ndarray of shape (n_classes,)
         Mahalanobis radius of each class's ellipsoid.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -136,36 +132,21 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     (10, 4)
     """
 
+    vae: VAE | None = parameter(BaseEstimator, None, default=None)
+    distance: tuple[float, float | None] = parameter(tuple, list, default=(0.1, None), kw_only=True)
+    directions: str = parameter(StrOptions(set(DIRECTIONS)), default="mixed", kw_only=True)
+    quantile: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.95, kw_only=True
+    )
+    radius: tuple[float, float] = parameter(tuple, list, default=(1.0, 8.0), kw_only=True)
+    verbose: bool | int | str = parameter(
+        "verbose", StrOptions({"auto"}), default="auto", kw_only=True
+    )
+    random_state: int | np.random.RandomState | None = parameter(
+        "random_state", default=None, kw_only=True
+    )
+
     _reads_checked_data = True
-
-    _parameter_constraints: dict = {
-        "vae": [BaseEstimator, None],
-        "distance": [tuple, list],
-        "directions": [StrOptions(set(DIRECTIONS))],
-        "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
-        "radius": [tuple, list],
-        "verbose": ["verbose", StrOptions({"auto"})],
-        "random_state": ["random_state"],
-    }
-
-    def __init__(
-        self,
-        vae: VAE | None = None,
-        *,
-        distance: tuple[float, float | None] = (0.1, None),
-        directions: str = "mixed",
-        quantile: float = 0.95,
-        radius: tuple[float, float] = (1.0, 8.0),
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.vae = vae
-        self.distance = distance
-        self.directions = directions
-        self.quantile = quantile
-        self.radius = radius
-        self.verbose = verbose
-        self.random_state = random_state
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None) -> BoundarySampler:

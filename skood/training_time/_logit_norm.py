@@ -7,13 +7,12 @@ import numbers
 import warnings
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
@@ -22,6 +21,7 @@ from skood.training_time._base import ClassifierTrainingDetector, log_max_proba
 __all__ = ["LogitNorm", "LogitNormObjective"]
 
 
+@estimator
 class LogitNorm(ClassifierTrainingDetector):
     r"""Logit normalisation: cross-entropy of logits that all have the same length.
 
@@ -46,30 +46,6 @@ class LogitNorm(ClassifierTrainingDetector):
         If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
     temperature : float, default=0.04
         :math:`\tau`; the length of the logits in the loss is :math:`1 / \tau`.
-    contamination : float, default=0.05
-        Part of the in-distribution data that the threshold takes as outliers.
-    memory : str, joblib.Memory or None, default=None
-        Where trained classifiers are cached. Needs an integer `random_state`.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed.
-
-    Attributes
-    ----------
-    classifier_ : NeuralClassifier
-        The trained classifier.
-    classes_ : ndarray of shape (n_classes,)
-        Labels of the in-distribution classes.
-    history_ : dict of str to list of float
-        Loss of each epoch and, where rows were held out, "validation_loss".
-    offset_ : float
-        Threshold of `predict`, in nats.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -100,27 +76,7 @@ class LogitNorm(ClassifierTrainingDetector):
     ((150,), array([0]))
     """
 
-    _parameter_constraints: dict = {
-        **ClassifierTrainingDetector._parameter_constraints,
-        "temperature": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        classifier: NeuralClassifier | None = None,
-        temperature: float = 0.04,
-        *,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.temperature = temperature
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=0.04)
 
     def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
         default = super()._default_architecture(data)

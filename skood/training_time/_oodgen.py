@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers import NeuralClassifier
@@ -36,6 +36,7 @@ _REAL, _OFF, _ON, _RECONSTRUCTED = range(4)
 _ONLY_ZERO = np.zeros(1)
 
 
+@estimator
 class OODGen(ClassifierTrainingDetector):
     r"""Out-of-distribution detection via generation: a classifier with a reject class.
 
@@ -80,16 +81,9 @@ class OODGen(ClassifierTrainingDetector):
         How far samples on the manifold are from the middle of their class, in radii of its
         ellipsoid. :class:`BoundarySampler` says how this default and that of `directions` were
         chosen; [1]_ has (1, 1.5) and "uniform".
-    contamination : float, default=0.05
-        Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
         Where the fitted VAE and classifier are cached: a grid over `score_type` trains both once,
         and one over `reject_weight` trains the VAE once. Needs an integer `random_state`.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed.
 
     Attributes
     ----------
@@ -98,19 +92,11 @@ class OODGen(ClassifierTrainingDetector):
     classifier_ : NeuralClassifier
         The trained classifier with N + 1 outputs. The label of the last output is -1, and its
         probability is that of rejection.
-    classes_ : ndarray of shape (N,)
-        Labels of the in-distribution classes.
     history_ : dict of str to list of float
         Of each epoch: "loss" and, where rows were held out, "validation_loss",
         "validation_accuracy" (of real items, among the N classes), and the part of generated
         samples that is rejected, "validation_off_manifold_recall" and
         "validation_on_manifold_recall".
-    offset_ : float
-        Threshold of `predict`.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -149,56 +135,24 @@ class OODGen(ClassifierTrainingDetector):
     array([0])
     """
 
-    _parameter_constraints: dict = {
-        **ClassifierTrainingDetector._parameter_constraints,
-        "vae": [BaseEstimator, None],
-        "off_manifold_interval": [Interval(numbers.Integral, 1, None, closed="left")],
-        "reject_weight": [Interval(numbers.Real, 0, None, closed="neither")],
-        "score_type": [StrOptions({"reject", "max", "margin"})],
-        "reconstruction_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "distance": [tuple, list],
-        "directions": [StrOptions(set(DIRECTIONS))],
-        "quantile": [Interval(numbers.Real, 0, 1, closed="neither")],
-        "radius": [tuple, list],
-    }
+    vae: VAE | None = parameter(BaseEstimator, None, default=None)
+    off_manifold_interval: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=5
+    )
+    reject_weight: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=0.1)
+    score_type: str = parameter(StrOptions({"reject", "max", "margin"}), default="reject")
+    reconstruction_weight: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=1.0, kw_only=True
+    )
+    distance: tuple[float, float | None] = parameter(tuple, list, default=(0.1, None), kw_only=True)
+    directions: str = parameter(StrOptions(set(DIRECTIONS)), default="mixed", kw_only=True)
+    quantile: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="neither"), default=0.95, kw_only=True
+    )
+    radius: tuple[float, float] = parameter(tuple, list, default=(1.0, 8.0), kw_only=True)
 
     _scoring_parameters = ("contamination", "score_type")
     _unused = ("label_smoothing",)
-
-    sampler_: BoundarySampler
-
-    def __init__(
-        self,
-        classifier: NeuralClassifier | None = None,
-        vae: VAE | None = None,
-        off_manifold_interval: int = 5,
-        reject_weight: float = 0.1,
-        score_type: str = "reject",
-        *,
-        reconstruction_weight: float = 1.0,
-        distance: tuple[float, float | None] = (0.1, None),
-        directions: str = "mixed",
-        quantile: float = 0.95,
-        radius: tuple[float, float] = (1.0, 8.0),
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.vae = vae
-        self.off_manifold_interval = off_manifold_interval
-        self.reject_weight = reject_weight
-        self.score_type = score_type
-        self.reconstruction_weight = reconstruction_weight
-        self.distance = distance
-        self.directions = directions
-        self.quantile = quantile
-        self.radius = radius
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _n_outputs(self, n_classes: int) -> int:
         return n_classes + 1

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._parameters import Interval
-from skood.classifiers import NeuralClassifier
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.training_time._base import log_max_proba
 from skood.training_time._outliers import OutlierTrainingDetector
@@ -20,6 +17,7 @@ from skood.training_time._outliers import OutlierTrainingDetector
 __all__ = ["OutlierExposure"]
 
 
+@estimator
 class OutlierExposure(OutlierTrainingDetector):
     r"""Outlier Exposure: a classifier that also learns to be undecided about outliers.
 
@@ -38,46 +36,16 @@ class OutlierExposure(OutlierTrainingDetector):
 
     Parameters
     ----------
-    classifier : NeuralClassifier or None, default=None
-        Architecture and training. The threshold is read from the rows that its
-        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
-        learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
-        ``MLP(validation_fraction=0.1)`` for rows.
-        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
-    outliers : array-like, Tensor, Dataset, callable or None, default=None
-        Outliers to train on, of shape (n_outliers, ...), items as in X. A callable makes them, as
-        :func:`skood.datasets.synthetic_outliers` does: it takes the training rows, (n, d) or
-        (n, C, H, W), and `random_state`. With either, rows with y == -1 are not trained on. None:
-        the rows with y == -1.
     outlier_weight : float, default=0.5
         :math:`\lambda`.
     outlier_ratio : float, default=2.0
         Outliers in a batch for each in-distribution row.
-    contamination : float, default=0.05
-        Part of the in-distribution data that the threshold takes as outliers.
-    memory : str, joblib.Memory or None, default=None
-        Where trained classifiers are cached. Needs an integer `random_state`.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed.
 
     Attributes
     ----------
-    classifier_ : NeuralClassifier
-        The trained classifier.
-    classes_ : ndarray of shape (n_classes,)
-        Labels of the in-distribution classes.
     history_ : dict of str to list of float
         Of each epoch: "loss" and its terms "cross_entropy" and "outlier_exposure" (with its
         weight); where rows were held out, "validation_loss" and "validation_cross_entropy".
-    offset_ : float
-        Threshold of `predict`, in nats.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -117,31 +85,9 @@ class OutlierExposure(OutlierTrainingDetector):
     True
     """
 
-    _parameter_constraints: dict = {
-        **OutlierTrainingDetector._parameter_constraints,
-        "outlier_weight": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        classifier: NeuralClassifier | None = None,
-        outliers: Any = None,
-        outlier_weight: float = 0.5,
-        outlier_ratio: float = 2.0,
-        *,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.outliers = outliers
-        self.outlier_weight = outlier_weight
-        self.outlier_ratio = outlier_ratio
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    outlier_weight: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=0.5
+    )
 
     def _outlier_terms(self, inliers: Tensor, outliers: Tensor) -> dict[str, Tensor]:
         if not len(outliers):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
@@ -25,24 +25,30 @@ from skood.training_time._base import ClassifierTrainingDetector
 __all__ = ["OutlierObjective", "OutlierTrainingDetector"]
 
 
+@estimator
 class OutlierTrainingDetector(ClassifierTrainingDetector):
     """Base of the detectors that train a classifier on outliers too.
 
-    A subclass has the parameters `outliers` and `outlier_ratio`, and writes ``_outlier_terms`` and
-    ``_score``.
+    A subclass writes ``_outlier_terms`` and ``_score``.
+
+    Parameters
+    ----------
+    outliers : array-like, Tensor, Dataset, callable or None, default=None
+        Outliers to train on, of shape (n_outliers, ...), items as in X. A callable makes them, as
+        :func:`skood.datasets.synthetic_outliers` does: it takes the training rows, (n, d) or
+        (n, C, H, W), and `random_state`. With either, rows with y == -1 are not trained on. None:
+        the rows with y == -1.
+    outlier_ratio : float, default=2.0
+        Number of outliers in a batch for each in-distribution row.
     """
+
+    outliers: Any = parameter("array-like", callable, None, default=None)
+    outlier_ratio: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=2.0, kw_only=True
+    )
 
     _trains_on_outliers = True
     _unused = ("patience",)
-
-    _parameter_constraints: dict = {
-        **ClassifierTrainingDetector._parameter_constraints,
-        "outliers": ["array-like", callable, None],
-        "outlier_ratio": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    outliers: Any
-    outlier_ratio: float
 
     @property
     def _needs_outliers_marked(self) -> bool:

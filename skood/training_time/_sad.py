@@ -6,14 +6,13 @@ import math
 import numbers
 from collections.abc import Sequence
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
 from skood.training_time._svdd import HypersphereDetector, HypersphereObjective
@@ -24,6 +23,7 @@ __all__ = ["DeepSAD"]
 _SMALL = 1e-6
 
 
+@estimator
 class DeepSAD(HypersphereDetector):
     r"""Deep semi-supervised anomaly detection.
 
@@ -40,24 +40,10 @@ class DeepSAD(HypersphereDetector):
 
     Parameters
     ----------
-    backbone : NeuralClassifier or None, default=None
-        Architecture and training. Its bias terms and the weights of its batch normalisation are
-        removed, and its last linear layer maps to `n_latent` dimensions. None: ``ConvNet`` for
-        images and ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3,
-        weight_decay=5e-7``.
-    n_latent : int, default=32
-        Dimensions of phi(x), at least 2.
     eta : float, default=1.0
         Weight of a known outlier; that of another row is 1.
-    contamination : float, default=0.05
-        Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
         Where fitted models are cached. Needs an integer `random_state`.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed.
 
     Attributes
     ----------
@@ -68,12 +54,6 @@ class DeepSAD(HypersphereDetector):
     history_ : dict of str to list of float
         Of each epoch: "loss" and, where rows were held out, "validation_loss", of in-distribution
         rows alone.
-    offset_ : float
-        Threshold of `predict`.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -115,32 +95,10 @@ class DeepSAD(HypersphereDetector):
     True
     """
 
+    eta: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
+
     _trains_on_outliers = True
     _unused = ("label_smoothing", "patience")
-
-    _parameter_constraints: dict = {
-        **HypersphereDetector._parameter_constraints,
-        "eta": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        backbone: NeuralClassifier | None = None,
-        n_latent: int = 32,
-        eta: float = 1.0,
-        *,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.n_latent = n_latent
-        self.eta = eta
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     @property
     def _needs_outliers_marked(self) -> bool:

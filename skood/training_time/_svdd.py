@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
@@ -28,26 +27,28 @@ __all__ = ["DeepSVDD", "HypersphereDetector", "HypersphereObjective"]
 _SMALLEST = 0.1
 
 
+@estimator
 class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector):
     """Base of the detectors whose score is the distance of phi(x) from a center.
 
-    A subclass has the parameters `backbone` and `n_latent`, and makes a
-    :class:`HypersphereObjective`.
+    A subclass makes a :class:`HypersphereObjective`.
+
+    Parameters
+    ----------
+    backbone : NeuralClassifier or None, default=None
+        Architecture and training. Its bias terms and the weights of its batch normalisation are
+        removed, and its last linear layer maps to `n_latent` dimensions. None: ``ConvNet`` for
+        images and ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3,
+        weight_decay=5e-7``.
+    n_latent : int, default=32
+        Dimensions of phi(x), at least 2.
     """
 
+    backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
+    n_latent: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=32)
+
     _needs_labels = False
-    _unused: tuple[str, ...] = ("label_smoothing",)
-
-    _parameter_constraints: dict = {
-        **TrainingDetector._parameter_constraints,
-        "backbone": [NeuralClassifier, None],
-        "n_latent": [Interval(numbers.Integral, 2, None, closed="left")],
-    }
-
-    backbone: NeuralClassifier | None
-    n_latent: int
-    backbone_: NeuralClassifier
-    center_: npt.NDArray[np.float64]
+    _unused: ClassVar[tuple[str, ...]] = ("label_smoothing",)
 
     def _n_outputs(self, n_classes: int) -> int:
         return self.n_latent
@@ -103,6 +104,7 @@ class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tra
         return tags
 
 
+@estimator
 class DeepSVDD(HypersphereDetector):
     r"""Deep support vector data description.
 
@@ -123,13 +125,6 @@ class DeepSVDD(HypersphereDetector):
 
     Parameters
     ----------
-    backbone : NeuralClassifier or None, default=None
-        Architecture and training. Its bias terms and the weights of its batch normalisation are
-        removed, and its last linear layer maps to `n_latent` dimensions. None: ``ConvNet`` for
-        images and ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3,
-        weight_decay=5e-7``.
-    n_latent : int, default=32
-        Dimensions of phi(x), at least 2.
     objective : {"one-class", "soft-boundary"}, default="one-class"
         Which of the two objectives above.
     nu : float, default=0.1
@@ -138,15 +133,8 @@ class DeepSVDD(HypersphereDetector):
         Epochs in which R stays 0, for "soft-boundary". After them, every step sets R to the
         1 - nu quantile of the distances in its batch. The backbone's `max_epochs` must be larger;
         `fit` warns where R is 0 in the end.
-    contamination : float, default=0.05
-        Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
         Where fitted models are cached. Needs an integer `random_state`.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed.
 
     Attributes
     ----------
@@ -158,12 +146,6 @@ class DeepSVDD(HypersphereDetector):
         R; for "soft-boundary".
     history_ : dict of str to list of float
         Of each epoch: "loss" and, where rows were held out, "validation_loss".
-    offset_ : float
-        Threshold of `predict`.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -214,35 +196,11 @@ class DeepSVDD(HypersphereDetector):
     True
     """
 
-    _parameter_constraints: dict = {
-        **HypersphereDetector._parameter_constraints,
-        "objective": [StrOptions({"one-class", "soft-boundary"})],
-        "nu": [Interval(numbers.Real, 0, 1, closed="right")],
-        "n_warm_up_epochs": [Interval(numbers.Integral, 0, None, closed="left")],
-    }
-
-    def __init__(
-        self,
-        backbone: NeuralClassifier | None = None,
-        n_latent: int = 32,
-        objective: str = "one-class",
-        nu: float = 0.1,
-        n_warm_up_epochs: int = 10,
-        *,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.n_latent = n_latent
-        self.objective = objective
-        self.nu = nu
-        self.n_warm_up_epochs = n_warm_up_epochs
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
+    objective: str = parameter(StrOptions({"one-class", "soft-boundary"}), default="one-class")
+    nu: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=0.1)
+    n_warm_up_epochs: int = parameter(
+        Interval(numbers.Integral, 0, None, closed="left"), default=10
+    )
 
     def _make_objective(
         self,

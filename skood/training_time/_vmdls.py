@@ -6,7 +6,6 @@ import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 from scipy.special import softmax
@@ -20,7 +19,7 @@ from skood._labels import encode_labels
 from skood._models import fit_model
 from skood._moments import ClassMoments
 from skood._open_set import OpenSetDetector
-from skood._parameters import HasMethods, Interval, StrOptions
+from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._layers import layers_of
 from skood.classifiers._objective import ClassifierObjective
@@ -36,6 +35,7 @@ from skood.training_time._metric_learning import MetricLearningObjective
 __all__ = ["VMDLS"]
 
 
+@estimator
 class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, TrainingDetector):
     r"""Variational- and metric-based deep latent space.
 
@@ -110,17 +110,10 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         `weights_init`.
     head_lr_scale : float, default=1.0
         Learning rate of the heads, as a multiple of the backbone's.
-    contamination : float, default=0.05
-        Part of the in-distribution data that the threshold takes as outliers.
     memory : str, joblib.Memory or None, default=None
         Where the trained backbone and the autoencoder are cached, so that a search over
         `reconstruction`, `features`, `layers` and `shrinkage` trains the backbone once. Needs an
         integer `random_state`.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed.
 
     Attributes
     ----------
@@ -145,12 +138,6 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         Of each epoch: "loss", its terms "metric" and "kl", and, where rows were held out, the same
         with ``validation_`` before it and "validation_accuracy", that of the nearest class mean in
         the latent space. The loss grows with the margin, so the weights of the last epoch are kept.
-    offset_ : float
-        Threshold on the score.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -193,77 +180,45 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
     array([ 0, -1])
     """
 
-    _parameter_constraints: dict = {
-        **TrainingDetector._parameter_constraints,
-        "backbone": [NeuralClassifier, None],
-        "n_latent": [Interval(numbers.Integral, 1, None, closed="left")],
-        "margin": [Interval(numbers.Real, 0, None, closed="left")],
-        "margin_step": [Interval(numbers.Real, 0, None, closed="left")],
-        "margin_start_epoch": [Interval(numbers.Integral, 0, None, closed="left"), None],
-        "kl_weight": [Interval(numbers.Real, 0, None, closed="left")],
-        "kl_start_epoch": [Interval(numbers.Integral, 0, None, closed="left"), None],
-        "n_classes_per_batch": [Interval(numbers.Integral, 2, None, closed="left")],
-        "n_samples_per_batch": [Interval(numbers.Integral, 2, None, closed="left")],
-        "normalize_embeddings": ["boolean"],
-        "reconstruction": [HasMethods(["fit", "transform", "inverse_transform"]), None],
-        "features": [StrOptions({"ensemble", "penultimate", "latent"})],
-        "layers": [tuple, list, str, None],
-        "shrinkage": [Interval(numbers.Real, 0, 1, closed="both"), StrOptions({"oas"})],
-        "n_head_epochs": [Interval(numbers.Integral, 0, None, closed="left")],
-        "head_lr_scale": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
+    backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
+    n_latent: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
+    margin: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=32.0)
+    margin_step: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=1.0)
+    margin_start_epoch: int | None = parameter(
+        Interval(numbers.Integral, 0, None, closed="left"), None, default=None
+    )
+    kl_weight: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.1)
+    kl_start_epoch: int | None = parameter(
+        Interval(numbers.Integral, 0, None, closed="left"), None, default=None
+    )
+    n_classes_per_batch: int = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), default=10, kw_only=True
+    )
+    n_samples_per_batch: int = parameter(
+        Interval(numbers.Integral, 2, None, closed="left"), default=8, kw_only=True
+    )
+    normalize_embeddings: bool = parameter("boolean", default=False, kw_only=True)
+    reconstruction: Any = parameter(
+        HasMethods(["fit", "transform", "inverse_transform"]), None, default=None, kw_only=True
+    )
+    features: str = parameter(
+        StrOptions({"ensemble", "penultimate", "latent"}), default="ensemble", kw_only=True
+    )
+    layers: Sequence[str] | str | None = parameter(
+        tuple, list, str, None, default=None, kw_only=True
+    )
+    shrinkage: float | str = parameter(
+        Interval(numbers.Real, 0, 1, closed="both"), StrOptions({"oas"}), default=0.0, kw_only=True
+    )
+    n_head_epochs: int = parameter(
+        Interval(numbers.Integral, 0, None, closed="left"), default=0, kw_only=True
+    )
+    head_lr_scale: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=1.0, kw_only=True
+    )
 
     _scoring_parameters = ("contamination", "features", "layers", "reconstruction", "shrinkage")
     _unused = ("batch_size", "label_smoothing")
-
-    backbone_: NeuralClassifier
-    classes_: npt.NDArray
-    layers_: tuple[str, ...]
-
-    def __init__(
-        self,
-        backbone: NeuralClassifier | None = None,
-        n_latent: int = 32,
-        margin: float = 32.0,
-        margin_step: float = 1.0,
-        margin_start_epoch: int | None = None,
-        kl_weight: float = 0.1,
-        kl_start_epoch: int | None = None,
-        *,
-        n_classes_per_batch: int = 10,
-        n_samples_per_batch: int = 8,
-        normalize_embeddings: bool = False,
-        reconstruction: Any = None,
-        features: str = "ensemble",
-        layers: Sequence[str] | str | None = None,
-        shrinkage: float | str = 0.0,
-        n_head_epochs: int = 0,
-        head_lr_scale: float = 1.0,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.backbone = backbone
-        self.n_latent = n_latent
-        self.margin = margin
-        self.margin_step = margin_step
-        self.margin_start_epoch = margin_start_epoch
-        self.kl_weight = kl_weight
-        self.kl_start_epoch = kl_start_epoch
-        self.n_classes_per_batch = n_classes_per_batch
-        self.n_samples_per_batch = n_samples_per_batch
-        self.normalize_embeddings = normalize_embeddings
-        self.reconstruction = reconstruction
-        self.features = features
-        self.layers = layers
-        self.shrinkage = shrinkage
-        self.n_head_epochs = n_head_epochs
-        self.head_lr_scale = head_lr_scale
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
         return (ConvNet if data.is_image else MLP)(
@@ -316,7 +271,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         training = inliers.subset(rows)
         class_indices = encode_labels(np.asarray(y)[rows], self.classes_)
         layers = layers_of(self._network, training, self.layers)
-        self.layers_ = ()
+        self.layers_: tuple[str, ...] = ()
         if self.features == "ensemble":
             self.layers_ = distinct_layers(self._network, layers, training)
         moments = ClassMoments(len(self.classes_), pooled=False)

@@ -6,7 +6,6 @@ import numbers
 import warnings
 from typing import Any
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import Chi2
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval
+from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, isolated_rng
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._network_classifier import last_linear
@@ -32,6 +31,7 @@ _RIDGE = 1e-4
 _SMALLEST_WEIGHT = 1e-6
 
 
+@estimator
 class VOS(ClassifierTrainingDetector):
     r"""Virtual outlier synthesis: a classifier that learns the energy of outliers it makes up.
 
@@ -49,12 +49,6 @@ class VOS(ClassifierTrainingDetector):
 
     Parameters
     ----------
-    classifier : NeuralClassifier or None, default=None
-        Architecture and training. The threshold is read from the rows that its
-        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
-        learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
-        ``MLP(validation_fraction=0.1)`` for rows.
-        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
     n_queue : int, default=1000
         Latest features of each class that the Gaussians are fitted to; as many as the class has
         rows, if these are fewer.
@@ -67,32 +61,13 @@ class VOS(ClassifierTrainingDetector):
         Virtual outliers among them.
     uncertainty_weight : float, default=0.1
         :math:`\beta`.
-    contamination : float, default=0.05
-        Part of the in-distribution data that the threshold takes as outliers.
-    memory : str, joblib.Memory or None, default=None
-        Where trained classifiers are cached. Needs an integer `random_state`.
-    verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
-    random_state : int, RandomState instance or None, default=None
-        Seed.
 
     Attributes
     ----------
-    classifier_ : NeuralClassifier
-        The trained classifier.
-    classes_ : ndarray of shape (n_classes,)
-        Labels of the in-distribution classes.
     history_ : dict of str to list of float
         Of each epoch: "loss" and its terms "cross_entropy" and "uncertainty" (with its weight; 0
         until virtual outliers are made); where rows were held out, "validation_loss" and
         "validation_cross_entropy".
-    offset_ : float
-        Threshold of `predict`, in nats.
-    input_shape_ : tuple of int
-        Shape of an item, (C, H, W) or (d,).
-    n_features_in_ : int
-        Values in an item.
 
     See Also
     --------
@@ -131,41 +106,17 @@ class VOS(ClassifierTrainingDetector):
     ((150,), array([0]))
     """
 
+    n_queue: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=1000)
+    start_fraction: float = parameter(Interval(numbers.Real, 0, 1, closed="left"), default=0.4)
+    n_candidates: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=10000)
+    n_outliers_per_class: int = parameter(
+        Interval(numbers.Integral, 1, None, closed="left"), default=1
+    )
+    uncertainty_weight: float = parameter(
+        Interval(numbers.Real, 0, None, closed="neither"), default=0.1
+    )
+
     _unused = ("patience",)
-
-    _parameter_constraints: dict = {
-        **ClassifierTrainingDetector._parameter_constraints,
-        "n_queue": [Interval(numbers.Integral, 2, None, closed="left")],
-        "start_fraction": [Interval(numbers.Real, 0, 1, closed="left")],
-        "n_candidates": [Interval(numbers.Integral, 1, None, closed="left")],
-        "n_outliers_per_class": [Interval(numbers.Integral, 1, None, closed="left")],
-        "uncertainty_weight": [Interval(numbers.Real, 0, None, closed="neither")],
-    }
-
-    def __init__(
-        self,
-        classifier: NeuralClassifier | None = None,
-        n_queue: int = 1000,
-        start_fraction: float = 0.4,
-        n_candidates: int = 10000,
-        n_outliers_per_class: int = 1,
-        uncertainty_weight: float = 0.1,
-        *,
-        contamination: float = 0.05,
-        memory: str | joblib.Memory | None = None,
-        verbose: bool | int | str = "auto",
-        random_state: int | np.random.RandomState | None = None,
-    ) -> None:
-        self.classifier = classifier
-        self.n_queue = n_queue
-        self.start_fraction = start_fraction
-        self.n_candidates = n_candidates
-        self.n_outliers_per_class = n_outliers_per_class
-        self.uncertainty_weight = uncertainty_weight
-        self.contamination = contamination
-        self.memory = memory
-        self.verbose = verbose
-        self.random_state = random_state
 
     def _make_objective(
         self,

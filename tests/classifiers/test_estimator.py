@@ -15,6 +15,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
+from skood.base import estimator, parameter
 from skood.classifiers import (
     MLP,
     VGG,
@@ -150,10 +151,9 @@ class TestParameters:
 def test_parameters_of_own_architectures():
     """A subclass may add parameters, to those of another architecture too, or take none."""
 
+    @estimator
     class Wider(ConvNet):
-        def __init__(self, *, factor=2, **training):
-            super().__init__(**training)
-            self.factor = factor
+        factor: int = parameter(default=2, kw_only=True)
 
     class Fixed(ConvNet):
         def __init__(self, factor=2):

@@ -1,0 +1,243 @@
+"""What all detectors do: check X, score it, decide."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from abc import ABCMeta, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted
+
+from skood._checked_data import CheckedData
+from skood._data import check_data, check_scores
+from skood._docs_link import DocumentationLinkMixin
+from skood._models import (
+    checks_columns,
+    input_tags,
+    is_checked_by_sklearn,
+    only_transforms,
+    reads_as_it_came,
+)
+from skood._parameters import StrOptions, estimator, parameter
+from skood._progress import progress_scope
+from skood._torch.run import followed_by
+
+__all__ = ["Detector"]
+
+
+class _MissingThreshold:
+    """What ``offset_`` is until it is set: an error, also after a fit that Ctrl-C cut short."""
+
+    def __get__(self, detector: Any, owner: type | None = None) -> Any:
+        if detector is None:
+            return self
+        raise NotFittedError(
+            f"this {type(detector).__name__} has no threshold: it is not fitted, or its fit was "
+            "interrupted. A trained detector gets one without training by "
+            "ConformalDetector(FrozenEstimator(detector)).fit(X), X being rows that it has not seen"
+        )
+
+
+@estimator
+class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=ABCMeta):
+    """Base of all detectors, whether they set their threshold in `fit` or calibrate another one.
+
+    Parameters
+    ----------
+    verbose : {"auto"}, bool or int, default="auto"
+        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
+        than a few seconds.
+    random_state : int, RandomState instance or None, default=None
+        Seed of all random numbers, and of a model whose own ``random_state`` is None.
+
+    Attributes
+    ----------
+    offset_ : float
+        Threshold on the score.
+    input_shape_ : tuple of int
+        Shape of an item, (C, H, W) or (d,).
+    n_features_in_ : int
+        Number of values in an item.
+    """
+
+    verbose: bool | int | str = parameter(
+        "verbose", StrOptions({"auto"}), default="auto", kw_only=True
+    )
+    random_state: int | np.random.RandomState | None = parameter(
+        "random_state", default=None, kw_only=True
+    )
+
+    # Detectors that wrap detectors, and `evaluate`, hand them their checked data.
+    _reads_checked_data = True
+
+    offset_ = _MissingThreshold()
+
+    @abstractmethod
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        """Score checked data, higher = more in-distribution."""
+
+    @contextlib.contextmanager
+    def _keeps_models(
+        self, earlier: Mapping[str, Any], following: str = "threshold"
+    ) -> Iterator[None]:
+        """Say what Ctrl-C leaves of the models that are trained in the block.
+
+        Parameters
+        ----------
+        earlier : dict of str to object
+            Attributes before `fit`. What is left of an earlier fit does not go with the models of
+            this one, so it is dropped.
+        following : str, default="threshold"
+            What comes after the models, for the message of Ctrl-C.
+        """
+        self.__dict__.pop("offset_", None)
+        name = type(self).__name__
+        try:
+            with followed_by(f"{following} of {name}"):
+                yield
+        except KeyboardInterrupt:
+            attributes = self.__dict__
+            for attribute, value in earlier.items():
+                if attribute.endswith("_") and attributes.get(attribute) is value:
+                    attributes.pop(attribute, None)
+            kept = [k for k, v in attributes.items() if k.endswith("_") and _holds_model(v)]
+            models = f"; it keeps what was trained: {', '.join(kept)}" if kept else ""
+            warnings.warn(
+                f"{name}.fit was ended before the detector could score{models}", stacklevel=3
+            )
+            raise
+
+    @property
+    def _takes_any_shape(self) -> bool:
+        """Whether a network of the user's own may read X, which then has items of any shape."""
+        return False
+
+    @property
+    def _reads_as_it_came(self) -> bool:
+        """Whether a model that is not ours reads X, which may then be anything that has rows."""
+        return any(map(reads_as_it_came, self._models_given()))
+
+    def _models_given(self) -> list[Any]:
+        """Return the models among the parameters, and in lists among them."""
+        models: list[Any] = []
+        for name, value in vars(self).items():
+            if not name.endswith("_"):
+                for item in value if isinstance(value, (list, tuple)) else [value]:
+                    models += item if isinstance(item, tuple) else [item]
+        return [model for model in models if hasattr(model, "fit")]
+
+    def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
+        """Check X, in `fit` or after it."""
+        foreign = []
+        if self._reads_as_it_came:
+            foreign = list(filter(reads_as_it_came, self._models_given()))
+        return check_data(
+            self,
+            X,
+            reset=reset,
+            min_samples=2 if reset else 1,
+            # Of images, scikit-learn's own estimators read flat rows, and of other items nothing.
+            any_shape=self._takes_any_shape or not all(map(is_checked_by_sklearn, foreign)),
+            as_it_came=bool(foreign),
+            checks_columns=not foreign or not all(map(checks_columns, foreign)),
+        )
+
+    def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
+        """Score each row or image.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            Higher = more in-distribution; finite, or -inf for a row that is impossible.
+
+        Raises
+        ------
+        ValueError
+            When X does not match that of `fit`, or is so large that a score would be NaN.
+        """
+        check_is_fitted(self)
+        data = self._check(X)
+        with self._shows_progress("scoring"):
+            scores = self._score_samples(data)
+        check_scores(self, scores)
+        return scores
+
+    def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
+        """Score relative to the threshold.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), float64
+            ``score_samples(X) - offset_``; negative = out-of-distribution.
+        """
+        return self.score_samples(X) - self.offset_
+
+    def predict(self, X: Any) -> npt.NDArray[np.int64]:
+        """Decide for each row or image.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 in-distribution, -1 out-of-distribution.
+        """
+        return np.where(self.decision_function(X) >= 0, 1, -1)
+
+    def fit_predict(self, X: Any, y: Any = None, **kwargs: Any) -> npt.NDArray[np.int64]:
+        """Fit on X, with y, and decide for its rows.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        y : array-like of shape (n_samples,), default=None
+        **kwargs : dict
+            Passed to `fit`.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,), int
+            +1 in-distribution, -1 out-of-distribution.
+        """
+        return self.fit(X, y, **kwargs).predict(X)
+
+    def _shows_progress(self, doing: str = "") -> AbstractContextManager[None]:
+        """Label the progress bars of a block with the detector's name, and apply `verbose`."""
+        label = f"{type(self).__name__} {doing}".rstrip()
+        return progress_scope(self.verbose, label)
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        if self._reads_as_it_came:
+            inner = [input_tags(model) for model in self._models_given()]
+            for name in ("sparse", "allow_nan", "string"):
+                setattr(tags.input_tags, name, all(getattr(tag, name) for tag in inner))
+            # A scaler passes missing values on, to scores that have no meaning for them.
+            if any(map(only_transforms, self._models_given())):
+                tags.input_tags.allow_nan = False
+        return tags
+
+
+def _holds_model(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(map(_holds_model, value))
+    return hasattr(value, "fit")
