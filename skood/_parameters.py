@@ -90,7 +90,7 @@ def estimator(cls: _Class) -> _Class:
         When an annotated attribute is no parameter, or a parameter's name begins with an
         underscore.
     """
-    own = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in kind]
+    own = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
     for name in own:
         if name.startswith("_") or not isinstance(cls.__dict__.get(name), dataclasses.Field):
             raise TypeError(
