@@ -35,7 +35,7 @@ from sklearn.model_selection import train_test_split
 import skood
 from skood import KNN, MSP, ODIN, VMDLS, ConvNet, DenseNet, Energy, LayerMahalanobis, Mahalanobis
 from skood.density import Autoencoder
-from skood.metrics import auroc, cauroc, fpr_at_tpr, open_set_f1
+from skood.metrics import auroc, fpr_at_tpr, open_set_f1, oscr
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ def measured(
         result["ood"][name] = {
             "auroc": auroc(truth, scores),
             "fpr95": fpr_at_tpr(truth, scores),
-            "cauroc": cauroc(truth, classes, scores),
+            "cauroc": oscr(truth, classes, scores),
             "macro_f1": open_set_f1(truth, rejecting),
         }
     return result
@@ -303,7 +303,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Markdown of AUROC / FPR95 / CAUROC / macro F1 in percent."""
+    """Markdown of AUROC / FPR95 / CAUROC (the paper's name of OSCR) / macro F1 in percent."""
     rows = {k: v for method in result["methods"].values() for k, v in method["detectors"].items()}
     sets = list(next(iter(rows.values()))["ood"])
     keys = "auroc", "fpr95", "cauroc", "macro_f1"

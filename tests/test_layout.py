@@ -115,7 +115,6 @@ ONLY_IN_PACKAGE = {
         "aupr_out",
         "auroc",
         "bootstrap_interval",
-        "cauroc",
         "ccr_at_fpr",
         "detection_error",
         "dual_threshold_auroc",

@@ -10,7 +10,7 @@ scikit-learn.
 
 from skood.metrics._bootstrap import bootstrap_interval
 from skood.metrics._dual_threshold import dual_threshold_auroc
-from skood.metrics._open_set import cauroc, ccr_at_fpr, open_set_f1, oscr
+from skood.metrics._open_set import ccr_at_fpr, open_set_f1, oscr
 from skood.metrics._ranking import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 from skood.metrics._report import ood_report
 
@@ -19,7 +19,6 @@ __all__ = [
     "aupr_out",
     "auroc",
     "bootstrap_interval",
-    "cauroc",
     "ccr_at_fpr",
     "detection_error",
     "dual_threshold_auroc",

@@ -9,7 +9,7 @@ from sklearn.metrics import f1_score
 from skood.metrics._counts import RankCounts, count_rows, id_mask, read_labels, read_predictions
 from skood.metrics._ranking import area_above
 
-__all__ = ["cauroc", "ccr_at", "ccr_at_fpr", "open_set_f1", "oscr"]
+__all__ = ["ccr_at", "ccr_at_fpr", "open_set_f1", "oscr"]
 
 
 def ccr_at(counts: RankCounts, fpr: float) -> float:
@@ -139,8 +139,9 @@ def oscr(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike) -> float:
         = \frac{1}{n_\mathrm{id} n_\mathrm{ood}} \sum_{i \,:\, \hat y_i = y_i} \sum_j
         [s_i > s_j] + \tfrac{1}{2} [s_i = s_j]
 
-    It is computed by counting, after one sort. Wang et al. [2]_ introduce the right-hand side,
-    without ties, as OpenAUC.
+    Wang et al. [2]_ introduce the right-hand side, without ties, as OpenAUC. Dinari and Freifeld
+    [3]_ call the area CAUROC; their code divides it by the classifier's accuracy, so that errors
+    of the classifier do not count.
 
     References
     ----------
@@ -148,6 +149,8 @@ def oscr(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike) -> float:
        NeurIPS 2018.
     .. [2] Z. Wang, Q. Xu, Z. Yang, Y. He, X. Cao and Q. Huang, "OpenAUC: Towards AUC-oriented
        open-set recognition", NeurIPS 2022.
+    .. [3] O. Dinari and O. Freifeld, "Variational- and metric-based deep latent space for
+       out-of-distribution detection", UAI 2022.
 
     Examples
     --------
@@ -157,57 +160,6 @@ def oscr(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike) -> float:
     """
     counts = count_rows(y_true, y_score, y_pred)
     return area_above(counts.correct, counts.ood) / int(counts.id.sum())
-
-
-def cauroc(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike) -> float:
-    r"""Area of the correct-classification rate over the FPR: the same number as :func:`oscr`.
-
-    Parameters
-    ----------
-    y_true : array-like of int or str, shape (n,)
-        Class labels >= 0 (0 included), +1 or strings for in-distribution rows, the positive
-        class; -1 (among strings "-1") for out-of-distribution rows.
-    y_pred : array-like of int or str, shape (n,)
-        Classes predicted without rejection, in the labels of ``y_true``.
-    y_score : array-like of float, shape (n,)
-        Scores, higher = more in-distribution. -inf and +inf are legitimate.
-
-    Returns
-    -------
-    float
-        Area from 0 to the classifier's accuracy on the ID rows.
-
-    Raises
-    ------
-    ValueError
-        As :func:`oscr` does.
-
-    See Also
-    --------
-    oscr : The same number under its more common name.
-
-    Notes
-    -----
-    Dinari and Freifeld [1]_ report the area under this name,
-
-    .. math:: \int_0^1 \mathrm{CCR} \; d\,\mathrm{FPR}
-
-    here with all ID rows in the denominator of the CCR. Their released code divides by the number
-    of correctly classified ID rows, which ignores the classifier's errors: its value is this area
-    divided by the accuracy, up to its summation over a grid of thresholds.
-
-    References
-    ----------
-    .. [1] O. Dinari and O. Freifeld, "Variational- and metric-based deep latent space for
-       out-of-distribution detection", UAI 2022.
-
-    Examples
-    --------
-    >>> from skood.metrics import cauroc
-    >>> cauroc([0, 1, 2, 2, -1, -1], [0, 1, 2, 0, 1, 1], [0.9, 0.8, 0.3, 0.7, 0.5, 0.2])
-    0.625
-    """
-    return oscr(y_true, y_pred, y_score)
 
 
 def open_set_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
