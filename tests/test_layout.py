@@ -85,9 +85,7 @@ ONLY_IN_PACKAGE = {
     "model_selection": {"get_ood_scorer_names"},
     "datasets": {
         "gaussian_noise",
-        "make_klein_bottle",
         "make_linear_embedding",
-        "make_lollipop",
         "make_sphere",
         "model_samples",
         "sphere_noise",

@@ -1,20 +1,13 @@
 """Data to try detectors on; nothing else in the package imports this."""
 
-from skood.datasets._manifolds import (
-    make_klein_bottle,
-    make_linear_embedding,
-    make_lollipop,
-    make_sphere,
-)
+from skood.datasets._manifolds import make_linear_embedding, make_sphere
 from skood.datasets._model_samples import model_samples
 from skood.datasets._noise import gaussian_noise, sphere_noise, uniform_noise
 from skood.datasets._synthetic import synthetic_outliers
 
 __all__ = [
     "gaussian_noise",
-    "make_klein_bottle",
     "make_linear_embedding",
-    "make_lollipop",
     "make_sphere",
     "model_samples",
     "sphere_noise",
