@@ -34,9 +34,9 @@ def links(estimator):
 def test_every_estimator_has_a_page(cls, published):
     """The address is that of the page which docs/generate.py asks for."""
     estimator = cls.__new__(cls)
-    part = skood._HOMES[cls.__name__]
-    assert estimator._get_doc_link() == f"{URL}/generated/skood.{part}.{cls.__name__}.html"
-    assert cls.__name__ in importlib.import_module(f"skood.{part}").__all__
+    home = skood._HOMES[cls.__name__]
+    assert estimator._get_doc_link() == f"{URL}/generated/{home}.{cls.__name__}.html"
+    assert cls.__name__ in importlib.import_module(home).__all__
 
 
 def test_links_of_what_is_shown(published):

@@ -10,7 +10,7 @@ from numpydoc.validate import validate
 
 import skood
 
-PACKAGES = sorted({part for part in skood._PUBLIC if not part.startswith("_")} | {"inspection"})
+PACKAGES = sorted(name for name in skood.__all__ if inspect.ismodule(getattr(skood, name)))
 CLASSES = {
     f"{package}.{name}": member
     for package in PACKAGES
