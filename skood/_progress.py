@@ -1,17 +1,12 @@
-"""Progress bars: when they are shown, and their descriptions.
+"""Progress bars of tqdm: when they are shown, and their descriptions.
 
-A `verbose` is "auto", a bool or an int, here and in every estimator.
+A `verbose` is "auto", a bool or an int, here and in every estimator. True and numbers above 0 show
+a bar at once; False and 0 never show it. "auto" takes the `verbose` of the innermost
+:func:`progress_scope` that has another value. If there is none, the bar is shown if it takes more
+than a few seconds, stderr is a terminal or the process is the kernel of a notebook, and the
+process is no worker process.
 
-- "auto" follows the enclosing :func:`progress_scope`. If no scope decides, a bar is shown in an
-  interactive process (stderr is a terminal, or the process is the kernel of a notebook; never in a
-  worker process), and only after the work has taken some seconds.
-- True, 1 and more: shown at once, even if stderr is redirected.
-- False and 0: never shown.
-
-A model's own True or False takes precedence over enclosing scopes, and an inner scope over an
-outer one. The labels of all enclosing scopes precede the description of a bar:
-"LikelihoodRatio 1 of 2, foreground: PixelCNN". Scopes are context variables: a thread starts
-without any.
+Scopes are context variables: a thread starts without any.
 """
 
 from __future__ import annotations
@@ -22,9 +17,8 @@ import shutil
 import sys
 import threading
 import warnings
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from tqdm import TqdmWarning
@@ -36,40 +30,26 @@ with warnings.catch_warnings():
 
 __all__ = ["progress_bar", "progress_scope", "tracked"]
 
+Verbose = bool | int | str
+
 _DELAY = 3.0
-# The parts that a narrow terminal may cut off come last.
+# A narrow terminal may cut off the end.
 _FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}] {rate_fmt} {bar}"
-# Characters taken by counts, times and a loss after the description.
+# Characters of counts, times and a loss after the description.
 _ROOM_BEHIND = 36
-
-
-@dataclass(frozen=True)
-class _Scope:
-    verbose: bool | int | str = "auto"
-    labels: tuple[str, ...] = ()
-
-
-_NO_SCOPE = _Scope()
-_scope: ContextVar[_Scope] = ContextVar("progress_scope", default=_NO_SCOPE)
+# The `verbose` and the labels of the enclosing scopes.
+_scope: ContextVar[tuple[Verbose, tuple[str, ...]]] = ContextVar("scope", default=("auto", ()))
 
 
 @contextlib.contextmanager
-def progress_scope(verbose: bool | int | str = "auto", label: str | None = None) -> Iterator[None]:
-    """Set `verbose` and a label for the bars that are made inside the block.
+def progress_scope(verbose: Verbose = "auto", label: str | None = None) -> Iterator[None]:
+    """Set the `verbose` of the bars made in the block, and put a label before their descriptions.
 
-    Parameters
-    ----------
-    verbose : {"auto"}, bool or int, default="auto"
-        For bars whose own `verbose` is "auto". "auto" follows the enclosing scope.
-    label : str, default=None
-        Precedes the description of the bars, after the labels of the enclosing scopes.
+    The labels of nested scopes are joined: "LikelihoodRatio 1 of 2, foreground: PixelCNN".
     """
-    outer = _scope.get()
+    outer_verbose, labels = _scope.get()
     token = _scope.set(
-        _Scope(
-            outer.verbose if verbose == "auto" else verbose,
-            (*outer.labels, label) if label else outer.labels,
-        )
+        (outer_verbose if verbose == "auto" else verbose, (*labels, label) if label else labels)
     )
     try:
         yield
@@ -78,25 +58,23 @@ def progress_scope(verbose: bool | int | str = "auto", label: str | None = None)
 
 
 class _Bar(tqdm):
-    """Bar that stays hidden until its delay is over, and then appears without an update."""
+    """Bar that appears when its delay is over; tqdm's waits for the next update, too."""
 
     delay: float
     _timer: threading.Timer | None = None
 
     def appear_after_delay(self) -> None:
-        """Appear when the delay is over; `close` must be called whatever happens."""
+        """Start a timer, which `close` must end."""
         self._timer = threading.Timer(self.delay, self.refresh)
         self._timer.daemon = True
         self._timer.start()
 
     def refresh(self, *args: Any, **kwargs: Any) -> None:
-        """Redraw the bar after its delay, which tqdm's version, used by `set_postfix`, ignores."""
-        if self.disable:
-            return
+        """Redraw the bar after its delay, which tqdm ignores in `set_postfix`."""
         with self.get_lock():
-            if self.delay <= 0 or self._time() >= self.start_t + self.delay:
+            if not self.disable and (self.delay <= 0 or self._time() >= self.start_t + self.delay):
                 super().refresh(*args, **kwargs)
-                # With a remaining delay, tqdm would close the bar without its last state.
+                # With a delay, tqdm closes a bar without its last state.
                 self.delay = 0
 
     def close(self) -> None:
@@ -105,108 +83,50 @@ class _Bar(tqdm):
         super().close()
 
 
-def progress_bar(
-    *,
-    total: int | None,
-    description: str,
-    unit: str,
-    verbose: bool | int | str = "auto",
-    initial: int = 0,
-) -> Any:
-    """Make a progress bar on stderr, or in the notebook.
+def progress_bar(*, verbose: Verbose = "auto", **params: Any) -> Any:
+    """Make a bar for a ``with`` statement, with ``update(n=1)`` and ``set_postfix(**values)``.
 
     Parameters
     ----------
-    total : int or None
-        Updates that are expected.
-    description : str
-        What is done, in plain words.
-    unit : str
-        What an update counts, "step" for instance.
     verbose : {"auto"}, bool or int, default="auto"
-        Whether it is shown; see above.
-    initial : int, default=0
-        Updates already made, by a run that is resumed.
-
-    Returns
-    -------
-    tqdm
-        A context manager with ``update(n=1)`` and ``set_postfix(**values)``, to be used in a
-        ``with`` statement.
+    **params : dict
+        The `total` number of updates, or None; the `description`; the `unit` that an update
+        counts; and the `initial` number of updates, made by a run that is resumed.
     """
-    bar = _make_bar(total, description, unit, verbose, initial)
+    bar = _make_bar(verbose, **params)
     if not bar.disable and bar.delay > 0:
         bar.appear_after_delay()
     return bar
 
 
-def tracked(
-    iterable: Iterable,
-    *,
-    total: int | None = None,
-    description: str,
-    unit: str,
-    verbose: bool | int | str = "auto",
-) -> Iterator:
-    """Iterate with a progress bar.
+def tracked(iterable: Iterable, *, verbose: Verbose = "auto", **params: Any) -> Iterator:
+    """Iterate with a bar, whose parameters are those of :func:`progress_bar`.
 
-    The bar appears with the first item that ends after the delay, not during an item: an iterator
-    is not notified of an error in its loop, and could show the bar after the error.
-
-    Parameters
-    ----------
-    iterable : iterable
-    total : int, default=None
-        Items in it, where it has no length.
-    description, unit, verbose
-        As in :func:`progress_bar`.
-
-    Yields
-    ------
-    object
-        The items.
+    It appears at the end of an item: an iterator is not told of an error in its loop, and with a
+    timer the bar could appear after it.
     """
-    if total is None and isinstance(iterable, Sized):
-        total = len(iterable)
-    with _make_bar(total, description, unit, verbose) as bar:
-        for item in iterable:
-            yield item
-            bar.update()
+    return iter(_make_bar(verbose, iterable=iterable, **params))
 
 
-def _make_bar(
-    total: int | None, description: str, unit: str, verbose: bool | int | str, initial: int = 0
-) -> _Bar:
-    scope = _scope.get()
+def _make_bar(verbose: Verbose, *, description: str, **params: Any) -> _Bar:
+    outer_verbose, labels = _scope.get()
     if verbose == "auto":
-        verbose = scope.verbose
+        verbose = outer_verbose
+    room = shutil.get_terminal_size((120, 24)).columns - _ROOM_BEHIND
+    while labels and len(" ".join(labels)) + len(f": {description}") > room:
+        labels = labels[1:]
     return _Bar(
-        total=total,
-        initial=initial,
-        desc=_described(description, scope.labels),
-        unit=unit,
+        desc=f"{' '.join(labels)}: {description}" if labels else description,
         delay=_DELAY if verbose == "auto" else 0,
-        disable=not (_is_watched() if verbose == "auto" else verbose),
+        disable=_is_unwatched() if verbose == "auto" else not verbose,
         bar_format=_FORMAT,
+        **params,
     )
 
 
-def _described(description: str, labels: tuple[str, ...]) -> str:
-    """Put labels before the description; if not all fit, only the inner ones."""
-    room = shutil.get_terminal_size((120, 24)).columns - _ROOM_BEHIND
-    while labels:
-        text = f"{' '.join(labels)}: {description}"
-        if len(text) <= room:
-            return text
-        labels = labels[1:]
-    return description
-
-
-def _is_watched() -> bool:
-    """Whether this process is interactive, so that its output is seen."""
-    if multiprocessing.parent_process() is not None:
-        return False
-    if sys.stderr is not None and sys.stderr.isatty():
+def _is_unwatched() -> bool | None:
+    """Whether nobody sees the output; None lets tqdm look whether stderr is a terminal."""
+    if sys.stderr is None or multiprocessing.parent_process() is not None:
         return True
     python = sys.modules.get("IPython")
-    return python is not None and hasattr(python.get_ipython(), "kernel")
+    return None if python is None or not hasattr(python.get_ipython(), "kernel") else False
