@@ -20,9 +20,9 @@ IDX_FOLDERS = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "notmnist": "n
 def labelled_images(directory: Path, name: str, split: str = "test") -> tuple[np.ndarray, ...]:
     """Read a set as uint8 images and labels.
 
-    A folder with a ``read_data.py`` is read by its ``load(name, split)``, any other as
-    torchvision lays it out. "gaussian" and "uniform" are made: clip(N(0.5, 1), 0, 1) and U[0, 1],
-    2 500 images of 32 x 32 x 3.
+    If the folder has a ``read_data.py``, its ``load(name, split)`` reads the set; otherwise the
+    folder must have torchvision's layout. "gaussian" and "uniform" are generated:
+    clip(N(0.5, 1), 0, 1) and U[0, 1], 2 500 images of 32 x 32 x 3.
     """
     if name in ("gaussian", "uniform"):
         make = gaussian_noise if name == "gaussian" else uniform_noise
@@ -54,7 +54,7 @@ def labelled_images(directory: Path, name: str, split: str = "test") -> tuple[np
 
 
 def _idx(path: Path) -> np.ndarray:
-    """Read a file of MNIST's format, packed or not."""
+    """Read a file in MNIST's IDX format, gzipped or not."""
     opener = open if path.exists() else gzip.open
     with opener(path if path.exists() else f"{path}.gz", "rb") as file:
         n_axes = struct.unpack(">4B", file.read(4))[3]

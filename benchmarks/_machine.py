@@ -1,4 +1,4 @@
-"""What the figures of a benchmark were measured on."""
+"""Description of the machine that runs a benchmark."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["machine"]
 
 
 def machine() -> dict[str, str | int]:
-    """Processor, instruction sets that matter here, GPU and versions."""
+    """Return the processor, its bfloat16 and AVX-512 instruction sets, the GPU and the versions."""
     cpu, flags = platform.processor(), set()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -1,4 +1,4 @@
-"""Names of files, made from names of trials and jobs."""
+"""File names for trials and jobs."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ __all__ = ["file_name"]
 
 
 def file_name(name: str) -> str:
-    """Return the name with an underscore for everything but letters and digits."""
+    """Replace every character except letters and digits by an underscore."""
     return "".join(c if c.isalnum() else "_" for c in name)

@@ -1,11 +1,11 @@
-"""Calls with good and bad data on every public estimator: how many end in what.
+"""Outcomes of calls with valid and invalid data, counted for every public estimator.
 
     python benchmarks/campaign.py --n 100000 --jobs 2
 
-A call ends in a result, in a clear error, which names the argument and is raised on purpose, or in
-anything else, of which the first examples are printed with what makes them again. The cases are
-those of tests/campaign.py, which the test suite draws a few hundred of. A case takes 40 ms on one
-core. The counts belong to the seed, whatever the number of jobs.
+A call ends in a result, in a clear error (raised on purpose, with the name of the argument), or in
+anything else. The first examples of "anything else" are printed with the code that reproduces them.
+tests/campaign.py generates the cases; the test suite runs a few hundred of them. A case takes 40 ms
+on one core. The counts depend on the seed and not on the number of jobs.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from collections import Counter
 from datetime import date
 from pathlib import Path
 
-# A case is decided by arithmetic of one thread on the CPU.
+# Every case runs in one thread on the CPU, so that its outcome is reproducible.
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
@@ -32,7 +32,7 @@ CASES_AT_ONCE = 100
 
 
 def run(n: int, *seed: int) -> tuple[Counter[str], list[tuple[str, str]]]:
-    """Counts of the verdicts of `n` cases, and what ended in anything else: its kind and text."""
+    """Return the counts of the outcomes of `n` cases; kind and text of each "anything else"."""
     torch.set_num_threads(1)
     rng = np.random.default_rng(seed)
     counts: Counter[str] = Counter()
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100_000, help="cases")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--examples", type=int, default=20, help="printed of anything else")
+    parser.add_argument("--examples", type=int, default=20, help='printed of "anything else"')
     parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args()
 

@@ -1,25 +1,25 @@
-"""False alarms: the fraction of new in-distribution rows that a detector's defaults reject.
+"""False alarms: the fraction of new in-distribution rows that a detector rejects by default.
 
     python benchmarks/false_alarms.py                # writes benchmarks/results/false_alarms.json
     python benchmarks/false_alarms.py --group posthoc --seeds 2 --out /tmp/trial.json
 
-Every seed draws a mixture of ten Gaussians in 10 dimensions, two for each of five classes, then
-1 000 rows with labels to fit on, and 4 000 new rows. All detectors have their default parameters
-(contamination 0.05). Those that hold rows out for the threshold are fitted twice: with
-threshold_fraction=0, so that the threshold is read from the rows of training, and by default.
+For every seed, a mixture of ten Gaussians in 10 dimensions is drawn, two for each of five classes;
+then 1 000 labelled rows to fit on, and 4 000 new rows. All detectors have their default parameters
+(contamination 0.05). Detectors that hold rows out for the threshold are fitted twice: by default,
+and with threshold_fraction=0, which reads the threshold from training rows.
 
 Four groups are measured:
 
-- ``posthoc`` detectors on an MLP that they train themselves;
-- ``statistics``: post-hoc detectors that train nothing, on rows, or on an MLP that was trained on
-  1 000 rows ("seen") of which they get the same rows, or on others ("unseen");
-- ``training_time`` detectors, whose threshold is read from validation rows;
-- ``densities``, on rows.
+- ``posthoc``: post-hoc detectors that train an MLP;
+- ``statistics``: post-hoc detectors that train no network, on rows or on a trained MLP. The
+  detector is fitted to the training rows of the MLP ("seen") or to other rows ("unseen");
+- ``training_time``: detectors that read the threshold from validation rows;
+- ``densities``: detectors on a density of rows.
 
-Detectors that take long, DeepEnsemble and some on densities, are measured for five seeds at most.
+Slow detectors (DeepEnsemble and some detectors on densities) are measured for at most five seeds.
 
-RankFeat and InputComplexity need images, and LikelihoodRegret takes a hundred steps for each score.
-A run that was interrupted goes on where it stopped. 20 seeds take about an hour on one core.
+Not measured: RankFeat and InputComplexity, which need images, and LikelihoodRegret, which takes a
+hundred steps per score. An interrupted run resumes. 20 seeds take about an hour on one core.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ ON_FEATURES = "GMM", "KNN", "Mahalanobis", "NECO", "RelativeMahalanobis", "Resid
 SLOW = "CCLR", "DiffusionReconstruction", "HierarchicalRatio", "LocalIntrinsicDimension", "WAIC"
 NOT_MEASURED = "InputComplexity", "LikelihoodRegret", "RankFeat"
 
-# A label, whether the detector holds rows out for the threshold, whether it is slow, and its maker,
-# which takes the parameters that all detectors have.
+# The label of a detector, whether it holds rows out for the threshold, whether it is slow, and a
+# function that creates it with the parameters common to all detectors.
 Entry = tuple[str, bool, bool, Callable[..., Any]]
 
 
 def mixture(seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
-    """Return a function that draws rows and labels of one mixture."""
+    """Return a function that draws labelled rows from one mixture."""
     rng = np.random.default_rng(seed)
     centres = 2 * rng.normal(size=(N_CLASSES, 2, N_DIMENSIONS))
 
@@ -71,7 +71,7 @@ def mixture(seed: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
 
 
 def uniform_outliers(X: np.ndarray, random_state: int) -> np.ndarray:
-    """Rows to train on as outliers, from a box twice as wide as the data."""
+    """Draw training outliers from a box twice as wide as the data."""
     rng = np.random.default_rng(random_state)
     return rng.uniform(2 * X.min(0), 2 * X.max(0), size=X.shape)
 
@@ -80,7 +80,7 @@ def posthoc() -> Iterator[Entry]:
     for name in skood.posthoc.__all__:
         cls = getattr(skood.posthoc, name)
         if name not in NOT_MEASURED:
-            # No detector trains features by default.
+            # By default, a detector on features trains no network.
             model = (MLP(),) if name in ON_FEATURES else ()
             slow = name == "DeepEnsemble"
             yield name, name != "TemperatureScaling", slow, _maker(cls, *model)
@@ -181,7 +181,7 @@ def main() -> None:
             if seed in finished:
                 continue
             with warnings.catch_warnings():
-                # Of trainings that a detector's default ends early.
+                # Some default trainings stop early, with a warning.
                 warnings.simplefilter("ignore")
                 for label, found in measure(group, seed):
                     entry["runs"].setdefault(label, {})[str(seed)] = found

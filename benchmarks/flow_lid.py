@@ -1,16 +1,15 @@
-"""Local intrinsic dimension of image flows (Kamkari et al. 2024) beside published figures.
+"""Local intrinsic dimension of image flows (Kamkari et al. 2024), compared with published figures.
 
-Trains a flow on one set and tests it against the others of the same kind of images:
+Trains a flow on one set and tests it against the other sets of grey or of colour images:
 
     python benchmarks/flow_lid.py --id fashion_mnist --preset quick --data DIR   # 2 CPU cores
     python benchmarks/flow_lid.py --id fashion_mnist --preset gpu --data DIR     # minutes
     python benchmarks/flow_lid.py --id fashion_mnist --preset paper --data DIR   # as published
     python benchmarks/flow_lid.py --table              # the stored results as text
 
-DIR holds a ``read_data.py`` with ``load(name, split)``, or is laid out as torchvision keeps its
-sets. Of sets that come in one part, 2 000 images are kept for testing. Nothing is tuned on an OOD
-set: the scale comes from training images alone. An interrupted run goes on where it stopped when it
-is started again with the same --work folder.
+DIR has a ``read_data.py`` with ``load(name, split)``, or torchvision's layout. A set without a test
+split has 2 000 images held out for testing. Nothing is tuned on an OOD set: the scale is computed
+from training images. An interrupted run resumes when started again with the same --work folder.
 """
 
 from __future__ import annotations
@@ -35,10 +34,11 @@ from skood.metrics import auroc, dual_threshold_auroc, fpr_at_tpr
 
 GREY = ("fashion_mnist", "mnist", "omniglot", "notmnist")
 COLOUR = ("cifar10", "cifar100", "svhn")
-SPLIT = {"fashion_mnist", "mnist", "cifar10"}  # These come with a part for testing.
+SPLIT = {"fashion_mnist", "mnist", "cifar10"}  # Sets with a test split of their own.
 N_HELD_OUT = 2000
 
-# AUROC of log p and of both (an oracle), of diffusion models; flows are said to behave alike.
+# AUROC of log p, and of the oracle with dual thresholds, for diffusion models. The paper reports
+# similar behaviour for flows.
 PUBLISHED = {
     ("fashion_mnist", "mnist"): (0.240, 0.846),
     ("fashion_mnist", "omniglot"): (0.952, 0.959),
@@ -52,12 +52,12 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of the flow, and of what is scored."""
+    """Settings of the flow, its dimension estimators and the numbers of images."""
 
     flow: dict[str, Any]
     estimators: tuple[str, ...]
     n_calibration: int
-    # Images of each set, drawn at random.
+    # Random images drawn from each set.
     n_test: int
 
 
@@ -103,7 +103,7 @@ PRESETS = {
 
 
 def read(directory: Path, name: str, split: str) -> np.ndarray:
-    """Images of a set; a set of one part is divided here."""
+    """Read the images of a split; sets without a test split are divided here."""
     if name in SPLIT:
         return np.asarray(labelled_images(directory, name, split)[0])
     images = np.asarray(labelled_images(directory, name, "test")[0])
@@ -116,7 +116,7 @@ def some(images: np.ndarray, n: int) -> np.ndarray:
 
 
 def figures(inside: np.ndarray, outside: np.ndarray, detector: Any) -> dict[str, float]:
-    """AUROCs of two sets of pairs: each measure, the score, and the oracle."""
+    """Return the AUROC of each measure, of the score and of the oracle, for two sets of pairs."""
     truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
     pairs = np.concatenate([inside, outside])
     score = detector.combine_pairs(pairs)
@@ -131,7 +131,7 @@ def figures(inside: np.ndarray, outside: np.ndarray, detector: Any) -> dict[str,
 
 
 def measured(detector: Any, sets: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Figures of a detector; the first of the sets is in-distribution, the second the model's."""
+    """Measure a detector; the first set is in-distribution, the second has the model's samples."""
     start = perf_counter()
     pairs = {name: detector.score_pairs(images) for name, images in sets.items()}
     seconds = perf_counter() - start
@@ -150,7 +150,7 @@ def measured(detector: Any, sets: dict[str, np.ndarray]) -> dict[str, Any]:
 
 
 def trained(args: argparse.Namespace, X: np.ndarray) -> tuple[ImageFlow, dict[str, Any]]:
-    """Train the flow, or load what an earlier run has stored; how it was trained."""
+    """Train the flow, or load it from an earlier run; return it with facts about its training."""
     path = args.work / f"{stem(args)}.joblib"
     if path.exists():
         return joblib.load(path)
@@ -218,7 +218,7 @@ def stem(args: argparse.Namespace) -> str:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Markdown of AUROCs in percent."""
+    """Format a result as Markdown."""
     training = result["training"]
     seconds = training["seconds"]
     n_values = 784 if result["id"] in GREY else 3072
@@ -230,9 +230,9 @@ def text(result: dict[str, Any]) -> str:
         f"{training['n_parameters']:,} parameters, "
         f"{training['n_training']} training images, trained on "
         f"{training['machine']['gpu'].replace('none', training['machine']['cpu'])} ({minutes}). "
-        "AUROC and rates in %",
+        "AUROC, except for FPR95 and accepted",
         "",
-        "| estimator | n | OOD | log p | LID | both | FPR95 | accepted | oracle | published: "
+        "| estimator | n | OOD | log p | LID | both | FPR95, % | accepted, % | oracle | published: "
         "log p, oracle |",
         "|---" * 10 + "|",
     ]
@@ -243,11 +243,13 @@ def text(result: dict[str, Any]) -> str:
             for name, values in row["own_samples_against"].items()
         ]
         for name, values, published in parts:
-            keys = "log_p", "lid", "both", "both_fpr95", "accepted", "oracle"
-            known = PUBLISHED.get((result["id"], published))
-            beside = ", ".join(f"{100 * value:.1f}" for value in known) if known else ""
-            cells = " | ".join(f"{100 * values[key]:.1f}" for key in keys)
-            lines.append(f"| {estimator} | {row['n_test']} | {name} | {cells} | {beside} |")
+            cells = [f"{values[key]:.3f}" for key in ("log_p", "lid", "both")]
+            cells += [f"{100 * values[key]:.1f}" for key in ("both_fpr95", "accepted")]
+            cells.append(f"{values['oracle']:.3f}")
+            cells.append(
+                ", ".join(map("{:.3f}".format, PUBLISHED.get((result["id"], published), ())))
+            )
+            lines.append(f"| {estimator} | {row['n_test']} | {name} | {' | '.join(cells)} |")
     lines.append("")
     for estimator, row in result["estimators"].items():
         lines.append(
@@ -268,7 +270,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="training steps, instead of the preset's")
     parser.add_argument("--estimators", nargs="*", help="instead of the preset's")
-    parser.add_argument("--n-test", type=int, help="images of each set, instead of the preset's")
+    parser.add_argument("--n-test", type=int, help="images per set, instead of the preset's")
     parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--verbose", type=int, default=0)

@@ -1,13 +1,13 @@
-"""The benchmarks that want a GPU, in slices: stops after some minutes, goes on at the next call.
+"""Runs the benchmarks that need a GPU in time slices; the next call resumes them.
 
     python benchmarks/gpu.py --data DIR --minutes 10 --out FOLDER
-    python benchmarks/gpu.py --check            # a minute: is everything right on this GPU?
-    python benchmarks/gpu.py --list             # what is left
+    python benchmarks/gpu.py --check            # one minute: do GPU and CPU give the same scores?
+    python benchmarks/gpu.py --list             # the jobs that are left
 
-Runs the scripts of this folder as processes beside each other, the most wanted first; the first
-ones are checks, which train small models and compare their scores on the GPU with those on the CPU.
-A process that is stopped loses at most the minute since its last checkpoint in --work. The figures
-are left as small files in --out, and the output of every process in --work.
+Runs the scripts of this folder as parallel processes, in order of priority. The first jobs are
+checks: they train small models and compare GPU scores with CPU scores. A stopped process loses at
+most the minute since its last checkpoint in --work. Results are small files in --out; the output of
+every process goes to --work.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ from sklearn.frozen import FrozenEstimator
 import skood
 
 HERE = Path(__file__).parent
-# Largest difference of a score on the GPU from that on the CPU, relative to the scores' size.
+# Largest allowed difference between GPU and CPU scores, relative to the largest score.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Job:
-    """A process, and the jobs that have to be finished before it."""
+    """A script with its arguments, and the jobs that must finish before it starts."""
 
     script: str
     arguments: tuple[str, ...]
@@ -51,7 +51,7 @@ class Job:
 
 
 def jobs() -> dict[str, Job]:
-    """Every job, the most wanted first."""
+    """Return every job, in order of priority."""
     found = {f"check {name}": Job("gpu.py", ("--check-one", name)) for name in CHECKS}
 
     trials = {
@@ -102,7 +102,7 @@ def jobs() -> dict[str, Job]:
 IMAGES, ROWS = "images", "rows"
 SMALL = {"max_steps": 40, "random_state": 0}
 Fit = Callable[[np.ndarray, np.ndarray], Any]
-# What is fitted to a few images or rows and scored on both devices.
+# Models to fit to a few images or rows and to score on both devices.
 CHECKS: dict[str, tuple[str, Fit]] = {
     "PixelCNN": (
         IMAGES,
@@ -161,7 +161,7 @@ CHECKS: dict[str, tuple[str, Fit]] = {
 
 
 def check(args: argparse.Namespace, name: str) -> None:
-    """Fit on the default device, score on it and on the CPU; store the difference."""
+    """Fit on the default device, score there and on the CPU, and store the difference."""
     kind, fit = CHECKS[name]
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 400)
@@ -175,7 +175,7 @@ def check(args: argparse.Namespace, name: str) -> None:
     start = time.perf_counter()
     model = fit(X, y)
     seconds = time.perf_counter() - start
-    # Scores that are made of ranks jump; what they are ranks of does not.
+    # A score of ranks is discontinuous; the pairs that are ranked are continuous.
     method = "score_pairs" if hasattr(model, "score_pairs") else "score_samples"
     scores = getattr(model, method)(X[:64])
     move(model, "cpu")
@@ -189,7 +189,7 @@ def check(args: argparse.Namespace, name: str) -> None:
 
 
 def move(model: Any, device: str) -> None:
-    """Let a fitted estimator, and the estimators inside of it, compute on a device."""
+    """Set the device of a fitted estimator and of all estimators inside it."""
     if isinstance(model, (list, tuple)):
         for part in model:
             move(part, device)
@@ -203,7 +203,7 @@ def move(model: Any, device: str) -> None:
 
 
 class Queue:
-    """Jobs that run beside each other until a deadline."""
+    """Jobs that run in parallel until a deadline."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
@@ -223,7 +223,7 @@ class Queue:
         ]
 
     def next(self) -> str | None:
-        """Name of a job that can start."""
+        """Return the name of a job that can start."""
         for name in self.left():
             if name in self.running or name in self.failed:
                 continue
@@ -249,7 +249,7 @@ class Queue:
         self.running[name] = process, time.monotonic()
 
     def collect(self) -> None:
-        """Take note of the jobs that have ended."""
+        """Record the jobs that have ended."""
         for name, (process, since) in list(self.running.items()):
             if process.poll() is None:
                 continue
@@ -280,11 +280,11 @@ class Queue:
         for process, _ in self.running.values():
             process.wait()
         if self.running:
-            print("stopped, to go on at the next call:", ", ".join(self.running))
+            print("stopped; the next call resumes:", ", ".join(self.running))
         self.write_checks()
 
     def write_checks(self) -> None:
-        """Put the figures of the checks that are done into --out."""
+        """Write the results of all finished checks to --out."""
         rows = {
             name: json.loads(path.read_text())
             for name in CHECKS
@@ -312,12 +312,12 @@ def main() -> int:
         "--jobs",
         type=int,
         default=max(1, (os.cpu_count() or 1) - 2) if on_gpu else 1,
-        help="processes beside each other",
+        help="parallel processes",
     )
     parser.add_argument("--only", nargs="*", default=["*"], help="names or patterns of jobs")
     parser.add_argument("--check", action="store_true", help="only the checks")
     parser.add_argument("--check-one", choices=CHECKS, help=argparse.SUPPRESS)
-    parser.add_argument("--list", action="store_true", help="print what is left")
+    parser.add_argument("--list", action="store_true", help="print the jobs that are left")
     parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
     parser.add_argument("--out", type=Path, default=HERE / "results")
     args = parser.parse_args()

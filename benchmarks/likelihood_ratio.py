@@ -1,6 +1,6 @@
 """Likelihood ratios with PixelCNN++ (Ren et al. 2019): the published experiment.
 
-Trains a density on the in-distribution (ID) set and a grid of background models, chooses the
+Trains a density on the in-distribution (ID) set and a grid of background models, selects the
 background by AUROC on the validation set, and measures log p and the ratio on the OOD set:
 
     python benchmarks/likelihood_ratio.py --preset quick --data DIR
@@ -8,11 +8,10 @@ background by AUROC on the validation set, and measures log p and the ratio on t
     python benchmarks/likelihood_ratio.py --id cifar10 --ood svhn --validation cifar10_grey \
         --preset paper --data DIR
 
-DIR is laid out as torchvision keeps its sets (DIR/FashionMNIST/raw, DIR/MNIST/raw, ...; notMNIST
-in the same format in DIR/notMNIST/raw), or holds a ``read_data.py`` with ``load(name, split)``. An
-interrupted run goes on where it stopped when it is started again with the same --work folder.
-With --density one model alone is trained and scored, so that several processes can share the work.
-Results, with the scores' histogram and heat maps, go to --out.
+DIR has torchvision's layout (DIR/FashionMNIST/raw, DIR/MNIST/raw, ...; notMNIST in the same format
+in DIR/notMNIST/raw), or a ``read_data.py`` with ``load(name, split)``. An interrupted run resumes
+when started again with the same --work folder. --density trains and scores a single model, so that
+several processes can share the work. Results, a histogram of the scores and heat maps go to --out.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of one run; those of `paper` are the published ones."""
+    """Settings of one run; `paper` has the published settings."""
 
     n_resnet: int
     learning_rate: float
@@ -54,7 +53,7 @@ PRESETS = {
         n_resnet=2,
         learning_rate=2e-3,
         lr_schedule="cosine",
-        # At equal time, many steps of few images are worth more than few steps of many.
+        # In equal time, many small batches train better than few large ones.
         batch_size=8,
         foreground_steps=44_000,
         background_steps=600,
@@ -86,7 +85,7 @@ def read_images(directory: Path, name: str, split: str) -> np.ndarray:
 
 
 def models(preset: str) -> list[tuple[float, float]]:
-    """Mutation rate and weight of the penalty of each density, the foreground first."""
+    """Return the mutation rate and the penalty weight of each density, the foreground first."""
     return [(0.0, 0.0), *product(PRESETS[preset].mutation_rates, PRESETS[preset].reg_weights)]
 
 
@@ -117,7 +116,7 @@ class Experiment:
                 self.sets[name] = images[np.sort(kept)]
 
     def density(self, mutation_rate: float, reg_weight: float) -> PixelCNN:
-        """Train a density, or load the one that an earlier run trained."""
+        """Train a density, or load it from an earlier run."""
         preset = self.preset
         steps = preset.background_steps if mutation_rate else preset.foreground_steps
         if self.args.preset == "paper" and self.args.id == "cifar10":
@@ -138,7 +137,7 @@ class Experiment:
         ).fit(self.training)
 
     def scores(self, mutation_rate: float = 0.0, reg_weight: float = 0.0) -> dict[str, np.ndarray]:
-        """Log-densities of all sets under one model, and the seconds that they took."""
+        """Return the log-densities of all sets under one model, and the seconds they took."""
         path = self.work / f"scores-mu{mutation_rate:g}-lambda{reg_weight:g}.npz"
         if not path.exists():
             start = time.perf_counter()
@@ -181,7 +180,7 @@ class Experiment:
             result["seconds"]["scoring"] += float(background["scoring_seconds"])
             print(
                 f"LLR mutation {rate:g} weight {weight:g}: "
-                f"validation {row['validation_auroc']:.4f}, {line(row)}",
+                f"validation AUROC {row['validation_auroc']:.3f}, {line(row)}",
                 flush=True,
             )
         result["chosen"] = max(result["grid"], key=lambda row: row["validation_auroc"])
@@ -194,7 +193,7 @@ class Experiment:
         return result
 
     def plot(self, chosen: dict, path: Path) -> None:
-        """Draw histograms of both scores and heat maps of the ratio."""
+        """Draw histograms of log p and the ratio, and heat maps of the ratio."""
         import matplotlib
 
         matplotlib.use("Agg")
@@ -244,7 +243,12 @@ def measure(inliers: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
 
 
 def line(row: dict) -> str:
-    return ", ".join(f"{name} {row[name]:.4f}" for name in measure(np.ones(1), np.zeros(1)))
+    areas = {"AUROC": "auroc", "AUPR in": "aupr_in", "AUPR out": "aupr_out"}
+    rates = {"FPR80": "fpr80", "FPR95": "fpr95"}
+    return ", ".join(
+        [f"{name} {row[key]:.3f}" for name, key in areas.items()]
+        + [f"{name} {100 * row[key]:.1f} %" for name, key in rates.items()]
+    )
 
 
 def main() -> None:
@@ -258,7 +262,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
-        "--density", type=float, nargs=2, metavar=("RATE", "WEIGHT"), help="of one model to train"
+        "--density", type=float, nargs=2, metavar=("RATE", "WEIGHT"), help="train this model alone"
     )
     parser.add_argument("--work", default="checkpoints", help="models and scores, for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -287,7 +291,7 @@ def main() -> None:
     if len(runs) > 1:
         for name in ("log_p", "chosen"):
             values = [run[name]["auroc"] for run in runs]
-            print(f"{name}: AUROC {np.mean(values):.4f} ({np.std(values, ddof=1):.4f})")
+            print(f"{name}: AUROC {np.mean(values):.3f} ({np.std(values, ddof=1):.3f})")
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""What separates the quick likelihood ratio from the published one: trials, one change at a time.
+"""Why the quick likelihood ratio falls short of the published one: trials that change one setting.
 
-Trains every foreground and every background of the lists below on Fashion-MNIST, each a change of
-the one named "quick", and pairs them all (the preset `quick` of likelihood_ratio.py has batches of
-8 since, and more of them):
+Trains every foreground and every background listed below on Fashion-MNIST and pairs them all. Each
+foreground changes one setting of "quick", which has batches of 32; the preset `quick` of
+likelihood_ratio.py now has more batches, of 8:
 
     python benchmarks/likelihood_ratio_trials.py --data DIR
     python benchmarks/likelihood_ratio_trials.py --data DIR --only "fg quick" "bg .3, 10"
     python benchmarks/likelihood_ratio_trials.py --table     # the stored results as text
 
-A background is chosen for each foreground by AUROC against notMNIST, the validation set; MNIST is
-the set that is tested. Densities that an earlier run with the same --work folder has trained are
-read from there, so that several processes can share the list.
+For each foreground, a background is selected by AUROC against notMNIST, the validation set; MNIST
+is the test set. Densities already trained are loaded from the --work folder, so that several
+processes can share the list.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class AveragedPixelCNN(PixelCNN):
 
 
 def images(args: argparse.Namespace) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Training images, and the sets that are scored."""
+    """Return the training images, and the sets to score."""
     rng = np.random.default_rng(args.seed)
     everything = labelled_images(args.data, "fashion_mnist", "train")[0]
     order = rng.permutation(len(everything))
@@ -145,7 +145,7 @@ def figures(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
 
 
 def summary(args: argparse.Namespace) -> dict[str, Any]:
-    """Every pair of densities that are trained."""
+    """Measure every pair of a trained foreground and a trained background."""
     known = {}
     for name in TRIALS:
         if stored(args, name).exists():
@@ -180,13 +180,13 @@ def summary(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Markdown: the foregrounds, and the backgrounds with the first of them."""
+    """Format the foregrounds, and the backgrounds with some of them, as Markdown."""
     lines = [
         f"Seed {result['seed']}, {result['n_scored']} images of each set, "
         f"{result['machine']['gpu'].replace('none', result['machine']['cpu'])}. "
-        "AUROC against MNIST in %; chosen: the background with the highest against notMNIST",
+        "AUROC against MNIST; selected: the background with the highest AUROC against notMNIST",
         "",
-        "| foreground | seconds | bits/dim | log p | LLR, chosen | FPR80 / FPR95 | chosen "
+        "| foreground | seconds | bits/dim | log p | LLR, selected | FPR80 / FPR95, % | selected "
         "| LLR, median and best of all |",
         "|---" * 8 + "|",
     ]
@@ -196,12 +196,12 @@ def text(result: dict[str, Any]) -> str:
             continue
         chosen = max(pairs, key=lambda other: pairs[other]["validation"]["auroc"])
         test = pairs[chosen]["test"]
-        areas = [100 * pair["test"]["auroc"] for pair in pairs.values()]
+        areas = [pair["test"]["auroc"] for pair in pairs.values()]
         lines.append(
             f"| {name} | {row['seconds']:.0f} | {row['bits_per_dim']:.3f} | "
-            f"{100 * row['log_p']['auroc']:.1f} | {100 * test['auroc']:.1f} | "
+            f"{row['log_p']['auroc']:.3f} | {test['auroc']:.3f} | "
             f"{100 * test['fpr80']:.1f} / {100 * test['fpr95']:.1f} | {chosen} | "
-            f"{np.median(areas):.1f}, {max(areas):.1f} |"
+            f"{np.median(areas):.3f}, {max(areas):.3f} |"
         )
     names = [name for name, row in result["foregrounds"].items() if row["ratio"]]
     shown = [name for name in ("quick", "20 000 steps", "5 blocks, 20 000 steps") if name in names]
@@ -212,9 +212,7 @@ def text(result: dict[str, Any]) -> str:
     ]
     for name, row in result["backgrounds"].items():
         pairs = [result["foregrounds"][of]["ratio"][name] for of in shown]
-        cells = [
-            f"{100 * p['validation']['auroc']:.1f} / {100 * p['test']['auroc']:.1f}" for p in pairs
-        ]
+        cells = [f"{p['validation']['auroc']:.3f} / {p['test']['auroc']:.3f}" for p in pairs]
         lines.append(f"| {name} | {row['seconds']:.0f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -225,8 +223,10 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path)
     parser.add_argument("--only", nargs="*", help="names of the trials to train, all by default")
-    parser.add_argument("--share", type=float, default=1.0, help="of the steps, to try the script")
-    parser.add_argument("--n-scored", type=int, default=2000, help="images of each set")
+    parser.add_argument(
+        "--share", type=float, default=1.0, help="fraction of the steps, for a trial run"
+    )
+    parser.add_argument("--n-scored", type=int, default=2000, help="images per set")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")

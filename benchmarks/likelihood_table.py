@@ -1,15 +1,15 @@
-"""Scores that densities give, on pairs of sets, beside published figures.
+"""Detectors on densities, on pairs of sets, compared with published figures.
 
-Trains each density on one set and tests every detector on it against the others of the same kind:
+Trains each density on one set and tests every detector on it against the other sets:
 
     python benchmarks/likelihood_table.py --id fashion_mnist --preset quick --data DIR  # 2 cores
     python benchmarks/likelihood_table.py --id fashion_mnist --preset gpu --data DIR    # minutes
     python benchmarks/likelihood_table.py --id fashion_mnist --preset paper --data DIR  # a GPU
     python benchmarks/likelihood_table.py --table     # the stored results as text
 
-DIR as for flow_lid.py. Detectors have their default parameters, and nothing is tuned on an OOD set.
-A run that was interrupted goes on where it stopped when it is started again with the same --work
-folder; several processes can each train some of the densities, by --only.
+DIR is the same as for flow_lid.py. Detectors have their default parameters, and nothing is tuned on
+an OOD set. An interrupted run resumes when started again with the same --work folder; with --only,
+several processes can share the densities.
 """
 
 from __future__ import annotations
@@ -32,35 +32,35 @@ from sklearn.frozen import FrozenEstimator
 import skood
 from skood.metrics import auroc, fpr_at_tpr
 
-# AUROC in percent, of other densities than ours: likelihood_ratio's table of the literature, and
-# Kamkari et al. 2024 for the detectors on diffusion models.
+# AUROC from the literature, of other densities than ours; for the detectors on diffusion models,
+# from Kamkari et al. 2024.
 PUBLISHED = {
     ("fashion_mnist", "mnist"): {
-        "Typicality": 85.0,
-        "WAIC": 22.1,
-        "InputComplexity": 99.8,
-        "LikelihoodRegret": 99.0,
-        "DensityOfStates, kde": 100.0,
-        "DiffusionReconstruction": 98.1,
-        "CCLR": 78.1,
-        "HierarchicalRatio": 98.0,
+        "Typicality": 0.850,
+        "WAIC": 0.221,
+        "InputComplexity": 0.998,
+        "LikelihoodRegret": 0.990,
+        "DensityOfStates, kde": 1.000,
+        "DiffusionReconstruction": 0.981,
+        "CCLR": 0.781,
+        "HierarchicalRatio": 0.980,
     },
     ("cifar10", "svhn"): {
-        "Typicality": 90.0,
-        "WAIC": 14.3,
-        "InputComplexity": 95.0,
-        "LikelihoodRegret": 88.0,
-        "DensityOfStates, kde": 95.5,
-        "DiffusionReconstruction": 87.6,
-        "CCLR": 82.9,
-        "HierarchicalRatio": 89.0,
+        "Typicality": 0.900,
+        "WAIC": 0.143,
+        "InputComplexity": 0.950,
+        "LikelihoodRegret": 0.880,
+        "DensityOfStates, kde": 0.955,
+        "DiffusionReconstruction": 0.876,
+        "CCLR": 0.829,
+        "HierarchicalRatio": 0.890,
     },
 }
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of each density, and the number of images of each set."""
+    """Settings of each density, and the number of images per set."""
 
     flow: dict[str, Any]
     vae: dict[str, Any]
@@ -68,7 +68,7 @@ class Preset:
     autoencoder: dict[str, Any]
     latent_flow: dict[str, Any]
     diffusion: dict[str, Any]
-    # Whether detectors read the log-density of the diffusion model, which takes a hundred passes.
+    # Whether to test detectors on the diffusion model's log-density, which takes a hundred passes.
     integrates: bool
     n_fit: int
     n_test: int
@@ -177,7 +177,7 @@ def densities(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def trained(args: argparse.Namespace, name: str, density: Any, X: np.ndarray) -> tuple[Any, float]:
-    """Train a density, or load what an earlier run has stored; and how many seconds it took."""
+    """Train a density, or load it from an earlier run; return it with its training seconds."""
     path = args.work / f"{stem(args)}-{name.replace(' ', '_')}.joblib"
     if path.exists():
         return joblib.load(path)
@@ -191,12 +191,12 @@ def trained(args: argparse.Namespace, name: str, density: Any, X: np.ndarray) ->
 
 
 def bits_per_dim(density: Any, X: np.ndarray) -> float | None:
-    """Of the first of several; None where scores are of a density on a manifold."""
+    """Return the bits per dimension of the first density; None for a density on a manifold."""
     first = density[0] if isinstance(density, list) else density
     if isinstance(first, skood.TwoStep):
         return None
     if isinstance(first, skood.Diffusion):
-        # Of a few images: each takes a hundred passes of the network.
+        # An image takes a hundred passes of the network.
         X = X[:64]
     return float(first.bits_per_dim(X).mean())
 
@@ -234,7 +234,7 @@ def entry_path(args: argparse.Namespace, name: str) -> Path:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """Put the figures of all densities that are trained into one file."""
+    """Write the results of all trained densities to one file."""
     preset = PRESETS[args.preset]
     paths = {name: entry_path(args, name) for name in ON}
     result = {
@@ -259,7 +259,7 @@ def measured(
     preset: Preset,
     args: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Figures of a detector against each of the other sets."""
+    """Measure a detector against each of the other sets."""
     own = {"n_calibration": preset.n_fit} if "n_calibration" in detector.get_params(False) else {}
     start = perf_counter()
     detector.set_params(random_state=args.seed, verbose=args.verbose, **own).fit(
@@ -283,24 +283,25 @@ def stem(args: argparse.Namespace) -> str:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Markdown of AUROC and FPR95 in percent."""
+    """Format a result as Markdown."""
     names = next(iter(next(iter(result["densities"].values()))["detectors"].values()))["ood"]
     lines = [
         f"ID {result['id']}, preset {result['preset']}, seed {result['seed']}, "
-        f"{result['n_test']} images of each set",
+        f"{result['n_test']} images per set. AUROC / FPR95 in %",
         "",
-        f"| density | bits/dim | detector | ID accepted | {' | '.join(names)} | published |",
+        f"| density | bits/dim | detector | ID accepted, % | {' | '.join(names)} "
+        "| published AUROC |",
         "|---" * (len(names) + 5) + "|",
     ]
     for density, entry in result["densities"].items():
         bits = entry["bits_per_dim"]
         for label, row in entry["detectors"].items():
             cells = [
-                f"{100 * row['ood'][name]['auroc']:.1f} / {100 * row['ood'][name]['fpr95']:.1f}"
+                f"{row['ood'][name]['auroc']:.3f} / {100 * row['ood'][name]['fpr95']:.1f}"
                 for name in names
             ]
             published = [
-                f"{name}: {PUBLISHED[pair][label]}"
+                f"{name}: {PUBLISHED[pair][label]:.3f}"
                 for name in names
                 if label in PUBLISHED.get(pair := (result["id"], name), {})
             ]

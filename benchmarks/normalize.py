@@ -1,11 +1,11 @@
-"""Detectors on features with and without vectors of length 1: what ``normalize="auto"`` rests on.
+"""Detectors on features with and without scaling to length 1: evidence for ``normalize="auto"``.
 
     python benchmarks/normalize.py --data DIR
     python benchmarks/normalize.py --table              # the stored results as text
 
-Features of networks are normalised by "auto", and rows of tables are not. Networks are small and
-trained for a few minutes; tables are scikit-learn's, standardised by their training rows. DIR holds
-a ``read_data.py`` with ``load(name, split)``, or is laid out as torchvision keeps its sets.
+"auto" normalises the features of a network and leaves rows of a table as they are. Networks are
+small and trained for a few minutes; tables are scikit-learn's, standardised with the training rows.
+DIR has a ``read_data.py`` with ``load(name, split)``, or torchvision's layout.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ DETECTORS = {
     "Mahalanobis": skood.Mahalanobis(),
     "RelativeMahalanobis": skood.RelativeMahalanobis(),
 }
-# Classes that are in-distribution; the others are OOD.
+# The in-distribution classes; the others are OOD.
 TABLES = {
     "breast_cancer": (load_breast_cancer, [1]),
     "wine": (load_wine, [0, 1]),
@@ -98,7 +98,7 @@ def measured(features: Any, X: Any, y: Any, test: Any, sets: dict[str, Any]) -> 
 
 
 def table(result: dict[str, Any]) -> str:
-    lines = ["| ID | OOD | detector | as they are | length 1 |", "|---" * 5 + "|"]
+    lines = ["| ID | OOD | detector | not scaled | length 1 |", "|---" * 5 + "|"]
     for group in ("tables", "networks"):
         for name, case in result[group].items():
             for detector, row in case["detectors"].items():
@@ -131,7 +131,7 @@ def main() -> None:
         result: dict[str, Any] = {"tables": dict(tables(args.seed)), "networks": {}}
         for name, case in networks(args):
             result["networks"][name] = case
-            print(name, f"accuracy {case['accuracy']:.4f}", flush=True)
+            print(name, f"accuracy {100 * case['accuracy']:.2f} %", flush=True)
         settings = {key: getattr(args, key) for key in ("seed", "epochs", "n_training", "n_test")}
         result |= {**settings, "machine": machine(), "date": date.today().isoformat()}
         path.write_text(json.dumps(result, indent=2) + "\n")

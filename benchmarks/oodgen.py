@@ -1,16 +1,15 @@
 """OOD detection via generation (Vernekar et al. 2019): the published experiment.
 
-Trains OODGen on an in-distribution (ID) set and, beside it, the same network as a plain softmax
-classifier, and measures both on the OOD sets:
+Trains OODGen on an in-distribution (ID) set, and the same network as a plain softmax classifier,
+and measures both on the OOD sets:
 
     python benchmarks/oodgen.py --id fashion_mnist --preset defaults --data DIR
     python benchmarks/oodgen.py --id mnist_0_4 --preset paper --data DIR       # for a GPU
     python benchmarks/oodgen.py --table              # the stored results as text
 
-DIR is laid out as torchvision keeps its sets, or holds a ``read_data.py`` with
-``load(name, split)``. Nothing is tuned on an OOD set. An interrupted run goes on where it stopped
-when it is started again with the same --work folder. Results, with a sheet of generated images and
-the curves of training, go to --out.
+DIR has torchvision's layout, or a ``read_data.py`` with ``load(name, split)``. Nothing is tuned on
+an OOD set. An interrupted run resumes when started again with the same --work folder. Results, a
+sheet of generated images and the training curves go to --out.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ METRICS = ("auroc", "fpr95", "fpr80", "detection_error", "aupr_in", "aupr_out")
 
 @dataclass(frozen=True)
 class Setting:
-    """What is published for an ID set."""
+    """The published settings for an ID set."""
 
     base: str
     classes: tuple[int, ...]
@@ -56,7 +55,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Preset:
-    """How long to train, and by what; and which samples are generated."""
+    """Settings of training, and of the generated samples."""
 
     vae_epochs: int
     classifier_epochs: int
@@ -70,46 +69,46 @@ class Preset:
 
 
 PRESETS = {
-    # Samples as in the paper, shorter training.
+    # The paper's samples, with shorter training.
     "quick": Preset(8, 8, "adam", 1e-3, "cosine"),
     "quick-reduced": Preset(8, 8, "adam", 1e-3, "cosine", "reduced"),
-    # Samples as the library's defaults generate them, chosen by oodgen_trials.py.
+    # The library's default samples, selected by oodgen_trials.py.
     "defaults": Preset(20, 12, "adam", 1e-3, "cosine", "mixed", (1.0, 8.0), False, 1.0),
-    # The released notebooks train for hundreds of epochs, in stages; the first is at this rate.
+    # The released notebooks train in stages, for hundreds of epochs; this is the rate of the first.
     "paper": Preset(100, 50, "adadelta", 0.1, "constant"),
-    # As the code that was released, where it differs from the paper.
+    # The released code, which differs from the paper.
     "release": Preset(100, 50, "adadelta", 0.1, "constant", "reduced", (1.6, 4.2), False),
 }
-# AUROC / FPR95 / FPR80 in percent: (score, held-out 5-9, Fashion or MNIST, sphere, notMNIST).
+# AUROC / FPR95 / FPR80: (score, held-out 5-9, Fashion-MNIST or MNIST, sphere, notMNIST).
 PUBLISHED = {
-    "mnist": ("reject", None, (99.98, 0, 0), (99.99, 0, 0), (99.99, 0, 0)),
+    "mnist": ("reject", None, (0.9998, 0.0, 0.0), (0.9999, 0.0, 0.0), (0.9999, 0.0, 0.0)),
     "mnist_0_4": (
         "max",
-        (93.62, 23.4, 8.35),
-        (99.86, 0.34, 0.02),
-        (99.89, 0.55, 0.05),
-        (100, 0, 0),
+        (0.9362, 0.234, 0.0835),
+        (0.9986, 0.0034, 0.0002),
+        (0.9989, 0.0055, 0.0005),
+        (1.0, 0.0, 0.0),
     ),
     "fashion_0_4": (
         "reject",
-        (92.48, 19.7, 13.0),
-        (99.58, 1.59, 0.42),
-        (100, 0, 0),
-        (99.85, 0.33, 0.12),
+        (0.9248, 0.197, 0.13),
+        (0.9958, 0.0159, 0.0042),
+        (1.0, 0.0, 0.0),
+        (0.9985, 0.0033, 0.0012),
     ),
     "fashion_mnist": (
         "reject",
         None,
-        (98.74, 4.09, 1.55),
-        (99.79, 0.55, 0.25),
-        (99.64, 0.95, 0.48),
+        (0.9874, 0.0409, 0.0155),
+        (0.9979, 0.0055, 0.0025),
+        (0.9964, 0.0095, 0.0048),
     ),
 }
 PUBLISHED_ACCURACY = {"mnist": 98.9, "mnist_0_4": 99.5, "fashion_0_4": 94.8, "fashion_mnist": 91.2}
 
 
 def read(directory: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read float32 images in [0, 1], of the kind of points on a sphere, which leave that range."""
+    """Read images as float32 in [0, 1], the type of sphere noise, which exceeds that range."""
     images, labels = labelled_images(directory, name, split)
     return images.astype(np.float32) / 255, labels
 
@@ -188,7 +187,7 @@ def run(args: argparse.Namespace) -> dict:
     table = evaluate(detectors, X_test, ood_sets(args.data, setting, X), y_test, metrics=METRICS)
     seconds["evaluation"] = perf_counter() - start
     print(table, flush=True)
-    # A run that only loads what an earlier one trained reports the seconds of that one.
+    # A run that loads trained models reports the seconds of the run that trained them.
     timed = args.work / f"seconds-{args.id}-{args.preset}-{args.seed}.json"
     if timed.exists():
         seconds = json.loads(timed.read_text())
@@ -221,7 +220,7 @@ def run(args: argparse.Namespace) -> dict:
 
 
 def draw(oodgen: OODGen, X: np.ndarray, y: np.ndarray, path: Path) -> None:
-    """Draw a sheet of generated images, and the curves of training."""
+    """Draw a sheet of generated images, and the training curves."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -245,21 +244,20 @@ def draw(oodgen: OODGen, X: np.ndarray, y: np.ndarray, path: Path) -> None:
 
 
 def text(result: dict) -> str:
-    """Markdown of AUROC / FPR95 / FPR80 in percent, beside what was published."""
+    """Format a result and the published figures as Markdown."""
     sets = list(dict.fromkeys(row["ood_set"] for row in result["table"]))
-    accuracy = ", ".join(f"{k} {100 * v:.2f}" for k, v in result["accuracy"].items())
+    accuracy = ", ".join(f"{k} {100 * v:.2f} %" for k, v in result["accuracy"].items())
     lines = [
-        f"ID {result['id']}, preset {result['preset']['name']}; accuracy in %: {accuracy}; "
-        f"published {PUBLISHED_ACCURACY[result['id']]}",
+        f"ID {result['id']}, preset {result['preset']['name']}; accuracy: {accuracy}; "
+        f"published {PUBLISHED_ACCURACY[result['id']]} %",
         "",
-        f"| AUROC / FPR95 / FPR80, % | {' | '.join(sets)} |",
+        f"| AUROC / FPR95 / FPR80 in % | {' | '.join(sets)} |",
         "|---" * (len(sets) + 1) + "|",
     ]
     for name in dict.fromkeys(row["detector"] for row in result["table"]):
         rows = {row["ood_set"]: row for row in result["table"] if row["detector"] == name}
         cells = [
-            " / ".join(f"{100 * rows[key][metric]:.2f}" for metric in ("auroc", "fpr95", "fpr80"))
-            for key in sets
+            cell(*(rows[key][metric] for metric in ("auroc", "fpr95", "fpr80"))) for key in sets
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     score, held_out, other, sphere, notmnist = PUBLISHED[result["id"]]
@@ -270,9 +268,13 @@ def text(result: dict) -> str:
         "sphere": sphere,
         "notmnist": notmnist,
     }
-    cells = [" / ".join(map(str, published[key])) if published.get(key) else "" for key in sets]
+    cells = [cell(*published[key]) if published.get(key) else "" for key in sets]
     lines.append(f"| published, {score} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def cell(area: float, fpr95: float, fpr80: float) -> str:
+    return f"{area:.3f} / {100 * fpr95:.1f} / {100 * fpr80:.1f}"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Which settings of OODGen to take, by what is known without the OOD sets that are tested.
+"""Selection of OODGen's defaults without the OOD test sets.
 
 Trains OODGen on an in-distribution (ID) set with combinations of directions, radius and training of
 the VAE:
@@ -7,11 +7,10 @@ the VAE:
     python benchmarks/oodgen_trials.py --data DIR --only "uniform, 1 to 1.5, sampled"
     python benchmarks/oodgen_trials.py --table     # the stored results as text
 
-Of each it measures what may be used to choose: accuracy on held-out ID images, the part of held-out
-generated samples that is rejected, and AUROC against the validation sets (Omniglot, noise, and
-images made from held-out ID images by `synthetic_outliers`); and, for the report alone, AUROC
-against the tested sets. Images are read as for oodgen.py; trials that an earlier run with the same
---work folder has finished are read from there.
+Measured for the selection: accuracy on held-out ID images, the fraction of held-out generated
+samples that is rejected, and AUROC against the validation sets (Omniglot, noise, and
+`synthetic_outliers` of held-out ID images). Measured for the report alone: AUROC against the test
+sets. DIR is the same as for oodgen.py; finished trials are loaded from the --work folder.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from skood.datasets import gaussian_noise, sphere_noise, synthetic_outliers, uni
 from skood.metrics import auroc, fpr_at_tpr
 
 RADII = {"1 to 1.5": (1.0, 1.5), "1 to 3": (1.0, 3.0), "1.6 to 4.2": (1.6, 4.2), "1 to 8": (1.0, 8)}
-# Multiples of the radius of a class at which the part of decoded images that is rejected is told.
+# Multiples of a class's radius at which the fraction of rejected decoded images is measured.
 MULTIPLES = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0)
 
 
@@ -60,7 +59,7 @@ TRIALS |= {
 
 
 def fit_vae(args: argparse.Namespace, X: np.ndarray, y: np.ndarray, sampled: bool) -> VAE:
-    """Train the VAE, or load what an earlier trial has trained."""
+    """Train the VAE, or load it from an earlier trial."""
     return VAE(
         SETTINGS[args.id].n_latent,
         likelihood="bernoulli",
@@ -78,7 +77,7 @@ def fit_vae(args: argparse.Namespace, X: np.ndarray, y: np.ndarray, sampled: boo
 
 
 def training_images(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
-    """Images and labels to train on, and held out."""
+    """Return images and labels for training, and held-out ones."""
     X, y = read(args.data, SETTINGS[args.id].base, "train")
     order = np.random.default_rng(args.seed).permutation(len(X))
     held_out, kept = order[: args.n_test], order[5000 : 5000 + args.n_training]
@@ -86,7 +85,7 @@ def training_images(args: argparse.Namespace) -> tuple[np.ndarray, ...]:
 
 
 def some(X: np.ndarray, y: np.ndarray, args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
-    """Draw images to test on."""
+    """Draw test images."""
     kept = np.random.default_rng(args.seed).permutation(len(X))[: args.n_test]
     return X[kept], y[kept]
 
@@ -174,7 +173,7 @@ def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def decoded(oodgen: OODGen, y: np.ndarray, multiple: float) -> np.ndarray:
-    """Images decoded at a distance from the middle of each class, in a random direction."""
+    """Decode latents at a distance from the mean of each class, in random directions."""
     sampler = oodgen.sampler_
     rng = np.random.default_rng(0)
     k = np.searchsorted(sampler.classes_, y)
@@ -190,7 +189,7 @@ def accuracy(oodgen: OODGen, X: np.ndarray, y: np.ndarray) -> float:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Markdown, best mean AUROC over the validation sets first."""
+    """Format the trials as Markdown, in descending order of the mean validation AUROC."""
     trials = result["trials"]
     first = next(iter(trials.values()))
     own, tested = list(first["validation"]), list(first["tested"])
@@ -198,19 +197,19 @@ def text(result: dict[str, Any]) -> str:
         f"ID {result['id']}, {result['n_training']} training images, at most {result['n_test']} of "
         f"each set, VAE up to {result['vae_epochs']} epochs, "
         f"classifier {result['epochs']}, seed {result['seed']}, "
-        f"{first['machine']['gpu'].replace('none', first['machine']['cpu'])}. AUROC, %",
+        f"{first['machine']['gpu'].replace('none', first['machine']['cpu'])}. AUROC",
         "",
-        "| directions, radius, VAE | ID accuracy, held out / test | reconstructions accepted | "
-        f"mean, validation | {' | '.join([*own, *(f'{name}, tested' for name in tested)])} |",
+        "| directions, radius, VAE | ID accuracy, held out / test, % | reconstructions accepted, % "
+        f"| mean, validation | {' | '.join([*own, *(f'{name}, test' for name in tested)])} |",
         "|---" * (4 + len(own) + len(tested)) + "|",
     ]
     for name in sorted(trials, key=lambda name: -mean_validation(trials[name])):
         row = trials[name]
         areas = [row["validation"][key] for key in own] + [row["tested"][key] for key in tested]
-        cells = " | ".join(f"{100 * area['auroc']:.1f}" for area in areas)
+        cells = " | ".join(f"{area['auroc']:.3f}" for area in areas)
         lines.append(
             f"| {name} | {100 * row['held_out_accuracy']:.1f} / {100 * row['test_accuracy']:.1f} | "
-            f"{100 * row['reconstructions_accepted']:.1f} | {100 * mean_validation(row):.1f} | "
+            f"{100 * row['reconstructions_accepted']:.1f} | {mean_validation(row):.3f} | "
             f"{cells} |"
         )
     return "\n".join(lines)
@@ -226,12 +225,14 @@ def main() -> None:
     )
     parser.add_argument("--id", choices=SETTINGS, default="fashion_mnist")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--only", nargs="*", help="trials to run, all by default; none to collect")
     parser.add_argument(
-        "--vae", choices=("sampled", "mean"), help="train this VAE and no more, for other processes"
+        "--only", nargs="*", help="trials to run; all by default, none to collect results"
+    )
+    parser.add_argument(
+        "--vae", choices=("sampled", "mean"), help="train this VAE alone, for other processes"
     )
     parser.add_argument("--n-training", type=int, default=55_000)
-    parser.add_argument("--n-test", type=int, default=5000, help="images of each set, at most")
+    parser.add_argument("--n-test", type=int, default=5000, help="at most so many images per set")
     parser.add_argument("--vae-epochs", type=int, default=50)
     parser.add_argument("--epochs", type=int, default=15)
     parser.add_argument("--seed", type=int, default=0)

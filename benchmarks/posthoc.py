@@ -4,11 +4,10 @@
     python benchmarks/posthoc.py --preset densenet --data DIR        # as published, for a GPU
     python benchmarks/posthoc.py --preset quick --table               # the stored results as text
 
-DIR is laid out as torchvision keeps its sets, or holds a ``read_data.py`` with
-``load(name, split)``. The classifier is trained once, and an interrupted training goes on where it
-stopped when it is started again with the same --work folder. Detectors run with their default
-parameters: nothing is tuned on an OOD set. Logits and features of a set are computed once for
-all of them.
+DIR has torchvision's layout, or a ``read_data.py`` with ``load(name, split)``. The classifier is
+trained once; an interrupted training resumes when started again with the same --work folder.
+Detectors have their default parameters, and nothing is tuned on an OOD set. The logits and features
+of a set are computed once for all detectors.
 """
 
 from __future__ import annotations
@@ -93,12 +92,12 @@ METRICS = {
     "aupr_out": aupr_out,
     "detection_error": detection_error,
 }
-# Liang et al. 2018, DenseNet on CIFAR-10: FPR95 and AUROC of the baseline and of ODIN, in percent.
+# Liang et al. 2018, DenseNet on CIFAR-10: FPR95 of MSP and of ODIN, AUROC of MSP and of ODIN.
 PUBLISHED_ODIN = {
-    "tinyimagenet_crop": (34.7, 4.3, 95.3, 99.1),
-    "tinyimagenet_resize": (40.8, 7.5, 94.1, 98.5),
-    "uniform": (23.5, 0.0, 96.5, 99.9),
-    "gaussian": (12.3, 0.0, 97.5, 100.0),
+    "tinyimagenet_crop": (0.347, 0.043, 0.953, 0.991),
+    "tinyimagenet_resize": (0.408, 0.075, 0.941, 0.985),
+    "uniform": (0.235, 0.0, 0.965, 0.999),
+    "gaussian": (0.123, 0.0, 0.975, 1.0),
 }
 
 
@@ -109,7 +108,9 @@ def main() -> None:
     parser.add_argument("--id", choices=OOD_SETS, default="cifar10")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--n-test", type=int, default=5000, help="images of a test set, at most")
+    parser.add_argument(
+        "--n-test", type=int, default=5000, help="at most so many images per test set"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", default="checkpoints", help="the classifier, for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -142,7 +143,7 @@ def run(args: argparse.Namespace) -> dict:
         sets[name] = test[kept]
         if name == args.id:
             accuracy = float((network.predict(test) == y).mean())
-    print(f"accuracy on {args.id}: {accuracy:.4f}", flush=True)
+    print(f"accuracy on {args.id}: {100 * accuracy:.2f} %", flush=True)
 
     frozen = FrozenEstimator(network)
     training = share_forward_pass(images)
@@ -170,7 +171,7 @@ def run(args: argparse.Namespace) -> dict:
             "sets": {key: measure(scores[args.id], scores[key]) for key in OOD_SETS[args.id]},
         }
         mean = np.mean([row["auroc"] for row in rows[name]["sets"].values()])
-        print(f"{name:20} mean AUROC {mean:.4f} {perf_counter() - start:7.1f} s", flush=True)
+        print(f"{name:20} mean AUROC {mean:.3f} {perf_counter() - start:7.1f} s", flush=True)
     return {
         "id": args.id,
         "network": repr(PRESETS[args.preset]),
@@ -191,34 +192,33 @@ def measure(inliers: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
 
 
 def table(result: dict) -> str:
-    """Markdown of AUROC / FPR95 in percent, and ODIN beside what was published."""
+    """Format the detectors, and ODIN with its published figures, as Markdown."""
     sets = [name for name in result["n_test"] if name != result["id"]]
     lines = [
         f"{result['network']}, accuracy on {result['id']} {100 * result['accuracy']:.2f} %",
         "",
-        f"| AUROC / FPR95, % | {' | '.join(sets)} | ID accepted |",
+        f"| AUROC / FPR95 in % | {' | '.join(sets)} | ID accepted, % |",
         "|---" * (len(sets) + 2) + "|",
     ]
     for name, row in result["detectors"].items():
         cells = [
-            f"{100 * row['sets'][key]['auroc']:.1f} / {100 * row['sets'][key]['fpr95']:.1f}"
+            f"{row['sets'][key]['auroc']:.3f} / {100 * row['sets'][key]['fpr95']:.1f}"
             for key in sets
         ]
         lines.append(f"| {name} | {' | '.join(cells)} | {100 * row['accepted']:.1f} |")
     lines += [
         "",
-        "| OOD, MSP -> ODIN, % | FPR95 | AUROC | published FPR95 | published AUROC |",
+        "| OOD, MSP -> ODIN | FPR95, % | AUROC | published FPR95, % | published AUROC |",
         "|---" * 5 + "|",
     ]
     base, odin = (result["detectors"][name]["sets"] for name in ("MSP", "ODIN"))
-    for key, (fpr, fpr_odin, area, area_odin) in PUBLISHED_ODIN.items():
-        ours = [
-            f"{100 * base[key][metric]:.1f} -> {100 * odin[key][metric]:.1f}"
-            for metric in ("fpr95", "auroc")
+    for key, published in PUBLISHED_ODIN.items():
+        ours = [row[key][metric] for metric in ("fpr95", "auroc") for row in (base, odin)]
+        cells = [
+            f"{100 * fpr:.1f} -> {100 * fpr_odin:.1f} | {area:.3f} -> {area_odin:.3f}"
+            for fpr, fpr_odin, area, area_odin in (ours, published)
         ]
-        lines.append(
-            f"| {key} | {' | '.join(ours)} | {fpr} -> {fpr_odin} | {area} -> {area_odin} |"
-        )
+        lines.append(f"| {key} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

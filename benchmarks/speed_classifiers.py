@@ -1,14 +1,14 @@
-"""Training speed of the classifiers' networks, beside a bare PyTorch loop over the same network.
+"""Training speed of the classifiers, compared with a bare PyTorch loop over the same network.
 
     python benchmarks/speed_classifiers.py            # writes results/speed_classifiers.json
-    python benchmarks/speed_classifiers.py --quick    # tries everything out, writes nothing
+    python benchmarks/speed_classifiers.py --quick    # a trial run, which writes nothing
 
-Noise of 32 x 32 x 3, batches of 128, SGD with Nesterov's momentum, float32. The bare loop takes its
-batches from one tensor that lies ready on the device and is normalised; skood runs ``fit`` itself,
-with reading, checking and normalising, and is also timed with the crops and flips that it uses by
-default. A step lasts from the end of one to the end of the next. The first steps, and so
-compilation, are not in the rate but in `start_seconds`. Variants take turns in every round;
-`ratio` is the rate beside that of the bare loop in the same round.
+Noise images of 32 x 32 x 3, batches of 128, SGD with Nesterov's momentum, float32. The bare loop
+slices its batches from one normalised tensor on the device. skood runs ``fit`` itself, with
+reading, checking and normalising; it is also timed with its default crops and flips. A step is
+timed from the end of the previous step. `start_seconds` contains the first steps with compilation,
+which the rate excludes. Every round runs all variants in turn; `ratio` is the rate relative to the
+bare loop in the same round.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ NETWORKS: dict[str, tuple[type, tuple]] = {
 
 
 class Clock:
-    """Told of the end of each training step."""
+    """Records the end of each training step."""
 
     def __init__(self, n_timed: int) -> None:
         self.n_steps = N_WARM_UP + n_timed + 1
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="training steps timed in a round")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="try everything out, write nothing")
+    parser.add_argument("--quick", action="store_true", help="trial run, which writes nothing")
     args = parser.parse_args()
     if args.quick:
         args.rounds, args.steps = 1, 3

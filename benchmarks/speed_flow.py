@@ -1,22 +1,22 @@
-"""Speed of ImageFlow and of its local intrinsic dimension, beside peers in the same run.
+"""Speed of ImageFlow and of its local intrinsic dimension, compared with peers in the same run.
 
     pip install nflows normflows
     python benchmarks/speed_flow.py dimension
     python benchmarks/speed_flow.py splines
     python benchmarks/speed_flow.py training --data DIR
 
-dimension: images a second of ``LocalIntrinsicDimension.score_pairs`` with each estimator, and of
+dimension: images per second of ``LocalIntrinsicDimension.score_pairs`` with each estimator, and of
     the published computation, image by image: ``torch.func.jacfwd`` of the flow's inverse
-    and the singular values, on the same flow of 28 x 28 pixels and the paper's size. Counts of the
-    two exact ones are asserted to agree.
-splines: a rational-quadratic spline and its gradients, or its inverse, beside that of nflows on the
-    same values.
-training: ImageFlow, of a size that fits about as well, beside a Glow of normflows (two scales of 8
-    transforms, conditioners of 64 filters) on Fashion-MNIST, batches of 64 with Adam in float32.
-    A step lasts from the end of one to the end of the next; validation is not in it. The first
-    steps, and so compilation, are in `start_seconds` only. `seconds_to_equal` is the time of the
-    steps to the bits per dimension that all variants reach.
-Variants take turns in every round.
+    and the singular values, on the same flow of 28 x 28 pixels and the paper's size. The counts of
+    the two exact estimators are asserted to agree.
+splines: gradients of a rational-quadratic spline, and its inverse, compared with nflows on the same
+    values.
+training: ImageFlow, compared with a Glow of normflows (two scales of 8 transforms, conditioners of
+    64 filters) of a similar fit, on Fashion-MNIST, batches of 64 with Adam in float32. A step is
+    timed from the end of the previous step, without validation. `start_seconds` contains the first
+    steps with compilation. `seconds_to_equal` is the time of the steps until the bits per dimension
+    that all variants reach.
+Every round runs all variants in turn.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ N_BINS, BOUND = 8, 3.0
 
 
 def smooth_images(n: int) -> np.ndarray:
-    """Random images of 28 x 28 pixels in which neighbours resemble each other."""
+    """Draw random images of 28 x 28 pixels whose neighbouring pixels are similar."""
     noise = torch.rand((n, 1, 7, 7), generator=torch.Generator().manual_seed(0))
     images = nn.functional.interpolate(noise, size=28, mode="bilinear")
     return (255 * images[:, 0]).numpy().astype(np.uint8)
@@ -132,7 +132,7 @@ def measure_splines(args: argparse.Namespace) -> dict:
 
 
 class Clock:
-    """Told of the end of each training step."""
+    """Records the end of each training step."""
 
     def __init__(self) -> None:
         self.ticks = [perf_counter()]
@@ -170,7 +170,7 @@ def train_skood(X: np.ndarray, n_epochs: int, seed: int, **settings: object) -> 
 
 
 def glow(n_transforms: int = 8, n_filters: int = 64) -> nn.Module:
-    """Two scales of Glow, as the documentation of normflows builds it."""
+    """Build a Glow of two scales, following the documentation of normflows."""
     import normflows as nf
 
     bases = [nf.distributions.DiagGaussian(shape) for shape in ((8, 7, 7), (2, 14, 14))]
@@ -222,7 +222,7 @@ VARIANTS: dict[str, Callable] = {
 
 def measure_training(args: argparse.Namespace) -> dict:
     if args.data is None:
-        raise SystemExit("training needs --data, the folder of Fashion-MNIST")
+        raise SystemExit("training needs --data, the folder that contains Fashion-MNIST")
     X = np.asarray(labelled_images(args.data, "fashion_mnist", "train")[0])[:7200]
     n_epochs = args.steps or 10
     runs, rates = [], []
@@ -251,7 +251,7 @@ def main() -> None:
     parser.add_argument("part", choices=parts)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="training steps, or epochs of `training`")
+    parser.add_argument("--steps", type=int, help="training steps; epochs for `training`")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     measured = {**parts[args.part](args), "machine": machine(), "date": date.today().isoformat()}

@@ -1,11 +1,11 @@
-"""What a grid over ODIN's parameters costs beside its floor: training the folds' networks, once.
+"""Time of a grid search over ODIN's parameters, relative to training each fold's network once.
 
     python benchmarks/speed_grid.py              # writes benchmarks/results/speed_grid.json
 
-A ConvNet is trained in each of 3 folds of scikit-learn's digits, and 8 temperatures x 3 step sizes
-are searched over it with GridSearchCV and ``memory=``. The floor trains three networks by hand and
-scores the training part (for the threshold) and the test part with each of the 24 settings. Both
-take turns; the ratio is the median of the rounds.
+GridSearchCV with ``memory=`` trains a ConvNet in each of 3 folds of scikit-learn's digits and
+searches 8 temperatures x 3 step sizes over it. The lower bound trains three networks by hand and
+scores the training part (for the threshold) and the test part with each of the 24 settings. Every
+round runs both in turn; the ratio is the median over the rounds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ GRID = {
 
 @estimator
 class CountingConvNet(ConvNet):
-    """Notes every training in a file, so that trainings of other processes would count too."""
+    """Records every training in a file, which also counts trainings in other processes."""
 
     n_filters: tuple[int, ...] = parameter(default=(16, 32))
     log: str | None = parameter(default=None, kw_only=True)
@@ -51,13 +51,13 @@ class CountingConvNet(ConvNet):
 
 
 def measure(X: np.ndarray, y: np.ndarray, splits: list, scorer: Callable, epochs: int) -> dict:
-    """One round: by hand, and by a search with an empty cache."""
+    """Measure one round: by hand, and by a search with an empty cache."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         network = CountingConvNet(
             max_epochs=epochs, value_range=(0, 16), random_state=0, log=str(log)
         )
-        # Warms torch up.
+        # Warm up torch.
         clone(network).set_params(max_steps=2).fit(X[:100], np.arange(100) % 2)
 
         training = scoring = 0.0

@@ -1,16 +1,17 @@
-"""Time of a single item, and of large sets: beside the bare network, scikit-learn and scipy.
+"""Time of a single item and of large sets, compared with the bare network, scikit-learn and scipy.
 
     python benchmarks/speed_latency.py            # writes benchmarks/results/speed_latency.json
-    python benchmarks/speed_latency.py --quick    # tries everything out, writes nothing
+    python benchmarks/speed_latency.py --quick    # a trial run, which writes nothing
 
 One item: ``score_samples`` of one image through torchvision's ResNet-18 at 32, 96 and 224 pixels,
     and of one row through an MLP. The aim is at most 1.3 times the bare forward pass plus 1 ms.
-Bank: KNN and Mahalanobis over 50 000 x 512 float32, for one row and for 1 000, beside the call that
-    scikit-learn and scipy have for the same numbers. The aim is at most 1.5 times that call.
-Large sets: milliseconds of MSP for each image, in batches of the size that skood chooses and of 32.
+Bank: KNN and Mahalanobis over 50 000 x 512 float32, for one row and for 1 000 rows, compared with
+    the calls of scikit-learn and scipy that compute the same numbers. The aim is at most 1.5 times
+    their time.
+Large sets: milliseconds per image of MSP, in batches of the size that skood chooses and of 32.
 
-Networks are untrained, since the arithmetic takes as long. Variants take turns in every round; the
-medians of the rounds are compared.
+Networks are untrained, which does not change the time. Every round runs all variants in turn; the
+medians over the rounds are compared.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=101, help="of a single item")
+    parser.add_argument("--rounds", type=int, default=101, help="rounds of a single item")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def time_in_turns(variants: Variants, rounds: int) -> dict[str, dict[str, float]]:
-    """Milliseconds of each variant, warmed up three times."""
+    """Return the milliseconds of each variant, after three warm-up rounds."""
     measured = []
     for _ in range(rounds + 3):
         milliseconds = {}
@@ -131,7 +132,7 @@ def time_bank(rounds: int) -> dict[str, dict]:
     bank = rng.normal(size=(N_BANK, N_FEATURES)).astype(np.float32)
     queries = rng.normal(size=(1000, N_FEATURES)).astype(np.float32)
     y = np.arange(N_BANK) % N_CLASSES
-    # The classes are shifted copies, so that their means differ.
+    # Shift the classes, so that their means differ.
     bank[:, 0] += y
     neighbors = NearestNeighbors(n_neighbors=N_NEIGHBORS, algorithm="brute").fit(bank)
     knn = skood.KNN(n_neighbors=N_NEIGHBORS, normalize=False).fit(bank)
@@ -174,7 +175,7 @@ def mahalanobis(bank: np.ndarray, y: np.ndarray | None, rows: np.ndarray) -> Var
         "scipy": lambda: cdist(double, means, "mahalanobis", VI=precision),
     }
     if y is None:
-        # scikit-learn's has one mean, which it takes from the data.
+        # scikit-learn's estimator has one mean, computed from the data.
         one_class = EmpiricalCovariance().fit(bank)
         variants["scikit-learn"] = lambda: one_class.mahalanobis(rows)
     return variants
@@ -195,7 +196,7 @@ def time_large_sets(rounds: int) -> dict[str, dict]:
         timed = time_in_turns(variants, rounds)
         each = {name: {key: value / n for key, value in row.items()} for name, row in timed.items()}
         results[f"{n} images of {px} px"] = each
-        print(f"\n{n} images of {px} px, ms for each")
+        print(f"\n{n} images of {px} px, ms per image")
         show(each)
     return results
 

@@ -1,17 +1,17 @@
-"""Speed of scores that a density gives, beside the published procedures in the same run.
+"""Speed of detectors on a density, compared with the published procedures in the same run.
 
     python benchmarks/speed_likelihood.py flipd
     python benchmarks/speed_likelihood.py regret
     python benchmarks/speed_likelihood.py waic
 
-flipd: images a second whose local intrinsic dimension a diffusion model of 28 x 28 pixels gives, by
-    FLIPD with one probe, and by the normal-bundle estimator (Stanczuk et al. 2022): the singular
-    values of the scores of 4 D noisy copies of an image, of which those beyond the largest drop are
-    its dimension.
-regret: images a second of a VAE's LikelihoodRegret, over encoders as published and over latents,
+flipd: images per second of the local intrinsic dimension from a diffusion model of 28 x 28 pixels,
+    by FLIPD with one probe, and by the normal-bundle estimator (Stanczuk et al. 2022). This
+    estimator computes the singular values of the scores of 4 D noisy copies of an image; the
+    number of singular values after the largest drop is the dimension.
+regret: images per second of a VAE's LikelihoodRegret, over encoders as published and over latents,
     and of the published procedure, which fits an encoder to one image after the other.
-waic: WAIC of five VAEs beside five calls of `score_samples`, in images a second.
-Variants take turns in every round.
+waic: images per second of WAIC of five VAEs, compared with five calls of `score_samples`.
+Every round runs all variants in turn.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ T = 0.1
 
 
 def rates(methods: dict[str, tuple[int, Callable[[int], object]]], base: str, n: int) -> list[dict]:
-    """Images a second of each method, and its multiple of the method `base`, in n rounds."""
+    """Return the images per second of each method, and relative to `base`, in n rounds."""
     rounds = []
     for _ in range(n):
         row = {}
@@ -54,7 +54,7 @@ def rates(methods: dict[str, tuple[int, Callable[[int], object]]], base: str, n:
 
 def measure_flipd(args: argparse.Namespace) -> dict:
     X = np.random.default_rng(0).integers(256, size=(256, 1, 28, 28)).astype(np.uint8)
-    # One step of the log-density, which is not measured.
+    # One step suffices for the log-density, which is not measured.
     diffusion = Diffusion(max_steps=3, n_steps=1, random_state=0, verbose=0).fit(X)
     n_values = X[0].size
 
@@ -96,7 +96,7 @@ def measure_regret(args: argparse.Namespace) -> dict:
     }
 
     def published(n: int) -> None:
-        """Fit the encoder to one image at a time, the decoder fixed."""
+        """Fit the encoder to one image at a time, with a fixed decoder."""
         for items in X[:n, None]:
             network = copy.deepcopy(vae.module_)
             encoder = [*network.convolutions.parameters(), *network.encoder.parameters()]
@@ -139,7 +139,7 @@ def main() -> None:
     )
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=100, help="of `regret`, for each image")
+    parser.add_argument("--steps", type=int, default=100, help="steps of `regret` per image")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
     measured = {**PARTS[args.part](args), "machine": machine(), "date": date.today().isoformat()}

@@ -1,17 +1,17 @@
-"""Speed of generating samples off the manifold, beside a loop of backward passes.
+"""Speed of generating samples off the manifold, compared with a loop of backward passes.
 
     python benchmarks/speed_oodgen.py                # writes benchmarks/results/speed_oodgen.json
 
-The VAE is the published one for MNIST (28 x 28 pixels, 8 latents) with initial weights, on which
-the time does not depend. Images per second of
+The VAE is the published one for MNIST (28 x 28 pixels, 8 latents), with initial weights: the time
+does not depend on the weights. Images per second of
 
-- ``BoundarySampler.sample_off_manifold``: encoder, Jacobian by forward mode, QR, projection;
-- its floor: bare passes of the decoder, one for each latent and one more;
+- ``BoundarySampler.sample_off_manifold``: encoder, forward-mode Jacobian, QR, projection;
+- its lower bound: bare passes of the decoder, one per latent and one more;
 - batched backward: one backward pass for each of 784 pixels, 32 images at a time;
-- the loop of the released code: image by image, one backward pass for each pixel. Its symbolic null
-  space, which takes longer than the gradients, is replaced by our QR, in its favour.
+- the loop of the released code: image by image, one backward pass per pixel. Our QR replaces its
+  symbolic null space, which takes longer than the gradients, so that the comparison favours it.
 
-All take turns in each round.
+Every round runs all variants in turn.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ RESULTS = Path(__file__).parent / "results" / "speed_oodgen.json"
 
 
 def backward_jacobian(decode: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """One backward pass for each value of an item, for all items of the batch at once."""
+    """Run one backward pass per value of an item, for all items of the batch at once."""
     z = z.clone().requires_grad_()
     output = decode(z).flatten(1).sum(0)
     rows = [torch.autograd.grad(value, z, retain_graph=True)[0] for value in output]
@@ -56,7 +56,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--n", type=int, default=2048, help="images that the sampler moves")
+    parser.add_argument("--n", type=int, default=2048, help="images for the sampler")
     parser.add_argument("--n-batched", type=int, default=32)
     parser.add_argument("--n-loop", type=int, default=2)
     args = parser.parse_args()

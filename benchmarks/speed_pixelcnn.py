@@ -1,15 +1,15 @@
-"""Speed and memory of PixelCNN and LikelihoodRatio, beside plain PyTorch in the same run.
+"""Speed and memory of PixelCNN and LikelihoodRatio, compared with plain PyTorch in the same run.
 
 Training: the configuration of Ren et al. 2019 (28x28x1, 32 filters, 5 blocks, 1 hierarchy, 1
     logistic, batches of 32, Adam). Peers are the float32 code below with masked and with shifted
-    kernels (900 and 514 million multiplications an image); skood runs ``PixelCNN.fit`` itself. A
-    step lasts from the end of one to the end of the next, all that the training loop does included.
-    The first steps, and so compilation, are not in the rate but in `start_seconds`; a few later
-    ones are profiled, and `convolutions_alone` is the rate if all else were free.
-Scoring: ``LikelihoodRatio.score_samples`` against bare forward passes of its two networks.
-On a GPU, where there is one, training alone is measured; the share of convolutions is then not.
-Memory: peak of fresh processes, imports and images included.
-Variants take turns in every round. Images are noise, on which the arithmetic takes as long.
+    kernels (900 and 514 million multiplications per image); skood runs ``PixelCNN.fit`` itself. A
+    step is timed from the end of the previous step, with everything that the training loop does.
+    `start_seconds` contains the first steps with compilation, which the rate excludes. The last
+    steps are profiled; `convolutions_alone` is the rate if everything else took no time.
+Scoring: ``LikelihoodRatio.score_samples``, compared with bare forward passes of its two networks.
+Memory: peak memory of new processes, with imports and images.
+On a GPU, only training is measured, without the profile of convolutions.
+Every round runs all variants in turn. Images are noise, which does not change the time.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ BATCH_SIZE, N_WARM_UP, N_PROFILED = 32, 3, 3
 PAPER = {"n_resnet": 5, "batch_size": BATCH_SIZE, "validation_fraction": 0.0}
 CONVOLUTIONS = {"aten::_convolution", "aten::convolution_backward"}
 
-# Rows and columns that a kernel sees, relative to its pixel.
+# Rows and columns that a kernel covers, relative to its pixel.
 ABOVE, ROW_ABOVE, UPPER = range(-2, 0), range(-1, 0), range(-1, 1)
 AROUND, COLUMN_LEFT, LEFT = range(-1, 2), range(-1, 0), range(-1, 1)
 
 
 def masked_conv(n_in: int, n_out: int, rows: range, columns: range) -> nn.Module:
-    """Centred kernel kept at zero outside `rows` x `columns`, as in TensorFlow Probability."""
+    """Build a centred kernel that is zero outside `rows` x `columns` (TensorFlow Probability)."""
     reach = -rows[0], -columns[0]
     conv = nn.Conv2d(n_in, n_out, (2 * reach[0] + 1, 2 * reach[1] + 1), padding=reach)
     mask = torch.zeros_like(conv.weight)
@@ -58,7 +58,7 @@ def masked_conv(n_in: int, n_out: int, rows: range, columns: range) -> nn.Module
 
 
 def shifted_conv(n_in: int, n_out: int, rows: range, columns: range) -> nn.Module:
-    """Kernel of `rows` x `columns` on an input padded, or cropped, to match."""
+    """Build a kernel of `rows` x `columns` on an input that is padded or cropped to match."""
     pad = nn.ZeroPad2d((-columns[0], columns[-1], -rows[0], rows[-1]))
     return nn.Sequential(pad, nn.Conv2d(n_in, n_out, (len(rows), len(columns))))
 
@@ -83,7 +83,7 @@ class Block(nn.Module):
 
 
 class PlainPixelCNN(nn.Module):
-    """The paper's network, as one would write it down."""
+    """The paper's network in plain PyTorch."""
 
     def __init__(self, conv: Callable, n: int = 32, n_resnet: int = 5) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class PlainPixelCNN(nn.Module):
 
 
 def plain_log_prob(x: Tensor, raw: Tensor) -> Tensor:
-    """Discretised logistic of pixels 0..255, summed over the image."""
+    """Return the discretised logistic log-density of pixels 0..255, summed over the image."""
     _, loc, scale = raw.chunk(3, dim=1)
     loc, scale = 127.5 * (loc + 1), 127.5 * F.softplus(scale) + 1e-5
     below, above = torch.sigmoid((x - 0.5 - loc) / scale), torch.sigmoid((x + 0.5 - loc) / scale)
@@ -121,7 +121,7 @@ def plain_log_prob(x: Tensor, raw: Tensor) -> Tensor:
 
 
 class Clock:
-    """Told of the end of each training step; times `n_timed` of them, then profiles a few."""
+    """Records the end of each training step; times `n_timed` steps, then profiles a few."""
 
     def __init__(self, n_timed: int) -> None:
         self.n_steps = N_WARM_UP + n_timed + N_PROFILED + 1
@@ -184,7 +184,7 @@ VARIANTS = {
 
 
 def check_same_function(X: np.ndarray) -> None:
-    """Assert that the plain networks, given skood's weights, compute what skood's does."""
+    """Assert that the plain networks with skood's weights compute the same output as skood's."""
     model = PixelCNN(**PAPER, max_steps=5, device="cpu", random_state=0).fit(X)
     x = torch.from_numpy(X)[:, None].float()
     for conv in (masked_conv, shifted_conv):
@@ -226,7 +226,7 @@ def measure_scoring(X: np.ndarray, n_rounds: int, seed: int) -> dict:
 
 
 def measure_memory(n_steps: int, n_images: int, n_for_tiny: int) -> dict[str, float]:
-    """Peak resident memory, in GiB, of what a user would run."""
+    """Return the peak resident memory, in GiB, of typical programs."""
     setup = "import numpy as np\nfrom skood import LikelihoodRatio, PixelCNN\n"
     setup += "noise = lambda n: np.random.randint(0, 256, (n, 28, 28), np.uint8)\n"
     paper = "n_resnet=5, validation_fraction=0.0, "
@@ -241,7 +241,7 @@ def measure_memory(n_steps: int, n_images: int, n_for_tiny: int) -> dict[str, fl
         f"score {n_images}": score.format(paper, n_images),
         f"score {n_for_tiny}, tiny network": score.format("n_filters=2, n_resnet=1, ", n_for_tiny),
     }
-    # Not ru_maxrss: on Linux it starts at the peak of the process that started this one.
+    # Not ru_maxrss: on Linux a process inherits it from its parent.
     peak = "\nprint(next(line for line in open('/proc/self/status') if 'VmHWM' in line).split()[1])"
     run = [sys.executable, "-c"]
     return {k: int(subprocess.check_output([*run, v + peak])) / 2**20 for k, v in programs.items()}
@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=20, help="training steps timed in a round")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="try everything out, write nothing")
+    parser.add_argument("--quick", action="store_true", help="trial run, which writes nothing")
     parser.add_argument("--training", action="store_true", help="measure training alone")
     parser.add_argument("--out", type=Path, default=RESULTS, help="JSON file to write")
     parser.add_argument("--full", action="store_true", help="memory of scoring 60 000, not 3 000")

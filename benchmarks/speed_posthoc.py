@@ -1,17 +1,17 @@
-"""Speed of the post-hoc detectors: against bare forward passes, and beside pytorch-ood.
+"""Speed of the post-hoc detectors, compared with bare forward passes and with pytorch-ood.
 
     python benchmarks/speed_posthoc.py              # writes benchmarks/results/speed_posthoc.json
-    pip install --no-deps pytorch-ood==0.4.0        # first, for the peer's part
+    pip install --no-deps pytorch-ood==0.4.0        # required for the comparison with pytorch-ood
 
-Passes: a ConvNet on images of 32 x 32 x 3, untrained, since the arithmetic takes as long. One
-    pass is the bare module over batches of the size that skood scores in, from tensors that lie
-    ready. Detectors are fitted before the clock starts and score the same images from a numpy
-    array: three by themselves, twenty over shared data, ODIN beside two passes and a gradient. What
-    each of the twenty takes after the pass is timed on data that were passed already.
-Features: 50 000 x 512 float32 in 10 classes are fitted, and 10 000 others scored. What skood calls
-    fit includes the threshold, for which it scores 5 000 training rows; the peer has none. Peak
-    memory of fresh processes that fit and score all rows with KNN and NNGuide.
-Variants take turns in every round; the medians of the rounds are compared.
+Passes: a ConvNet on images of 32 x 32 x 3, untrained, which does not change the time. One pass
+    runs the bare module over prepared tensors, in batches of skood's scoring size. Detectors are
+    fitted before the clock starts and score the same images from a numpy array: three detectors one
+    by one, twenty over shared data, and ODIN, compared with two passes and a gradient. Each of the
+    twenty is also timed without the pass, on data that the network has already processed.
+Features: 50 000 x 512 float32 in 10 classes are fitted, and 10 000 other rows are scored. skood's
+    fit includes the threshold, which scores 5 000 training rows; pytorch-ood has no threshold. Peak
+    memory is measured in new processes that fit and score all rows with KNN and NNGuide.
+Every round runs all variants in turn; the medians over the rounds are compared.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
 
 
 def time_in_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict]:
-    """Seconds of each variant, warmed up once."""
+    """Return the seconds of each variant, after one warm-up round."""
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, variant in variants.items():
@@ -127,7 +127,7 @@ def time_passes(n_images: int, rounds: int) -> dict:
                 module(x)
 
     def bare_odin() -> None:
-        """Two passes and a gradient in the input."""
+        """Run two passes and one gradient with respect to the input."""
         for x in batches:
             x = x.clone().requires_grad_()
             logits = module(x)
@@ -182,7 +182,7 @@ def time_passes(n_images: int, rounds: int) -> dict:
 
 
 def features_of(n_rows: int) -> tuple[np.ndarray, np.ndarray, nn.Linear]:
-    """Clusters behind a ReLU, with a last layer that tells them apart."""
+    """Draw clusters after a ReLU, and a last layer that separates them."""
     rng = np.random.default_rng(0)
     y = np.arange(n_rows) % 10
     centres = rng.normal(size=(10, 512))
@@ -203,7 +203,7 @@ def time_features(rounds: int) -> dict:
     network = FrozenEstimator(nn.Sequential(nn.Identity(), head))
 
     def ours(detector: skood.base.BaseDetector, n: int) -> tuple[Callable, Callable]:
-        # The pass that gives the features is made before; the peer is handed features, too.
+        # The pass that computes the features is not timed: the peer gets features, too.
         data, queries = share_forward_pass(train), share_forward_pass(test[:n])
         if hasattr(detector, "classifier"):
             detector.set_params(classifier=network)
@@ -253,7 +253,7 @@ def time_features(rounds: int) -> dict:
 
 
 def peak_memory(what: str) -> int:
-    """MiB that this process took at most, imports and data included (Linux)."""
+    """Return the peak memory of this process in MiB, with imports and data (Linux)."""
     name, n = what.split()
     z, _, head = features_of(int(n))
     if name == "KNN":

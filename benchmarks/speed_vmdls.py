@@ -1,10 +1,10 @@
-"""Cost of the triplet loss of VMDLS, beside a loss that visits every triplet, and in a step.
+"""Time of VMDLS's triplet loss, compared with a loss over every triplet, and of a training step.
 
     python benchmarks/speed_vmdls.py
 
-Forward and backward pass of ``triplet_margin_loss`` for batches of several sizes, beside the same
-loss written out over the cube of all triplets; and a training step of VMDLS beside one of the same
-network with cross-entropy. Both sides are timed in turn, in one process.
+Forward and backward pass of ``triplet_margin_loss`` for batches of several sizes, compared with the
+same loss over the cube of all triplets; and a training step of VMDLS, compared with a step of the
+same network with cross-entropy. Both sides are timed in turn, in one process.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from _timing import summary
 from torch import Tensor
 
 from skood import VMDLS, ConvNet
-from skood.training_time import triplet_margin_loss
+from skood.training_time._metric_losses import triplet_margin_loss
 
-# Classes and rows of each, as in the published settings.
+# Numbers of classes and of rows per class in the published settings.
 BATCHES = {"10 x 8": (10, 8), "10 x 16": (10, 16), "20 x 20": (20, 20)}
 N_LATENT, MARGIN = 32, 8.0
 
 
 def cube(z: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Visit every triplet: the formula as it is written."""
+    """Compute the published formula, over every triplet."""
     d = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
     same = labels[:, None] == labels
     positive = same & ~torch.eye(len(z), dtype=torch.bool, device=z.device)
@@ -62,7 +62,7 @@ def of_loss(n_classes: int, n_samples: int, rounds: int) -> dict:
     def gradient(loss: Callable) -> Tensor:
         return torch.autograd.grad(loss(z, labels, MARGIN), z)[0]
 
-    # A loss that is faster and another one would be worth nothing.
+    # The timing is meaningful only if both losses are the same function.
     torch.testing.assert_close(gradient(triplet_margin_loss), gradient(cube), rtol=1e-3, atol=1e-5)
     measured = []
     for _ in range(rounds):
@@ -73,7 +73,7 @@ def of_loss(n_classes: int, n_samples: int, rounds: int) -> dict:
 
 
 def of_step(rounds: int, n_steps: int) -> dict:
-    """Milliseconds of a step of 80 images of 28 x 28, beside cross-entropy."""
+    """Return the milliseconds of a step on 80 images of 28 x 28, for VMDLS and cross-entropy."""
     rng = np.random.default_rng(0)
     X, y = rng.integers(256, size=(4000, 28, 28), dtype=np.uint8), np.arange(4000) % 10
     settings = {"batch_size": 80, "compile": False, "verbose": 0, "random_state": 0}
@@ -85,7 +85,7 @@ def of_step(rounds: int, n_steps: int) -> dict:
         return TrainingOnly(backbone(steps), random_state=0, verbose=0)
 
     def step(make: Callable) -> float:
-        # What comes before the first step is in both runs, and is taken away.
+        # The difference of two runs excludes the time before the first step.
         few, many = (seconds(lambda n=n: make(n).fit(X, y), 1) for n in (2, 2 + n_steps))
         return 1e3 * (many - few) / n_steps
 

@@ -1,16 +1,15 @@
-"""VMDLS (Dinari and Freifeld 2022) beside other training-time and post-hoc methods.
+"""VMDLS (Dinari and Freifeld 2022), compared with other training-time and post-hoc methods.
 
-Every method trains the same backbone on the same rows for as many epochs:
+Every method trains the same backbone on the same rows for the same number of epochs:
 
     python benchmarks/vmdls.py --id mnist --preset quick --data DIR
     python benchmarks/vmdls.py --id cifar10 --preset paper --data DIR       # for a GPU
     python benchmarks/vmdls.py --table              # the stored results as text
 
-DIR holds a ``read_data.py`` with ``load(name, split)``, or is laid out as torchvision keeps its
-sets. A tenth of the training rows is held out; thresholds are the 5th percentile of its scores.
-Nothing is tuned on an OOD set. Methods that train on outliers get a set of their own, which is not
-tested on. An interrupted run goes on where it stopped when it is started again with the same --work
-folder.
+DIR has a ``read_data.py`` with ``load(name, split)``, or torchvision's layout. A tenth of the
+training rows is held out; the 5th percentile of their scores is the threshold. Nothing is tuned on
+an OOD set. Methods that train on outliers get a separate set, which is not a test set. An
+interrupted run resumes when started again with the same --work folder.
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ from skood.metrics import auroc, fpr_at_tpr, open_set_f1, oscr
 
 @dataclass(frozen=True)
 class Setting:
-    """An ID set, and what it is tested against."""
+    """An ID set, its OOD test sets and its training outliers."""
 
     base: str
     classes: tuple[int, ...]
     ood: tuple[str, ...]
-    # What methods train on that need outliers.
+    # The set for methods that train on outliers.
     outliers: str
 
 
@@ -62,7 +61,7 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class Preset:
-    """How large the backbone is, and how long it is trained."""
+    """Settings of the backbone and of its training."""
 
     backbone: Any
     one_class: Any
@@ -70,9 +69,9 @@ class Preset:
     n_samples_per_batch: int
     n_members: int
     autoencoder_epochs: int
-    # Outliers for each inlier, for methods that train on them.
+    # Outliers per inlier, for methods that train on outliers.
     outlier_ratio: float
-    # Images of an OOD set, drawn at random; None takes all.
+    # Random images drawn from each OOD set; None takes all.
     n_ood: int | None = None
     n_training: int | None = None
 
@@ -100,7 +99,7 @@ PRESETS = {
         DenseNet(max_epochs=200), adam((32, 64, 128), 100, learning_rate=1e-4), 1.0, 8, 5, 100, 2.0
     ),
 }
-# For looking whether a script runs.
+# To check that the script runs.
 PRESETS |= {
     (base, "smoke"): replace(PRESETS["mnist", "quick"], backbone=adam((4, 8), 1), n_training=2000)
     for base in ("mnist", "cifar10")
@@ -128,7 +127,7 @@ def ood_sets(directory: Path, setting: Setting, n_ood: int | None) -> dict[str, 
 
 
 def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> dict[str, Callable]:
-    """Functions of training rows and labels that return fitted detectors by name."""
+    """Return functions that take training rows and labels and return fitted detectors by name."""
     common = {"checkpoint_dir": args.work, "verbose": args.verbose, "random_state": args.seed}
     backbone = clone(preset.backbone).set_params(**common)
     one_class = clone(preset.one_class).set_params(**common)
@@ -195,7 +194,7 @@ class WeightAlone:
     def score_samples(self, X: np.ndarray) -> np.ndarray:
         plain = copy(self.detector)
         plain.reconstruction_ = None
-        # The score with a weight is that without, times the weight.
+        # The weight multiplies the score.
         return -self.detector.score_samples(X) / plain.score_samples(X)
 
 
@@ -204,7 +203,7 @@ def dropping(backbone: Any) -> Any:
 
 
 def classes_of(detector: Any, X: np.ndarray) -> np.ndarray | None:
-    """Predicted classes, none of them rejected; None for a one-class method."""
+    """Return predicted classes, without rejections; None for a one-class method."""
     if hasattr(detector, "classifier_"):
         return detector.classifier_.predict(X)
     if hasattr(detector, "predict_proba"):
@@ -220,7 +219,7 @@ def measured(
     sets: dict[str, np.ndarray],
     default: Any,
 ) -> dict[str, Any]:
-    """Measures of a detector on all OOD sets; `default` predicts classes if it does not."""
+    """Measure a detector on all OOD sets; `default` predicts classes for a one-class method."""
     threshold = float(np.percentile(detector.score_samples(held_out), 5))
     inside = detector.score_samples(X)
     predicted = classes_of(detector if classes_of(detector, X[:1]) is not None else default, X)
@@ -239,7 +238,7 @@ def measured(
         result["ood"][name] = {
             "auroc": auroc(truth, scores),
             "fpr95": fpr_at_tpr(truth, scores),
-            "cauroc": oscr(truth, classes, scores),
+            "oscr": oscr(truth, classes, scores),
             "macro_f1": open_set_f1(truth, rejecting),
         }
     return result
@@ -280,7 +279,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     key: measured(detector, held_out, X_test, y_test, sets, default)
                     for key, detector in detectors.items()
                 },
-                # A fit that only loads what was trained before reports the seconds of that time.
+                # A fit that loads trained models reports the seconds of the run that trained them.
                 "fit_seconds": stored.get("fit_seconds", fitted - start),
                 "score_seconds": perf_counter() - fitted,
                 "history": getattr(next(iter(detectors.values())), "history_", {}),
@@ -303,20 +302,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def text(result: dict[str, Any]) -> str:
-    """Markdown of AUROC / FPR95 / CAUROC (the paper's name of OSCR) / macro F1 in percent."""
+    """Format a result as Markdown; the paper calls OSCR "CAUROC"."""
     rows = {k: v for method in result["methods"].values() for k, v in method["detectors"].items()}
     sets = list(next(iter(rows.values()))["ood"])
-    keys = "auroc", "fpr95", "cauroc", "macro_f1"
     lines = [
         f"ID {result['id']}, preset {result['preset']['name']}, seed {result['seed']}, "
         f"{result['n_training']} training rows, {result['seconds'] / 60:.0f} minutes. "
-        "AUROC / FPR95 / CAUROC / macro F1, %",
+        "AUROC / FPR95 in % / OSCR / macro F1",
         "",
-        f"| | ID accuracy | ID accepted | {' | '.join(sets)} |",
+        f"| | ID accuracy, % | ID accepted, % | {' | '.join(sets)} |",
         "|---" * (len(sets) + 3) + "|",
     ]
     for name, row in rows.items():
-        cells = [" / ".join(f"{100 * row['ood'][s][k]:.2f}" for k in keys) for s in sets]
+        cells = [
+            f"{of['auroc']:.3f} / {100 * of['fpr95']:.1f} / {of['oscr']:.3f} / {of['macro_f1']:.3f}"
+            for of in map(row["ood"].get, sets)
+        ]
         shares = f"{100 * row['accuracy']:.2f} | {100 * row['id_accepted']:.1f}"
         lines.append(f"| {name} | {shares} | {' | '.join(cells)} |")
     return "\n".join(lines)
