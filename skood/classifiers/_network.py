@@ -26,7 +26,7 @@ from skood._torch.batching import (
 from skood._torch.packing import content_of, tensors_of
 from skood.classifiers._head import check_head, weights_of
 from skood.classifiers._inputs import device_of, dtype_of, is_exported, n_items_of
-from skood.classifiers._outputs import Outputs
+from skood.classifiers._outputs import Outputs, log_probabilities
 from skood.classifiers._reading import Reading, require
 from skood.classifiers._returned import (
     EMBEDDINGS,
@@ -496,9 +496,10 @@ def _compute(network: Network, data: CheckedData, content: str) -> Outputs:
 
     features, logits = network.map(features_and_logits, data, "forward pass")
     network.check_finite(logits)
-    z = torch.from_numpy(logits).double()
-    log_proba = F.logsigmoid(z) if network.multilabel else torch.log_softmax(z, 1)
+    if network.is_extractor:
+        return Outputs(logits[:, :0], logits[:, :0], features)
+    log_proba = log_probabilities(logits, network.multilabel)
     reading = network.reading
     assert reading is not None
     normalized = reading.head is None and reading.link in ("softmax", "log_softmax")
-    return Outputs(logits, log_proba.numpy(), features, normalized, network.multilabel)
+    return Outputs(logits, log_proba, features, normalized, network.multilabel)

@@ -4,28 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
 
-__all__ = ["Outputs"]
+__all__ = ["Outputs", "log_probabilities"]
 
 
 @dataclass(frozen=True)
 class Outputs:
     """Outputs of a classifier for a data set.
 
-    Attributes
+    :meth:`from_arrays` makes them from saved arrays, and computes what is missing.
+
+    Parameters
     ----------
     logits : ndarray of shape (n, n_classes)
-    log_proba : ndarray of shape (n, n_classes), nats
+        `n_classes` is 0 if the logits are unknown.
+    log_proba : ndarray of shape (n, n_classes)
+        Logarithms of the class probabilities, in nats.
     features : ndarray of shape (n, d)
-        Penultimate features; d is 0 where they are not known.
-    normalized : bool
-        Whether `logits` are logarithms of probabilities, whose size says nothing.
-    multilabel : bool
-        Whether every class has a probability of its own, the sigmoid of its logit.
+        Penultimate features; d is 0 if they are unknown.
+    normalized : bool, default=False
+        Whether `logits` are logarithms of probabilities, because the logits themselves are unknown.
+    multilabel : bool, default=False
+        Whether a row can have several classes. The probability of a class is then the sigmoid of
+        its logit.
+    head : tuple of ndarray or None, default=None
+        Weight (n_classes, d) and bias (n_classes,) of the last layer, which maps features to
+        logits.
+
+    See Also
+    --------
+    OutputsDetector : Base of the scores that are functions of these outputs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skood.posthoc import Outputs
+    >>> features = np.random.default_rng(0).normal(size=(5, 2))
+    >>> outputs = Outputs.from_arrays(features=features, head=(np.ones((3, 2)), np.zeros(3)))
+    >>> outputs.logits.shape
+    (5, 3)
     """
 
     logits: npt.NDArray
@@ -33,6 +57,61 @@ class Outputs:
     features: npt.NDArray
     normalized: bool = False
     multilabel: bool = False
+    head: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]] | None = None
+
+    @classmethod
+    def from_arrays(
+        cls, logits: Any = None, *, features: Any = None, head: Any = None, multilabel: bool = False
+    ) -> Outputs:
+        """Make outputs from arrays or tensors, such as saved outputs of a network.
+
+        Parameters
+        ----------
+        logits : array-like or Tensor of shape (n, n_classes), default=None
+            None: computed from `features` and `head` if both are given.
+        features : array-like or Tensor of shape (n, d), default=None
+            Penultimate features.
+        head : tuple of array-like or Tensor, default=None
+            Weight (n_classes, d) and bias (n_classes,) of the last layer.
+        multilabel : bool, default=False
+            Whether a row can have several classes.
+
+        Returns
+        -------
+        Outputs
+            In the precision of the arrays; half precision becomes float32, and logits that are
+            computed are float64.
+
+        Raises
+        ------
+        ValueError
+            If logits and features are both missing, the shapes do not match, or a value is NaN or
+            infinite.
+        """
+        if logits is None and features is None:
+            raise ValueError("logits and features are both None; give at least one of them")
+        z = None if features is None else _array(features, "features", 2)
+        known = None if head is None else _head(head, z)
+        if logits is not None:
+            f = _array(logits, "logits", 2)
+        elif z is not None and known is not None:
+            f = z.astype(np.float64) @ known[0].T + known[1]
+        else:
+            assert z is not None
+            f = np.empty((len(z), 0))
+        z = np.empty((len(f), 0)) if z is None else z
+        if len(f) != len(z):
+            raise ValueError(f"there are logits of {len(f)} rows, but features of {len(z)} rows")
+        if known is not None and f.shape[1] != len(known[0]):
+            raise ValueError(
+                f"logits have {f.shape[1]} columns, but the head makes {len(known[0])} logits"
+            )
+        if f.shape[1] == 1 and not multilabel:
+            raise ValueError(
+                "logits have one column, which two classes can share: give a column for each, "
+                "np.column_stack([0 * logits, logits]), or multilabel=True if there is one label"
+            )
+        return cls(f, log_probabilities(f, multilabel), z, multilabel=multilabel, head=known)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -41,7 +120,18 @@ class Outputs:
         return self._each(lambda array: array[rows])
 
     def astype(self, dtype: npt.DTypeLike, order: Literal["K", "C"] = "K") -> Outputs:
-        """Return the same numbers in another precision, or order in memory."""
+        """Return the same numbers in another precision, or order in memory.
+
+        Parameters
+        ----------
+        dtype : dtype
+        order : {"K", "C"}, default="K"
+            As in ``numpy.ndarray.astype``.
+
+        Returns
+        -------
+        Outputs
+        """
         return self._each(lambda array: array.astype(dtype, order=order, copy=False))
 
     def _each(self, function: Callable[[npt.NDArray], npt.NDArray]) -> Outputs:
@@ -51,3 +141,52 @@ class Outputs:
             log_proba=function(self.log_proba),
             features=function(self.features),
         )
+
+
+def log_probabilities(logits: npt.NDArray, multilabel: bool) -> npt.NDArray[np.float64]:
+    """Logarithms of the softmax of logits, or of their sigmoids if `multilabel` is true."""
+    z = torch.from_numpy(logits.astype(np.float64))
+    return (F.logsigmoid(z) if multilabel else torch.log_softmax(z, 1)).numpy()
+
+
+def _array(values: Any, name: str, n_axes: int) -> npt.NDArray:
+    """Check numbers of a user, and return them in float32 or float64."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        # numpy has no bfloat16.
+        values = values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy()
+    values = np.asarray(values)
+    if values.dtype.kind in "biu":
+        values = values.astype(np.float64)
+    elif values.dtype == np.float16:
+        values = values.astype(np.float32)
+    if values.ndim != n_axes or values.dtype.kind != "f" or not values.size:
+        raise ValueError(
+            f"{name} has shape {values.shape} and dtype {values.dtype}; expected numbers in an "
+            f"array with {n_axes} axes, and at least one row"
+        )
+    wrong = ~np.isfinite(values)
+    if wrong.any():
+        raise ValueError(f"{name} has {wrong.sum()} values that are NaN or infinite")
+    return values
+
+
+def _head(
+    head: Any, features: npt.NDArray | None
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Check weight and bias of a last layer."""
+    if not isinstance(head, (tuple, list)) or len(head) != 2:
+        raise ValueError(f"head is a {type(head).__name__}; expected a tuple (weight, bias)")
+    weight = _array(head[0], "the head's weight", 2).astype(np.float64)
+    bias = _array(head[1], "the head's bias", 1).astype(np.float64)
+    if len(weight) != len(bias):
+        raise ValueError(
+            f"the head's weight has shape {weight.shape} and its bias {bias.shape}; expected "
+            "(n_classes, d) and (n_classes,)"
+        )
+    if features is not None and weight.shape[1] != features.shape[1]:
+        raise ValueError(
+            f"the head's weight has shape {weight.shape}, but features have "
+            f"{features.shape[1]} columns; expected (n_classes, {features.shape[1]})"
+        )
+    return weight, bias

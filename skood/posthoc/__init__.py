@@ -1,5 +1,6 @@
 """Post-hoc detectors on a trained classifier, grouped by the outputs that they use."""
 
+from skood.classifiers._outputs import Outputs
 from skood.posthoc._deep_ensemble import DeepEnsemble
 from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm
@@ -55,6 +56,7 @@ __all__ = [
     "MaxLogit",
     "NNGuide",
     "OpenMax",
+    "Outputs",
     "RankFeat",
     "ReAct",
     "RelativeMahalanobis",
