@@ -15,10 +15,13 @@ from skood._checked_data import CheckedData
 from skood._docs_link import DocumentationLinkMixin
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.packing import pack, unpack
+from skood._torch.run import Checkpoint
+from skood._torch.seeding import draw_seed
 
 __all__ = ["NeuralEstimator"]
 
-# Parameters that affect where a model is trained and what it prints, but not what it learns.
+# Parameters that do not change what a model learns; the seed enters the hash instead of
+# `random_state`.
 _IMMATERIAL = {"channels", "device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
 
 
@@ -29,7 +32,7 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
     Parameters
     ----------
     max_epochs : int, default=100
-        Passes over the training data, if `max_steps` does not end training before.
+        Largest number of passes over the training data.
     max_steps : int or None, default=None
         Largest number of training steps; None sets no limit.
     batch_size : int, default=128
@@ -43,25 +46,26 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
     patience : int or None, default=None
         Number of epochs without a lower validation loss after which training ends.
     channels : {"first", "last"} or None, default=None
-        Axis of the channels of images in X. None recognises 1 or 3 channels in the last axis, and
-        raises where the shape leaves it open.
+        Axis of the channels of images in X. None infers it from the shape, and raises an error if
+        the shape is ambiguous.
     precision : {"auto", "bf16", "fp32"}, default="auto"
-        Precision of training; "auto" uses bfloat16 where the hardware supports it natively.
+        Precision of training; "auto" uses bfloat16 where the hardware supports it natively and its
+        gradients agree with float32.
     compile : bool or "auto", default="auto"
-        Whether the training step is compiled; "auto" compiles long runs.
+        Whether the training step is compiled; "auto" compiles runs of at least 2000 steps.
     device : str, torch.device or None, default=None
-        None takes CUDA where there is one.
+        None uses CUDA if available.
     n_workers : int or None, default=None
-        Processes that read the items of a torch ``Dataset``, or of any other data if you ask for
-        some. None takes several for a Dataset and a GPU, and none for anything else.
+        Number of processes that read items; 0 reads in the main process. None uses several
+        processes for a torch ``Dataset`` and a GPU, and 0 otherwise.
     checkpoint_dir : str, Path or None, default=None
-        Folder to save training to, every minute and at its end; a fit with the same parameters
-        and data resumes from there.
+        Folder of checkpoints, written every minute and at the end of training; a fit with the same
+        parameters and data resumes from there.
     verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
+        Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
+        more than a few seconds.
     random_state : int, RandomState instance or None, default=None
-        Seed of the initial weights, the batches and everything else that training draws.
+        Seed of the initial weights, the batches and all other random numbers of training.
 
     Attributes
     ----------
@@ -113,31 +117,38 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
         "random_state", default=None, kw_only=True
     )
 
-    # Detectors hand such a model their checked data instead of an array.
+    # Detectors pass their checked data to such a model instead of an array.
     _reads_checked_data = True
 
-    def _checkpoint(self, data: CheckedData, others: Any, seed: int) -> Path | None:
-        """Return the file that a training run resumes from, named by parameters and data.
+    def _seed_and_checkpoint(
+        self, data: CheckedData, others: Any, device: torch.device
+    ) -> tuple[int, Checkpoint | None]:
+        """Return the seed of a training run, and the checkpoint that it may resume from.
+
+        The name of the file is a hash of the parameters, the data and `others`.
 
         Parameters
         ----------
         data : CheckedData
-            Training data; of streamed ones a few items, from the first to the last, are looked at.
+            Training data. For streamed data, the hash reads at most 256 evenly spaced items.
         others : object
-            Other values that training depends on, labels for instance.
-        seed : int
+            Other values that training depends on, for example labels.
+        device : torch.device
         """
+        seed = draw_seed(self.random_state)
         if self.checkpoint_dir is None:
-            return None
+            return seed, None
         params = self.get_params(deep=False)
         params = {k: v for k, v in params.items() if k not in _IMMATERIAL}
-        looked_at = data
+        hashed = data
         if not data.in_memory:
             rows = np.linspace(0, len(data) - 1, min(len(data), 256)).astype(np.intp)
-            looked_at = data.subset(rows)
+            hashed = data.subset(rows)
         own_seed = None if self.random_state is None else seed
-        key = joblib.hash((params, len(data), looked_at.content(), others, own_seed))
-        return Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
+        key = joblib.hash((params, len(data), hashed.content(), others, own_seed))
+        path = Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
+        checkpoint = Checkpoint(path, device)
+        return checkpoint.seed(seed), checkpoint
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

@@ -1,4 +1,4 @@
-"""State of a training run, the file that it is resumed from, and what Ctrl-C does to it."""
+"""State of a training run, its checkpoint, and the effect of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from skood._torch.objective import Objective
 
 __all__ = [
+    "Checkpoint",
     "InterruptedTraining",
     "TrainingRun",
     "end_fit",
@@ -30,28 +31,16 @@ __all__ = [
     "next_phase",
     "note_interruption",
     "raise_if_ended",
-    "resumed_seed",
 ]
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
-# Time in which a second Ctrl-C ends the fit and not the training of one more model.
+# A second Ctrl-C within this time ends the whole fit instead of one more phase.
 _SECONDS_TO_END = 3.0
 
 
-def resumed_seed(checkpoint: Path | None, seed: int) -> int:
-    """Return the seed of the run saved in `checkpoint`, or `seed` if there is none.
-
-    With random_state=None every fit draws a new seed, but rows that an interrupted run was trained
-    on must not become its validation rows when it is resumed.
-    """
-    if checkpoint is None or not checkpoint.exists():
-        return seed
-    return torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=True)["seed"]
-
-
 class InterruptedTraining(Exception):
-    """Carries the result of a call in which Ctrl-C ended a training run, past a cache."""
+    """Carries the result of an interrupted call past a cache, which stores only returned values."""
 
     def __init__(self, result: Any) -> None:
         super().__init__()
@@ -59,18 +48,18 @@ class InterruptedTraining(Exception):
 
 
 class _SecondInterrupt(KeyboardInterrupt):
-    """Raised by the second Ctrl-C in one step."""
+    """Second Ctrl-C within one step."""
 
 
 @dataclass
 class _CtrlC:
-    """What Ctrl-C has done to the fits of this process."""
+    """Effects of Ctrl-C on the fits of this process."""
 
-    # Phases that it ended.
+    # Number of phases that Ctrl-C ended.
     n_interrupted: int = 0
-    # Time of the last one, until a second Ctrl-C follows in time.
-    told_at: float = -math.inf
-    # Whether KeyboardInterrupt is yet to be raised.
+    # Time of the last first Ctrl-C; reset by a second one.
+    first_at: float = -math.inf
+    # Whether the fit is to end, but KeyboardInterrupt has not been raised yet.
     is_ending: bool = False
 
 
@@ -79,7 +68,7 @@ _phases: ContextVar[tuple[str, ...]] = ContextVar("phases", default=())
 
 
 def note_interruption(interrupt: KeyboardInterrupt) -> bool:
-    """Count a phase that Ctrl-C ended; three seconds for a second Ctrl-C begin.
+    """Count a phase that Ctrl-C ended, and start the three seconds for a second Ctrl-C.
 
     Returns
     -------
@@ -88,26 +77,26 @@ def note_interruption(interrupt: KeyboardInterrupt) -> bool:
     """
     _ctrl_c.n_interrupted += 1
     now = monotonic()
-    is_second = isinstance(interrupt, _SecondInterrupt) or now - _ctrl_c.told_at < _SECONDS_TO_END
-    _ctrl_c.told_at = -math.inf if is_second else now
+    is_second = isinstance(interrupt, _SecondInterrupt) or now - _ctrl_c.first_at < _SECONDS_TO_END
+    _ctrl_c.first_at = -math.inf if is_second else now
     return is_second
 
 
 def n_interrupted() -> int:
-    """How many phases of fits (trainings, threshold scorings) of this process Ctrl-C has ended."""
+    """Return how many phases (trainings, threshold scorings) Ctrl-C has ended in this process."""
     return _ctrl_c.n_interrupted
 
 
 def kept_unless_interrupted(result: Any, before: int) -> Any:
     """Return `result`, or raise `InterruptedTraining` if Ctrl-C cut a phase short.
 
-    A cache stores what is returned, and not what is raised.
+    A cache stores only what is returned.
 
     Parameters
     ----------
     result : object
     before : int
-        What :func:`n_interrupted` returned before the work on `result` began.
+        Value of :func:`n_interrupted` before the work on `result` began.
     """
     if n_interrupted() > before:
         raise InterruptedTraining(result)
@@ -116,15 +105,15 @@ def kept_unless_interrupted(result: Any, before: int) -> Any:
 
 @contextlib.contextmanager
 def followed_by(phase: str | None) -> Iterator[None]:
-    """Name the phase of a fit that comes after the block, for the message of Ctrl-C.
+    """Name the phase of a fit that follows the block, for the message after Ctrl-C.
 
-    Where the fit is to end (:func:`end_fit`), KeyboardInterrupt is raised at the end of the block,
-    when what was trained in it has been stored.
+    If the fit is to end (:func:`end_fit`), the block raises KeyboardInterrupt at its end, after the
+    trained models have been stored.
 
     Parameters
     ----------
     phase : str or None
-        "training of MLP", for instance. None: what the enclosing block names.
+        For example "training of MLP". None: the phase named by the enclosing block.
     """
     token = _phases.set(_phases.get() if phase is None else (*_phases.get(), phase))
     try:
@@ -137,16 +126,16 @@ def followed_by(phase: str | None) -> Iterator[None]:
 
 
 def next_phase() -> str | None:
-    """Name of the phase that follows, by the innermost `followed_by`; None outside of any."""
+    """Return the phase named by the innermost `followed_by`; None outside such a block."""
     phases = _phases.get()
     return phases[-1] if phases else None
 
 
 def end_fit() -> None:
-    """End the fit after its second Ctrl-C.
+    """End the fit after a second Ctrl-C.
 
-    Inside of `followed_by` KeyboardInterrupt is raised a little later, when the trained model has
-    been returned: by the next training, by the next batch of a pass, or at the end of the block.
+    Inside `followed_by`, KeyboardInterrupt is raised after the trained model has been returned: by
+    the next training, by the next scoring batch, or at the end of the block.
     """
     if not _phases.get():
         raise KeyboardInterrupt
@@ -154,7 +143,7 @@ def end_fit() -> None:
 
 
 def raise_if_ended() -> None:
-    """Raise KeyboardInterrupt where `end_fit` was called and nothing has raised since."""
+    """Raise the KeyboardInterrupt that `end_fit` postponed."""
     if _ctrl_c.is_ending and threading.current_thread() is threading.main_thread():
         _ctrl_c.is_ending = False
         raise KeyboardInterrupt
@@ -162,22 +151,22 @@ def raise_if_ended() -> None:
 
 @contextlib.contextmanager
 def finishing_step() -> Iterator[None]:
-    """Let Ctrl-C wait for the end of the block, so that a step is done or not done.
+    """Delay Ctrl-C to the end of the block, so that no step is left half done.
 
-    A second Ctrl-C does not wait.
+    A second Ctrl-C is not delayed.
     """
     default = signal.default_int_handler
     in_main_thread = threading.current_thread() is threading.main_thread()
     if not in_main_thread or signal.getsignal(signal.SIGINT) is not default:
         yield
         return
-    asked_at: float | None = None
+    pressed_at: float | None = None
 
     def wait(number: int, frame: Any) -> None:
-        nonlocal asked_at
-        if asked_at is None:
-            asked_at = monotonic()
-        elif monotonic() - asked_at < _SECONDS_TO_END:
+        nonlocal pressed_at
+        if pressed_at is None:
+            pressed_at = monotonic()
+        elif monotonic() - pressed_at < _SECONDS_TO_END:
             raise _SecondInterrupt
         else:
             raise KeyboardInterrupt
@@ -187,39 +176,86 @@ def finishing_step() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, default)
-    if asked_at is not None:
+    if pressed_at is not None:
         raise KeyboardInterrupt
 
 
+class Checkpoint:
+    """File that a training run is saved to, and resumed from if it exists.
+
+    Parameters
+    ----------
+    path : Path
+    device : torch.device
+        Device of the tensors that are read.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path = path
+        self._saved: dict[str, Any] | None = None
+        if path.exists():
+            self._saved = torch.load(path, map_location=device, weights_only=True)
+
+    def seed(self, drawn: int) -> int:
+        """Return the seed of the saved run, or `drawn` if there is none.
+
+        With random_state=None every fit draws a new seed, but the training rows of an interrupted
+        run must not become validation rows of the resumed run.
+        """
+        return drawn if self._saved is None else self._saved["seed"]
+
+    def take(self) -> dict[str, Any] | None:
+        """Return the state of the saved run, if there is one, and release it."""
+        saved, self._saved = self._saved, None
+        return saved
+
+    def save(self, state: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self.path)
+
+
 class TrainingRun:
-    """State of one training run, as saved in a checkpoint.
+    """State of a training run, resumed from its checkpoint.
 
     Parameters
     ----------
     objective : Objective
     optimizer : Optimizer
     seed : int
-    path : Path or None
-        File to resume from and to save to.
+    checkpoint : Checkpoint or None
+        Where the run is saved; None saves nothing.
     """
 
     def __init__(
-        self, objective: Objective, optimizer: torch.optim.Optimizer, seed: int, path: Path | None
+        self,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        seed: int,
+        checkpoint: Checkpoint | None,
     ) -> None:
         self.objective = objective
         self.optimizer = optimizer
         self.seed = seed
-        self.path = path
+        self.checkpoint = checkpoint
         self.step = 0
-        # Whether steps run in bfloat16, once that is decided.
+        # Whether steps run in bfloat16; None before this is decided.
         self.bf16: bool | None = None
-        # The last epoch that was begun.
+        # The last epoch that has begun.
         self.epoch = -1
         self.history: dict[str, list[float]] = {"loss": []}
         self.best: dict[str, Tensor] | None = None
         self._sums: dict[str, Tensor] = {}
         self._count = 0
         self._saved_at = monotonic()
+        saved = checkpoint.take() if checkpoint else None
+        if saved is not None:
+            objective.load_state_dict(saved["objective"])
+            optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.epoch, self.bf16 = saved["step"], saved["epoch"], saved["bf16"]
+            self.history, self.best = saved["history"], saved["best"]
+            self._sums, self._count = saved["sums"], saved["count"]
 
     def goes_on(self, n_steps: int, patience: int | None) -> bool:
         losses = self._comparable_losses()
@@ -231,7 +267,7 @@ class TrainingRun:
         return self._count == epoch_steps or self.step == n_steps
 
     def advance(self, losses: Mapping[str, Tensor]) -> None:
-        """Count a step, and add its loss and the terms of the loss."""
+        """Count a step, and accumulate its loss and the loss's terms."""
         self.step += 1
         self._count += 1
         for name, loss in losses.items():
@@ -239,7 +275,7 @@ class TrainingRun:
             self._sums[name] = self._sums[name] + loss if name in self._sums else loss
 
     def mean_losses(self) -> dict[str, float]:
-        """Mean loss and terms over the steps of this epoch so far."""
+        """Return the mean loss and terms over the steps of this epoch so far."""
         means = {name: float(total) / self._count for name, total in self._sums.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(
@@ -260,13 +296,13 @@ class TrainingRun:
         return self.history.get("validation_loss", []) if self.objective.epochs_compare else []
 
     def last_losses(self) -> dict[str, str]:
-        """Loss and validation loss of the last epoch, as a progress bar shows them."""
+        """Return loss and validation loss of the last epoch, for the progress bar."""
         names = {"loss": "loss", "val": "validation_loss"}
         return {k: f"{self.history[v][-1]:.4g}" for k, v in names.items() if v in self.history}
 
     def finish(self) -> None:
-        """Save, and leave the network in eval mode with the weights that are kept."""
-        # The loss of a step is computed before its update, so nothing has seen the last one yet.
+        """Save the run; put the best or last weights into the network, in eval mode."""
+        # Each loss is computed before the step's update, so no loss checks the last update.
         if not all(torch.isfinite(parameter).all() for parameter in self.objective.parameters()):
             raise FloatingPointError(
                 "training ended with weights that are not finite; lower learning_rate or clip_norm"
@@ -281,31 +317,18 @@ class TrainingRun:
 
     def save(self) -> None:
         self._saved_at = monotonic()
-        if self.path is None:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        state = {
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "seed": self.seed,
-            "step": self.step,
-            "epoch": self.epoch,
-            "bf16": self.bf16,
-            "history": self.history,
-            "best": self.best,
-            "sums": self._sums,
-            "count": self._count,
-        }
-        partial = self.path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.path)
-
-    def resume(self, device: torch.device) -> None:
-        if self.path is None or not self.path.exists():
-            return
-        state: dict[str, Any] = torch.load(self.path, map_location=device, weights_only=True)
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.seed, self.step, self.epoch = state["seed"], state["step"], state["epoch"]
-        self.history, self.best, self.bf16 = state["history"], state["best"], state["bf16"]
-        self._sums, self._count = state["sums"], state["count"]
+        if self.checkpoint is not None:
+            self.checkpoint.save(
+                {
+                    "objective": self.objective.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "seed": self.seed,
+                    "step": self.step,
+                    "epoch": self.epoch,
+                    "bf16": self.bf16,
+                    "history": self.history,
+                    "best": self.best,
+                    "sums": self._sums,
+                    "count": self._count,
+                }
+            )

@@ -1,12 +1,11 @@
-"""The training loop: knows how to train a network, not what it learns."""
+"""The training loop, independent of what is learned."""
 
 from __future__ import annotations
 
-import os
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -21,6 +20,7 @@ from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
 from skood._torch.reading import read_ahead, read_batches
 from skood._torch.run import (
+    Checkpoint,
     TrainingRun,
     end_fit,
     finishing_step,
@@ -48,22 +48,19 @@ def hold_out(
     ----------
     n_items : int
     fraction : float
-        Part to hold out.
+        Fraction to hold out.
     seed : int
     class_indices : ndarray of shape (n_items,), default=None
-        Where given, the same part of every class is held out.
+        If given, the same fraction of every class is held out.
     """
-    groups = [np.arange(n_items)]
-    if class_indices is not None:
-        groups = [np.flatnonzero(class_indices == k) for k in range(class_indices.max() + 1)]
+    if class_indices is None:
+        class_indices = np.zeros(n_items, int)
     rng = numpy_rng(seed, Stream.VALIDATION_ROWS)
-    training, held_out = [], []
-    for rows in groups:
-        rows = rng.permutation(rows)
-        n_held_out = int(fraction * len(rows))
-        held_out.append(rows[:n_held_out])
-        training.append(rows[n_held_out:])
-    return np.sort(np.concatenate(training)), np.sort(np.concatenate(held_out))
+    is_held_out = np.zeros(n_items, bool)
+    for k in np.unique(class_indices):
+        rows = rng.permutation(np.flatnonzero(class_indices == k))
+        is_held_out[rows[: int(fraction * len(rows))]] = True
+    return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
 
 
 def train(
@@ -74,58 +71,57 @@ def train(
     *,
     seed: int,
     device: torch.device,
-    checkpoint: str | os.PathLike | None = None,
+    checkpoint: Checkpoint | None = None,
     description: str = "training",
 ) -> dict[str, list[float]]:
     """Train `objective` in place.
 
     All randomness of a step is a function of `seed` and the number of the step, so a run that
-    was interrupted and resumed ends with the same weights as one that was not.
+    was interrupted and resumed ends with the same weights as an uninterrupted run.
 
     Parameters
     ----------
     objective : Objective
-        On `device`. Left in eval mode with the weights of the last epoch, or, where there are
-        validation rows and its epochs compare, of the epoch with the lowest validation loss.
+        On `device`. Left in eval mode, with the weights of the epoch with the lowest validation
+        loss if there are validation rows and `epochs_compare`, else of the last epoch.
     training, validation : ndarray
-        Rows that the objective reads; there may be none for validation.
+        Rows that the objective reads; `validation` may be empty.
     settings : TrainingSettings
     seed : int
+        Seed of the saved run, if `checkpoint` holds one.
     device : torch.device
-    checkpoint : path or None
-        File to resume from, with its seed, and to save to, once a minute and at the end.
+    checkpoint : Checkpoint or None, default=None
+        Resumed from, and saved to once a minute and at the end.
     description : str
-        What the progress bar says.
+        Label of the progress bar.
 
     Returns
     -------
     dict of str to list of float
-        A value for each epoch: "loss", which includes the penalty, a mean for each named term
-        of it, and, with validation rows, "validation_loss", the terms and a mean for each of
-        the objective's metrics, their names after "validation_".
+        A value for each epoch: "loss", which includes the penalty, the mean of each named term of
+        the loss, and, with validation rows, "validation_loss" and the mean of each term and
+        metric, named "validation_...".
 
     Raises
     ------
     FloatingPointError
-        When the loss is no longer finite.
+        When the loss or the weights are not finite.
     RuntimeError
         With ``precision="bf16"`` where this machine computes wrong gradients in bfloat16.
     KeyboardInterrupt
-        At a second Ctrl-C within three seconds, which ends the whole fit. The network is then as
-        after any other Ctrl-C, and its checkpoint is saved. Inside of `followed_by` it is raised
-        after the return of this function, see :func:`~skood._torch.run.end_fit`.
+        At a second Ctrl-C within three seconds, which ends the whole fit. The network and its
+        checkpoint are as after a single Ctrl-C. Inside `followed_by`, it is raised after this
+        function has returned, see :func:`~skood._torch.run.end_fit`.
 
     Warns
     -----
     UserWarning
-        After Ctrl-C, which ends training and keeps what was learned, of what comes next; and where
-        ``precision="auto"`` finds bfloat16 wrong and trains in float32.
+        After Ctrl-C, which ends training and keeps the weights; and where ``precision="auto"``
+        falls back to float32 because bfloat16 is wrong.
     """
     raise_if_ended()
     optimizer = settings.make_optimizer(objective.parameter_groups())
-    run = TrainingRun(objective, optimizer, seed, Path(checkpoint) if checkpoint else None)
-    run.resume(device)
-    seed = run.seed
+    run = TrainingRun(objective, optimizer, seed, checkpoint)
 
     def batches_of(epoch: int) -> Sequence[npt.NDArray[np.integer]]:
         rng = numpy_rng(seed, Stream.EPOCH_ORDER, epoch)
@@ -137,8 +133,9 @@ def train(
         n_steps = min(n_steps, settings.max_steps)
 
     mean_losses = _mean_losses(objective, device)
-    wanted = settings.compile if objective.compiles else False
-    compiled = maybe_compile(_with_penalty(objective, mean_losses), wanted, n_steps)
+    compiled = maybe_compile(
+        _with_penalty(objective, mean_losses), objective.compiles and settings.compile, n_steps
+    )
     shown_at = monotonic()
     bar = progress_bar(
         total=n_steps,
@@ -164,11 +161,9 @@ def train(
                     torch_rng(device, seed, Stream.STEP, step)
                     for step in range(run.step, run.step + len(todo))
                 )
-                rng = numpy_rng(seed, Stream.READING, run.step)
-                reading_seed = int(rng.integers(2**31 - 1))
-                with closing(
-                    _batches(objective, todo, generators, settings, device, reading_seed)
-                ) as batches:
+                reading_seed = int(numpy_rng(seed, Stream.READING, run.step).integers(2**31 - 1))
+                batches = _batches(objective, todo, generators, settings, device, reading_seed)
+                with closing(batches):
                     for batch in batches:
                         with finishing_step():
                             if run.step == 0:
@@ -192,7 +187,7 @@ def train(
                             bar.set_postfix(loss=f"{run.mean_losses()['loss']:.4g}")
                         bar.update()
                         if run.is_due():
-                            run.mean_losses()  # Raises before a ruined model is saved.
+                            run.mean_losses()  # Raises if not finite, before the run is saved.
                             run.save()
             bar.total = run.step
         except KeyboardInterrupt as interrupt:
@@ -208,7 +203,7 @@ def train(
 
 
 def _stop(interrupt: KeyboardInterrupt, description: str, step: int, n_steps: int) -> bool:
-    """Say what Ctrl-C kept and what comes next; return whether it ends the whole fit."""
+    """Warn that Ctrl-C ended training, and return whether it ends the whole fit."""
     ends_fit = note_interruption(interrupt)
     message = (
         f"{description} was interrupted after {step} of {n_steps} steps; the model keeps what it "
@@ -224,19 +219,23 @@ def _stop(interrupt: KeyboardInterrupt, description: str, step: int, n_steps: in
 
 
 def _mean_losses(objective: Objective, device: torch.device) -> Callable[..., dict[str, Tensor]]:
-    """Make a function of precision and batch that returns the mean loss and its terms."""
+    """Return a function of precision and batch that computes the mean loss and its terms."""
 
-    def losses(bf16: bool, *batch: Tensor) -> dict[str, Tensor]:
+    def mean_losses(bf16: bool, *batch: Tensor) -> dict[str, Tensor]:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return _means(objective.loss(*batch))
+            losses = objective.loss(*batch)
+            if isinstance(losses, Tensor):
+                return {"loss": losses.mean()}
+            terms = {name: term.mean() for name, term in losses.items()}
+            return {"loss": torch.stack(list(terms.values())).sum(), **terms}
 
-    return losses
+    return mean_losses
 
 
 def _with_penalty(
     objective: Objective, mean_losses: Callable[..., dict[str, Tensor]]
 ) -> Callable[..., dict[str, Tensor]]:
-    """Make a function like `mean_losses` that adds the objective's penalty."""
+    """Return a function like `mean_losses` that adds the objective's penalty."""
 
     def losses(bf16: bool, *batch: Tensor) -> dict[str, Tensor]:
         means = mean_losses(bf16, *batch)
@@ -248,14 +247,6 @@ def _with_penalty(
     return losses
 
 
-def _means(losses: Tensor | dict[str, Tensor]) -> dict[str, Tensor]:
-    """Mean loss of a batch under "loss", beside the terms that make it up."""
-    if isinstance(losses, Tensor):
-        return {"loss": losses.mean()}
-    terms = {name: term.mean() for name, term in losses.items()}
-    return {"loss": torch.stack(list(terms.values())).sum(), **terms}
-
-
 def _batches(
     objective: Objective,
     rows: Sequence[npt.NDArray[np.integer]],
@@ -264,7 +255,7 @@ def _batches(
     device: torch.device,
     seed: int = 0,
 ) -> Generator[tuple[Tensor, ...], None, None]:
-    """Read and prepare batches, ahead of their use where that pays."""
+    """Read and prepare batches, prefetched if reading is slow or the device is a GPU."""
     slow = objective.reads_slowly
 
     def prepared(items: Any, generator: torch.Generator | None) -> tuple[Tensor, ...]:
@@ -284,12 +275,12 @@ def _validate(
     settings: TrainingSettings,
     device: torch.device,
 ) -> dict[str, float]:
-    """Mean loss, terms and metrics over `rows` in float32; nothing where there are no rows."""
+    """Mean loss, terms and metrics over `rows` in float32; empty if there are no rows."""
     if len(rows) == 0:
         return {}
     objective.eval()
-    terms: dict[str, list[Tensor]] = {}
-    metrics: dict[str, list[Tensor]] = {}
+    terms: dict[str, list[Tensor]] = defaultdict(list)
+    metrics: dict[str, list[Tensor]] = defaultdict(list)
     size = settings.batch_size
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
     batches = _batches(objective, parts, [None] * len(parts), settings, device)
@@ -297,11 +288,12 @@ def _validate(
         for batch in batches:
             losses = objective.loss(*batch)
             for name, term in ({"": losses} if isinstance(losses, Tensor) else losses).items():
-                terms.setdefault(name, []).append(term.double().flatten())
+                terms[name].append(term.double().flatten())
             for name, metric in objective.metrics(*batch).items():
-                metrics.setdefault(name, []).append(metric.double())
-    term_means = {name: float(torch.cat(parts).mean()) for name, parts in terms.items()}
-    means = {"loss": sum(term_means.values())}
-    means |= {name: mean for name, mean in term_means.items() if name}
-    means |= {name: float(torch.cat(parts).mean()) for name, parts in metrics.items()}
-    return {f"validation_{name}": mean for name, mean in means.items()}
+                metrics[name].append(metric.double())
+    term_means, metric_means = (
+        {name: float(torch.cat(values).mean()) for name, values in named.items()}
+        for named in (terms, metrics)
+    )
+    means = {"loss": sum(term_means.values()), **term_means, **metric_means}
+    return {f"validation_{name}": mean for name, mean in means.items() if name}

@@ -25,8 +25,7 @@ from skood._parameters import Interval, StrOptions, estimator, fit_context, para
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.run import resumed_seed
-from skood._torch.seeding import draw_seed, isolated_rng
+from skood._torch.seeding import isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.classifiers._network import Network
@@ -302,9 +301,8 @@ class NeuralClassifier(NetworkClassifier, NeuralEstimator):
         the last layer of `weights_init` has the same meaning.
         """
         device = resolve_device(self.device)
-        seed = draw_seed(self.random_state)
-        checkpoint = self._checkpoint(data, (class_indices, validation, depends_on), seed)
-        seed = resumed_seed(checkpoint, seed)
+        others = class_indices, validation, depends_on
+        seed, checkpoint = self._seed_and_checkpoint(data, others, device)
         if validation is None:
             training, validation = hold_out(len(data), self.validation_fraction, seed)
         else:

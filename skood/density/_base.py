@@ -25,8 +25,7 @@ from skood._torch.batching import batch_multiple, map_batches, scoring_batch_siz
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.objective import Objective
-from skood._torch.run import resumed_seed
-from skood._torch.seeding import draw_seed, isolated_rng
+from skood._torch.seeding import isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.density._conditioning import ClassConditioning
@@ -123,9 +122,7 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
             What the progress bar says.
         """
         device = resolve_device(self.device)
-        seed = draw_seed(self.random_state)
-        checkpoint = self._checkpoint(data, depends_on, seed)
-        seed = resumed_seed(checkpoint, seed)
+        seed, checkpoint = self._seed_and_checkpoint(data, depends_on, device)
         with isolated_rng(device, seed):
             network = self._build(data).to(device)
         try:

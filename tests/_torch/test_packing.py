@@ -182,7 +182,7 @@ from skood.classifiers import _base
 {inspect.getsource(labels)}
 train, resumed = _base.train, []
 def noted(*args, checkpoint, **kwargs):
-    resumed.append(checkpoint.exists())
+    resumed.append(checkpoint.path.exists())
     return train(*args, checkpoint=checkpoint, **kwargs)
 _base.train = noted
 with open(sys.argv[1], "rb") as file:

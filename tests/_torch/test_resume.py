@@ -12,7 +12,7 @@ from torch import nn
 from skood import LogLikelihood
 from skood._torch import run as run_module
 from skood._torch.objective import Objective
-from skood._torch.run import TrainingRun, finishing_step, resumed_seed
+from skood._torch.run import Checkpoint, TrainingRun, finishing_step
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.density import ImageFlow, NeuralSplineFlow, PixelCNN
@@ -32,6 +32,7 @@ SETTINGS = TrainingSettings(
     verbose=0,
 )
 VALIDATING = replace(SETTINGS, patience=2)
+CPU = torch.device("cpu")
 DATA = torch.randn(26, 3, generator=torch.Generator().manual_seed(0))
 
 
@@ -70,14 +71,14 @@ class Noisy(Objective):
         return (self.network(x - self.mean_before)[:, 0] - x.square().sum(1)).square()
 
 
-def run(settings, checkpoint, *, seed=0, fraction=None, **stop):
+def run(settings, path, *, seed=0, fraction=None, **stop):
     """Train, interrupted at the given batch of training or validation."""
     fraction = fraction if fraction is not None else 0.4 if settings is not SETTINGS else 0.0
     objective = Noisy(seed, stop)
-    seed = resumed_seed(checkpoint, seed)
+    checkpoint = None if path is None else Checkpoint(path, CPU)
+    seed = seed if checkpoint is None else checkpoint.seed(seed)
     parts = hold_out(len(DATA), fraction, seed)
-    device = torch.device("cpu")
-    history = train(objective, *parts, settings, seed=seed, device=device, checkpoint=checkpoint)
+    history = train(objective, *parts, settings, seed=seed, device=CPU, checkpoint=checkpoint)
     assert not objective.training
     return objective.state_dict(), history, objective.calls
 
@@ -139,15 +140,15 @@ class Normalised(Noisy):
 @pytest.mark.parametrize("stop", [0, 3, 7])
 def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path, stop):
     parts = np.arange(20), np.arange(20, 26)
-    settings = {"seed": 0, "device": torch.device("cpu")}
+    settings = {"seed": 0, "device": CPU}
     whole = Normalised(0, None)
     expected = train(whole, *parts, SETTINGS, **settings)
     first, second = Normalised(0, stop), Normalised(0, None)
-    message = f"was interrupted after {stop + 1} of 16 steps"
+    message, path = f"was interrupted after {stop + 1} of 16 steps", tmp_path / "run.pt"
     with pytest.warns(UserWarning, match=message):
-        train(first, *parts, SETTINGS, checkpoint=tmp_path / "run.pt", **settings)
+        train(first, *parts, SETTINGS, checkpoint=Checkpoint(path, CPU), **settings)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert train(second, *parts, SETTINGS, checkpoint=tmp_path / "run.pt", **settings) == expected
+    assert train(second, *parts, SETTINGS, checkpoint=Checkpoint(path, CPU), **settings) == expected
     for name, value in whole.state_dict().items():
         assert torch.equal(second.state_dict()[name], value), name
 

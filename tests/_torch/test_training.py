@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from skood._torch import compiling
-from skood._torch import precision as precision_module
-from skood._torch import run as run_module
+from skood._torch import compiling, precision as precision_module, run as run_module
 from skood._torch.compiling import maybe_compile
 from skood._torch.objective import Objective
+from skood._torch.run import Checkpoint
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.density import PixelCNN
@@ -356,7 +355,7 @@ def test_nothing_bad_is_saved(tmp_path, monkeypatch):
         return module.value + torch.full((len(rows),), math.nan if module.value < -0.55 else 0.0)
 
     with pytest.raises(FloatingPointError, match="before step 7"):
-        run(loss=loss, checkpoint=tmp_path / "run.pt")
+        run(loss=loss, checkpoint=Checkpoint(tmp_path / "run.pt", CPU))
     state = torch.load(tmp_path / "run.pt", weights_only=True)
     assert state["step"] == 6
 
