@@ -1,4 +1,4 @@
-"""The decision chart of the user guide, as SVG that follows the colours of the page."""
+"""The decision chart of the user guide, as SVG in the colours of the page's theme."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from xml.sax.saxutils import escape
 
 import skood
 
-# A question, and what to take if the answer is yes: a heading, and lines of names of the API. The
-# last has no question.
+# A question, and the methods to use if the answer is yes: a heading, and lines of class names. The
+# last step has no question.
 STEPS = [
     (
         ("Is there a trained", "classifier?"),
         ("Post-hoc detectors", ["KNN Mahalanobis ViM", "ASH ODIN Energy"]),
     ),
     (
-        ("Are there embeddings", "from elsewhere?"),
-        ("The same, on rows", ["KNN Mahalanobis GMM"]),
+        ("Are the rows", "embeddings?"),
+        ("Post-hoc, on the rows", ["KNN Mahalanobis GMM"]),
     ),
     (
         ("Are there labels, and", "outliers to train on?"),
@@ -39,11 +39,11 @@ LINE = 17
 
 
 def svg() -> str:
-    """Draw the chart; names link to the pages of the API, from a page of the user guide."""
+    """Draw the chart; class names link to their pages, relative to a page of the user guide."""
     height = STEP * (len(STEPS) - 1) + HEIGHT
     lines = [
         f'<svg class="skood-chart" viewBox="-2 -2 {WIDTH + 4} {height + 4}" role="img"',
-        '     aria-label="Which detector: questions from top to bottom, and what to take">',
+        '     aria-label="Which detector: questions from top to bottom, and methods to use">',
         "<style>",
         ".skood-chart { max-width: 600px; width: 100%; margin-bottom: 1rem; }",
         ".skood-chart { font-size: 13px; fill: currentColor; }",
@@ -92,7 +92,7 @@ def label(x: int, y: int, words: str, anchor: str) -> str:
 
 
 def text(place: tuple[int, int], middle: int, rows: list[str], linked: bool = False) -> list[str]:
-    """Lines of text in the middle of a box; those below the first are names if `linked`."""
+    """Centre lines of text in a box; if `linked`, all but the first are class names."""
     x, width = place
     first = middle - LINE * (len(rows) - 1) / 2 + 4
     lines = []
@@ -109,6 +109,6 @@ def text(place: tuple[int, int], middle: int, rows: list[str], linked: bool = Fa
 
 
 def link(name: str) -> str:
-    # skood.posthoc._features: the second is the part of the package.
+    # skood.posthoc._features: the second name is the part of the package.
     part = getattr(skood, name).__module__.split(".")[1]
     return f'<a href="../generated/skood.{part}.{name}.html">{name}</a>'

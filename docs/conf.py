@@ -1,8 +1,8 @@
 """Configuration of the documentation: ``python -m sphinx -W docs docs/_build/html``.
 
-The pages of the API, of the methods and of what is new, and the decision chart, are written by
-``generate.py`` before each build.
-Examples are executed; those whose names do not begin with ``plot_`` are only shown.
+``generate.py`` writes the API reference, the table of methods, the change log and the decision
+chart before each build. Examples are executed if their names begin with ``plot_``; the others are
+only shown.
 """
 
 import sys
@@ -25,7 +25,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",
-    # With MathJax among the pages, formulas need no network.
+    # A bundled MathJax, so that formulas need no network.
     "sphinx-mathjax-offline",
     "numpydoc",
     "sphinx_gallery.gen_gallery",
@@ -36,7 +36,7 @@ templates_path = ["_templates"]
 
 autosummary_generate = True
 autodoc_typehints = "none"
-# Every name of ours that a page refers to exists. Other packages' pages are not read: no network.
+# References to skood must resolve; references to other packages would need a network.
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(sklearn|torch|torchvision|matplotlib|numpy|joblib)\..*")]
 numpydoc_show_class_members = False
@@ -59,7 +59,7 @@ html_theme = "pydata_sphinx_theme"
 html_baseurl = DOCS_URL or ""
 html_title = f"skood {version}"
 html_show_sourcelink = False
-# Pages that stand alone have no sections to navigate.
+# These pages have no siblings to navigate to.
 html_sidebars = {
     name: [] for name in ("getting_started", "generated/methods", "glossary", "generated/whats_new")
 }
@@ -71,7 +71,7 @@ html_theme_options = {
 
 
 def skip_members(app, what, name, member, skip, options):
-    """Leave out what scikit-learn documents, and what users do not call."""
+    """Omit scikit-learn's methods, and internal methods."""
     if what == "class" and callable(member):
         module = getattr(member, "__module__", None) or ""
         if not module.startswith("skood") or getattr(member, "is_internal", False):

@@ -1,4 +1,4 @@
-"""What a score costs, counted for the table of methods."""
+"""Counts the forward passes per score, for the table of methods."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ N_SCORED = 64
 
 
 def passes() -> dict[str, str]:
-    """Passes of the network for each item that a detector scores, by the detector's name.
+    """Return the passes of the network per scored item, by the detector's name.
 
-    Counted on a small network of 8 x 8 images with every default parameter.
+    They are counted on a small network of 8 x 8 images, with all default parameters.
     """
     X, y = load_digits(n_class=2, return_X_y=True)
     X = (X / 16).astype(np.float32).reshape(-1, 8, 8)
@@ -34,25 +34,25 @@ def passes() -> dict[str, str]:
             cls = getattr(module, name)
             if not hasattr(cls, "score_samples"):
                 continue
-            # An ensemble trains its members itself.
+            # DeepEnsemble trains its members.
             takes_trained = part == "posthoc" and name != "DeepEnsemble"
             detector = cls(trained) if takes_trained else cls()
             on_outliers = getattr(cls, "_trains_on_outliers", False)
             with warnings.catch_warnings():
-                # That of a training which is too short to be good.
+                # Training is too short to converge.
                 warnings.simplefilter("ignore")
                 detector.fit(X, labelled if on_outliers else y)
             with counted() as rows:
                 detector.score_samples(X[:N_SCORED])
             forward, backward = (round(count / N_SCORED) for count in rows)
-            assert forward, f"{name} reads no network with a convolution of grey images"
+            assert forward, f"{name} passes no image through a convolution of one channel"
             found[name] = f"{forward} and a gradient" if backward else str(forward)
     return found
 
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """Count the items that pass through the first convolution of any network, and back."""
+    """Count the items in forward and backward passes through the first convolution."""
     rows = [0, 0]
 
     def is_first(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Pages of the documentation that are made from the package and from measured results."""
+"""Generates pages of the documentation from the package and from stored results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from costs import passes
 
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
-# The parts of the package, in the order in which they are shown, and what they are.
+# The parts of the package and their titles, in the order of the pages.
 PARTS = {
     "density": "Densities and other models of the data",
     "classifiers": "Classifiers",
@@ -26,11 +26,11 @@ PARTS = {
     "datasets": "Data sets",
     "inspection": "Displays",
 }
-OF_THE_PACKAGE = ["evaluate", "share_forward_pass"]
+FUNCTIONS = ["evaluate", "share_forward_pass"]
 
 
 def write(docs: Path) -> None:
-    """Write all pages, and the picture of one, into ``docs/generated``."""
+    """Write all pages, the decision chart and an included table into ``docs/generated``."""
     folder = docs / "generated"
     folder.mkdir(exist_ok=True)
     pages = {
@@ -38,12 +38,12 @@ def write(docs: Path) -> None:
         "methods.rst": methods_page(),
         "whats_new.rst": whats_new_page(),
         "choosing.svg": chart.svg(),
-        # No page of its own: the user guide includes it.
+        # Included by the user guide.
         "false_alarms.inc": false_alarms_table(),
     }
     for name, text in pages.items():
         path = folder / name
-        # A page that has not changed is not built again.
+        # Sphinx rebuilds a page when its file is written.
         if not path.exists() or path.read_text() != text:
             path.write_text(text)
 
@@ -65,9 +65,9 @@ def api_page() -> str:
         lines += [title, "-" * len(title), "", f".. module:: skood.{part}", ""]
         for template, names in kinds.items():
             lines += summary(template, names)
-    title = "Of the whole package"
+    title = "Functions on detectors and data"
     lines += [title, "-" * len(title), "", ".. currentmodule:: skood", ""]
-    lines += summary("function.rst", OF_THE_PACKAGE)
+    lines += summary("function.rst", FUNCTIONS)
     return "\n".join(lines)
 
 
@@ -78,19 +78,19 @@ def summary(template: str, names: list[str]) -> list[str]:
     return [".. autosummary::", *options, *(f"   {name}" for name in names), ""]
 
 
-# What is measured of the methods of each part.
+# The measurement of the methods of each part.
 MEASURED = {
     "likelihood": (
-        "Fashion-MNIST against MNIST, with the best of the densities of the table. Cost: seconds "
-        "of scoring, in those of log p(x) of the same density."
+        "AUROC: Fashion-MNIST against MNIST, on the density with the highest AUROC among those in "
+        "``benchmarks/README.md``. Cost: scoring time relative to log p(x) under the same density."
     ),
     "posthoc": (
-        "CIFAR-10 against SVHN, on a network of 88.8 % accuracy. Cost: passes of the network for "
-        "each item. Detectors that read the same network share them "
+        "AUROC: CIFAR-10 against SVHN, on a network of 88.8 % accuracy. Cost: forward passes of "
+        "the network per item. Detectors on the same network can share the passes "
         "(:func:`~skood.share_forward_pass`)."
     ),
     "training_time": (
-        "MNIST against Omniglot. Cost: passes of the network for each item, once it is trained."
+        "AUROC: MNIST against Omniglot. Cost: forward passes of the trained network per item."
     ),
 }
 
@@ -107,8 +107,8 @@ def methods_page() -> str:
         "All methods",
         "===========",
         "",
-        "AUROC in %, measured with default parameters on one data set; ``benchmarks/README.md``",
-        "has the others, and the accuracy or the bits per dimension of each model.",
+        "AUROC is measured with default parameters on one pair of sets. ``benchmarks/README.md``",
+        "has the other pairs, and the accuracy or the bits per dimension of each model.",
         "",
     ]
     for part, measured in MEASURED.items():
@@ -130,20 +130,20 @@ def methods_page() -> str:
                 continue
             lines += [
                 f"   * - :class:`~skood.{part}.{name}`",
-                # Escaped, since initials at the start of a line would begin a list.
+                # The escape keeps initials at the start of a line from starting a list.
                 f"     - \\ {first_reference(getattr(module, name))}",
                 f"     - {what_it_reads(part, getattr(module, name))}",
                 f"     - {costs.get(name, '')}",
-                f"     - {100 * areas[part][name]:.1f}" if name in areas[part] else "     -",
+                f"     - {areas[part][name]:.3f}" if name in areas[part] else "     -",
             ]
         lines.append("")
     return "\n".join(lines)
 
 
 def what_it_reads(part: str, cls: type) -> str:
-    """What a detector needs beside in-distribution data, told by its class."""
+    """Describe the inputs of a detector class other than in-distribution data."""
     if part == "likelihood":
-        # The first sentence of the parameter says which densities it takes.
+        # The first sentence of the parameter's documentation names the allowed densities.
         found = re.search(r"^density : .*\n((?: .*\n)+)", inspect.getdoc(cls) or "", re.M)
         words = " ".join(found.group(1).split()) if found else "a density"
         return re.split(r"[;.] ", words)[0].rstrip(".")
@@ -165,7 +165,7 @@ def what_it_reads(part: str, cls: type) -> str:
 
 
 def first_reference(cls: type) -> str:
-    """The first entry of the References section of a docstring, in one line."""
+    """Return the first entry of the References section of a docstring, in one line."""
     text = inspect.getdoc(cls) or ""
     found = re.search(r"^\.\. \[1\] (.*?)(?=^\.\. \[|^Examples|\Z)", text, re.M | re.S)
     return " ".join(found.group(1).split()) if found else ""
@@ -176,19 +176,19 @@ def read(name: str) -> dict:
 
 
 def of_densities() -> tuple[dict[str, float], dict[str, str]]:
-    """AUROC, and seconds of scoring in those of log p(x) of the same density where it was timed."""
+    """Return each detector's AUROC and, where timed, its scoring time relative to log p(x)."""
     densities = read("likelihood_table-fashion_mnist-quick")["densities"]
-    # The log-density of TwoStep is a repair of its own.
+    # The log-density of TwoStep is itself a repair.
     del densities["TwoStep"]
     plain = {
         density: entry["detectors"]["LogLikelihood"]["seconds"]
         for density, entry in densities.items()
         if "LogLikelihood" in entry["detectors"]
     }
-    # WAIC takes five of them.
+    # WAIC scores five VAEs, and its cost is relative to one of them.
     plain["five VAEs"] = plain["VAE"]
     (run,) = read("likelihood_ratio-fashion_mnist-mnist-quick")["runs"]
-    # It scores two densities.
+    # The likelihood ratio scores two densities.
     areas, costs = {"LikelihoodRatio": run["chosen"]["auroc"]}, {"LikelihoodRatio": "2"}
     for density, entry in densities.items():
         for label, row in entry["detectors"].items():
@@ -220,23 +220,24 @@ def areas_of_trained_networks() -> dict[str, float]:
 
 
 def false_alarms_table() -> str:
-    """New rows that each detector rejects by default, and with a threshold from training rows."""
+    """Tabulate the new rows rejected by default, and with a threshold from training rows."""
     report = read("false_alarms")
     lines = [
-        f"New in-distribution rows rejected, in %, of {report['n_new']} drawn from a mixture of",
-        f"Gaussians in 10 dimensions; {report['n_training']} rows to fit on, and the default of",
-        "every parameter. Mean over draws, with its standard error. In the first column the",
-        "threshold is read from the rows of training (``threshold_fraction=0``).",
+        f"Percentage of {report['n_new']} new in-distribution rows that is rejected. Rows come from",
+        f"a mixture of Gaussians in 10 dimensions; {report['n_training']} rows are for fitting, and",
+        "every parameter has its default. Each rate is a mean over draws, with its standard error.",
+        "In the first column the threshold is read from training rows",
+        "(``threshold_fraction=0``).",
         "",
     ]
     for group, title in {
         "posthoc": "Post-hoc detectors that train an MLP",
         "statistics": (
-            "Post-hoc detectors that train nothing, on rows, or on an MLP trained on other "
-            "rows (unseen) or on the same ones (seen)"
+            "Post-hoc detectors that train no network, on rows, on an MLP trained on the same rows "
+            "(seen), or on an MLP trained on other rows (unseen)"
         ),
         "densities": "Detectors on a density",
-        "training_time": "Training-time detectors, with validation rows",
+        "training_time": "Training-time detectors, with thresholds from validation rows",
     }.items():
         lines += [
             f".. list-table:: {title}",
@@ -244,12 +245,12 @@ def false_alarms_table() -> str:
             "   :widths: 40 20 20 20",
             "",
             "   * - detector",
-            "     - from rows of training",
-            "     - default",
+            "     - threshold from training rows, %",
+            "     - default, %",
             "     - draws",
         ]
         for label, row in report["groups"][group]["table"].items():
-            # Of those that hold no rows out, two show what all do.
+            # Two detectors represent all those that hold no rows out.
             if group == "statistics" and "before" not in row and label[:3] not in ("MSP", "KNN"):
                 continue
             lines += [f"   * - {label}", *(f"     - {rate(row, k)}" for k in ("before", "default"))]
@@ -259,7 +260,7 @@ def false_alarms_table() -> str:
 
 
 def rate(row: dict[str, float], name: str) -> str:
-    """A mean in %, with its standard error."""
+    """Format a mean in %, with its standard error."""
     if name not in row:
         return ""
     mean = f"{100 * row[name]:.1f}"
@@ -269,7 +270,7 @@ def rate(row: dict[str, float], name: str) -> str:
 
 
 def whats_new_page() -> str:
-    """The change log, which is Markdown."""
+    """Convert the change log from Markdown."""
     _, _, text = (HERE.parent / "CHANGELOG.md").read_text().partition("## ")
     lines = ["What's new", "==========", ""]
     for line in f"## {text}".splitlines():

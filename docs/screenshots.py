@@ -1,4 +1,4 @@
-"""Pictures of the built site, at the width of a desk and of a phone.
+"""Screenshots of the built site, at the width of a desktop and of a phone.
 
     python docs/screenshots.py docs/_build/html FOLDER
 
@@ -36,7 +36,7 @@ def main() -> None:
             picture = folder / f"{page.removesuffix('.html').replace('/', '-')}-{name}.png"
             command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
             command += [f"--window-size={width},1800", f"--screenshot={picture}"]
-            # Formulas are drawn by a script, which takes a moment.
+            # MathJax needs time to draw the formulas.
             command += ["--virtual-time-budget=8000"]
             subprocess.run([*command, (site / page).as_uri()], check=True, capture_output=True)
             print(picture)
