@@ -4,6 +4,19 @@ The functions take numpy arrays and import no torch. Larger scores are more in-d
 a function says otherwise.
 """
 
+from skood.functional._features import (
+    fdbd,
+    gaussian_mixture,
+    gradnorm,
+    mahalanobis,
+    nci,
+    neco,
+    pnml,
+    residual,
+    she,
+    unit_length,
+    vim,
+)
 from skood.functional._logits import (
     energy,
     entropy,
@@ -17,17 +30,40 @@ from skood.functional._logits import (
     openmax,
     predictive_entropy,
 )
+from skood.functional._shaping import (
+    ash,
+    lts,
+    react,
+    scale,
+    vra,
+)
 
 __all__ = [
+    "ash",
     "energy",
     "entropy",
+    "fdbd",
+    "gaussian_mixture",
     "generalized_entropy",
+    "gradnorm",
     "joint_energy",
     "kl_matching",
     "log_softmax",
+    "lts",
+    "mahalanobis",
     "max_logit",
     "msp",
     "mutual_information",
+    "nci",
+    "neco",
     "openmax",
+    "pnml",
     "predictive_entropy",
+    "react",
+    "residual",
+    "scale",
+    "she",
+    "unit_length",
+    "vim",
+    "vra",
 ]
