@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ def passes() -> dict[str, str]:
         module = importlib.import_module(f"skood.{part}")
         for name in module.__all__:
             cls = getattr(module, name)
-            if not hasattr(cls, "score_samples"):
+            if not hasattr(cls, "score_samples") or inspect.isabstract(cls):
                 continue
             # DeepEnsemble trains its members.
             takes_trained = part == "posthoc" and name != "DeepEnsemble"

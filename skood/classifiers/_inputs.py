@@ -1,4 +1,4 @@
-"""Inputs of networks, tensors or dicts of them, and where and how networks compute."""
+"""Inputs of networks, tensors or dicts of tensors; device and dtype of networks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,11 @@ __all__ = [
     "copies_of",
     "device_of",
     "dtype_of",
+    "first_layer",
     "is_exported",
+    "mismatch",
     "n_items_of",
+    "readable",
     "requiring_gradient",
 ]
 
@@ -58,3 +61,46 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 def is_exported(module: nn.Module) -> bool:
     """Whether a network is scripted or exported, perhaps for one batch size."""
     return isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))
+
+
+def first_layer(module: nn.Module) -> nn.Module | None:
+    """Return the first layer with parameters of its own, in the order of declaration."""
+    layers = (
+        layer for layer in module.modules() if next(layer.parameters(False), None) is not None
+    )
+    return next((layer for layer in layers if type(layer).__module__.startswith("torch.nn")), None)
+
+
+def mismatch(module: nn.Module, x: Any) -> str:
+    """Describe the data and the input that the first layer with parameters expects."""
+    name = type(module).__name__
+    if isinstance(x, dict):
+        shapes = {field: tuple(values.shape) for field, values in x.items()}
+        return f"X has the fields {shapes}, which the network {name} does not take"
+    shape = tuple(x.shape[1:])
+    if x.ndim == 2:
+        said = f"X has rows of {x.shape[1]} values"
+    elif x.ndim == 4:
+        said = f"X has images of {shape} (C, H, W)"
+    else:
+        said = f"X has items of shape {shape}"
+    said += f", {x.dtype}, which the network {name} does not take"
+    first = first_layer(module)
+    if isinstance(first, nn.Linear):
+        said += f"; its first layer takes rows of {first.in_features} values"
+    elif isinstance(first, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        kind = {nn.Conv1d: "signals", nn.Conv2d: "images", nn.Conv3d: "volumes"}[type(first)]
+        said += f"; its first layer takes {kind} of {first.in_channels} channel(s)"
+        if first.in_channels == len(x) > 1:
+            said += " (if X is one item, give X[None])"
+    elif isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
+        said += (
+            f"; its first layer takes whole numbers from 0 to {first.num_embeddings - 1}: give "
+            "them as integers"
+        )
+    return said
+
+
+def readable(tensor: Tensor) -> Tensor:
+    """Bring half precision, whose sums and squares lose digits or overflow, to float32."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

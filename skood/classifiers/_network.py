@@ -1,19 +1,16 @@
-"""The detectors' interface to a network: logits and features from one pass."""
+"""The detectors' interface to a network: features and logits of whole data sets."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import joblib
-import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from skood._caching import cached
 from skood._checked_data import CheckedData
@@ -24,21 +21,11 @@ from skood._torch.batching import (
     scoring_batch_size,
 )
 from skood._torch.packing import content_of, tensors_of
-from skood.classifiers._head import check_head, weights_of
-from skood.classifiers._inputs import device_of, dtype_of, is_exported, n_items_of
+from skood.classifiers._forward import ForwardPass
+from skood.classifiers._inputs import readable
 from skood.classifiers._outputs import Outputs, log_probabilities
 from skood.classifiers._reading import Reading, require
-from skood.classifiers._returned import (
-    EMBEDDINGS,
-    NoLogitsError,
-    as_features,
-    as_logits,
-    layer_named,
-    named_features,
-    pick,
-    unlinked,
-)
-from skood.classifiers._trial import mismatch, try_network
+from skood.classifiers._trial import try_network
 
 __all__ = ["Network"]
 
@@ -46,115 +33,11 @@ __all__ = ["Network"]
 _one_at_a_time = threading.RLock()
 
 
-class Network:
-    """A trained module with its preprocessing.
+class Network(ForwardPass):
+    """A trained module, applied to data sets in batches; outputs are remembered.
 
-    Parameters
-    ----------
-    module : Module
-    make_input : callable
-        Takes the module and a :class:`~skood.classifiers._reading.Reading`; returns a function
-        that brings checked data into the module's shape, and one that turns items into its input,
-        on its device.
-    reading : Reading or None, default=None
-        How the module's output is read; None finds it out on the first data.
-    output : str, int, callable or None, default=None
-        Which part of what the module returns are the logits.
-    features_from : str, callable, tuple of both or None, default=None
-        Name of the layer whose output are the features, a function of what the module returns, or
-        a layer and a function of its output.
-    multilabel : bool, default=False
-        Whether the classes do not exclude each other.
-    is_extractor : bool, default=False
-        Whether the output is a feature, and no head is looked for.
-    step : Tensor or float, default=1.0
-        Change of the module's input for a perturbation of size 1: 1 for pixels in [0, 1],
-        the standard deviation of each feature for rows.
-    settings : tuple, default=()
-        Whatever else the outputs depend on, for the cache.
-    batch_size : int or None, default=None
-        Items in a batch; None chooses it by the device and the size of an item.
-    n_workers : int or None, default=None
-        Processes that read streamed data.
-    verbose : {"auto"}, bool or int, default="auto"
+    Parameters are those of :class:`ForwardPass`.
     """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        make_input: Callable[[nn.Module, Reading], tuple[Callable, Callable]],
-        *,
-        reading: Reading | None = None,
-        output: Any = None,
-        features_from: Any = None,
-        multilabel: bool = False,
-        is_extractor: bool = False,
-        step: Tensor | float = 1.0,
-        settings: tuple = (),
-        batch_size: int | None = None,
-        n_workers: int | None = None,
-        verbose: bool | int | str = "auto",
-    ) -> None:
-        self.module = module
-        self.make_input = make_input
-        self.output = output
-        self.features_from = features_from
-        self.multilabel = multilabel
-        self.is_extractor = is_extractor
-        self.step = step
-        self.settings = settings
-        self.batch_size = batch_size
-        self.n_workers = n_workers
-        self.verbose = verbose
-        self.reading = reading
-
-    @property
-    def device(self) -> torch.device:
-        return device_of(self.module)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return dtype_of(self.module)
-
-    @property
-    def fixed_batch_size(self) -> int | None:
-        """Batch size that the network may have been exported for, if the user gives one."""
-        return self.batch_size if is_exported(self.module) else None
-
-    @property
-    def name(self) -> str:
-        return type(self.module).__name__
-
-    @property
-    def n_classes(self) -> int:
-        """Number of columns of the logits."""
-        n_outputs = self._known.n_outputs
-        return 2 if n_outputs == 1 and not self._keeps_one else n_outputs
-
-    @property
-    def last_layer(self) -> nn.Module | None:
-        """The layer that makes the logits, if one does."""
-        head = self._known.head
-        return None if head is None else self.module.get_submodule(head.name)
-
-    @property
-    def _known(self) -> Reading:
-        assert self.reading is not None, "`read` comes first"
-        return self.reading
-
-    @property
-    def _keeps_one(self) -> bool:
-        return self.multilabel or self.is_extractor or self._known.certain
-
-    @property
-    def head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Weight (n_classes, d) and bias (n_classes,) that make the logits of the features."""
-        layer, head = self.last_layer, self._known.head
-        assert layer is not None and head is not None and head.is_linear
-        weight, bias = (head.scale * values for values in weights_of(layer))
-        if len(weight) == 1 and not self._keeps_one:
-            weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)
-        return weight, bias
 
     def read(self, data: CheckedData) -> Reading:
         """Find out how the module is to be read, on the first items of the user's data.
@@ -175,26 +58,6 @@ class Network:
             self.reading = known
         return self._known
 
-    @contextlib.contextmanager
-    def read_as(self, reading: Reading) -> Iterator[None]:
-        """Read the module in this way inside the block, which tries what it takes."""
-        self.reading = reading
-        try:
-            yield
-        finally:
-            self.reading = None
-
-    def check_finite(self, logits: Tensor | npt.NDArray, which: str = "the ") -> None:
-        """Raise for logits that are NaN or infinite."""
-        values = _readable(logits).cpu().numpy() if isinstance(logits, Tensor) else logits
-        wrong = ~np.isfinite(values).all(1)
-        if wrong.any():
-            raise ValueError(
-                f"the network {self.name} makes logits that are NaN or inf of {wrong.sum()} of "
-                f"{which}{len(logits)} items of X; rescale X to the values that the network was "
-                "trained on, or look for NaN among its weights"
-            )
-
     def require(self, reads: str, name: str) -> None:
         """Raise where the network, once it is read, does not have what an estimator reads.
 
@@ -207,171 +70,6 @@ class Network:
         """
         is_stated = self.multilabel or self.output is not None
         require(self._known, reads, name=name, network=self.name, is_stated=is_stated)
-
-    def open(self, data: CheckedData) -> CheckedData:
-        """Bring data into the shape that the module takes."""
-        return self.make_input(self.module, self._known)[0](data)
-
-    def tensor(self, items: Any) -> Any:
-        """Turn items of data that are open into an input of the module, on its device."""
-        return self.make_input(self.module, self._known)[1](items)
-
-    def input_of(self, data: CheckedData) -> Any:
-        """Return all of the data as one input of the module."""
-        data = self.open(data)
-        return self.tensor(data.take(np.arange(len(data))))
-
-    def call(self, x: Any) -> Any:
-        """Run the module, and return what it returns.
-
-        Raises
-        ------
-        ValueError
-            When it fails, with what X is and what the module takes.
-        """
-        try:
-            return self.module(**x) if isinstance(x, dict) else self.module(x)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            raise
-        except Exception as error:
-            advice = ""
-            if is_exported(self.module) and self.batch_size is None:
-                advice = (
-                    "; if it was exported for one batch size, give it as "
-                    "PretrainedClassifier(module, batch_size=...)"
-                )
-            raise ValueError(
-                f"{mismatch(self.module, x)}. Its forward pass ended in {type(error).__name__}: "
-                f"{error}{advice}"
-            ) from error
-
-    def output_of(self, returned: Any, n_items: int) -> Tensor:
-        """Return the logits, or of an extractor the features, among what the module returned."""
-        if self.is_extractor:
-            found = pick(returned, self.output, EMBEDDINGS, self.name)
-            return as_features(found, n_items, self.name)
-        found = pick(returned, self.output, ["logits"], self.name)
-        try:
-            return as_logits(found, n_items, self.name)
-        except NoLogitsError as error:
-            if found is returned:
-                raise
-            # A network that names its logits is no encoder.
-            raise ValueError(str(error)) from error
-
-    def forward(
-        self, x: Any, layers: Sequence[nn.Module] = ()
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Run the module once.
-
-        Parameters
-        ----------
-        x : Tensor or dict of Tensor
-            As returned by `tensor`.
-        layers : sequence of Module
-            Layers whose outputs to return as well.
-
-        Returns
-        -------
-        features : Tensor of shape (b, d)
-            d is 0 where the features are not known.
-        logits : Tensor of shape (b, n_classes)
-        activations : list of Tensor
-            Output of each of `layers`.
-        """
-        reading, n_items = self._known, n_items_of(x)
-        seen: dict[nn.Module, tuple[Any, Any]] = {}
-
-        def note(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            seen[layer] = args[0] if args else next(iter(kwargs.values()), None), output
-
-        head_layer = self.last_layer
-        named_layer = layer_named(self.module, self.features_from)
-        wanted = [layer for layer in (head_layer, named_layer, *layers) if layer is not None]
-        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {*wanted}]
-        made: list[Tensor] = []
-        if head_layer is not None and not reading.certain:
-            # An operation in place may follow the layer.
-            hooks.append(head_layer.register_forward_hook(lambda *a: made.append(a[2].clone())))
-        try:
-            returned = self.call(x)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        for layer in wanted:
-            if layer not in seen:
-                raise ValueError(
-                    f"the layer {layer} is part of the network but does not run in its forward "
-                    "pass; name another one"
-                )
-        output = self.output_of(returned, n_items)
-        features, logits = output, output
-        if not self.is_extractor:
-            given = None if head_layer is None else seen[head_layer][0]
-            features, logits = self._features_and_logits(output, given, made[-1] if made else None)
-            if self.features_from is not None:
-                outputs = [seen[named_layer][1]] if named_layer is not None else []
-                named = named_features(self.features_from, returned, outputs, n_items)
-                assert named is not None
-                features = named
-        return features, logits, [seen[layer][1] for layer in layers]
-
-    def _features_and_logits(
-        self, output: Tensor, given: Tensor | None, made: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Return features and logits of a pass.
-
-        Parameters
-        ----------
-        output : Tensor of shape (b, n_outputs)
-        given, made : Tensor or None
-            Input and output of the head; None where there is none. The output of a head that is
-            certain is not needed.
-        """
-        reading, features, logits = self._known, output.new_empty((len(output), 0)), output
-        if reading.head is None or given is None:
-            stated = self.output is not None and not self.multilabel
-            link = "none" if stated and reading.link == "sigmoid" else reading.link
-            logits = unlinked(output, link)
-        elif made is None:
-            features = given
-        else:
-            position = reading.head.position(made, output)
-            z = reading.head.scale * reading.head.reduce(made, position)
-            check_head(reading.head, z, output, self.name)
-            features = reading.head.reduce(given, position)
-            logits = output if reading.head.link == "none" else z
-        if logits.shape[1] == 1 and not self._keeps_one:
-            logits = F.pad(logits, (1, 0))
-        return features, logits
-
-    def gradient(self, x: Any, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradient in x of a loss of the logits, and the features and logits.
-
-        No gradient is computed for the parameters.
-        """
-        if not isinstance(x, Tensor) or not x.is_floating_point():
-            raise ValueError(
-                "a detector that perturbs its input needs a gradient by the input, but X holds "
-                f"{'dicts of fields' if isinstance(x, dict) else 'whole numbers'}, without one; "
-                "give pixels or rows as an array of floats, or use a detector without perturbation"
-            )
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone().requires_grad_()
-            features, logits, _ = self.forward(x)
-            (gradient,) = self.differentiate(loss(logits), [x])
-        return gradient, features.detach(), logits.detach()
-
-    def differentiate(self, value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the gradients of a number that the network has led to."""
-        try:
-            return torch.autograd.grad(value, inputs)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{self.name} passes no gradient back from its logits ({error}), as a quantised "
-                "network and one that changes its tensors in place do not; use a detector that "
-                "needs no gradient, or give the network before it was quantised"
-            ) from error
 
     def in_float32(self) -> Network:
         """Return the same network in float32, if it computes in half precision.
@@ -386,15 +84,6 @@ class Network:
         network.reading = None
         return network
 
-    def perturbed(self, x: Tensor, direction: Tensor, size: float) -> Tensor:
-        """Move x along `direction` by `size`, in [0, 1] pixel units."""
-        step = self.step
-        if isinstance(step, Tensor):
-            step = step.to(x.dtype)
-            if x.ndim > 2 and step.ndim == 1:
-                step = step.reshape(-1, *[1] * (x.ndim - 2))
-        return x + size * step * direction
-
     def map(
         self,
         function: Callable[[Any], Tensor | tuple[Tensor, ...]],
@@ -407,7 +96,7 @@ class Network:
 
         def run(items: Any) -> Tensor | tuple[Tensor, ...]:
             values = function(tensor(items))
-            return tuple(map(_readable, values)) if isinstance(values, tuple) else _readable(values)
+            return tuple(map(readable, values)) if isinstance(values, tuple) else readable(values)
 
         data = open_data(data)
         # Of fields and tokens, the values are no features: an item is larger than its row.
@@ -482,11 +171,6 @@ class Network:
                 f"but {type(error).__name__}: {error}; define the functions in a module, or leave "
                 "memory out"
             ) from error
-
-
-def _readable(tensor: Tensor) -> Tensor:
-    """Bring half precision, whose sums and squares lose digits or overflow, to float32."""
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def _compute(network: Network, data: CheckedData, content: str) -> Outputs:

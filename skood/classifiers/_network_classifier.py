@@ -19,7 +19,8 @@ from torch import nn
 
 from skood._data import check_data
 from skood._internal import internal
-from skood.classifiers._network import Network, tensors_of
+from skood._torch.packing import tensors_of
+from skood.classifiers._network import Network
 from skood.classifiers._outputs import Outputs
 
 __all__ = ["NetworkClassifier", "copy_weights", "last_linear"]

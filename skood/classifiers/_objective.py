@@ -1,8 +1,8 @@
-"""Training objective of a classifier."""
+"""Training of a classifier's network: the task, and the objective."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -12,53 +12,82 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._torch.objective import Objective
+from skood.classifiers._architecture import Architecture
 from skood.classifiers._network_classifier import last_linear
 
-if TYPE_CHECKING:
-    from skood.classifiers._base import NeuralClassifier
+__all__ = ["ClassifierObjective", "Task"]
 
-__all__ = ["ClassifierObjective"]
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """An untrained network, and the data to train it on.
+
+    Parameters
+    ----------
+    network : Module
+        The untrained network, on its device.
+    classifier : NeuralClassifier
+        The estimator that trains the network, with the parameters of the training.
+    data : CheckedData
+        In-distribution items, in the shape that the network reads.
+    class_indices : ndarray of shape (n,)
+        Class index of each item; 0 without labels.
+    classes : ndarray of shape (n_classes,)
+        Label of each class index; empty without labels.
+    held_out : ndarray
+        Rows of `data` that are not trained on.
+    inliers : CheckedData
+        The items of `data`, in the shape of X.
+    outliers : CheckedData or None
+        Outliers to train on, in the shape that the network reads.
+    seed : int
+        Seed of the fit.
+    """
+
+    network: nn.Module
+    classifier: Architecture
+    data: CheckedData
+    class_indices: npt.NDArray[np.int64]
+    classes: npt.NDArray
+    held_out: npt.NDArray[np.integer]
+    inliers: CheckedData
+    outliers: CheckedData | None
+    seed: int
+
+    @property
+    def training_rows(self) -> npt.NDArray[np.integer]:
+        """Rows of `data` that are trained on."""
+        return np.setdiff1d(np.arange(len(self.data)), self.held_out)
 
 
 class ClassifierObjective(Objective):
     """Cross-entropy of a network on augmented and normalised items.
 
-    Methods with another objective override ``loss`` and whatever else differs.
+    A method with another loss overrides ``loss``, and whatever else differs.
 
     Parameters
     ----------
-    network : Module
-        Outputs logits; on its device.
-    classifier : NeuralClassifier
-        Supplies augmentation, normalisation and label smoothing.
-    data : CheckedData
-        As preprocessed by the classifier.
-    class_indices : ndarray of shape (n,)
-        Class indices of the items of `data`.
+    task : Task
+        The network and the data.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-    ) -> None:
+    def __init__(self, task: Task) -> None:
         super().__init__()
-        self.network = network
-        self.classifier = classifier
-        self.data = data
-        self.class_indices = class_indices
-        self.reads_slowly = not data.in_memory
+        self.network = task.network
+        self.classifier = task.classifier
+        self.data = task.data
+        self.class_indices = task.class_indices
+        self.reads_slowly = not task.data.in_memory
 
     def network_input(
         self, items: npt.NDArray | Tensor, generator: torch.Generator | None
     ) -> Tensor:
         """Normalise items in the units of X, and augment them if a generator is given."""
-        return self.classifier._batch(items, self.device, generator)
+        return self.classifier.network_input(items, self.device, generator)
 
     @property
     def device(self) -> torch.device:
+        """Device of the network."""
         return next(self.network.parameters()).device
 
     def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
@@ -67,8 +96,8 @@ class ClassifierObjective(Objective):
     def prepare(
         self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
     ) -> tuple[Tensor, ...]:
-        images, class_indices = items
-        x = self.network_input(images, generator)
+        values, class_indices = items
+        x = self.network_input(values, generator)
         return x, torch.from_numpy(class_indices).to(self.device)
 
     def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:

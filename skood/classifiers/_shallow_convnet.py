@@ -8,7 +8,8 @@ from itertools import pairwise
 from torch import nn
 
 from skood._parameters import Interval, estimator, parameter
-from skood.classifiers._base import NeuralClassifier, image_shape_of
+from skood.classifiers._architecture import image_shape_of
+from skood.classifiers._base import NeuralClassifier
 
 __all__ = ["ShallowConvNet"]
 

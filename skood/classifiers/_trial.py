@@ -4,27 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
+from skood.classifiers._forward import ForwardPass
 from skood.classifiers._head import find_head
-from skood.classifiers._inputs import n_items_of
+from skood.classifiers._inputs import first_layer, mismatch, n_items_of
 from skood.classifiers._reading import Reading
 from skood.classifiers._returned import layer_named, named_features, tolerance
 
-if TYPE_CHECKING:
-    from skood.classifiers._network import Network
-
-__all__ = ["mismatch", "try_network"]
+__all__ = ["try_network"]
 
 # Items on which a network is tried.
 _TRIED = 8
 
 
-def try_network(network: Network, data: CheckedData) -> Reading:
+def try_network(network: ForwardPass, data: CheckedData) -> Reading:
     """Find out how a network is to be read.
 
     It runs twice: on a few items in every form that they may have, until it takes one, and on all
@@ -33,7 +31,7 @@ def try_network(network: Network, data: CheckedData) -> Reading:
 
     Parameters
     ----------
-    network : Network
+    network : ForwardPass
         Its module is in eval mode.
     data : CheckedData
 
@@ -57,7 +55,7 @@ def try_network(network: Network, data: CheckedData) -> Reading:
     return replace(found, as_given=form.as_given, integers=form.integers, one_by_one=one_by_one)
 
 
-def _first_output(network: Network, data: CheckedData) -> tuple[Reading, Tensor]:
+def _first_output(network: ForwardPass, data: CheckedData) -> tuple[Reading, Tensor]:
     """Return the first form of the data that the module takes, and its output."""
     first_error: ValueError | None = None
     for form in _forms(network.module, data):
@@ -71,12 +69,12 @@ def _first_output(network: Network, data: CheckedData) -> tuple[Reading, Tensor]
     raise first_error
 
 
-def _checked_output(network: Network, x: Any) -> Tensor:
+def _checked_output(network: ForwardPass, x: Any) -> Tensor:
     returned = network.call(x)
     try:
         return network.output_of(returned, n_items_of(x))
     except ValueError as error:
-        on_rows = isinstance(_first_layer(network.module), nn.Linear)
+        on_rows = isinstance(first_layer(network.module), nn.Linear)
         if on_rows and isinstance(x, Tensor) and x.ndim == 4:
             # A linear layer takes the last axis of images for features.
             raise ValueError(
@@ -86,7 +84,9 @@ def _checked_output(network: Network, x: Any) -> Tensor:
         raise
 
 
-def _second_output(network: Network, data: CheckedData, n_outputs: int) -> tuple[Reading, Tensor]:
+def _second_output(
+    network: ForwardPass, data: CheckedData, n_outputs: int
+) -> tuple[Reading, Tensor]:
     """Return what a pass says about the layers of the module, and its output."""
     x = network.input_of(data)
     returned: list[Any] = []
@@ -112,7 +112,7 @@ def _second_output(network: Network, data: CheckedData, n_outputs: int) -> tuple
     return found, network.output_of(returned[0], len(data))
 
 
-def _depends_on_batch(network: Network, output: Tensor, again: Tensor) -> bool:
+def _depends_on_batch(network: ForwardPass, output: Tensor, again: Tensor) -> bool:
     """Whether the same items have other outputs in another batch."""
     # Dynamic quantisation takes its scale from the whole batch.
     if any("quantized.dynamic" in type(layer).__module__ for layer in network.module.modules()):
@@ -131,7 +131,7 @@ def _depends_on_batch(network: Network, output: Tensor, again: Tensor) -> bool:
 
 def _forms(module: nn.Module, data: CheckedData) -> Iterator[Reading]:
     """Yield the ways in which the module may take the data, the most likely first."""
-    first = _first_layer(module)
+    first = first_layer(module)
     whole = not data.has_fields and data.dtype.kind in "iu"
     integers = [False]
     if whole and isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
@@ -145,41 +145,3 @@ def _forms(module: nn.Module, data: CheckedData) -> Iterator[Reading]:
     for as_given in shapes:
         for of_integers in integers:
             yield Reading(as_given=as_given, integers=of_integers)
-
-
-def _first_layer(module: nn.Module) -> nn.Module | None:
-    """Return the first layer with parameters of its own, in the order of declaration."""
-    layers = (
-        layer for layer in module.modules() if next(layer.parameters(False), None) is not None
-    )
-    return next((layer for layer in layers if type(layer).__module__.startswith("torch.nn")), None)
-
-
-def mismatch(module: nn.Module, x: Any) -> str:
-    """Describe the data and the input that the first layer with parameters expects."""
-    name = type(module).__name__
-    if isinstance(x, dict):
-        shapes = {field: tuple(values.shape) for field, values in x.items()}
-        return f"X has the fields {shapes}, which the network {name} does not take"
-    shape = tuple(x.shape[1:])
-    if x.ndim == 2:
-        said = f"X has rows of {x.shape[1]} values"
-    elif x.ndim == 4:
-        said = f"X has images of {shape} (C, H, W)"
-    else:
-        said = f"X has items of shape {shape}"
-    said += f", {x.dtype}, which the network {name} does not take"
-    first = _first_layer(module)
-    if isinstance(first, nn.Linear):
-        said += f"; its first layer takes rows of {first.in_features} values"
-    elif isinstance(first, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        kind = {nn.Conv1d: "signals", nn.Conv2d: "images", nn.Conv3d: "volumes"}[type(first)]
-        said += f"; its first layer takes {kind} of {first.in_channels} channel(s)"
-        if first.in_channels == len(x) > 1:
-            said += " (if X is one item, give X[None])"
-    elif isinstance(first, (nn.Embedding, nn.EmbeddingBag)):
-        said += (
-            f"; its first layer takes whole numbers from 0 to {first.num_embeddings - 1}: give "
-            "them as integers"
-        )
-    return said

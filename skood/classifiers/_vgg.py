@@ -7,7 +7,8 @@ import numbers
 from torch import nn
 
 from skood._parameters import Interval, estimator, parameter
-from skood.classifiers._base import NeuralClassifier, image_shape_of, initialize_convolutions
+from skood.classifiers._architecture import image_shape_of, initialize_convolutions
+from skood.classifiers._base import NeuralClassifier
 
 __all__ = ["VGG"]
 

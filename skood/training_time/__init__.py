@@ -1,16 +1,13 @@
-"""Detectors that train their own network, and the parts that they are made of."""
+"""Detectors that train their own network, and the bases of methods of your own."""
 
+from skood.classifiers._objective import ClassifierObjective, Task
+from skood.training_time._base import ClassifierTrainingDetector, TrainingDetector
 from skood.training_time._boundary import BoundarySampler
-from skood.training_time._class_gaussians import ClassGaussians
 from skood.training_time._energy_regularized import EnergyRegularized
 from skood.training_time._logit_norm import LogitNorm
-from skood.training_time._metric_learning import (
-    class_balanced_batches,
-    class_divergence,
-    triplet_margin_loss,
-)
 from skood.training_time._oodgen import OODGen
 from skood.training_time._outlier_exposure import OutlierExposure
+from skood.training_time._outliers import OutlierTrainingDetector
 from skood.training_time._sad import DeepSAD
 from skood.training_time._svdd import DeepSVDD
 from skood.training_time._vmdls import VMDLS
@@ -20,14 +17,15 @@ __all__ = [
     "VMDLS",
     "VOS",
     "BoundarySampler",
-    "ClassGaussians",
+    "ClassifierObjective",
+    "ClassifierTrainingDetector",
     "DeepSAD",
     "DeepSVDD",
     "EnergyRegularized",
     "LogitNorm",
     "OODGen",
     "OutlierExposure",
-    "class_balanced_batches",
-    "class_divergence",
-    "triplet_margin_loss",
+    "OutlierTrainingDetector",
+    "Task",
+    "TrainingDetector",
 ]

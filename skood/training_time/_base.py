@@ -6,14 +6,13 @@ import inspect
 import warnings
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.utils import Tags
-from torch import nn
+from torch import Tensor
 
 from skood._caching import cached
 from skood._checked_data import CheckedData
@@ -29,7 +28,7 @@ from skood._torch.run import (
 from skood.base import ModelDetector
 from skood.classifiers import MLP, NeuralClassifier, ShallowConvNet
 from skood.classifiers._network import Network
-from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._objective import ClassifierObjective, Task
 from skood.classifiers._outputs import Outputs
 
 __all__ = ["ClassifierTrainingDetector", "TrainingDetector", "log_max_proba"]
@@ -78,44 +77,39 @@ class TrainingDetector(ModelDetector):
     _trains_on_outliers = False
     _unused: ClassVar[tuple[str, ...]] = ()
 
-    @abstractmethod
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        held_out: npt.NDArray[np.integer],
-        inliers: CheckedData,
-        outliers: CheckedData | None,
-        seed: int,
-    ) -> ClassifierObjective:
-        """Return the training objective.
+    def _make_objective(self, task: Task) -> ClassifierObjective:
+        """Return the training objective; override if it has a state, or batches of its own.
 
         Parameters
         ----------
-        network : Module
-            Not trained yet.
-        classifier : NeuralClassifier
-            With its normalisation and, where labels are needed, ``classes_``.
-        data : CheckedData
-            The inliers as the classifier reads them.
-        class_indices : ndarray of shape (n,)
-            All 0 where labels are not needed.
-        held_out : ndarray
-            Rows that are not trained on.
-        inliers : CheckedData
-            The inliers before preprocessing by the classifier.
-        outliers : CheckedData or None
-            What `_training_outliers` returned or made, as the classifier reads it.
-        seed : int
-            Seed of this fit.
+        task : Task
+            The untrained network and its data.
         """
+        return _LossObjective(task, self)
 
-    def _n_outputs(self, n_classes: int) -> int:
-        """Return the number of the network's outputs, where they are not the logits of classes."""
-        return n_classes
+    def _loss(
+        self, objective: ClassifierObjective, x: Tensor, class_index: Tensor
+    ) -> Tensor | dict[str, Tensor]:
+        """Compute the loss of a batch: by default the cross-entropy.
+
+        Parameters
+        ----------
+        objective : ClassifierObjective
+            Holds the network, and is in training mode in training alone.
+        x : Tensor of shape (b, ...)
+            Input of the network.
+        class_index : Tensor of shape (b,)
+
+        Returns
+        -------
+        Tensor of shape (b,), or dict of str to Tensor
+            As :meth:`Objective.loss` returns it.
+        """
+        return objective.cross_entropy(objective.network(x).float(), class_index)
+
+    def _n_outputs(self, n_classes: int) -> int | None:
+        """Return the number of the network's outputs; None if these are the logits of classes."""
+        return None
 
     def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
         """Architecture for None."""
@@ -300,6 +294,18 @@ def log_max_proba(outputs: Outputs) -> npt.NDArray[np.float64]:
     return -np.log1p(np.exp(ordered[:, :-1] - ordered[:, -1:]).sum(1))
 
 
+class _LossObjective(ClassifierObjective):
+    """Objective without a state: the loss of a detector."""
+
+    def __init__(self, task: Task, detector: TrainingDetector) -> None:
+        super().__init__(task)
+        self.detector = detector
+
+    def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
+        x, class_index = batch
+        return self.detector._loss(self, x, class_index)
+
+
 def _train(
     detector: TrainingDetector,
     inliers: CheckedData,
@@ -322,22 +328,18 @@ def _train(
     depends_on = (clone(detector), outliers, seed, key)
     detector.__dict__.update(prepared)
     model = detector._make_network(inliers, seed)
-    means_classes = type(detector)._n_outputs is TrainingDetector._n_outputs
-    held_out = model.fit_objective(
+    task = model.fit_objective(
         inliers,
         y,
-        partial(detector._make_objective, inliers=inliers, seed=seed),
+        detector._make_objective,
         seed=seed,
         outliers=outliers,
-        n_outputs=None if means_classes else detector._n_outputs,
+        n_outputs=detector._n_outputs,
         depends_on=depends_on,
     )
     detector.history_ = model.history_
     if y is not None:
-        detector.classes_ = model.classes_
-        if detector._architecture == "backbone":
-            # It cannot predict, since its outputs are not the logits of classes.
-            del model.classes_
+        detector.classes_ = task.classes
     setattr(detector, f"{detector._architecture}_", model)
     learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}
-    return kept_unless_interrupted((learned, held_out), before)
+    return kept_unless_interrupted((learned, task.held_out), before)

@@ -20,8 +20,9 @@ from skood._chunks import row_slices
 from skood._data import check_data
 from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
-from skood._labels import check_labels, encode_labels, split_outliers
+from skood._labels import check_labels, encode_labels
 from skood._models import fit_model
+from skood._outliers import split_outliers
 from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope, tracked
 from skood._torch.batching import scoring_batch_size

@@ -53,7 +53,7 @@ class ClassGaussians:
     Examples
     --------
     >>> from sklearn.datasets import load_iris
-    >>> from skood.training_time import ClassGaussians
+    >>> from skood.training_time._class_gaussians import ClassGaussians
     >>> X, y = load_iris(return_X_y=True)
     >>> gaussians = ClassGaussians.of(X, y)
     >>> log_likelihood = gaussians.log_likelihood(X)

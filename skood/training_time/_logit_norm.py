@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 import warnings
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor, nn
+from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, estimator, parameter
@@ -18,7 +17,7 @@ from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
 from skood.training_time._base import ClassifierTrainingDetector, log_max_proba
 
-__all__ = ["LogitNorm", "LogitNormObjective"]
+__all__ = ["LogitNorm"]
 
 
 @estimator
@@ -96,36 +95,10 @@ class LogitNorm(ClassifierTrainingDetector):
                 stacklevel=5,
             )
 
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        **_: Any,
-    ) -> ClassifierObjective:
-        return LogitNormObjective(network, classifier, data, class_indices, self.temperature)
+    def _loss(self, objective: ClassifierObjective, x: Tensor, class_index: Tensor) -> Tensor:
+        logits = objective.network(x).float()
+        length = logits.norm(dim=1, keepdim=True) + 1e-7
+        return objective.cross_entropy(logits / (self.temperature * length), class_index)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return log_max_proba(outputs)
-
-
-class LogitNormObjective(ClassifierObjective):
-    """Cross-entropy of logits of length 1 / temperature."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        temperature: float = 0.04,
-    ) -> None:
-        super().__init__(network, classifier, data, class_indices)
-        self.temperature = temperature
-
-    def loss(self, *batch: Tensor) -> Tensor:
-        x, class_index = batch
-        logits = self.network(x).float()
-        length = logits.norm(dim=1, keepdim=True) + 1e-7
-        return self.cross_entropy(logits / (self.temperature * length), class_index)

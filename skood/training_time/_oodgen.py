@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 from scipy.special import softmax
 from sklearn.base import BaseEstimator
-from torch import Tensor, nn
+from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
-from skood.classifiers import NeuralClassifier
-from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._objective import ClassifierObjective, Task
 from skood.classifiers._outputs import Outputs
 from skood.density import VAE
 from skood.training_time._base import ClassifierTrainingDetector
@@ -174,30 +173,9 @@ class OODGen(ClassifierTrainingDetector):
             self.sampler_.fit_cached(inliers.subset(rows), np.asarray(y)[rows], self.memory)
         return {"sampler_": self.sampler_}, joblib.hash(self.sampler_.vae_)
 
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        held_out: npt.NDArray[np.integer],
-        inliers: CheckedData,
-        outliers: CheckedData | None,
-        seed: int,
-    ) -> ClassifierObjective:
-        return _OODGenObjective(
-            network, classifier, data, class_indices, self, inliers, held_out, seed
-        )
-
-    def _learn_scores(
-        self,
-        inliers: CheckedData,
-        y: npt.NDArray | None,
-        held_out: npt.NDArray[np.integer],
-        seed: int,
-    ) -> None:
-        self.classifier_.classes_ = np.append(self.classes_, -1)
+    def _make_objective(self, task: Task) -> ClassifierObjective:
+        task.classifier.classes_ = np.append(task.classes, -1)
+        return _OODGenObjective(task, self)
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
@@ -226,25 +204,16 @@ class _OODGenObjective(ClassifierObjective):
     Reconstructions of real items are in their class.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        detector: OODGen,
-        inliers: CheckedData,
-        held_out: npt.NDArray[np.integer],
-        seed: int,
-    ) -> None:
-        super().__init__(network, classifier, data, class_indices)
+    def __init__(self, task: Task, detector: OODGen) -> None:
+        super().__init__(task)
         self.detector = detector
-        self.inliers = inliers
-        self.seed = seed
-        self.training_rows = np.setdiff1d(np.arange(len(data)), held_out)
-        self.off_manifold = np.empty((len(data), *data.item_shape), np.float32)
+        self.inliers = task.inliers
+        self.n_classes = len(task.classes)
+        self.seed = task.seed
+        self.training_rows = task.training_rows
+        self.off_manifold = np.empty((len(task.data), *task.data.item_shape), np.float32)
         self.draw = -1
-        self._move(held_out, Stream.HELD_OUT_OFF_MANIFOLD)
+        self._move(task.held_out, Stream.HELD_OUT_OFF_MANIFOLD)
 
     def _move(self, rows: npt.NDArray[np.integer], *stream: int) -> None:
         """Draw samples off the manifold anew for some rows."""
@@ -283,7 +252,7 @@ class _OODGenObjective(ClassifierObjective):
             reconstructed = sampler.reconstruct_in_units_of_x(images[half : 2 * half], later)
             parts.append(self._like_items(reconstructed))
         x = [self.network_input(part, generator) for part in parts if len(part)]
-        reject = class_indices.new_full((2 * half,), len(self.classifier.classes_))
+        reject = class_indices.new_full((2 * half,), self.n_classes)
         kind = np.repeat([_REAL, _OFF, _ON, _RECONSTRUCTED], [n_real, half, half, n_reconstructed])
         class_index = torch.cat([class_indices, reject, later[:n_reconstructed]])
         return torch.cat(x), class_index, torch.from_numpy(kind).to(self.device)

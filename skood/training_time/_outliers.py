@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from sklearn.base import BaseEstimator
-from torch import Tensor, nn
+from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
-from skood.classifiers import NeuralClassifier
-from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._base import ClassifierTrainingDetector
 
-__all__ = ["OutlierObjective", "OutlierTrainingDetector"]
+__all__ = ["OutlierTrainingDetector"]
 
 
 @estimator
@@ -87,18 +85,8 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
             Named terms of the loss; none of them empty.
         """
 
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        outliers: CheckedData | None,
-        **_: Any,
-    ) -> ClassifierObjective:
-        assert outliers is not None, "_training_outliers returned some"
-        return OutlierObjective(network, classifier, data, class_indices, outliers, self)
+    def _make_objective(self, task: Task) -> ClassifierObjective:
+        return _OutlierObjective(task, self)
 
 
 def _make(make: Callable[..., Any], seed: int, inliers: CheckedData) -> CheckedData:
@@ -113,43 +101,17 @@ def _opened(outliers: Any) -> CheckedData:
         raise ValueError(f"the outliers, here called X, cannot be read: {error}") from error
 
 
-class OutlierObjective(ClassifierObjective):
-    """Cross-entropy of inliers, and terms of the outliers that are mixed into every batch.
+class _OutlierObjective(ClassifierObjective):
+    """Cross-entropy of the inliers, and terms of the outliers that are added to every batch."""
 
-    Parameters
-    ----------
-    network : Module
-    classifier : NeuralClassifier
-    data : CheckedData
-        Inliers as preprocessed by the classifier.
-    class_indices : ndarray of shape (n,)
-    outliers : CheckedData
-        As preprocessed by the classifier.
-    detector : OutlierTrainingDetector
-        Supplies the terms, and the number of outliers for each inlier; there is at least one.
-    """
-
-    # Held-out rows hold no outliers: the epoch that is best for them need not be so for the loss.
+    # Held-out rows contain no outliers, so their loss cannot select the best epoch.
     epochs_compare = False
 
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        outliers: CheckedData,
-        detector: OutlierTrainingDetector,
-    ) -> None:
-        of_outliers = np.full(len(outliers), -1)
-        super().__init__(
-            network,
-            classifier,
-            CheckedData.concatenate([data, outliers]),
-            np.concatenate([class_indices, of_outliers]),
-        )
-        self.n_inliers = len(data)
-        self.n_outliers = len(outliers)
+    def __init__(self, task: Task, detector: OutlierTrainingDetector) -> None:
+        super().__init__(task)
+        assert task.outliers is not None, "_training_outliers returned some"
+        self.data = CheckedData.concatenate([task.data, task.outliers])
+        self.n_inliers, self.n_outliers = len(task.data), len(task.outliers)
         self.detector = detector
 
     def epoch_batches(
@@ -163,13 +125,9 @@ class OutlierObjective(ClassifierObjective):
         added = self.n_inliers + np.concatenate(passes)[:n_all].reshape(len(batches), n_added)
         return [np.concatenate(parts) for parts in zip(batches, added, strict=True)]
 
-    def prepare(
-        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
-    ) -> tuple[Tensor, ...]:
-        """Return the input of inliers and then outliers, and the class indices of the inliers."""
-        values, class_indices = items
-        of_inliers = torch.from_numpy(class_indices[class_indices >= 0])
-        return self.network_input(values, generator), of_inliers.to(self.device)
+    def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
+        """Fetch inliers and then outliers, and the class indices of the inliers."""
+        return self.data.take(rows), self.class_indices[rows[rows < self.n_inliers]]
 
     def loss(self, *batch: Tensor) -> dict[str, Tensor]:
         x, class_index = batch

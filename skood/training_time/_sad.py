@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, estimator, parameter
-from skood.classifiers import NeuralClassifier
-from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._svdd import HypersphereDetector, HypersphereObjective
 
 __all__ = ["DeepSAD"]
@@ -104,21 +104,10 @@ class DeepSAD(HypersphereDetector):
     def _needs_outliers_marked(self) -> bool:
         return True
 
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        held_out: npt.NDArray[np.integer],
-        inliers: CheckedData,
-        outliers: CheckedData | None,
-        seed: int,
-    ) -> ClassifierObjective:
-        if outliers is None:
-            return HypersphereObjective(network, classifier, data, class_indices, held_out)
-        return _DeepSADObjective(network, classifier, data, held_out, outliers, self.eta)
+    def _make_objective(self, task: Task) -> ClassifierObjective:
+        if task.outliers is None:
+            return HypersphereObjective(task)
+        return _DeepSADObjective(task, task.outliers, self.eta)
 
 
 class _DeepSADObjective(HypersphereObjective):
@@ -126,19 +115,15 @@ class _DeepSADObjective(HypersphereObjective):
 
     epochs_compare = False
 
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        held_out: npt.NDArray[np.integer],
-        outliers: CheckedData,
-        eta: float,
-    ) -> None:
-        everything = CheckedData.concatenate([data, outliers])
-        class_indices = np.repeat(np.arange(2, dtype=np.int64), [len(data), len(outliers)])
-        super().__init__(network, classifier, everything, class_indices, held_out)
-        self.outlier_rows = np.flatnonzero(class_indices)
+    def __init__(self, task: Task, outliers: CheckedData, eta: float) -> None:
+        n_inliers, n_outliers = len(task.data), len(outliers)
+        everything = replace(
+            task,
+            data=CheckedData.concatenate([task.data, outliers]),
+            class_indices=np.repeat([0, 1], [n_inliers, n_outliers]),
+        )
+        super().__init__(everything)
+        self.outlier_rows = np.arange(n_inliers, n_inliers + n_outliers)
         self.eta = eta
 
     def epoch_batches(

@@ -18,7 +18,7 @@ from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
-from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._base import TrainingDetector
 
 __all__ = ["DeepSVDD", "HypersphereDetector", "HypersphereObjective"]
@@ -202,21 +202,10 @@ class DeepSVDD(HypersphereDetector):
         Interval(numbers.Integral, 0, None, closed="left"), default=10
     )
 
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        held_out: npt.NDArray[np.integer],
-        inliers: CheckedData,
-        outliers: CheckedData | None,
-        seed: int,
-    ) -> ClassifierObjective:
+    def _make_objective(self, task: Task) -> ClassifierObjective:
         if self.objective == "one-class":
-            return HypersphereObjective(network, classifier, data, class_indices, held_out)
-        return _SoftBoundaryObjective(network, classifier, data, class_indices, held_out, self)
+            return HypersphereObjective(task)
+        return _SoftBoundaryObjective(task, self)
 
     def _learn_scores(
         self,
@@ -250,19 +239,11 @@ class HypersphereObjective(ClassifierObjective):
     The center is a buffer of the network, so that a detector finds it there after training.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        held_out: npt.NDArray[np.integer],
-    ) -> None:
-        super().__init__(network, classifier, data, class_indices)
-        _remove_biases(network)
-        rows = np.setdiff1d(np.arange(len(data)), held_out)
-        center = torch.from_numpy(self._initial_center(data.subset(rows)))
-        network.register_buffer("center", center.float().to(self.device))
+    def __init__(self, task: Task) -> None:
+        super().__init__(task)
+        _remove_biases(task.network)
+        center = torch.from_numpy(self._initial_center(task.data.subset(task.training_rows)))
+        task.network.register_buffer("center", center.float().to(self.device))
 
     def _initial_center(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Mean output for `data`, whose coordinates are kept away from 0."""
@@ -290,22 +271,14 @@ class HypersphereObjective(ClassifierObjective):
 class _SoftBoundaryObjective(HypersphereObjective):
     """Squared radius of a hypersphere, and the squared distances by which items exceed it."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        held_out: npt.NDArray[np.integer],
-        detector: DeepSVDD,
-    ) -> None:
-        super().__init__(network, classifier, data, class_indices, held_out)
+    def __init__(self, task: Task, detector: DeepSVDD) -> None:
+        super().__init__(task)
         self.nu = detector.nu
         self.n_warm_up_epochs = detector.n_warm_up_epochs
         self.moves_radius = False
         # Squared distances of the last batch.
         self.seen = torch.zeros(0)
-        network.register_buffer("radius", torch.zeros((), device=self.device))
+        task.network.register_buffer("radius", torch.zeros((), device=self.device))
 
     def start_epoch(self, epoch: int, *, resumed: bool) -> None:
         self.moves_radius = epoch >= self.n_warm_up_epochs

@@ -12,7 +12,6 @@ from scipy.special import softmax
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
-from torch import nn
 
 from skood._checked_data import CheckedData
 from skood._labels import encode_labels
@@ -20,23 +19,22 @@ from skood._models import fit_model
 from skood._moments import ClassMoments
 from skood._open_set import OpenSetDetector
 from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
-from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._layers import layers_of
-from skood.classifiers._objective import ClassifierObjective
-from skood.training_time._base import TrainingDetector
 from skood.training_time._class_gaussians import ClassGaussians
 from skood.training_time._layer_features import (
     distinct_layers,
     layer_features,
     reconstruction_errors,
 )
-from skood.training_time._metric_learning import MetricLearningObjective
+from skood.training_time._metric_learning import MetricLearningDetector
 
 __all__ = ["VMDLS"]
 
 
 @estimator
-class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, TrainingDetector):
+class VMDLS(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, MetricLearningDetector
+):
     r"""Variational- and metric-based deep latent space.
 
     A backbone with two heads maps an item to a Gaussian :math:`q(z|x) = \mathcal{N}(\mu, \sigma)`.
@@ -44,13 +42,13 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
 
     .. math:: L_\text{metric}(z) + \lambda \, L_\text{KL}(z)
 
-    where :func:`triplet_margin_loss` draws the rows of a class together and pushes classes apart by
-    a margin M that grows from 0.15 to `margin`, and :func:`class_divergence` makes each class a
+    where ``triplet_margin_loss`` draws the rows of a class together and pushes classes apart by
+    a margin M that grows from 0.15 to `margin`, and ``class_divergence`` makes each class a
     narrow Gaussian around the mean of its z in the previous epoch. There is no softmax.
 
     The features f(x) of an item are, by default, the spatial means of the inner layers, the
     penultimate features and :math:`\mu`, side by side. With :math:`l_k(x)` the log-likelihood of
-    f(x) under a Gaussian of the training features of class k (:class:`ClassGaussians`), the score
+    f(x) under a Gaussian of the training features of class k (``ClassGaussians``), the score
     is
 
     .. math:: s(x) = w(x) \, \min\big( \max_k l_k(x) - B, -1 \big)
@@ -63,35 +61,6 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
 
     Parameters
     ----------
-    backbone : NeuralClassifier or None, default=None
-        Architecture and training; its last layer is replaced by the two heads. The rows that its
-        `validation_fraction` holds out are the calibration rows, which also give the threshold;
-        if it holds out none, all rows are. Its `weights_init` makes the training a fine-tuning. Its
-        `batch_size` and `label_smoothing` are not used. None: ``ConvNet(optimizer="adam",
-        learning_rate=1e-3, weight_decay=1e-4, validation_fraction=0.1)`` for images, an
-        :class:`~skood.classifiers.MLP` trained in the same way for rows.
-    n_latent : int, default=32
-        Latent dimensions.
-    margin : float, default=32.0
-        Largest distance between classes that is asked for.
-    margin_step : float, default=1.0
-        Growth of the margin in each epoch.
-    margin_start_epoch : int or None, default=None
-        Epoch, counted from 0, in which the margin first grows. None: the first after 500 steps, but
-        no later than a third of the training. Epochs of MNIST and CIFAR-10 have more steps, so
-        that it is epoch 1; where epochs are short, classes must first come apart.
-    kl_weight : float, default=0.1
-        The :math:`\lambda`.
-    kl_start_epoch : int or None, default=None
-        Epoch, counted from 0, from which on the KL term counts. It holds classes where they are.
-        None: as for the margin.
-    n_classes_per_batch : int, default=10
-        Classes in a training batch, see :func:`class_balanced_batches`.
-    n_samples_per_batch : int, default=8
-        Rows of each of these.
-    normalize_embeddings : bool, default=False
-        Whether the metric term sees z scaled to unit length, as in the authors' code. Distances are
-        then at most 2, and a larger margin has no effect.
     reconstruction : transformer or None, default=None
         Autoencoder for w: an estimator with ``transform`` and ``inverse_transform``,
         :class:`skood.density.Autoencoder` for instance. It is trained on the rows that the backbone
@@ -104,12 +73,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
         also sees the reconstructions. None takes the last module at each resolution of the maps,
         and every nonlinearity that outputs rows.
     shrinkage : float or "oas", default=0.0
-        Of the covariances, see :class:`ClassGaussians`; for classes with few rows.
-    n_head_epochs : int, default=0
-        Epochs at the beginning in which only the heads are trained, for a backbone with
-        `weights_init`.
-    head_lr_scale : float, default=1.0
-        Learning rate of the heads, as a multiple of the backbone's.
+        Of the covariances, see ``ClassGaussians``; for classes with few rows.
     memory : str, joblib.Memory or None, default=None
         Where the trained backbone and the autoencoder are cached, so that a search over
         `reconstruction`, `features`, `layers` and `shrinkage` trains the backbone once. Needs an
@@ -151,7 +115,7 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
 
     :math:`\mu` is a linear map of the penultimate features. Next to these, as in "ensemble" and
     in the authors' code, it tells nothing new: the covariance of every class has no extent in
-    `n_latent` directions but the common jitter of :class:`ClassGaussians`, so that :math:`\mu`
+    `n_latent` directions but the common jitter of ``ClassGaussians``, so that :math:`\mu`
     adds nearly the same number to the log-likelihood of every item. The ranking of items is that
     of the features without :math:`\mu` (rank correlation 1.000), at the price of the jitter.
     "latent" scores the space in which training pushes the classes apart, "penultimate" the features
@@ -180,24 +144,6 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
     array([ 0, -1])
     """
 
-    backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
-    n_latent: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
-    margin: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=32.0)
-    margin_step: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=1.0)
-    margin_start_epoch: int | None = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), None, default=None
-    )
-    kl_weight: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.1)
-    kl_start_epoch: int | None = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), None, default=None
-    )
-    n_classes_per_batch: int = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), default=10, kw_only=True
-    )
-    n_samples_per_batch: int = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), default=8, kw_only=True
-    )
-    normalize_embeddings: bool = parameter("boolean", default=False, kw_only=True)
     reconstruction: Any = parameter(
         HasMethods(["fit", "transform", "inverse_transform"]), None, default=None, kw_only=True
     )
@@ -210,50 +156,8 @@ class VMDLS(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OpenSetDetector, 
     shrinkage: float | str = parameter(
         Interval(numbers.Real, 0, 1, closed="both"), StrOptions({"oas"}), default=0.0, kw_only=True
     )
-    n_head_epochs: int = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), default=0, kw_only=True
-    )
-    head_lr_scale: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=1.0, kw_only=True
-    )
 
     _scoring_parameters = ("contamination", "features", "layers", "reconstruction", "shrinkage")
-    _unused = ("batch_size", "label_smoothing")
-
-    def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
-        return (ConvNet if data.is_image else MLP)(
-            optimizer="adam", learning_rate=1e-3, weight_decay=1e-4, validation_fraction=0.1
-        )
-
-    def _n_outputs(self, n_classes: int) -> int:
-        return 2 * self.n_latent
-
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        held_out: npt.NDArray[np.integer],
-        **_: Any,
-    ) -> ClassifierObjective:
-        counts = np.bincount(np.delete(class_indices, held_out), minlength=class_indices.max() + 1)
-        if counts.min() < 2:
-            label = classifier.classes_[counts.argmin()].item()
-            raise ValueError(
-                f"y has {counts.min()} training row(s) of the class {label!r}, but VMDLS needs at "
-                "least 2, to compare and for a covariance; leave the class out, or hold out less "
-                f"than validation_fraction={classifier.validation_fraction}"
-            )
-        if classifier.patience is not None:
-            raise ValueError(
-                f"patience={classifier.patience} is given to the backbone, but the loss of VMDLS "
-                "grows with its margin and cannot say when to stop; give patience=None"
-            )
-        return MetricLearningObjective(
-            network, classifier, data, class_indices, self, n_training=int(counts.sum())
-        )
 
     def _next_phase(self) -> str | None:
         if self.reconstruction is None or isinstance(self.reconstruction, FrozenEstimator):

@@ -14,12 +14,10 @@ from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.distributions import Chi2
 
-from skood._checked_data import CheckedData
 from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, isolated_rng
-from skood.classifiers import NeuralClassifier
 from skood.classifiers._network_classifier import last_linear
-from skood.classifiers._objective import ClassifierObjective
+from skood.classifiers._objective import ClassifierObjective, Task
 from skood.classifiers._outputs import Outputs
 from skood.training_time._base import ClassifierTrainingDetector
 
@@ -118,38 +116,13 @@ class VOS(ClassifierTrainingDetector):
 
     _unused = ("patience",)
 
-    def _make_objective(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        held_out: npt.NDArray[np.integer],
-        seed: int,
-        **_: Any,
-    ) -> ClassifierObjective:
+    def _make_objective(self, task: Task) -> ClassifierObjective:
         if self.n_outliers_per_class > self.n_candidates:
             raise ValueError(
                 f"n_outliers_per_class={self.n_outliers_per_class} of "
                 f"n_candidates={self.n_candidates}; expected no more outliers than candidates"
             )
-        rows = np.setdiff1d(np.arange(len(data)), held_out)
-        n_queued = np.minimum(np.bincount(class_indices[rows]), self.n_queue)
-        epochs = classifier.max_epochs
-        if classifier.max_steps is not None:
-            steps_per_epoch = max(1, len(rows) // classifier.batch_size)
-            epochs = min(epochs, -(-classifier.max_steps // steps_per_epoch))
-        return _VOSObjective(
-            network,
-            classifier,
-            data,
-            class_indices,
-            detector=self,
-            n_queued=n_queued,
-            first_epoch=round(self.start_fraction * epochs),
-            seed=seed,
-        )
+        return _VOSObjective(task, self)
 
     def _check_training(self) -> None:
         if not any(self.history_.get("uncertainty", ())):
@@ -172,7 +145,7 @@ class _VOSObjective(ClassifierObjective):
     # Features come by a hook, and virtual outliers cost more than what a compiler saves.
     compiles = False
 
-    # Validation knows no virtual outliers, and would choose an epoch before there are any.
+    # The validation loss has no virtual outliers and would favour epochs before they start.
     epochs_compare = False
 
     queues: Tensor
@@ -180,28 +153,21 @@ class _VOSObjective(ClassifierObjective):
     n_seen: Tensor
     is_synthesizing: Tensor
 
-    def __init__(
-        self,
-        network: nn.Module,
-        classifier: NeuralClassifier,
-        data: CheckedData,
-        class_indices: npt.NDArray[np.int64],
-        *,
-        detector: VOS,
-        n_queued: npt.NDArray[np.integer],
-        first_epoch: int,
-        seed: int,
-    ) -> None:
-        super().__init__(network, classifier, data, class_indices)
+    def __init__(self, task: Task, detector: VOS) -> None:
+        super().__init__(task)
         self.detector = detector
-        self.first_epoch = first_epoch
-        n_classes = len(n_queued)
-        with isolated_rng(self.device, seed, Stream.UNCERTAINTY):
-            self.class_weight = nn.Parameter(torch.rand(n_classes, device=self.device))
+        rows, classifier = task.training_rows, task.classifier
+        epochs = classifier.max_epochs
+        if classifier.max_steps is not None:
+            steps_per_epoch = max(1, len(rows) // classifier.batch_size)
+            epochs = min(epochs, -(-classifier.max_steps // steps_per_epoch))
+        self.first_epoch = round(detector.start_fraction * epochs)
+        with isolated_rng(self.device, task.seed, Stream.UNCERTAINTY):
+            self.class_weight = nn.Parameter(torch.rand(len(task.classes), device=self.device))
             self.logistic_regression = nn.Linear(1, 2, device=self.device)
-        n_features = last_linear(network).in_features
-        empty = torch.zeros(n_classes, int(n_queued.max()), n_features, device=self.device)
-        self.register_buffer("queues", empty)
+        n_queued = np.minimum(np.bincount(task.class_indices[rows]), detector.n_queue)
+        shape = len(task.classes), int(n_queued.max()), last_linear(task.network).in_features
+        self.register_buffer("queues", torch.zeros(shape, device=self.device))
         self.register_buffer("n_queued", torch.as_tensor(n_queued, device=self.device))
         self.register_buffer("n_seen", torch.zeros_like(self.n_queued))
         self.register_buffer("is_synthesizing", torch.tensor(False))

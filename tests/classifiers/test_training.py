@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import TensorDataset
 
-from skood.classifiers import MLP, ConvNet, _base
+from skood.classifiers import MLP, ConvNet, _architecture, _base
 
 
 def states():
@@ -97,7 +97,7 @@ class TestNormalisation:
 class TestAugmentation:
     @staticmethod
     def augmented(x, kind, seed=0):
-        return _base._augment(x, kind, torch.Generator().manual_seed(seed))
+        return _architecture._augment(x, kind, torch.Generator().manual_seed(seed))
 
     @staticmethod
     def numbered(n, n_channels=2, height=16, width=24):
@@ -165,11 +165,11 @@ class TestAugmentation:
     ):
         kinds = []
 
-        def spy(x, kind, generator, augment=_base._augment):
+        def spy(x, kind, generator, augment=_architecture._augment):
             kinds.append(kind)
             return augment(x, kind, generator)
 
-        monkeypatch.setattr(_base, "_augment", spy)
+        monkeypatch.setattr(_architecture, "_augment", spy)
         X = np.random.default_rng(0).random((24, n_channels, 6, 5))
         network = tiny(augmentation=augmentation, validation_fraction=0.2).fit(X, labels)
         assert kinds == [kind] * 3
@@ -188,7 +188,7 @@ class TestAugmentation:
         assert not np.allclose(logits("auto"), logits(None))
 
     def test_rows_have_none(self, tiny, monkeypatch):
-        monkeypatch.setattr(_base, "_augment", None)
+        monkeypatch.setattr(_architecture, "_augment", None)
         tiny(MLP, augmentation="crop_flip").fit(np.eye(12), np.arange(12) % 2)
 
 
@@ -343,14 +343,14 @@ def test_interrupted_training_resumes(tiny, images, labels, tmp_path, monkeypatc
     expected = tiny(max_steps=None, max_epochs=3).fit(images, labels)
     calls = []
 
-    def interrupt(x, kind, generator, augment=_base._augment):
+    def interrupt(x, kind, generator, augment=_architecture._augment):
         calls.append(kind)
         if len(calls) == 5:
             raise KeyboardInterrupt
         return augment(x, kind, generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_base, "_augment", interrupt)
+        patch.setattr(_architecture, "_augment", interrupt)
         with pytest.warns(UserWarning, match="ConvNet was interrupted after 4 of 9 steps"):
             tiny(**settings).fit(images, labels)
     resumed = tiny(**settings).fit(images, labels)

@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import OAS, ShrunkCovariance
 
 from skood._moments import ClassMoments
-from skood.training_time import ClassGaussians
+from skood.training_time._class_gaussians import ClassGaussians
 
 
 @pytest.fixture(scope="module")

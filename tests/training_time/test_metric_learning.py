@@ -7,7 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from skood.training_time import class_balanced_batches, class_divergence, triplet_margin_loss
+from skood.training_time._metric_losses import (
+    class_balanced_batches,
+    class_divergence,
+    triplet_margin_loss,
+)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,7 @@ from torch import nn
 import skood
 from skood import MLP, VAE, BoundarySampler, OODGen, OODSplit, ShallowConvNet, get_ood_scorer
 from skood._torch.training import hold_out
-from skood.classifiers import NeuralClassifier
-from skood.classifiers import _base as classifiers_base
+from skood.classifiers import NeuralClassifier, _base as classifiers_base
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from skood import MLP, ConvNet, DeepSAD, DeepSVDD
 from skood._torch.training import hold_out
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._network_classifier import last_linear
+from skood.training_time import Task
 from skood.training_time._sad import _DeepSADObjective
 
 N_LATENT = 4
@@ -175,14 +176,9 @@ def test_inverse_distance_is_finite_at_the_center(X):
     nn.init.zeros_(network.weight)
     backbone = moving(hidden_features=(4,))
     backbone.fit(X, np.arange(60) % 2)
-    objective = _DeepSADObjective(
-        network,
-        backbone,
-        backbone._open(X, reset=False),
-        np.arange(0),
-        backbone._open(X, reset=False),
-        2.0,
-    )
+    data, no_rows = backbone._open(X, reset=False), np.arange(0)
+    task = Task(network, backbone, data, np.zeros(60, int), no_rows, no_rows, data, data, 0)
+    objective = _DeepSADObjective(task, data, 2.0)
     network.center.zero_()
     loss = objective.loss(torch.zeros(2, 3), torch.tensor([0, 1]))
     np.testing.assert_allclose(loss.detach(), [0, 2e6])

@@ -30,9 +30,11 @@ from skood import (
 from skood._checked_data import CheckedData
 from skood._torch.training import hold_out
 from skood.metrics import auroc
-from skood.training_time import ClassGaussians, _metric_learning, class_divergence
+from skood.training_time import Task, _metric_learning
+from skood.training_time._class_gaussians import ClassGaussians
 from skood.training_time._layer_features import layer_features
 from skood.training_time._metric_learning import MetricLearningObjective
+from skood.training_time._metric_losses import class_divergence
 
 SETTINGS = {"optimizer": "adam", "learning_rate": 1e-3, "precision": "fp32"}
 
@@ -262,7 +264,7 @@ def test_margin_and_divergence_begin_and_grow(iris):
         kl_weight=0.3,
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skood.training_time._vmdls.MetricLearningObjective", Noting)
+        patch.setattr("skood.training_time._metric_learning.MetricLearningObjective", Noting)
         detector.fit(X, y)
     margins, weights = zip(*epochs, strict=True)
     assert margins == pytest.approx([0.15, 0.15, 1.15, 2.15, 3.0, 3.0])
@@ -285,12 +287,10 @@ def test_margin_and_divergence_begin_and_grow(iris):
 )
 def test_margin_and_divergence_wait_for_the_classes_to_come_apart(iris, settings, expected):
     X, y = iris
-    classifier = MLP(**settings)
-    classifier.classes_ = np.arange(3)
-    network = torch.nn.Linear(4, 6)
-    detector = tiny(n_samples_per_batch=5)
-    data = CheckedData.of(X)
-    objective = MetricLearningObjective(network, classifier, data, y, detector, n_training=150)
+    network, data = torch.nn.Linear(4, 6), CheckedData.of(X)
+    none_held_out = np.arange(0)
+    task = Task(network, MLP(**settings), data, y, np.arange(3), none_held_out, data, None, 0)
+    objective = MetricLearningObjective(task, tiny(n_samples_per_batch=5))
     assert objective.margin_start == objective.kl_start == expected
 
 
@@ -305,7 +305,7 @@ def objective_of(iris, **kwargs):
             made.append(self)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skood.training_time._vmdls.MetricLearningObjective", Kept)
+        patch.setattr("skood.training_time._metric_learning.MetricLearningObjective", Kept)
         tiny(**{"backbone": MLP((8,), max_epochs=1, **SETTINGS), **kwargs}).fit(X, y)
     objective = made[0].train()
     return objective, objective.prepare(objective.read(np.arange(150)), torch.Generator())

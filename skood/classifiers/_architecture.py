@@ -1,0 +1,213 @@
+"""Networks of one kind: layers, input, and the parameters of their training."""
+
+from __future__ import annotations
+
+import numbers
+from abc import abstractmethod
+from typing import Any
+
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from torch import Tensor, nn
+
+from skood._checked_data import CheckedData
+from skood._data import check_data
+from skood._internal import internal
+from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._torch.device import resolve_device
+from skood._torch.estimator import NeuralEstimator
+from skood._torch.preprocessing import Learned, Preprocessing
+from skood.classifiers._network import Network
+from skood.classifiers._network_classifier import NetworkClassifier, last_linear
+from skood.classifiers._pretrained import PretrainedClassifier
+from skood.classifiers._reading import Head, Reading
+
+__all__ = ["Architecture", "image_shape_of", "initialize_convolutions"]
+
+
+def image_shape_of(item_shape: tuple[int, ...], estimator: BaseEstimator) -> tuple[int, int, int]:
+    """Return (C, H, W); raise for rows, which a convolutional network cannot read."""
+    if len(item_shape) != 3:
+        raise ValueError(
+            f"X has rows of {item_shape[0]} values, but {type(estimator).__name__} takes images; "
+            "give image_shape=(C, H, W) if the rows are flat images, or use MLP"
+        )
+    n_channels, height, width = item_shape
+    return n_channels, height, width
+
+
+def initialize_convolutions(module: nn.Module) -> None:
+    """Initialise the weights of all convolutions as in He et al. (2015), arXiv:1502.01852."""
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+
+@estimator
+class Architecture(NetworkClassifier, NeuralEstimator):
+    """Base of :class:`NeuralClassifier`: a network and its input, without the training itself.
+
+    Pixels are scaled to [0, 1]. Every channel of images and every feature of rows is then
+    standardised with its mean and standard deviation over the training data, in training and in
+    prediction.
+
+    Parameters
+    ----------
+    learning_rate : float, default=0.1
+        Initial learning rate.
+    optimizer : {"sgd", "adam", "adadelta"}, default="sgd"
+        Optimization algorithm.
+    momentum : float, default=0.9
+        Nesterov momentum of "sgd".
+    weight_decay : float, default=0.0005
+        Weight of the L2 penalty, half the squared norm of all parameters.
+    lr_schedule : {"cosine", "step", "constant"}, default="cosine"
+        "cosine" falls to 1 % after a short warm-up; "step" divides by 10 at half and at three
+        quarters of the training.
+    label_smoothing : float, default=0.0
+        Fraction of the target probability that is spread evenly over all classes.
+    weights_init : FrozenEstimator, PretrainedClassifier or Module, default=None
+        Trained network of the same architecture: training starts from its weights and its
+        normalisation, and leaves it unchanged. Give one of ours in a
+        :class:`sklearn.frozen.FrozenEstimator`, or a torch module. Its last layer is used only if
+        the number of classes is the same. None: random weights.
+    augmentation : {"auto", "crop", "flip", "crop_flip"} or None, default="auto"
+        Random shifts by up to an eighth of the image, filled with black, and horizontal flips.
+        "auto" applies both to colour images and neither to grey ones, since a mirrored digit is
+        not a digit.
+    validation_fraction : float, default=0.0
+        Fraction of the training data held out when `fit` is not given `X_val`.
+    image_shape : tuple of int, default=None
+        (C, H, W) of images given as flat rows, in a Pipeline for instance.
+    value_range : (float, float) or "minmax", default=None
+        Values of black and white, for images. None: 0..255 for uint8, 0..1 for floats.
+    """
+
+    learning_rate: float = parameter(default=0.1, kw_only=True)
+    optimizer: str = parameter(StrOptions({"sgd", "adam", "adadelta"}), default="sgd", kw_only=True)
+    momentum: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.9, kw_only=True
+    )
+    weight_decay: float = parameter(
+        Interval(numbers.Real, 0, None, closed="left"), default=5e-4, kw_only=True
+    )
+    lr_schedule: str = parameter(
+        StrOptions({"cosine", "step", "constant"}), default="cosine", kw_only=True
+    )
+    label_smoothing: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
+    weights_init: Any = parameter(
+        FrozenEstimator, PretrainedClassifier, None, default=None, kw_only=True
+    )
+    augmentation: str | None = parameter(
+        StrOptions({"auto", "crop", "flip", "crop_flip"}), None, default="auto", kw_only=True
+    )
+    image_shape: tuple[int, int, int] | None = parameter(
+        tuple, list, None, default=None, kw_only=True
+    )
+    value_range: Any = parameter(
+        tuple, list, StrOptions({"minmax"}), None, default=None, kw_only=True
+    )
+
+    value_range_ = Learned("value_range")
+    mean_ = Learned("mean")
+    std_ = Learned("scale")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # A bare module among the parameters would be copied by clone, and hashed by its storage.
+        if name == "weights_init" and isinstance(value, nn.Module):
+            value = PretrainedClassifier(value)
+        super().__setattr__(name, value)
+
+    @abstractmethod
+    def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
+        """Make the untrained network, which ends in a linear layer.
+
+        Parameters
+        ----------
+        item_shape : tuple of int
+            (C, H, W) of images or (d,) of rows.
+        n_classes : int
+        """
+
+    def _open(self, X: Any, *, reset: bool) -> CheckedData:
+        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+        if reset:
+            self._preprocessing = Preprocessing(
+                self, data, image_shape=self.image_shape, value_range=self.value_range
+            )
+        return self._preprocessing.open(data)
+
+    @internal
+    def network_input(
+        self,
+        items: npt.NDArray | Tensor,
+        device: torch.device,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the network's input for items of X, augmented if a generator is given."""
+        x = self._preprocessing.tensor(items, device)
+        if generator is not None and x.ndim == 4:
+            augmentation = self.augmentation or ""
+            if augmentation == "auto":
+                augmentation = "crop_flip" if x.shape[1] == 3 else ""
+            x = _augment(x, augmentation, generator)
+        return self._preprocessing.standardized(x)
+
+    @internal
+    def normalization(self) -> tuple[npt.NDArray, npt.NDArray]:
+        return self.mean_, self.std_
+
+    @property
+    def _n_features_out(self) -> int:
+        return last_linear(self.module_).in_features
+
+    @internal
+    def network(self) -> Network:
+        device = resolve_device(self.device)
+        self.module_.to(device)
+        last_layer = last_linear(self.module_)
+        name = next(name for name, part in self.module_.named_modules() if part is last_layer)
+        reading = Reading(
+            n_outputs=last_layer.out_features,
+            head=Head(name),
+            n_features=last_layer.in_features,
+            certain=True,
+        )
+        return Network(
+            self.module_,
+            lambda module, reading: (
+                lambda data: self._open(data, reset=False),
+                lambda items: self.network_input(items, device),
+            ),
+            reading=reading,
+            step=1.0
+            if self.value_range_ is None
+            else torch.as_tensor(1 / self.std_, device=device),
+            settings=(self.value_range_, tuple(self.mean_.flat), tuple(self.std_.flat)),
+            n_workers=self.n_workers,
+            verbose=self.verbose,
+        )
+
+
+def _augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+    """Shift and flip each image of a batch independently."""
+    n, _, height, width = x.shape
+    rows = torch.arange(height, device=x.device).expand(n, height)
+    columns = torch.arange(width, device=x.device).expand(n, width)
+    if "flip" in kind:
+        flipped = torch.rand((n, 1), generator=generator, device=x.device) < 0.5
+        columns = torch.where(flipped, columns.flip(1), columns)
+    if "crop" in kind:
+        margin = max(1, height // 8)
+        x = F.pad(x, (margin, margin, margin, margin))
+        offset = torch.randint(0, 2 * margin + 1, (2, n, 1), generator=generator, device=x.device)
+        rows, columns = rows + offset[0], columns + offset[1]
+    if not kind:
+        return x
+    image = torch.arange(n, device=x.device)[:, None, None]
+    return x[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
