@@ -126,13 +126,14 @@ def methods_page() -> str:
             "     - AUROC",
         ]
         for name in public_names(part):
-            if not hasattr(getattr(module, name), "score_samples"):
+            cls = getattr(module, name)
+            if not hasattr(cls, "score_samples") or inspect.isabstract(cls):
                 continue
             lines += [
                 f"   * - :class:`~skood.{part}.{name}`",
                 # The escape keeps initials at the start of a line from starting a list.
-                f"     - \\ {first_reference(getattr(module, name))}",
-                f"     - {what_it_reads(part, getattr(module, name))}",
+                f"     - \\ {first_reference(cls)}",
+                f"     - {what_it_reads(part, cls)}",
                 f"     - {costs.get(name, '')}",
                 f"     - {areas[part][name]:.3f}" if name in areas[part] else "     -",
             ]
@@ -223,9 +224,10 @@ def false_alarms_table() -> str:
     """Tabulate the new rows rejected by default, and with a threshold from training rows."""
     report = read("false_alarms")
     lines = [
-        f"Percentage of {report['n_new']} new in-distribution rows that is rejected. Rows come from",
-        f"a mixture of Gaussians in 10 dimensions; {report['n_training']} rows are for fitting, and",
-        "every parameter has its default. Each rate is a mean over draws, with its standard error.",
+        f"Percentage of {report['n_new']} new in-distribution rows that is rejected. Rows come",
+        f"from a mixture of Gaussians in 10 dimensions; {report['n_training']} rows are for",
+        "fitting, and every parameter has its default. Each rate is a mean over draws, with its",
+        "standard error.",
         "In the first column the threshold is read from training rows",
         "(``threshold_fraction=0``).",
         "",
