@@ -1,4 +1,4 @@
-"""Map a function over data in batches."""
+"""Application of functions to data in batches, with reproducible results."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ _CUDA_VALUES = 256 * 3 * 96**2
 def scoring_batch_size(device: torch.device, item_shape: tuple[int, ...]) -> int:
     """Return the number of items in a scoring batch.
 
-    The number depends on the device and on the size of an item alone, because the shape of a batch
-    determines the order of the sums in a float32 convolution or matrix product. On a CPU, batches
-    of large images gain no speed and take more memory.
+    The number depends only on the device and the item size, because the shape of a batch
+    determines the summation order of float32 convolutions and matrix products. On a CPU, large
+    batches of large images take more memory but no less time.
 
     Parameters
     ----------
     device : torch.device
     item_shape : tuple of int
-        Shape of an item as the network reads it: (d,) for rows, (C, H, W) for images.
+        Shape of an item in the network's input: (d,) for rows, (C, H, W) for images.
 
     Returns
     -------
     int
-        On a CPU 128 rows, or 4 to 32 other items; on CUDA 16 to 256 items.
+        On a CPU 128 rows or 4 to 32 other items, on CUDA 256 rows or 16 to 256 other items.
     """
     is_row = len(item_shape) == 1
     if device.type == "cuda":
@@ -57,10 +57,10 @@ def scoring_batch_size(device: torch.device, item_shape: tuple[int, ...]) -> int
 
 
 def batch_multiple(item_shape: tuple[int, ...]) -> int:
-    """Return the number of items whose multiples fill a batch: 32 rows, or 1 other item.
+    """Return the number that the size of a batch must be a multiple of: 32 for rows, else 1.
 
-    A small network computes 32 rows in almost the time of one, and scores of batches of one size
-    are equal to the last bit. A row may also be read as an image, of shape (1, 1, d) or (d, 1, 1).
+    A small network computes 32 rows in almost the time of one, and batches of equal size give
+    bitwise equal scores. Images of shape (1, 1, d) or (d, 1, 1) count as rows.
 
     Parameters
     ----------
@@ -72,22 +72,22 @@ def batch_multiple(item_shape: tuple[int, ...]) -> int:
 
 
 def _fitting(values: int, item_shape: tuple[int, ...], fewest: int, most: int) -> int:
-    """Largest power of two of items within that many values, and within the two limits."""
+    """Largest power of two of items with at most `values` values, from `fewest` to `most`."""
     n_items = values // max(1, math.prod(item_shape))
     return 1 << (min(max(n_items, fewest), most).bit_length() - 1)
 
 
 class _AlignedRows(TorchFunctionMode):
-    """Pad the input rows of linear layers with zeros, to a multiple of 64 bytes.
+    """Pad the input rows of linear layers with zeros to a multiple of 64 bytes.
 
-    In small products, MKL orders the sums by the memory alignment of a row, so that the result
-    would depend on the row's position in the batch.
+    In small products, MKL's summation order depends on the memory alignment of a row, and so on
+    the row's position in the batch.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        # Padded parameters are cached, since they do not change while data are scored.
-        self._filled: dict[tuple[Any, ...], torch.Tensor] = {}
+        # Parameters do not change while data are scored, so that they are padded once.
+        self._padded: dict[tuple[Any, ...], torch.Tensor] = {}
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -119,9 +119,9 @@ class _AlignedRows(TorchFunctionMode):
             return F.pad(weight, padding)
         # Tensors created in inference mode cannot be differentiated.
         key = weight, padding, torch.is_inference_mode_enabled()
-        if key not in self._filled:
-            self._filled[key] = F.pad(weight, padding)
-        return self._filled[key]
+        if key not in self._padded:
+            self._padded[key] = F.pad(weight, padding)
+        return self._padded[key]
 
 
 def map_batches(
@@ -136,30 +136,28 @@ def map_batches(
     partial: PartialResults | None = None,
     multiple_of: int = 1,
 ) -> Any:
-    """Apply `function` to every row of `data`, on `batch_size` rows at a time.
-
-    Streamed data are prefetched.
+    """Apply `function` to `data` in batches; streamed data are prefetched.
 
     Parameters
     ----------
     function : callable
-        Takes an array of up to `batch_size` rows, returns a tensor, or several, with a row for
-        each row. It runs without gradients.
+        Takes an array of up to `batch_size` items; returns one or several tensors with a row for
+        each item. Runs without gradients.
     data : CheckedData
     batch_size : int
     device : torch.device, default=None
-        Where `function` puts what it reads; None: the CPU.
+        Device that `function` computes on; None: the CPU.
     n_workers : int or None, default=None
-        Processes that read, see :func:`~skood._torch.reading.read_batches`.
+        Number of reading processes, see :func:`~skood._torch.reading.read_batches`.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown, see :mod:`skood._progress`.
     description : str
-        What is done, for the progress bar.
+        Label of the progress bar.
     partial : PartialResults, default=None
-        Where results are saved, and taken from by another call on the same data.
+        File that results are saved to; another call on the same data resumes from it.
     multiple_of : int, default=1
-        The last batch is filled to a multiple of this number of rows, see :func:`batch_multiple`,
-        or to `batch_size` where that is less, by repeating its last row.
+        The size of the last batch is rounded up to a multiple of this number, but not above
+        `batch_size`, by repeating its last item; see :func:`batch_multiple`.
 
     Returns
     -------
@@ -175,7 +173,7 @@ def map_batches(
         n_last = len(batches[-1])
         n_filled = min(n_last + -n_last % multiple_of, batch_size)
         batches[-1] = np.minimum(slices[-1].start + np.arange(n_filled), n - 1)
-    # The mode costs half a millisecond a pass, and a batch of one has a single position.
+    # A batch of one has a single position; _AlignedRows would cost half a millisecond per call.
     alone = len(batches) == 1 and len(batches[0]) == 1
     aligned = contextlib.nullcontext() if alone else _AlignedRows()
     slow = not data.in_memory
@@ -208,10 +206,10 @@ def map_batches(
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
     """Put `module` into eval mode inside the block, and restore its mode afterwards."""
-    # A frozen scripted module has no mode.
+    # Frozen scripted modules have no attribute `training`.
     training = [part for part in module.modules() if getattr(part, "training", False)]
     if training:
-        # A network from torch.export is what it was exported as, and refuses the call.
+        # Networks from torch.export have a fixed mode and raise here.
         with contextlib.suppress(NotImplementedError):
             module.eval()
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Callable
-from functools import cache, partial
 from typing import Any
 
 import torch
@@ -24,32 +23,29 @@ def maybe_compile(
             map(shutil.which, ("c++", "g++", "clang++"))
         )
         wanted = has_compiler and n_steps >= _STEPS_THAT_PAY_FOR_COMPILING
-    return _CompiledWithFallback(function) if wanted else function
+    if not wanted:
+        return function
+    compiled: Callable[..., Any] | None = None
+    has_failed = False
 
-
-class _CompiledWithFallback:
-    """Compiled function that falls back to the uncompiled one if the compiler fails."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self.function = function
-        # On first use, since torch.compile itself raises on unsupported Python versions.
-        self.compile: Callable[[], Callable[..., Any]] | None = cache(
-            partial(torch.compile, function)
-        )
-
-    def __call__(self, *batch: Any) -> Any:
-        if self.compile is not None:
+    def compiled_or_not(*batch: Any) -> Any:
+        nonlocal compiled, has_failed
+        if not has_failed:
             try:
-                return self.compile()(*batch)
+                # On first use, since torch.compile raises on unsupported Python versions.
+                compiled = compiled or torch.compile(function)
+                return compiled(*batch)
             except _compiler_errors() as error:
                 lines = str(error).strip().splitlines() or [""]
                 warnings.warn(
                     f"torch.compile failed ({type(error).__name__}: {lines[0]}); training goes on "
-                    "uncompiled. Pass compile=False to silence this.",
+                    "uncompiled. Pass compile=False to silence this warning.",
                     stacklevel=2,
                 )
-                self.compile = None
-        return self.function(*batch)
+                has_failed = True
+        return function(*batch)
+
+    return compiled_or_not
 
 
 def _compiler_errors() -> tuple[type[Exception], ...]:

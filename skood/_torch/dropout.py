@@ -1,4 +1,4 @@
-"""Dropout of a network in eval mode, by masks that belong to the network and not to a row."""
+"""Dropout in eval mode, with masks that all rows share."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ __all__ = ["Subnetwork"]
 
 _OF_VALUES = {F.dropout, F.alpha_dropout}
 _OF_CHANNELS = {F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout}
-# What alpha dropout puts in the place of a value, the lower limit of SELU.
+# Alpha dropout replaces dropped values by the lower limit of SELU.
 _SELU_LIMIT = -1.7580993408473766
 
 
 class Subnetwork(TorchFunctionMode):
-    r"""One of the subnetworks that dropout makes of a network, drawn at random and then fixed.
+    r"""A random but fixed subnetwork, as dropout draws them.
 
     Inside the block, every dropout with a rate :math:`p > 0`, as a module or as a function of
-    ``torch.nn.functional``, applies a mask, though the network is in eval mode: the k-th one in a
-    forward pass always the same, and to every row of a batch, so that no output depends on the
-    other rows. Whatever else a network does in training alone stays off.
+    ``torch.nn.functional``, applies a mask, even though the network is in eval mode. The k-th
+    dropout of a forward pass has the same mask in every pass and for every row, so that no output
+    depends on the other rows. Everything else stays in eval mode.
 
     Parameters
     ----------
     *seed : int
-        Two subnetworks with one seed are the same.
+        Determines the masks.
 
     Attributes
     ----------
     dropouts : list of partial
-        The function and rate of each dropout applied in the last block.
+        Function and rate of each dropout in the last block.
     shapes : list of tuple of int
-        Shapes of their inputs.
+        Shape of the input of each dropout.
     output : Tensor or None
-        Output of the last of them.
+        Output of the last dropout.
     """
 
     def __init__(self, *seed: int) -> None:
@@ -68,24 +68,24 @@ class Subnetwork(TorchFunctionMode):
         mask = self._mask(function, input, p)
         self.dropouts.append(partial(function, p=p))
         self.shapes.append(tuple(input.shape))
-        # With p = 1 nothing is kept, and nothing to be scaled.
-        part = 1 - p or 1
+        # For p = 1 everything is dropped; avoid the division by 0.
+        kept = 1 - p or 1
         if function in (F.alpha_dropout, F.feature_alpha_dropout):
-            scale = 1 / math.sqrt(part * (1 + p * _SELU_LIMIT**2))
+            scale = 1 / math.sqrt(kept * (1 + p * _SELU_LIMIT**2))
             output = torch.where(mask, input, _SELU_LIMIT) * scale - p * _SELU_LIMIT * scale
         else:
-            output = input * (mask.to(input.dtype) / part)
+            output = input * (mask.to(input.dtype) / kept)
         self.output = input.copy_(output) if inplace else output
         return self.output
 
     def _mask(self, function: Any, input: Tensor, p: float) -> Tensor:
-        """Mask of the values or channels of a row that are kept."""
+        """Return which values or channels of a row are kept."""
         item_shape = tuple(input.shape[1:])
         if function in _OF_CHANNELS:
             item_shape = (*item_shape[:1], *[1] * (input.ndim - 2))
         key = len(self.dropouts), item_shape
         if key not in self._masks:
-            # numpy's generators draw the same on every processor and for every device.
+            # numpy's generators draw the same numbers on every machine, for every device.
             kept = numpy_rng(*self._seed, key[0]).random(item_shape) >= p
             self._masks[key] = torch.as_tensor(kept, device=input.device)
         return self._masks[key]

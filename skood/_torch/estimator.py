@@ -20,9 +20,11 @@ from skood._torch.seeding import draw_seed
 
 __all__ = ["NeuralEstimator"]
 
-# Parameters that do not change what a model learns; the seed enters the hash instead of
-# `random_state`.
+# Parameters that do not change what a model learns; of `random_state`, the seed matters.
 _IMMATERIAL = {"channels", "device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
+
+_AT_LEAST_1 = Interval(numbers.Integral, 1, None, closed="left")
+_POSITIVE = Interval(numbers.Real, 0, None, closed="neither")
 
 
 @estimator
@@ -77,27 +79,15 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
         Number of values in an item.
     """
 
-    max_epochs: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=100, kw_only=True
-    )
-    max_steps: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
-    )
-    batch_size: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=128, kw_only=True
-    )
-    learning_rate: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=1e-3, kw_only=True
-    )
-    clip_norm: float | None = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), None, default=None, kw_only=True
-    )
+    max_epochs: int = parameter(_AT_LEAST_1, default=100, kw_only=True)
+    max_steps: int | None = parameter(_AT_LEAST_1, None, default=None, kw_only=True)
+    batch_size: int = parameter(_AT_LEAST_1, default=128, kw_only=True)
+    learning_rate: float = parameter(_POSITIVE, default=1e-3, kw_only=True)
+    clip_norm: float | None = parameter(_POSITIVE, None, default=None, kw_only=True)
     validation_fraction: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
-    patience: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
-    )
+    patience: int | None = parameter(_AT_LEAST_1, None, default=None, kw_only=True)
     channels: str | None = parameter(
         StrOptions({"first", "last"}), None, default=None, kw_only=True
     )

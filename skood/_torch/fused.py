@@ -1,4 +1,4 @@
-"""Pointwise functions that move less memory than autograd's composition of their parts."""
+"""Pointwise functions whose gradients move less memory than autograd's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["add_gated", "concat_elu", "crop"]
 class _ConcatELU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        # elu(x) = max(x, e) and elu(-x) = max(-x, e) share the one e = exp(-|x|) - 1, which is
-        # cheaper than expm1; its rounding error is negligible for the sums in which it is used.
+        # elu(x) = max(x, e) and elu(-x) = max(-x, e) share e = exp(-|x|) - 1. This is cheaper than
+        # expm1, and its rounding error is negligible in the sums of the next convolution.
         wide = torch.promote_types(x.dtype, torch.float32)
         e = x.abs().to(wide).neg_().exp_().sub_(1).to(x.dtype)
         out = _concat(torch.maximum(x, e), torch.maximum(-x, e))
-        # Saves the output, which the following convolution keeps in memory anyway.
+        # The next convolution keeps the output in memory anyway.
         ctx.save_for_backward(out)
         return out
 
@@ -59,7 +59,7 @@ class _Crop(torch.autograd.Function):
 
 
 def _concat(x: Tensor, y: Tensor) -> Tensor:
-    # With channels as the last axis, the compiler too outputs channels_last without transposing.
+    # Along the last axis, the compiler, too, gives channels_last without a transposition.
     return torch.cat([x.movedim(1, -1), y.movedim(1, -1)], -1).movedim(-1, 1)
 
 

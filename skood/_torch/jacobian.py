@@ -1,4 +1,4 @@
-"""Jacobians of functions with few inputs and many outputs."""
+"""Jacobian of a function with few inputs and many outputs."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ __all__ = ["forward_jacobian"]
 def forward_jacobian(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     """Jacobian of `function` at each row of z, in forward mode.
 
-    One pass with a tangent for each column of z: the cost of about d + 1 forward passes, where
-    backward mode would take one for each output.
+    Costs about d + 1 forward passes, while backward mode needs a pass for each output.
 
     Parameters
     ----------
@@ -25,7 +24,7 @@ def forward_jacobian(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
     Returns
     -------
     Tensor of shape (b, D, d)
-        D is the number of values in a row of the output.
+        D is the number of outputs per row.
     """
 
     def derivative(direction: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a network learns: the interface between a method and the training loop."""
+"""Training objectives: the interface between a method and the training loop."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Objective"]
 
 
 class Objective(nn.Module, metaclass=ABCMeta):
-    """Training objective: the data and the loss of a method.
+    """Data and loss that a network is trained on.
 
-    A method implements ``read``, ``prepare`` and ``loss``, and overrides the others as needed.
-    Everything learned or kept between steps is a parameter or a buffer of this module (the
-    network, extra heads, averaged weights, queues, running means): the optimizer updates the
+    A subclass implements ``read``, ``prepare`` and ``loss``, and overrides other methods as needed.
+    All state that is learned or kept between steps (the network, extra heads, averaged weights,
+    queues, running means) is a parameter or a buffer of this module: the optimizer updates the
     parameters; checkpoints and the weights of the best epoch include both.
 
-    The training loop calls the methods in this order::
+    Order of the calls::
 
         start                       once, with the first batch
         start_epoch                 before the first step of every epoch
@@ -30,14 +30,14 @@ class Objective(nn.Module, metaclass=ABCMeta):
             read, prepare, loss, metrics                    for each validation batch
     """
 
-    # Whether `read` is slow, because it reads from disk or decodes images.
+    # True if `read` is slow, because it reads from disk or decodes images.
     reads_slowly: bool = False
 
-    # Whether `loss` may be compiled; not if it hooks into the network, or acts beside computing.
+    # False if `loss` registers hooks or has side effects, so that it must not be compiled.
     compiles: bool = True
 
-    # Whether validation losses of different epochs measure the same thing, so that the epoch with
-    # the lowest is the best. If not, the weights of the last epoch are kept.
+    # False if validation losses of different epochs are not comparable, because a margin grows for
+    # example. The weights of the last epoch are then kept instead of the best.
     epochs_compare: bool = True
 
     @abstractmethod
@@ -51,26 +51,26 @@ class Objective(nn.Module, metaclass=ABCMeta):
         Returns
         -------
         ndarray or tuple of ndarray
-            Passed to `prepare`. May be prefetched in a thread or in a worker process with its
-            own copy of this object.
+            Argument of `prepare`. May be prefetched in a thread, or in a worker process with a copy
+            of this object.
         """
 
     @abstractmethod
     def prepare(self, items: Any, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        """Turn items into the tensors of a batch on the device; augment, mutate, generate.
+        """Convert items to the tensors of a batch on the device; augment and mutate them.
 
         Parameters
         ----------
         items : ndarray or tuple of ndarray
-            What `read` returned.
+            Result of `read`.
         generator : torch.Generator or None
-            On the device, and the only source of randomness allowed, since batches may be
-            prepared ahead. None for validation items, which are not augmented.
+            On the device. The only source of randomness allowed, because batches may be
+            prefetched. None for validation items, which are not augmented.
 
         Returns
         -------
         tuple of Tensor
-            The arguments of `loss` and of `metrics`.
+            Arguments of `loss` and `metrics`.
         """
 
     @abstractmethod
@@ -80,8 +80,8 @@ class Objective(nn.Module, metaclass=ABCMeta):
         Returns
         -------
         Tensor of shape (b,), or dict of str to Tensor
-            The loss of each row; or named terms, of any shape, whose means add up to the loss
-            and are kept in the history by name.
+            Loss of each row; or named terms of any shape, whose means add up to the loss and are
+            recorded in the history.
         """
 
     def metrics(self, *batch: Tensor) -> dict[str, Tensor]:
@@ -90,12 +90,12 @@ class Objective(nn.Module, metaclass=ABCMeta):
         Returns
         -------
         dict of str to Tensor of shape (m,)
-            Values of the rows that each metric covers; the history keeps their means.
+            Values of each metric, for all rows or some; the history records their mean.
         """
         return {}
 
     def penalty(self) -> Tensor | None:
-        """Scalar that is added once a step to the mean loss of the batch; None for nothing."""
+        """Return a scalar to add to the mean loss of each training batch, or None."""
         return None
 
     def epoch_batches(
@@ -103,34 +103,31 @@ class Objective(nn.Module, metaclass=ABCMeta):
     ) -> Sequence[npt.NDArray[np.integer]]:
         """Divide training rows into the batches of one epoch.
 
-        Rows may be left out or repeated, and batches may have another size than that of the
-        settings, as long as every epoch has the same number of batches.
+        Rows may be omitted or repeated, and batches may differ in size, but every epoch must have
+        the same number of batches.
         """
         order = rng.permutation(rows)
         size = min(batch_size, len(order))
         return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters by group, as torch's optimizers take them.
-
-        "lr_scale" in a group multiplies the learning rate of the settings.
-        """
+        """Return groups for the optimizer; "lr_scale" multiplies the learning rate of a group."""
         return [{"params": list(self.parameters())}]
 
     def start(self, *batch: Tensor) -> None:
-        """Prepare the untrained network on the first batch."""
+        """Initialise the network on the first batch, before the first step."""
 
     def start_epoch(self, epoch: int, *, resumed: bool) -> None:
-        """Begin an epoch, before any of its batches is read.
+        """Begin an epoch, before its first batch is read.
 
         Parameters
         ----------
         epoch : int
             From 0.
         resumed : bool
-            Whether this epoch had begun before an interruption: buffers are restored to their
-            state at the checkpoint, and only state outside buffers must be rebuilt.
+            True if this epoch had begun before an interruption. Buffers are then restored from the
+            checkpoint; only state outside buffers must be rebuilt.
         """
 
     def after_step(self) -> None:
-        """Act after an update of the parameters: update averages of weights, for instance."""
+        """Act after an update of the parameters, for example on averaged weights."""

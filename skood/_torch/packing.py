@@ -1,10 +1,11 @@
-"""Trained networks as plain data: pickles that depend on their content alone."""
+"""Trained networks as plain data, so that pickles depend only on the content."""
 
 from __future__ import annotations
 
 import copy
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ __all__ = ["arrays_of", "content_of", "pack", "tensors_of", "unpack"]
 
 @dataclass(frozen=True)
 class _Saved:
-    """A scripted module or an exported program, as torch writes it to a file."""
+    """Scripted module or exported program, in torch's file format."""
 
     is_script: bool
     content: bytes
@@ -39,60 +40,54 @@ class _Saved:
 
 
 def pack(module: nn.Module) -> tuple[nn.Module | _Saved, dict[str, npt.NDArray]]:
-    """Separate a network into its structure and its values, for a pickle.
+    """Separate a network into structure and values, for a pickle.
 
-    The pickle of a torch storage differs between processes and names a device. That of the two
-    parts is the same for the same content, so that :func:`joblib.hash` of an estimator finds in a
-    cache or among checkpoints what another process, or another device, left there.
+    The pickle of a torch storage names its device and differs between processes. These two parts
+    depend only on the content, so that :func:`joblib.hash` of an estimator finds caches and
+    checkpoints of other processes and devices.
 
     Parameters
     ----------
     module : Module
-        Left as it is.
+        Not modified.
 
     Returns
     -------
     skeleton : Module or _Saved
         A copy whose parameters and buffers have shapes, dtypes and strides, but no values and no
-        gradients; all of a scripted or exported module.
+        gradients; for a scripted or exported module, the whole module.
     arrays : dict of str to ndarray
         Values by name, see :func:`arrays_of`. May share memory with `module`.
     """
     if isinstance(module, (torch.jit.ScriptModule, torch.export.ExportedProgram)):
         return _Saved.of(module), {}
-    hollow = {
-        id(tensor): _like(tensor, torch.empty_like(tensor, device="meta"))
-        for tensor in tensors_of(module).values()
-    }
-    skeleton = copy.deepcopy(module, hollow)
+    skeleton = _copy_with(module, lambda _, tensor: torch.empty_like(tensor, device="meta"))
     if isinstance(module, torch.fx.GraphModule):
         try:
             pickle.dumps(skeleton)
         except Exception as error:
             raise pickle.PicklingError(
-                f"a module from torch.export does not pickle ({error}); give the ExportedProgram "
-                "itself in place of its module()"
+                f"a module from torch.export cannot be pickled ({error}); use the ExportedProgram "
+                "itself instead of its module()"
             ) from error
     return skeleton, arrays_of(module)
 
 
 def content_of(module: nn.Module) -> str:
-    """Hash of what a network computes: attributes and values, but neither hooks nor strides.
+    """Hash the attributes and values of a network, without hooks and strides.
 
-    The same in every process, for all but quantised and scripted networks.
+    Equal in every process, except for quantised and scripted networks.
 
     Raises
     ------
     Exception
-        When the network does not pickle.
+        When the network cannot be pickled.
     """
     if isinstance(module, torch.jit.ScriptModule):
         return joblib.hash(pack(module))
-    blank = {
-        id(tensor): _like(tensor, torch.empty(0, dtype=tensor.dtype, device="meta"))
-        for tensor in tensors_of(module).values()
-    }
-    structure = copy.deepcopy(module, blank)
+    structure = _copy_with(
+        module, lambda _, tensor: torch.empty(0, dtype=tensor.dtype, device="meta")
+    )
     for part in structure.modules():
         for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
             getattr(part, name).clear()
@@ -100,27 +95,26 @@ def content_of(module: nn.Module) -> str:
 
 
 def unpack(packed: tuple[nn.Module | _Saved, dict[str, npt.NDArray]]) -> nn.Module:
-    """Put together what :func:`pack` separated.
+    """Undo :func:`pack`.
 
     Returns
     -------
     Module
-        On the CPU, with memory of its own; in the modes and with the ties of the original.
+        On the CPU, with its own memory, and with the modes and tied parameters of the original.
     """
     skeleton, arrays = packed
     if isinstance(skeleton, _Saved):
         return skeleton.load()
-    filled = {
-        id(tensor): _like(
-            tensor, torch.empty_like(tensor, device="cpu").copy_(torch.tensor(arrays[name]))
-        )
-        for name, tensor in tensors_of(skeleton).items()
-    }
-    return copy.deepcopy(skeleton, filled)
+    return _copy_with(
+        skeleton,
+        lambda name, tensor: torch.empty_like(tensor, device="cpu").copy_(
+            torch.tensor(arrays[name])
+        ),
+    )
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and buffers by name; shared ones appear under each of their names."""
+    """Return parameters and buffers by name; shared tensors appear under each of their names."""
     return {
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
@@ -132,8 +126,12 @@ def arrays_of(module: nn.Module) -> dict[str, npt.NDArray]:
     return {name: from_torch(tensor.contiguous()) for name, tensor in tensors_of(module).items()}
 
 
-def _like(tensor: Tensor, values: Tensor) -> Any:
-    """Return `values`, as a parameter if `tensor` is one."""
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(values, requires_grad=tensor.requires_grad)
-    return values
+def _copy_with(module: nn.Module, values: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """Copy a network, with `values` of the name and tensor as its parameters and buffers."""
+    copied: dict[int, Any] = {}
+    for name, tensor in tensors_of(module).items():
+        value = values(name, tensor)
+        if isinstance(tensor, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=tensor.requires_grad)
+        copied[id(tensor)] = value
+    return copy.deepcopy(module, copied)

@@ -1,4 +1,4 @@
-"""Results of long scoring on disk, from which the same call goes on."""
+"""Partial results of slow scoring, from which an interrupted call resumes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _SECONDS_BETWEEN_SAVES = 60.0
 
 
 class PartialResults:
-    """The results for the first items of a set, in a file.
+    """File of the results for the first items of a data set.
 
     Parameters
     ----------
     path : Path
-        Its name must identify the items and everything that is done to them.
+        Its name must identify the data and the computation.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,13 +30,13 @@ class PartialResults:
         self._saved_at = monotonic()
 
     def load(self) -> tuple[int, list[npt.NDArray]]:
-        """Return the number of items done, and for each result an array for all items."""
+        """Return the number of scored items, and the array of each result for all items."""
         try:
             with self.path.open("rb") as file, np.load(file) as saved:
                 n_done, *results = (saved[f"arr_{k}"] for k in range(len(saved)))
                 return int(n_done), results
         except (FileNotFoundError, BadZipFile, KeyError, EOFError, ValueError):
-            # A file that cannot be read costs its results, not the run.
+            # An unreadable file is ignored.
             return 0, []
 
     def save_if_due(self, n_done: int, results: Sequence[npt.NDArray]) -> None:

@@ -1,11 +1,12 @@
-"""Whether training may run in bfloat16, decided by a test of the computed gradients."""
+"""Whether training runs in bfloat16, decided by the hardware and a test of the gradients."""
 
 from __future__ import annotations
 
 import math
 import warnings
 from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -17,12 +18,12 @@ from skood._torch.seeding import seed_global
 
 __all__ = ["compare_with_fp32", "trains_in_bf16"]
 
-# Rounding to bfloat16 adds to the gradient of a layer a random error, of half its norm in deep
-# networks, but preserves most of the gradient (benchmarks/precision.py). A wrong kernel preserves
-# nothing of it, or adds an error of many times its norm.
+# Rounding to bfloat16 adds a random error to a layer's gradient, up to half its norm in deep
+# networks, but keeps most of the gradient (benchmarks/precision.py). A wrong kernel keeps nothing
+# of the gradient, or adds an error of many times its norm.
 _KEPT = 0.6, 1.5
 _LARGEST_ERROR = 1.0
-# Fraction of the whole gradient's norm below which the error of a layer is ignored.
+# Errors of a layer below this fraction of the whole gradient's norm are ignored.
 _SMALL = 0.005
 _LOSS_TOLERANCE = 0.1
 
@@ -38,20 +39,20 @@ def trains_in_bf16(
 ) -> bool:
     """Whether training steps run under bfloat16 autocast.
 
-    Some processors and libraries compute wrong gradients in bfloat16 for some shapes. Before it is
-    used, loss and gradients of one batch are compared with those in float32, once in a process for
-    each network, shape of batch and device.
+    Some processors and libraries compute wrong gradients in bfloat16 for some shapes. Loss and
+    gradients of one batch are therefore compared with float32 first, once per process for each
+    network, shape of batch and device.
 
     Parameters
     ----------
     objective : Module
-        In training mode. Buffers and random state are restored before this returns.
+        In training mode. Its buffers are restored.
     losses : callable
         Takes whether to use bfloat16 and the tensors of `batch`; returns the mean loss as "loss".
     batch : sequence of Tensor
     device : torch.device
     precision : {"auto", "bf16", "fp32"}
-        "auto" takes bfloat16 where the hardware multiplies it natively and correctly.
+        "auto" uses bfloat16 where the hardware multiplies it natively and the results are right.
 
     Raises
     ------
@@ -74,8 +75,8 @@ def trains_in_bf16(
         return True
     if precision == "bf16":
         raise RuntimeError(
-            f"precision='bf16' was asked for, but in bfloat16 {fault} on this machine; use "
-            "precision='auto', which then trains in float32, or 'fp32'"
+            f"precision='bf16' was requested, but in bfloat16 {fault} on this machine; use "
+            "precision='auto', which falls back to float32, or 'fp32'"
         )
     warnings.warn(
         f"in bfloat16 {fault} on this machine, so training runs in float32; precision='fp32' "
@@ -89,7 +90,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # Without one of these instruction sets, bfloat16 is emulated and slower than float32.
+    # Speed of training relative to float32 (benchmarks/README.md): 1.5 to 3.1 with AMX, 1.6 to 1.9
+    # with AVX512-BF16, 0.1 without either, where bfloat16 is emulated.
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
@@ -100,18 +102,19 @@ def _fault(
     batch: Sequence[Tensor],
     device: torch.device,
 ) -> str | None:
-    """Say what is wrong in bfloat16; None where it agrees with float32."""
+    """Describe what is wrong in bfloat16; None if it agrees with float32."""
     try:
         with _narrow_convolutions(objective) as narrow:
             loss, exact_loss, layers = compare_with_fp32(objective, losses, batch, device)
     except torch.cuda.OutOfMemoryError:
-        # A batch that fits in bfloat16 alone can be compared with nothing.
+        # float32 ran out of memory, so there is no reference to compare with.
         return None
     if narrow and device.type == "cpu":
-        # Wrong now and then, not always, on processors with AMX and with AVX512-BF16 alike.
+        # Their gradients are wrong only sometimes, with AMX and with AVX512-BF16, so a comparison
+        # may miss it.
         return (
-            f"the gradient of the layer {narrow[0]!r} cannot be trusted (it reads or makes images "
-            "that are one pixel high or wide)"
+            f"the gradient of the layer {narrow[0]!r} is unreliable (its input or output is one "
+            "pixel high or wide)"
         )
     if not math.isfinite(exact_loss):
         return None
@@ -122,38 +125,30 @@ def _fault(
         right = _KEPT[0] <= layer.kept <= _KEPT[1] and layer.error <= _LARGEST_ERROR * layer.norm
         if not (right or layer.error <= small):
             return (
-                f"the gradient of the layer {name!r} is wrong (off by {layer.error:.2g}, of the "
-                f"norm {layer.norm:.2g})"
+                f"the gradient of the layer {name!r} is wrong (its error has the norm "
+                f"{layer.error:.2g}, the gradient {layer.norm:.2g})"
             )
     return None
 
 
 @contextmanager
 def _narrow_convolutions(objective: nn.Module) -> Generator[list[str], None, None]:
-    """List the convolutions that meanwhile read or make images one pixel high or wide."""
+    """Collect the names of convolutions whose input or output is one pixel high or wide."""
     narrow: list[str] = []
 
-    def note(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if 1 in (*inputs[0].shape[2:], *output.shape[2:]):
-                narrow.append(name)
+    def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        if 1 in (*inputs[0].shape[2:], *output.shape[2:]):
+            narrow.append(name)
 
-        return hook
-
-    handles = [
-        module.register_forward_hook(note(name))
-        for name, module in objective.named_modules()
-        if isinstance(module, _ConvNd) and any(side > 1 for side in module.kernel_size)
-    ]
-    try:
+    with ExitStack() as hooks:
+        for name, module in objective.named_modules():
+            if isinstance(module, _ConvNd) and any(side > 1 for side in module.kernel_size):
+                hooks.enter_context(module.register_forward_hook(partial(note, name)))
         yield narrow
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class LayerComparison(NamedTuple):
-    """Comparison of a layer's gradients in bfloat16 and in float32.
+    """Comparison of a layer's gradients in bfloat16 and float32.
 
     Attributes
     ----------
@@ -162,7 +157,8 @@ class LayerComparison(NamedTuple):
     error : float
         Norm of the difference.
     kept : float
-        Projection of the bfloat16 gradient on the float32 one, over its norm; 1 if they agree.
+        Projection of the bfloat16 gradient on the float32 gradient, divided by the norm of the
+        latter; 1 if they agree.
     """
 
     norm: float
@@ -184,13 +180,13 @@ def compare_with_fp32(
         In bfloat16 and in float32.
     layers : dict of str to LayerComparison
     """
-    # With the modules that hold them, since a loss may put another tensor in the place of one.
+    # Keep each buffer's owner: a loss may rebind the buffer to a new tensor.
     buffers = [
         (module, name, buffer, buffer.clone())
         for module in objective.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    # A GPU draws other masks in another precision, whatever the seed.
+    # On a GPU, dropout masks depend on the dtype even with the same seed.
     dropouts = [m for m in objective.modules() if isinstance(m, _DropoutNd) and m.training]
 
     def restore() -> None:
@@ -225,7 +221,7 @@ def compare_with_fp32(
 
 
 def _gradients_by_layer(objective: nn.Module) -> dict[str, Tensor]:
-    """All gradients of each layer as one vector."""
+    """Gradients of each layer, as one vector."""
     gradients = {}
     for name, layer in objective.named_modules():
         own = [p.grad.flatten() for p in layer.parameters(recurse=False) if p.grad is not None]

@@ -18,31 +18,29 @@ __all__ = ["Learned", "Preprocessing"]
 class Preprocessing:
     r"""Scales pixels to [0, 1], and standardises rows.
 
-    The range of pixels is set on construction; means and scales are set by `learn_moments`.
-
     Parameters
     ----------
     owner : object
-        Estimator whose class is named in error messages.
+        Estimator whose class error messages name.
     data : CheckedData
         Training data.
     image_shape : sequence of int or None, default=None
         Shape (C, H, W) in which the network reads flat rows.
     value_range : (float, float), "minmax" or None, default=None
-        Values of black and white, as in :func:`~skood._data.resolve_value_range`. "minmax" lets
-        later data lie outside.
+        Values of black and white, as in :func:`~skood._data.resolve_value_range`. With "minmax",
+        later data may lie outside.
     has_range : bool or None, default=None
-        Whether values have a range. None: images have one, rows do not.
+        Whether values have a range; None: True for images, False for rows.
 
     Attributes
     ----------
     input_shape, item_shape : tuple of int
-        Shape of an item in X, and as the network reads it.
+        Shape of an item in X, and in the network's input.
     value_range : (float, float) or None
         Values of black and white; None for rows, which are standardised instead.
     mean, scale : ndarray of shape (d,) or (C, 1, 1)
-        Of each feature in the units of X, or of each channel of pixels in [0, 1], once
-        `learn_moments` has read them.
+        Set by `learn_moments`: mean and standard deviation of each feature in the units of X, or
+        of each channel of pixels in [0, 1].
     """
 
     mean: npt.NDArray[np.float64]
@@ -70,12 +68,12 @@ class Preprocessing:
         self.value_range = resolve_value_range(data, value_range) if has_range else None
 
     def open(self, data: CheckedData) -> CheckedData:
-        """Return the data with items of the network's shape.
+        """Return the data with items of shape `item_shape`.
 
         Raises
         ------
         ValueError
-            When the dtype of X implies another range of pixels than in fit.
+            When the dtype of X implies a different pixel range than in fit.
         """
         if data.item_shape != self.item_shape:
             data = data.reshape(self.item_shape)
@@ -93,10 +91,7 @@ class Preprocessing:
         return data
 
     def check_in_memory(self, data: CheckedData) -> None:
-        """Raise before training if data in memory lie outside their range.
-
-        Streamed data are checked as they are read.
-        """
+        """Raise if data in memory lie outside their range; streamed data are checked when read."""
         for items in data.chunks() if data.in_memory else ():
             self._check(items)
 
@@ -107,7 +102,7 @@ class Preprocessing:
             check_in_range(items, (low - beyond, high + beyond))
 
     def learn_moments(self, data: CheckedData) -> None:
-        """Mean and standard deviation of each feature of rows, or channel of images."""
+        """Compute mean and standard deviation of each feature of rows, or channel of images."""
         axes = (0, 2, 3) if data.is_image else (0,)
         # With the first item subtracted, a constant feature is exactly 0.
         origin = self._scaled(data.take(np.arange(1))).mean(axes, keepdims=True)
@@ -115,26 +110,26 @@ class Preprocessing:
         for items in data.chunks():
             values = self._scaled(items) - origin
             n = values.size // values.shape[1]
-            of_chunk = values.mean(axes, keepdims=True)
+            chunk_mean = values.mean(axes, keepdims=True)
             # Chan et al. (1983): squared deviations from the mean avoid the cancellation of
             # squared values when all values are far from 0.
-            apart = of_chunk - mean
-            squares += np.square(values - of_chunk).sum(axes, keepdims=True)
-            squares += np.square(apart) * (count * n / (count + n))
-            mean += apart * (n / (count + n))
+            difference = chunk_mean - mean
+            squares += np.square(values - chunk_mean).sum(axes, keepdims=True)
+            squares += np.square(difference) * (count * n / (count + n))
+            mean += difference * (n / (count + n))
             count += n
         mean, scale = (mean + origin)[0], np.sqrt(squares / count)[0]
         if not np.isfinite(scale).all():
             raise ValueError(
-                "the values of X are so large that their squares overflow; rescale X, with "
-                "scikit-learn's StandardScaler for instance"
+                "the values of X are so large that their squares overflow; rescale X, for example "
+                "with scikit-learn's StandardScaler"
             )
-        # Deviations of the size of rounding errors come from a constant feature.
+        # A standard deviation of the size of rounding errors means a constant feature.
         varies = scale > 10 * np.finfo(np.float64).eps * np.abs(mean)
         self.mean, self.scale = mean, np.where(varies, scale, 1.0)
 
     def _scaled(self, items: npt.NDArray) -> npt.NDArray[np.float64]:
-        """Pixels in [0, 1] or rows as they are, float64."""
+        """Scale pixels to [0, 1], leave rows unchanged; float64."""
         values = items.astype(np.float64)
         if self.value_range is None:
             return values
@@ -145,7 +140,7 @@ class Preprocessing:
     def tensor(
         self, items: npt.NDArray | Tensor, device: torch.device, *, margin: float = 0.0
     ) -> Tensor:
-        r"""Pixels in [0, 1] or standardised rows, float32, on `device`.
+        r"""Convert items to pixels in [0, 1] or standardised rows, float32, on `device`.
 
         Parameters
         ----------
@@ -153,7 +148,7 @@ class Preprocessing:
             In the units of X.
         device : torch.device
         margin : float, default=0.0
-            How far pixels may lie beyond black and white, in parts of the range.
+            How far pixels may lie beyond black and white, as a fraction of the range.
 
         Returns
         -------
@@ -167,7 +162,7 @@ class Preprocessing:
             return ((rows.double() - mean) / scale).float().to(device)
         self._check(items, margin)
         if not isinstance(items, Tensor):
-            # Dtypes that torch supports, above all uint8, are converted on the device.
+            # uint8 and other dtypes that torch supports are converted on the device.
             if items.dtype.kind not in "fu" or items.dtype.itemsize > 4 or not items.dtype.isnative:
                 items = items.astype(np.float32)
             items = torch.from_numpy(np.ascontiguousarray(items))
@@ -175,7 +170,7 @@ class Preprocessing:
         return (items.to(device, non_blocking=True).float() - low) / (high - low)
 
     def standardized(self, x: Tensor) -> Tensor:
-        """Standardise each channel of pixels in [0, 1]; rows are standardised already."""
+        """Standardise each channel of pixels in [0, 1]; return rows unchanged."""
         if self.value_range is None:
             return x
         mean, scale = self._moments(x.device, x.dtype)
@@ -210,7 +205,7 @@ class Preprocessing:
 
 
 class Learned:
-    """Define a readable and settable fitted attribute, stored in ``_preprocessing``.
+    """Fitted attribute of an estimator that is stored in its ``_preprocessing``.
 
     Parameters
     ----------

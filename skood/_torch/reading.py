@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,12 @@ def read_batches(
     n_workers: int | None = None,
     seed: int = 0,
 ) -> Generator[Any, None, None]:
-    """Read one batch after the other, in worker processes where that pays.
+    """Read batches in order, in worker processes where this saves time.
 
     Parameters
     ----------
     read : callable
-        Takes row numbers, returns an array or a tuple of arrays.
+        Takes row numbers; returns an array, or a tuple or dict of arrays.
     batches : sequence of ndarray
         Row numbers.
     device : torch.device
@@ -43,14 +44,14 @@ def read_batches(
     slow : bool
         Whether `read` waits for a disk or decodes images.
     n_workers : int or None
-        Processes that read; 0 reads in this one. None takes several for a GPU, which one process
-        that decodes images would starve, and none for a CPU, which has nothing to spare.
+        Number of processes; 0 reads in this process. None uses several if reading is slow and the
+        device is a GPU, which a single process may starve.
     seed : int
-        Of torch's and Python's random numbers in the workers.
+        Seed of torch's and Python's random numbers in the workers.
 
     Yields
     ------
-    ndarray or tuple of ndarray
+    ndarray, or tuple or dict of ndarray
     """
     on_gpu = device.type != "cpu"
     if n_workers is None:
@@ -65,13 +66,14 @@ def read_batches(
         batch_size=None,
         num_workers=min(n_workers, len(batches)),
         pin_memory=on_gpu,
-        collate_fn=_as_tensors,
-        # Its own, since the loader would draw from torch's global generator.
+        # Tensors pass between processes in shared memory.
+        collate_fn=partial(_convert, _to_tensor),
+        # Without it, the loader draws from torch's global generator.
         generator=torch.Generator().manual_seed(seed),
         multiprocessing_context="fork" if can_fork else None,
     )
     for items in loader:
-        yield _as_arrays(items)
+        yield _convert(_to_array, items)
 
 
 class _Batches(Dataset):
@@ -86,34 +88,35 @@ class _Batches(Dataset):
         return self.read(self.batches[number])
 
 
-def _as_tensors(items: Any) -> Any:
-    """Convert to tensors, which are passed between processes in shared memory."""
+def _convert(function: Callable[[Any], Any], items: Any) -> Any:
+    """Apply `function` to each array of nested dicts and tuples."""
     if isinstance(items, dict):
-        return {name: _as_tensors(values) for name, values in items.items()}
-    if isinstance(items, tuple):
-        return tuple(map(_as_tensors, items))
+        return {name: _convert(function, values) for name, values in items.items()}
+    # Pinning turns tuples into lists.
+    if isinstance(items, (tuple, list)):
+        return tuple(_convert(function, values) for values in items)
+    return function(items)
+
+
+def _to_tensor(items: Any) -> Any:
     try:
         return torch.from_numpy(np.ascontiguousarray(items))
     except (TypeError, ValueError):  # A dtype or byte order that torch does not have.
         return items
 
 
-def _as_arrays(items: Any) -> Any:
-    if isinstance(items, dict):
-        return {name: _as_arrays(values) for name, values in items.items()}
-    if isinstance(items, (tuple, list)):
-        return tuple(map(_as_arrays, items))
+def _to_array(items: Any) -> Any:
     return items.numpy() if isinstance(items, torch.Tensor) else items
 
 
 def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Generator[Any, None, None]:
-    """Iterate over `values` in a thread of this name, a few ahead of whoever takes them.
+    """Prefetch `values` in a thread of this name, without gradients.
 
-    Without gradients. Exceptions are raised in the consumer; the thread ends with the iterator.
+    Exceptions are raised in the consumer; the thread ends with the iterator.
     """
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(_AHEAD)
     stopped = threading.Event()
-    # A thread starts on the first GPU and its default stream, whatever those of its maker are.
+    # A new thread uses GPU 0 and its default stream, not those of the caller.
     on_device = contextlib.nullcontext()
     if torch.cuda.is_initialized():
         on_device = torch.cuda.stream(torch.cuda.current_stream())

@@ -35,6 +35,9 @@ __all__ = [
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
+# Attributes of a run that its checkpoint holds, besides the weights and the optimizer.
+_SAVED = "seed", "step", "epoch", "bf16", "history", "best", "sums", "count"
+
 # A second Ctrl-C within this time ends the whole fit instead of one more phase.
 _SECONDS_TO_END = 3.0
 
@@ -246,37 +249,36 @@ class TrainingRun:
         self.epoch = -1
         self.history: dict[str, list[float]] = {"loss": []}
         self.best: dict[str, Tensor] | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._count = 0
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
         self._saved_at = monotonic()
         saved = checkpoint.take() if checkpoint else None
         if saved is not None:
             objective.load_state_dict(saved["objective"])
             optimizer.load_state_dict(saved["optimizer"])
-            self.step, self.epoch, self.bf16 = saved["step"], saved["epoch"], saved["bf16"]
-            self.history, self.best = saved["history"], saved["best"]
-            self._sums, self._count = saved["sums"], saved["count"]
+            for name in _SAVED:
+                setattr(self, name, saved[name])
 
     def goes_on(self, n_steps: int, patience: int | None) -> bool:
         losses = self._comparable_losses()
         if patience is not None and losses and len(losses) - 1 - np.argmin(losses) >= patience:
             return False
-        return self.step < n_steps or self._count > 0
+        return self.step < n_steps or self.count > 0
 
     def epoch_is_over(self, epoch_steps: int, n_steps: int) -> bool:
-        return self._count == epoch_steps or self.step == n_steps
+        return self.count == epoch_steps or self.step == n_steps
 
     def advance(self, losses: Mapping[str, Tensor]) -> None:
         """Count a step, and accumulate its loss and the loss's terms."""
         self.step += 1
-        self._count += 1
+        self.count += 1
         for name, loss in losses.items():
             loss = loss.detach().double()
-            self._sums[name] = self._sums[name] + loss if name in self._sums else loss
+            self.sums[name] = self.sums[name] + loss if name in self.sums else loss
 
     def mean_losses(self) -> dict[str, float]:
         """Return the mean loss and terms over the steps of this epoch so far."""
-        means = {name: float(total) / self._count for name, total in self._sums.items()}
+        means = {name: float(total) / self.count for name, total in self.sums.items()}
         if not math.isfinite(means["loss"]):
             raise FloatingPointError(
                 f"the training loss became {means['loss']} before step {self.step}; lower "
@@ -287,7 +289,7 @@ class TrainingRun:
     def end_epoch(self, validation: Mapping[str, float]) -> None:
         for name, value in {**self.mean_losses(), **validation}.items():
             self.history.setdefault(name, []).append(value)
-        self._sums, self._count = {}, 0
+        self.sums, self.count = {}, 0
         losses = self._comparable_losses()
         if losses and losses[-1] <= min(losses):
             self.best = {k: v.detach().clone() for k, v in self.objective.state_dict().items()}
@@ -318,17 +320,8 @@ class TrainingRun:
     def save(self) -> None:
         self._saved_at = monotonic()
         if self.checkpoint is not None:
-            self.checkpoint.save(
-                {
-                    "objective": self.objective.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
-                    "seed": self.seed,
-                    "step": self.step,
-                    "epoch": self.epoch,
-                    "bf16": self.bf16,
-                    "history": self.history,
-                    "best": self.best,
-                    "sums": self._sums,
-                    "count": self._count,
-                }
-            )
+            states = {
+                "objective": self.objective.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+            }
+            self.checkpoint.save({**states, **{name: getattr(self, name) for name in _SAVED}})

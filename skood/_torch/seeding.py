@@ -1,4 +1,4 @@
-"""Randomness that neither reads nor changes the global state of numpy and torch."""
+"""Random numbers that neither read nor change the global state of numpy and torch."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["Stream", "draw_seed", "isolated_rng", "numpy_rng", "seed_global", "t
 class Stream(enum.IntEnum):
     """All purposes for which the package draws random numbers.
 
-    A fit has one seed, and every purpose has a separate stream: ``numpy_rng(seed, Stream.BANK)``.
-    The stream follows the seed, and further integers, an epoch for instance, follow the stream. A
-    new purpose gets a new number; numbers are never reused.
+    A fit has one seed and a separate stream for every purpose: ``numpy_rng(seed, Stream.BANK)``,
+    or with further integers, ``numpy_rng(seed, Stream.EPOCH_ORDER, epoch)``. A new purpose gets a
+    new number; numbers are never reused.
     """
 
-    # Training of a network; only its initial weights are drawn by the seed alone.
+    # Training of a network; its initial weights use the seed without a stream.
     VALIDATION_ROWS = 0
     EPOCH_ORDER = 1
     STEP = 2
     STEP_LOSS = 3
     AROUND_STEPS = 4
     READING = 5
-    # Samples from a density, and around the boundary of the data.
+    # Samples from a density, and near the boundary of the data.
     SAMPLES = 10
     OFF_MANIFOLD = 11
     ON_MANIFOLD = 12
@@ -76,8 +76,8 @@ class Stream(enum.IntEnum):
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
     """Draw the seed of one fit.
 
-    None takes entropy from the operating system instead of numpy's global generator, which
-    is what :func:`sklearn.utils.check_random_state` would advance.
+    None uses entropy of the operating system; :func:`sklearn.utils.check_random_state` would use
+    numpy's global generator.
     """
     if random_state is None:
         return int(np.random.SeedSequence().generate_state(1)[0] >> 1)
@@ -86,7 +86,7 @@ def draw_seed(random_state: int | np.random.RandomState | None) -> int:
 
 def numpy_rng(*seed: int) -> np.random.Generator:
     """Return a numpy generator that depends on all the integers of `seed`."""
-    # The length distinguishes (1,) from (1, 0), which numpy would pad to the same entropy.
+    # numpy pads with zeros; the length distinguishes (1,) from (1, 0).
     return np.random.default_rng([len(seed), *seed])
 
 
@@ -101,11 +101,9 @@ def _torch_seed(*seed: int) -> int:
 
 
 def seed_global(device: torch.device, *seed: int) -> None:
-    """Seed torch's global generators of the CPU and of `device`, and no other.
+    """Seed torch's global generators of the CPU and of `device`, with all the integers of `seed`.
 
-    As `torch_rng`, by all the integers of `seed`.
-
-    :func:`torch.manual_seed` seeds those of every CUDA device.
+    :func:`torch.manual_seed` would seed the generators of all CUDA devices.
     """
     number = _torch_seed(*seed)
     torch.default_generator.manual_seed(number)
@@ -116,9 +114,9 @@ def seed_global(device: torch.device, *seed: int) -> None:
 
 @contextlib.contextmanager
 def isolated_rng(device: torch.device, *seed: int) -> Iterator[None]:
-    """Seed torch's global generators inside the block and restore them after it.
+    """Seed torch's global generators inside the block, and restore them after it.
 
-    For code that can only draw from the global generator: layer initialisation, dropout.
+    For code that can draw only from the global generator: layer initialisation, dropout.
     """
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

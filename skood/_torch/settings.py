@@ -15,7 +15,7 @@ __all__ = ["TrainingSettings"]
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of training, which estimators expose as parameters of the same names."""
+    """Settings of training, named like the parameters of estimators."""
 
     max_epochs: int
     max_steps: int | None
@@ -36,12 +36,12 @@ class TrainingSettings:
 
     @classmethod
     def of(cls, estimator: Any) -> TrainingSettings:
-        """Read the settings from those of an estimator's parameters that have their names."""
+        """Read the settings from the estimator's parameters of the same names."""
         names = {field.name for field in fields(cls)} & set(estimator.get_params(deep=False))
         return cls(**{name: getattr(estimator, name) for name in names})
 
     def make_optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        """Make the optimizer of groups of parameters; SGD has Nesterov's momentum."""
+        """Make the optimizer of groups of parameters; SGD uses Nesterov momentum."""
         of_kind: dict[str, Callable[..., torch.optim.Optimizer]] = {
             "adam": partial(torch.optim.Adam, betas=self.betas, fused=True),
             "rmsprop": partial(torch.optim.RMSprop, alpha=0.9, eps=1e-7),
@@ -51,11 +51,11 @@ class TrainingSettings:
             ),
         }
         make = of_kind[self.optimizer]
-        groups = [dict(group) for group in groups]  # torch writes into them.
+        groups = [dict(group) for group in groups]  # torch modifies them.
         return make(groups, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def set_learning_rate(self, optimizer: torch.optim.Optimizer, step: int, n_steps: int) -> None:
-        """Set the learning rate of every group of parameters at `step`."""
+        """Set the learning rates of all groups of parameters at `step`."""
         rate = self.learning_rate * self.lr_factor(step, n_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate * group.get("lr_scale", 1.0)

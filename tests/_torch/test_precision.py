@@ -1,4 +1,4 @@
-"""bfloat16 is used where it was seen to be right, and nowhere else."""
+"""bfloat16 is used only where its results were found to be right."""
 
 import warnings
 
@@ -43,7 +43,7 @@ class SpoiltMLP(MLP):
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
-    """Nothing is known of any network, and bfloat16 is native."""
+    """No network has been compared, and bfloat16 counts as native."""
     monkeypatch.setattr(precision_module, "_known_faults", {})
     monkeypatch.setattr(precision_module, "has_fast_bf16", lambda device: True)
     monkeypatch.setattr(Half, "fault", None)
@@ -79,7 +79,7 @@ def test_wrong_gradient_is_found(monkeypatch, rows, fault):
     np.testing.assert_array_equal(
         found.decision_function(rows[0]), expected.decision_function(rows[0])
     )
-    with pytest.raises(RuntimeError, match="precision='bf16' was asked for, but in bfloat16 the"):
+    with pytest.raises(RuntimeError, match="precision='bf16' was requested, but in bfloat16 the"):
         small("bf16").fit(*rows)
 
 
@@ -104,28 +104,28 @@ def test_right_gradients_train_in_bf16(rows):
     assert (half.decision_function(rows[0]) != single.decision_function(rows[0])).any()
 
 
-def test_is_looked_at_once_for_a_network_and_a_shape(monkeypatch, rows):
-    looked_at = []
+def test_compares_once_per_network_and_shape(monkeypatch, rows):
+    compared = []
     original = precision_module._fault
 
     def noted(objective, *args):
-        looked_at.append(1)
+        compared.append(1)
         return original(objective, *args)
 
     monkeypatch.setattr(precision_module, "_fault", noted)
     X, y = rows
     for seed in range(3):
         small().set_params(random_state=seed).fit(X, y)
-    assert len(looked_at) == 1
+    assert len(compared) == 1
     small().set_params(batch_size=16).fit(X, y)
     small().fit(X[:, :4], y)
-    assert len(looked_at) == 3
+    assert len(compared) == 3
     small("fp32").fit(X[:, :3], y)
-    assert len(looked_at) == 3
+    assert len(compared) == 3
 
 
 def test_a_resumed_run_keeps_its_precision(monkeypatch, rows, tmp_path):
-    """Late gradients are small, and might be judged otherwise than those of the first step."""
+    """Late gradients are small, so that comparing them might give another verdict."""
     expected = small().fit(*rows).decision_function(rows[0])
     network = small().set_params(checkpoint_dir=tmp_path)
     original, steps = torch.optim.SGD.step, iter(range(100))
@@ -152,7 +152,7 @@ def test_without_native_bf16_auto_is_fp32(monkeypatch, rows):
     )
 
 
-def test_nothing_is_changed_by_looking():
+def test_the_comparison_changes_nothing():
     """Buffers, gradients and the mode are as before."""
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(), nn.Linear(4, 1))
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -187,7 +187,7 @@ def test_real_networks_agree(name):
 
 @pytest.mark.parametrize(("shape", "narrow"), [((9, 1), True), ((1, 9), True), ((9, 3), False)])
 def test_narrow_images_are_not_trained_in_bf16(shape, narrow):
-    """Their gradients are wrong now and then, which one comparison need not show."""
+    """Their gradients are wrong only sometimes, so one comparison may miss it."""
     X = np.random.default_rng(0).random((32, *shape))
     network = ConvNet((4,), max_steps=1, batch_size=32, random_state=0)
     with warnings.catch_warnings(record=True) as caught:

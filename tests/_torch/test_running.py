@@ -32,8 +32,8 @@ def test_device_that_is_there(monkeypatch):
 def test_device_that_is_missing(monkeypatch, device):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = (
-        r"device=.*cuda.* was asked for, but this torch sees no CUDA device; "
-        "use device=None to take what is there, or device='cpu'"
+        r"device=.*cuda.*, but torch finds no CUDA device; use device=None to select an available "
+        "device, or device='cpu'"
     )
     with pytest.raises(ValueError, match=message):
         resolve_device(device)
