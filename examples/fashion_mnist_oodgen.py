@@ -1,15 +1,15 @@
 """
-===================================================================
-Fashion-MNIST: a classifier that rejects what is not (not executed)
-===================================================================
+====================================================================
+Fashion-MNIST: a classifier that rejects other images (not executed)
+====================================================================
 
-:class:`~skood.training_time.OODGen` (Vernekar et al., 2019) makes its own out-of-distribution
-images with a VAE, and trains a classifier to reject them. Here it learns clothes and is shown
-digits, beside the same network trained without such images.
+:class:`~skood.training_time.OODGen` (Vernekar et al., 2019) generates out-of-distribution images
+with a VAE, and trains a classifier to reject them. Here it learns clothes and is tested on digits,
+compared with the same network trained without generated images.
 
-This script is shown, and not executed, when the site is built, since it trains a VAE and two
-classifiers on 20 000 images. It reads the data from the folder that the environment variable
-``SKOOD_DATA`` names, and downloads them into it if they are not there yet.
+The site shows this script without executing it: it trains a VAE and two classifiers on 20 000
+images. It reads the data from the folder in the environment variable ``SKOOD_DATA``, and downloads
+them if they are missing.
 """
 
 # %%
@@ -47,18 +47,18 @@ detector = OODGen(network, reject_weight=0.3, random_state=0).fit(X, y)
 softmax = MSP(FrozenEstimator(network.fit(X, y))).fit(X)
 
 # %%
-# What it was trained on
-# ----------------------
-# Moved off the manifold: noise all over an image, or a few pixels that are off. On the manifold,
-# far from the middle of a class: what the decoder makes of latents that no image of the class has.
+# The generated images
+# --------------------
+# Images moved off the manifold have noise everywhere, or a few wrong pixels. Images on the
+# manifold, far from the mean of a class, are decoded from latents that no image of the class has.
 BoundarySamplesDisplay.from_estimator(detector, X, y, random_state=0)
 TrainingCurvesDisplay.from_estimator(detector)
 
 # %%
-# What is rejected
-# ----------------
-# The accuracy on the classes stands beside every figure: a network that has not learned them
-# detects nothing.
+# AUROC and FPR95
+# ---------------
+# The table also has the accuracy on the classes: a network that has not learned its classes detects
+# nothing.
 detectors = {"softmax": softmax, "OODGen": detector}
 print(evaluate(detectors, X_test, ood_sets, y_test, metrics=["auroc", "fpr95"]))
 figure, axes = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")

@@ -1,22 +1,22 @@
 """
-=======================================
-A false-alarm rate that keeps its word
-=======================================
+===================================
+A false-alarm rate with a guarantee
+===================================
 
-A detector's threshold is usually a percentile of its training scores. A method that knows its
-training data too well then rejects far more new in-distribution data than it was asked to. A
-:class:`~skood.calibration.ConformalDetector` reads the threshold from rows that were held out, by a rule that
-bounds the rate of false alarms for any sample size, detector and distribution (Vovk et al. 2005).
+A detector's threshold is usually a percentile of its training scores. If the detector overfits, it
+then rejects far more new in-distribution data than requested. A
+:class:`~skood.calibration.ConformalDetector` reads the threshold from held-out rows, by a rule that
+bounds the false-alarm rate for any sample size, detector and distribution (Vovk et al. 2005).
 
-Here the Mahalanobis distance is fitted to few of scikit-learn's handwritten digits, in 64
-dimensions, which is where it overfits. The script takes about a quarter of a minute.
+Here the Mahalanobis distance is fitted to a few of scikit-learn's handwritten digits, in 64
+dimensions, where it overfits. The script takes about 15 seconds.
 """
 
 # %%
 # Two thresholds
 # --------------
 # Digits 0 to 7 are in-distribution. In each of 100 rounds, 300 of them are for fitting, and the
-# others count false alarms: nothing is out-of-distribution here.
+# others measure the false-alarm rate: no digit is out-of-distribution here.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -39,28 +39,28 @@ for seed in range(100):
     p_values = calibrated.fit(train, y_train).p_values(new)
     conformal.append((p_values[:, None] <= levels).mean(0))
 
-print(f"{'asked for':>12}{'percentile':>12}{'conformal':>12}")
+print(f"{'requested':>12}{'percentile':>12}{'conformal':>12}")
 for level, *rates in zip(levels, np.mean(naive, 0), np.mean(conformal, 0), strict=True):
     print(f"{level:12.3f}" + "".join(f"{rate:12.3f}" for rate in rates))
 
 # %%
-# The percentile gives many times the false alarms it was asked for; the conformal threshold keeps
-# its word. The guarantee is one about the mean over calibration sets: single rounds, drawn faintly,
-# scatter about it.
+# The percentile gives several times the requested false-alarm rate; the conformal threshold meets
+# it. The guarantee holds for the mean over calibration sets: single rounds (faint lines) vary around
+# it.
 figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
 for rates, name, colour in ((naive, "training percentile", "C1"), (conformal, "conformal", "C0")):
     axis.plot(levels, np.transpose(rates), color=colour, alpha=0.05)
     axis.plot(levels, np.mean(rates, 0), color=colour, marker="o", label=name)
-axis.plot(levels, levels, color="black", linestyle="dashed", label="asked for")
-axis.set(xlabel="false-alarm rate asked for", ylabel="false-alarm rate on new digits")
+axis.plot(levels, levels, color="black", linestyle="dashed", label="requested")
+axis.set(xlabel="requested false-alarm rate", ylabel="false-alarm rate on new digits")
 axis.legend()
 
 # %%
 # Many rows at once
 # -----------------
 # In a set of mostly known digits, which are unknown? ``select`` declares rows out-of-distribution
-# so that, in expectation, at most a share of them are false discoveries (Benjamini and Hochberg
-# 1995, Bates et al. 2023). The procedure would rather find nothing than break that bound.
+# and bounds the expected fraction of false discoveries among them (Benjamini and Hochberg 1995,
+# Bates et al. 2023). If it cannot meet the bound, it selects nothing.
 train, new, y_train, _ = train_test_split(inliers, labels, train_size=0.6, random_state=0)
 detector = ConformalDetector(GMM(reg_covar=1.0), calibration_fraction=0.5, random_state=0)
 detector.fit(train, y_train)
@@ -71,7 +71,7 @@ for fdr in (0.1, 0.15, 0.2, 0.3):
     selected = detector.select(mixed, fdr=fdr)
     false = np.mean(~is_unseen[selected]) if selected.any() else 0.0
     print(
-        f"fdr={fdr:4.2f}: {selected.sum():4d} declared unknown, {false:6.1%} of them falsely; "
-        f"{selected[is_unseen].mean():6.1%} of the unseen digits found"
+        f"fdr={fdr:4.2f}: {selected.sum():4d} declared unknown, {100 * false:5.1f} % of them falsely; "
+        f"{100 * selected[is_unseen].mean():5.1f} % of the unseen digits detected"
     )
 plt.show()

@@ -1,21 +1,21 @@
 """
-===============================================
-Embeddings from anywhere: text, by neighbours
-===============================================
+==============================================
+Any embedding: text, with k nearest neighbours
+==============================================
 
-A detector on features needs no network of ours. Rows of numbers that describe items, an embedding,
-can come from a language model, an audio network or, as here, from counting words: without a
-classifier, :class:`~skood.posthoc.KNN` compares the rows themselves.
+A detector on features needs no network of skood. Embeddings, rows of numbers that describe items, can
+come from a language model, an audio network or, as here, from word counts: without a classifier,
+:class:`~skood.posthoc.KNN` compares the rows themselves.
 
-The texts are at hand in every installation: the documentation strings of numpy's functions are
-in-distribution. Those of Python's ``email`` and ``http`` packages are documentation too, of other
-things, and those of scipy's special functions are close to numpy's.
+The texts are part of every installation. The docstrings of numpy are in-distribution. The
+docstrings of Python's ``email`` and ``http`` packages describe other subjects; the docstrings of
+scipy's special functions resemble numpy's.
 """
 
 # %%
 # Texts and their embeddings
 # --------------------------
-# Word frequencies, and of these the first components: thirty numbers for each text.
+# The first thirty components of the word frequencies describe each text.
 import importlib
 import inspect
 
@@ -32,7 +32,7 @@ from skood.metrics import auroc
 
 
 def documentation(*modules):
-    """Documentation strings of functions and classes of modules, of 50 characters or more."""
+    """Return the docstrings of modules' functions and classes, of 50 characters or more."""
     members = [vars(importlib.import_module(name)).values() for name in modules]
     callables = [member for values in members for member in values if callable(member)]
     texts = {inspect.getdoc(member) or "" for member in callables}
@@ -48,7 +48,7 @@ others = {
         "email.message", "email.policy", "email.headerregistry", "http.client", "http.cookiejar"
     ),
 }
-print(f"{len(numpy_train)} texts to learn from, {len(numpy_test)} to test on")
+print(f"{len(numpy_train)} training texts, {len(numpy_test)} test texts")
 
 embed = make_pipeline(
     TfidfVectorizer(sublinear_tf=True, stop_words="english", min_df=2),
@@ -59,10 +59,10 @@ X_train = embed.fit_transform(numpy_train)
 # %%
 # Neighbours among the embeddings
 # -------------------------------
-# The direction of an embedding says what a text is about, and its length little more than how much of
-# it the embedding covers. ``KNN`` leaves rows as they are unless it is told otherwise, since they may
-# be a table: ``normalize=True`` compares directions. The threshold comes from texts that were held
-# out, so that at most a tenth of numpy's other texts are taken for something else.
+# The direction of an embedding describes the subject of a text; its length mainly measures how much
+# of the text the embedding covers. By default ``KNN`` does not scale rows, since they may be a table;
+# ``normalize=True`` compares directions. The threshold comes from held-out texts, so that on average
+# at most a tenth of new numpy texts are rejected.
 neighbors = KNN(n_neighbors=5, normalize=True)
 detector = ConformalDetector(neighbors, alpha=0.1, random_state=0).fit(X_train)
 sets = {"numpy, new": embed.transform(numpy_test)}
@@ -76,7 +76,7 @@ for name in others:
 plt.show()
 
 # %%
-# Counted words tell the packages apart only roughly: an AUROC of .8, and a part of the other texts
-# passes. Without ``normalize=True`` it is below .5: texts of other packages, of which the embedding
-# covers little, lie close to 0 and so close to everything. With a better embedding the same lines
-# give a better detector; nothing else would change.
+# Word counts separate the packages only roughly: the AUROC is about 0.8, and a fraction of the other
+# texts is accepted. Without ``normalize=True`` the AUROC is below 0.5: the embedding covers little of
+# the texts of other packages, so that their embeddings are close to 0 and thus close to all others. A
+# better embedding gives a better detector with the same code.

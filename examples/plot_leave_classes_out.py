@@ -1,21 +1,20 @@
 """
-=================================
+===========================
 Tuning without any outliers
-=================================
+===========================
 
-Parameters need data to be chosen by, and often there are no outliers at hand. Two substitutes come
-from the data themselves: hold whole classes out and count them as outliers (``LeaveClassesOut``),
-or make outliers from the data (``synthetic_outliers``).
+Tuning needs outliers, and often none are available. There are two substitutes: hold whole classes
+out as outliers (``LeaveClassesOut``), or generate outliers from the data (``synthetic_outliers``).
 
-Here the number of principal components before a :class:`~skood.posthoc.Mahalanobis` distance is chosen in
-both ways, on scikit-learn's digits 0 to 7, and beside it stands what the real outliers, the digits
-8 and 9, would have said.
+Here both choose the number of principal components before a
+:class:`~skood.posthoc.Mahalanobis` distance, on scikit-learn's digits 0 to 7. The choices are
+compared with the best number against the real outliers, the digits 8 and 9.
 """
 
 # %%
-# The candidates, by held-out classes
-# -----------------------------------
-# In each of four splits, two of the eight classes are outliers, which no fit sees.
+# Held-out classes
+# ----------------
+# In each of four splits, two of the eight classes are outliers, and excluded from every fit.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits
@@ -47,17 +46,17 @@ by_classes = GridSearchCV(
 ).fit(X_train, y_train)
 
 # %%
-# By synthetic outliers
-# ---------------------
+# Synthetic outliers
+# ------------------
 made = synthetic_outliers(X_train, n_samples=400, random_state=0)
 by_synthetic = GridSearchCV(
     InlierFit(pipeline), grid, scoring=get_ood_scorer("auroc"), cv=OODSplit(4)
 ).fit(np.concatenate([X_train, made]), np.append(y_train, np.full(len(made), -1)))
 
 # %%
-# What the real outliers say
-# --------------------------
-# Nobody chose by this curve.
+# Real outliers
+# -------------
+# This curve is for comparison; no parameter was chosen with it.
 truth = np.repeat([1, -1], [len(X_test), (~known).sum()])
 both = np.concatenate([X_test, X[~known]])
 real = []
@@ -79,5 +78,5 @@ ax.legend()
 plt.show()
 
 # %%
-# The levels differ, since no two kinds of outliers are equally hard, but the order is much the
-# same: both substitutes choose what the real outliers would have chosen here.
+# The levels differ, since some outliers are harder than others, but the order is similar: here both
+# substitutes choose the same number of components as the real outliers.

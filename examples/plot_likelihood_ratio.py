@@ -1,26 +1,25 @@
 """
-============================================
-The likelihood paradox, and how it is healed
-============================================
+================================================
+The likelihood paradox, and the likelihood ratio
+================================================
 
-A density model knows the images it was trained on, so one would think that images of another kind
-get a low density. Often they get a higher one: log p(x) rewards images that are simple to predict.
-The likelihood ratio divides by the density under a *background* model, which knows how simple an
-image is but not what it shows (Ren et al., 2019).
+A density of training images should be low at images of another kind. Often it is higher: log p(x)
+is high for images whose pixels are easy to predict. The likelihood ratio divides by the density of a
+*background* model, which models how simple an image is and not its content (Ren et al., 2019).
 
 Here a :class:`~skood.density.PixelCNN` learns scikit-learn's handwritten digits 0 and 2 to 9. Two
 sets are out-of-distribution:
 
-- the digit 1, never seen in training: a stroke on an empty ground, simpler than other digits;
+- the digit 1, excluded from training: a stroke on an empty background, simpler than other digits;
 - patches of scikit-learn's photograph of a flower, at a third of their brightness: smooth and dark.
 
-Everything is at hand without a download, and the script takes about a minute on two cores.
+The script needs no download and takes about a minute on two cores.
 """
 
 # %%
 # The data
 # --------
-# Digits are 8 x 8 images with 17 grey levels. The patches are brought to the same levels.
+# Digits are 8 x 8 images with 17 grey levels. The patches are rescaled to these levels.
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -45,10 +44,9 @@ ood_sets = {"the digit 1": ones, "dark flower patches": patches}
 # %%
 # Two detectors
 # -------------
-# Both are given the same density. The background model is the same network trained on mutated
-# digits with a weight penalty. Of three mutation rates, `LikelihoodRatio` keeps the one that tells
-# held-out digits best from digits it has scrambled itself: nothing is tuned on the sets that are
-# out.
+# Both detectors have the same density. The background model is the same network, trained on mutated
+# digits with a weight penalty. Of three mutation rates, `LikelihoodRatio` selects the one that best
+# separates held-out digits from scrambled digits: nothing is tuned on the OOD sets.
 density = PixelCNN(n_filters=16, n_resnet=2, n_levels=17, value_range=(0, 16), max_steps=400)
 log_p = LogLikelihood(density, random_state=0).fit(train)
 ratio = LikelihoodRatio(density, mutation_rate=[0.1, 0.2, 0.3], random_state=0).fit(train)
@@ -58,21 +56,20 @@ for setting in ratio.selection_:
 # %%
 # The table
 # ---------
-# AUROC below .5 is the paradox: most ones are *more* likely than the digits that were learned.
-# FPR is the part of the out-of-distribution images accepted at a threshold that accepts 80 % or
-# 95 % of the in-distribution test images. The last column is what each detector's own threshold
-# accepts of them. It is read from the training data, of which it accepts 95 %; a network knows the
-# digits it was trained on a little better than others, so of those it accepts fewer.
+# An AUROC below 0.5 is the paradox: most ones are *more* likely than the training digits. FPR80 and
+# FPR95 are the fractions of out-of-distribution images above the threshold that accepts 80 % or 95 %
+# of the in-distribution test images. The last column is the fraction of in-distribution test images
+# above the detector's own threshold, which is to accept 95 % of them.
 print(f"in-distribution test digits: {log_p.density_.bits_per_dim(test).mean():.2f} bits/dim\n")
 detectors = {"log p": log_p, "LLR": ratio}
 table = evaluate(detectors, test, ood_sets, metrics=["auroc", "aupr_in", "fpr80", "fpr95"])
 print(table)
 
 # %%
-# What the scores look like
-# -------------------------
-# log p puts the ones to the right of the other digits; the ratio puts them to the left. This figure
-# and the last one are left in the folder ``results`` for those who have no window to see them in.
+# Score distributions
+# -------------------
+# Under log p the ones lie to the right of the other digits, under the ratio to the left. This figure
+# and the last one are also saved in the folder ``results``.
 results = Path("results")
 results.mkdir(exist_ok=True)
 sets = {"digits 0, 2-9 (in)": test, **ood_sets}
@@ -91,9 +88,9 @@ for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
 # %%
 # Where the ratio comes from
 # --------------------------
-# Each pixel adds its share. In log p the empty ground is free and every stroke costs, so an image
-# with few strokes is likely. In the ratio blue speaks for the digits that were learned and red
-# against them: the odd stroke of a 1, the bright edge of a patch.
+# The score is a sum over pixels. In log p the empty background costs almost nothing and every stroke
+# costs, so an image with few strokes is likely. In the maps of the ratio, blue pixels raise the score
+# and red pixels lower it: the unusual stroke of a 1, the bright edge of a patch.
 shown = np.concatenate([test[:4], ones[:4], patches[:4]])
 maps = PixelMapsDisplay.from_estimator(ratio, shown)
 maps.figure_.savefig(results / "likelihood_ratio_heat_map.png", dpi=110)

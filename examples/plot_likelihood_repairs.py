@@ -1,25 +1,25 @@
 """
-=========================================
-Why likelihoods fail, and what repairs it
-=========================================
+===========================================
+Why likelihoods fail, and what repairs them
+===========================================
 
-A density that fits images well may be larger at images of another kind than at those it was trained
-on (Nalisnick et al. 2019). It is no mistake of the fit. In many dimensions hardly anything lies
-where a density is largest: of a hundred coin throws with a coin that shows heads three times out of
-five, a hundred heads is the likeliest outcome, and nobody will ever see it. And most of the nats of
-an image are spent on how smooth it is, not on what it shows, so that a simple image is likely under
-any density of images.
+A density that fits images well may be larger at images of another kind than at its training images
+(Nalisnick et al. 2019). This is no fault of the fit. In many dimensions the mode of a density is not
+typical: if a coin shows heads with probability 0.6, a hundred heads is the most likely outcome of a
+hundred throws, and nobody will ever see it. Most of an image's nats describe its smoothness and not
+its content, so that a simple image is likely under any density of images.
 
-Here are the repairs that need no out-of-distribution data, on the same images: scikit-learn's
-handwritten digits, and patches of its photograph of a flower at a sixth of their brightness.
+This example compares the repairs that need no out-of-distribution data on the same images:
+scikit-learn's handwritten digits, and patches of its photograph of a flower at a sixth of their
+brightness.
 
-Everything is at hand without a download, and the script takes a few minutes on one core.
+The script needs no download and takes a few minutes on one core.
 """
 
 # %%
 # The data and a density
 # ----------------------
-# Digits are 8 x 8 images with 17 grey levels, and the patches are brought to the same levels.
+# Digits are 8 x 8 images with 17 grey levels. The patches are rescaled to these levels.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
@@ -42,22 +42,22 @@ levels = {"n_levels": 17, "value_range": (0, 16)}
 flow = skood.ImageFlow((4, 4), 32, n_blocks=1, **levels, max_steps=600, random_state=0)
 background = clone(flow).set_params(mutation_rate=0.3, max_steps=150)
 flow.fit(train)
-print(f"{flow.bits_per_dim(test).mean():.2f} bits for each pixel of test digits")
-print(f"{flow.bits_per_dim(patches).mean():.2f} bits for each pixel of the patches")
+print(f"test digits: {flow.bits_per_dim(test).mean():.2f} bits per pixel")
+print(f"patches: {flow.bits_per_dim(patches).mean():.2f} bits per pixel")
 
 # %%
-# What repairs the likelihood
-# ---------------------------
-# Each is a detector on the same flow, or on another density where it needs one:
+# The repairs
+# -----------
+# Each detector uses the same flow, unless it needs another density:
 #
-# - `Typicality` asks whether log p is as usual, neither lower nor higher.
-# - `DensityOfStates` asks that of all statistics of the density, here log p, the density of the
+# - `Typicality` tests whether log p has a usual value, neither lower nor higher.
+# - `DensityOfStates` tests this for all statistics of the density: here log p, the density of the
 #   latents and the log-determinant.
-# - `ApproximateMass` looks at the slope of the density: where it is steep, there is little mass.
+# - `ApproximateMass` measures the gradient of the density: a steep density has little mass.
 # - `LocalIntrinsicDimension` counts the directions in which the density is wide.
-# - `InputComplexity` subtracts what any lossless codec would say of an image.
-# - `LikelihoodRatio` subtracts what a density of noisy digits says of it.
-# - `LikelihoodRegret` measures how much better a VAE could encode an image than it does.
+# - `InputComplexity` corrects log p for the length of the image under lossless codecs.
+# - `LikelihoodRatio` subtracts the log-density of a model of noisy digits.
+# - `LikelihoodRegret` measures how much a VAE's bound improves with the best encoding of the image.
 frozen = FrozenEstimator(flow)
 vae = skood.VAE(8, **levels, max_steps=800, random_state=0)
 detectors = {
@@ -72,10 +72,10 @@ detectors = {
 }
 
 # %%
-# Digits and patches under each
-# -----------------------------
-# All scores are higher for what is more in-distribution. The line is the threshold, below which 5 %
-# of training digits lie. Scores far below it are shown at the left edge.
+# Scores of digits and patches
+# ----------------------------
+# All scores are higher for more in-distribution images. The line is the threshold, which is to reject
+# 5 % of the digits. Scores far below it are shown at the left edge.
 truth = np.append(np.ones(len(test)), np.full(len(patches), -1))
 figure, axes = plt.subplots(2, 4, figsize=(14, 6), layout="constrained")
 for (name, detector), ax in zip(detectors.items(), axes.flat, strict=True):
@@ -83,7 +83,7 @@ for (name, detector), ax in zip(detectors.items(), axes.flat, strict=True):
     inside, outside = detector.score_samples(test), detector.score_samples(patches)
     area = auroc(truth, np.append(inside, outside))
     passed = (detector.predict(patches) == 1).mean()
-    print(f"{name:>23}: AUROC {area:.3f}; {100 * passed:.0f} % of patches pass")
+    print(f"{name:>23}: AUROC {area:.3f}; {100 * passed:.0f} % of patches accepted")
     low, high = np.percentile(inside, [0, 100])
     low, high = low - (high - low), max(high, np.percentile(outside, 99))
     bins = np.linspace(low, high, 50)
@@ -92,27 +92,25 @@ for (name, detector), ax in zip(detectors.items(), axes.flat, strict=True):
     ax.axvline(detector.offset_, color="black", linewidth=1)
     ax.set(title=f"{name}: AUROC {area:.3f}", yticks=[])
 axes[0, 0].legend()
-figure.suptitle(
-    "Scores that densities of digits give to digits and to dark patches of a photograph"
-)
+figure.suptitle("Scores of digits and of dark patches of a photograph, by densities of digits")
 
 # %%
-# Which to take
-# -------------
+# Choosing a repair
+# -----------------
 # ============================  ======================================  ===========================
-# repair                        needs                                   costs
+# repair                        needs                                   additional time
 # ============================  ======================================  ===========================
-# Typicality                    any density; better with batches        nothing
-# DensityOfStates               any density; better with ours           nothing
-# InputComplexity               images of levels                        a codec, milliseconds
+# Typicality                    any density; better with batches        none
+# DensityOfStates               any density; better with skood's        none
+# InputComplexity               images with integer levels              a codec, milliseconds
 # ApproximateMass               a flow, or a VAE with a normal p(x|z)   a gradient
 # LocalIntrinsicDimension       a flow or a diffusion model             a Jacobian, or ten passes
-# LikelihoodRatio               a second density                        a pass of it
+# LikelihoodRatio               a second density                        a pass of this density
 # HierarchicalRatio             a hierarchical VAE                      a second bound
 # LikelihoodRegret              a VAE                                   a hundred passes
 # DiffusionReconstruction       a diffusion model                       dozens of passes
 # ============================  ======================================  ===========================
 #
-# They fail for different images, and none of them is best for all: compare them on images like
-# those that you want to reject, but not on those that you will report.
+# The repairs fail on different images, and none is best for all: compare them on images like those
+# you want to reject, but not on the images of your report.
 plt.show()

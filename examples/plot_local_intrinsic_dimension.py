@@ -1,26 +1,26 @@
 """
-==================================================
-Likely, and in a region that holds hardly anything
-==================================================
+================================================
+Likely images in regions of low probability mass
+================================================
 
-A density can be larger at images of another kind than at those it was trained on. Yet the model
-never draws such images: the region in which its density is so large has next to no volume, since
-the density is concentrated around a set of a low dimension there. The *local intrinsic dimension*
-(LID) around an image tells such regions from others. An image is in-distribution if its density
-*and* its dimension are as large as those of training images (Kamkari et al. 2024).
+A density can be larger at images of another kind than at its training images. Yet the model never
+draws such images: the region of large density has almost no volume, because the density there is
+concentrated around a set of low dimension. The *local intrinsic dimension* (LID) at an image
+identifies such regions. An image is in-distribution if both its density and its dimension are as
+large as for training images (Kamkari et al. 2024).
 
-An :class:`~skood.density.ImageFlow` learns scikit-learn's handwritten digits. Out-of-distribution
-are patches of scikit-learn's photograph of a flower at a sixth of their brightness. Most of them
-are next to black and hardly vary, so that they are more likely than the digits; others show edges.
+An :class:`~skood.density.ImageFlow` learns scikit-learn's handwritten digits. The
+out-of-distribution images are patches of scikit-learn's photograph of a flower at a sixth of their
+brightness. Most patches are almost black and uniform, and more likely than the digits; others show
+edges.
 
-Everything is at hand without a download, and the script takes about a minute and a half on one
-core.
+The script needs no download and takes about a minute and a half on one core.
 """
 
 # %%
 # The data
 # --------
-# Digits are 8 x 8 images with 17 grey levels. The patches are brought to the same levels.
+# Digits are 8 x 8 images with 17 grey levels. The patches are rescaled to these levels.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_image
@@ -42,27 +42,26 @@ patches = patches.round()
 # %%
 # A flow and its dimension
 # ------------------------
-# The flow maps an image to 64 latents and back, and the derivative of the map back shows in how
-# many directions an image moves, by more than a scale, when its latents do: its LID. The scale is
-# found on training images, where the mean LID is to be the number of principal components that they
-# have. Nothing is tuned on the patches.
+# The flow maps an image to 64 latents, and its inverse maps latents to images. The LID of an image is
+# the number of directions in which the derivative of the inverse exceeds a scale. The scale is chosen
+# on training images, so that their mean LID equals their number of local principal components.
+# Nothing is tuned on the patches.
 flow = ImageFlow((4, 4), 32, n_blocks=1, n_levels=17, value_range=(0, 16), max_steps=600)
 detector = LocalIntrinsicDimension(flow, random_state=0).fit(train)
-print(f"{detector.density_.bits_per_dim(test).mean():.2f} bits for each pixel of test digits")
+print(f"test digits: {detector.density_.bits_per_dim(test).mean():.2f} bits per pixel")
 print(f"dimension {detector.target_dimension_:.0f}, so that r = {detector.scale_:.2f}")
 
 # %%
-# The plane
-# ---------
-# `score_pairs` gives both measures. The thresholds leave the shaded quadrant, and 5 % of training
-# digits outside of it. Patches fill the two other corners: likely but of a low dimension, or of a
-# high dimension but unlikely.
+# Log-density and dimension
+# -------------------------
+# `score_pairs` returns both measures. The shaded quadrant above both thresholds is accepted; the
+# thresholds are to leave 5 % of the digits outside. Patches fill the two other corners: likely with a
+# low dimension, or unlikely with a high dimension.
 sets = {"digits": test, "dark patches": patches}
 DualThresholdDisplay.from_estimator(detector, sets)
 
 # %%
-# Neither of the two measures knows the patches; the smaller of their ranks among training digits
-# does.
+# Neither measure alone detects the patches; the smaller of their ranks among training digits does.
 inside, outside = detector.score_pairs(test), detector.score_pairs(patches)
 truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
 for column, name in enumerate(["log p", "LID"]):
@@ -73,10 +72,10 @@ detectors = {"log p": log_p, "log p and LID": detector}
 print(evaluate(detectors, test, {"dark patches": patches}, metrics=["auroc", "fpr95"]))
 
 # %%
-# What the model draws itself
-# ---------------------------
-# The same patches beside samples of the flow: the density is larger at most patches than at
-# what the model draws, and still it draws none of them.
+# The model's own samples
+# -----------------------
+# Patches, compared with samples of the flow: the density is larger at most patches than at the
+# samples, and still the model draws no such patch.
 samples = model_samples(detector, 500, random_state=0)
 print(evaluate(detectors, samples, {"dark patches": patches}, metrics=["auroc", "fpr95"]))
 plt.show()

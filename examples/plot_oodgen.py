@@ -2,10 +2,10 @@
 Samples around the data, and a classifier that rejects them
 ===========================================================
 
-A softmax classifier divides the whole space among its classes, however far from the data.
-:class:`~skood.training_time.OODGen` trains one with a reject class, on samples that a variational
-autoencoder makes around the data: off their manifold, and on it past where the data end. In two
-dimensions both can be seen.
+A softmax classifier divides the whole space among its classes, also far from the data.
+:class:`~skood.training_time.OODGen` trains a classifier with a reject class, on samples that a
+variational autoencoder generates around the data: off their manifold, and on the manifold beyond
+the data. This example plots both in two dimensions.
 """
 
 import matplotlib.pyplot as plt
@@ -24,9 +24,8 @@ from skood.metrics import auroc, fpr_at_tpr
 # %%
 # Digits in the plane
 # -------------------
-# The digits 0, 4 and 7 are brought to two dimensions by Isomap, as a stand-in for the features of a
-# network. The other digits, brought to the plane by the same map, are out-of-distribution; nothing
-# below is trained on them.
+# Isomap maps the digits 0, 4 and 7 to two dimensions, which stand for the features of a network. The
+# other digits, mapped in the same way, are out-of-distribution; nothing is trained on them.
 
 digits = load_digits()
 known = np.isin(digits.target, [0, 4, 7])
@@ -37,11 +36,11 @@ Z_train, Z_test, y_train, y_test = train_test_split(
 )
 
 # %%
-# What is generated
+# Generated samples
 # -----------------
-# A VAE with one latent describes each class as a curve. Type 1 leaves the curve at a right angle,
-# by 0.3 to 3 standard deviations; type 2 stays on it and goes beyond the stretch that 95 % of the
-# class lie on. The classifier learns to reject both.
+# A VAE with one latent models each class as a curve. Samples of type 1 lie at a right angle to the
+# curve, at 0.3 to 3 standard deviations; samples of type 2 lie on the curve, beyond the segment that
+# contains 95 % of the class. The classifier learns to reject both.
 
 network = MLP((64, 64), max_epochs=200, learning_rate=0.02, random_state=0)
 detector = OODGen(
@@ -58,10 +57,10 @@ off_manifold = sampler.sample_off_manifold(Z_train, y_train, random_state=0)
 on_manifold = sampler.sample_on_manifold(y=y_train, random_state=0)
 
 # %%
-# Where each model is sure
-# ------------------------
-# The softmax is sure of itself in all directions, the more so the further from the data; with
-# generated samples the region of the data closes.
+# Scores in the plane
+# -------------------
+# The softmax is confident in all directions, and more so far from the data; with generated samples the
+# accepted region is bounded.
 
 grid = np.stack(np.meshgrid(np.linspace(-5, 5, 200), np.linspace(-5, 5, 200)), -1)
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained", sharex=True, sharey=True)
@@ -73,7 +72,7 @@ axes[0].scatter(
     color="black",
     marker="+",
     zorder=3,
-    label="on it, past its end (type 2)",
+    label="on it, beyond the data (type 2)",
 )
 axes[0].set_title("generated samples")
 axes[0].legend(loc="lower left", fontsize=8)
@@ -92,25 +91,27 @@ for axis in axes:
 plt.show()
 
 # %%
-# Told apart
-# ----------
-# The other digits fall partly among the known ones in this plane, where no score can tell them
-# apart; uniform points over the plane are mostly far from them.
+# Results
+# -------
+# Some of the other digits overlap with the known digits in this plane, where no score can separate
+# them; most uniform points are far from the known digits.
 
 outliers = {
     "other digits": Z[~known],
     "uniform": np.random.default_rng(0).uniform(-5, 5, size=(1000, 2)),
 }
-print(f"{'':26}  AUROC  FPR95  ID accepted ({1 - detector.contamination:.0%} wanted)")
+print(f"{'':26}  AUROC   FPR95  ID accepted ({100 - 100 * detector.contamination:.0f} % requested)")
 for name, Y in outliers.items():
     for label, model in [("softmax", softmax), ("OODGen", detector)]:
         y_true = np.repeat([1, -1], [len(Z_test), len(Y)])
         scores = model.score_samples(np.concatenate([Z_test, Y]))
         accepted = np.mean(model.predict(Z_test) == 1)
         print(
-            f"{name:14}{label:12}{auroc(y_true, scores):7.3f}{fpr_at_tpr(y_true, scores):7.3f}"
-            f"  {accepted:.1%}"
+            f"{name:14}{label:12}{auroc(y_true, scores):7.3f}{100 * fpr_at_tpr(y_true, scores):6.1f} %"
+            f"  {100 * accepted:.1f} %"
         )
 most_probable = detector.predict_proba(Z_test).argmax(1)
 accuracy = np.mean(detector.classes_[most_probable] == y_test)
-print(f"accuracy: softmax {network.score(Z_test, y_test):.3f}, OODGen {accuracy:.3f}")
+print(
+    f"accuracy: softmax {100 * network.score(Z_test, y_test):.1f} %, OODGen {100 * accuracy:.1f} %"
+)

@@ -1,15 +1,14 @@
 """
-======================================
+===================================
 A detector at the end of a pipeline
-======================================
+===================================
 
-Detectors are estimators, so that everything that scikit-learn does before a model can be done
-before a detector: here a choice of pixels, standardisation and principal components, and then the
-Mahalanobis distance. The number of components is searched, with some outliers that no fit ever
-sees.
+Detectors are estimators, and can follow any transformer of scikit-learn in a pipeline: here a
+selection of pixels, standardisation and principal components precede the Mahalanobis distance. A
+search chooses the number of components, with outliers that are excluded from every fit.
 
-The data are scikit-learn's handwritten digits: 0 to 6 are in-distribution, 7 is the outlier that
-the search may look at, 8 and 9 are what the result is reported on.
+The data are scikit-learn's handwritten digits: 0 to 6 are in-distribution, 7 is the outlier class
+for the search, 8 and 9 are the outlier classes for the report.
 """
 
 # %%
@@ -38,9 +37,9 @@ y_search = np.append(y_train, np.full((digit == 7).sum(), -1))
 # %%
 # A search over the pipeline
 # --------------------------
-# ``OODSplit`` puts the outliers into the test parts alone. ``InlierFit`` leaves them out when the
-# best pipeline is fitted to all data at the end; without it, the scaler and the components would
-# see them.
+# ``OODSplit`` puts the outliers only into the test parts. ``InlierFit`` excludes them from the final
+# fit of the best pipeline to all data; otherwise the scaler and the principal components would be
+# fitted to them, too.
 pipeline = make_pipeline(VarianceThreshold(), StandardScaler(), PCA(), Mahalanobis())
 search = GridSearchCV(
     InlierFit(pipeline),
@@ -56,8 +55,8 @@ for n, area in zip(
     print(f"{n:>3} components: AUROC {area:.3f} against the digit 7")
 
 # %%
-# The best pipeline on digits that nobody has looked at
-# -----------------------------------------------------
+# The best pipeline on unused digits
+# ----------------------------------
 sets = {"0 to 6, new": X_test, "8": X[digit == 8], "9": X[digit == 9]}
 display = ScoreDistributionDisplay.from_predictions(
     {name: search.best_estimator_.score_samples(rows) for name, rows in sets.items()},
@@ -71,6 +70,6 @@ for name in ("8", "9"):
 plt.show()
 
 # %%
-# Few components cannot tell an 8 from the digits that it resembles. The last components are where
-# new digits differ, although they hold hardly any of the variance: for detection, compress less
-# than you would for a classifier.
+# With few components, an 8 cannot be separated from the digits it resembles. New digits differ in the
+# last components, although these explain hardly any variance: for detection, keep more components
+# than for classification.

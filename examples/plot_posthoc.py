@@ -1,26 +1,25 @@
 """
-====================================
-One classifier, two dozen detectors
-====================================
+================================
+One classifier, twenty detectors
+================================
 
-A post-hoc detector reads what a trained classifier computes anyway: its logits, its penultimate
-features, its last layer. All of them can therefore share one forward pass over the data.
+Post-hoc detectors read a trained classifier's logits, penultimate features or last layer. All of
+them can share one forward pass over the data.
 
 Here a small :class:`~skood.classifiers.ConvNet` learns scikit-learn's handwritten digits 0 to 7. Two sets are
 out-of-distribution:
 
-- the digits 8 and 9, never seen in training: near, since they are digits as well;
+- the digits 8 and 9, excluded from training: near, since they are digits as well;
 - patches of scikit-learn's photograph of a flower: far.
 
-Everything is at hand without a download, and the script takes about a quarter of a minute on two
-cores.
+The script needs no download and takes about 15 seconds on two cores.
 """
 
 # %%
 # The classifier
 # --------------
-# The accuracy stands beside every figure below: a network that has not learned its classes
-# detects nothing.
+# Report the accuracy with the figures below: a network that has not learned its classes detects
+# nothing.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.base import clone
@@ -46,14 +45,14 @@ patches = np.array([photograph[i : i + 8, j : j + 8] for i, j in corners]) / 16
 
 network = ConvNet((16, 32), max_epochs=30, value_range=(0, 16), random_state=0)
 network.fit(X_train, y_train)
-print(f"accuracy on test digits 0 to 7: {network.score(X_test, y_test):.3f}")
+print(f"accuracy on test digits 0 to 7: {100 * network.score(X_test, y_test):.1f} %")
 
 # %%
 # The detectors
 # -------------
 # The network is frozen: no detector trains it again. :func:`~skood.share_forward_pass` wraps each
-# set, so that the network runs over it once, and all detectors read what it computed. Some need
-# labels and all are handed them.
+# set, so that the network runs over it once for all detectors. Some detectors need labels; all of
+# them get labels here.
 detectors = {
     "MSP": skood.MSP(),
     "MaxLogit": skood.MaxLogit(),
@@ -94,15 +93,15 @@ for name, detector in detectors.items():
         y = np.repeat([1, -1], [len(inside), len(outside)])
         scores = np.concatenate([inside, outside])
         areas[name].append(auroc(y, scores))
-        cells.append(f"{areas[name][-1]:22.3f}{fpr_at_tpr(y, scores):8.3f}")
+        cells.append(f"{areas[name][-1]:22.3f}{100 * fpr_at_tpr(y, scores):6.1f} %")
     accepted = (detector.predict(inliers) == 1).mean()
-    print(f"{name:20}" + "".join(cells) + f"{accepted:12.3f}")
+    print(f"{name:20}" + "".join(cells) + f"{100 * accepted:10.1f} %")
 
 # %%
-# No detector is the best for both sets: what reads the logits tells unseen digits best, what
-# measures distances between features tells the patches. The thresholds accept 95 % of the training
-# digits, and fewer test digits, because the network is surer of what it was trained on; fit a
-# detector on held-out digits to set them.
+# No detector is the best on both sets: detectors on logits are best on unseen digits, detectors that
+# measure distances between features on the patches. The thresholds accept 95 % of the training digits
+# and fewer test digits, because the network is more confident on its training data; fit the detectors
+# to held-out digits for better thresholds.
 figure, axis = plt.subplots(figsize=(7, 6), layout="constrained")
 positions = np.arange(len(areas))
 for offset, (label, values) in enumerate(zip(sets, np.array(list(areas.values())).T, strict=True)):

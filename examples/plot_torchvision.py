@@ -1,25 +1,25 @@
 """
-=============================
-A network of torchvision
-=============================
+==========================
+A network from torchvision
+==========================
 
-Any trained torch module is a classifier here, one of torchvision's with the normalisation that it
-was trained with::
+A detector takes any trained torch module as its classifier. For a network from torchvision, this
+line also sets the normalisation of its training::
 
     classifier = PretrainedClassifier.from_torchvision("resnet18")
 
-That downloads weights. **This page is built without a network, so its ResNet-18 has random
-weights** and knows no class. Its features still tell textures apart, which is enough to show how
-the parts fit together; with trained weights not a line would change.
+It downloads weights. **This page is built without internet access, so its ResNet-18 has random
+weights** and cannot classify. Its features still separate textures, which is enough to show the
+code; with trained weights the code would be the same.
 
-The images are patches of scikit-learn's two photographs: those of a Chinese temple are
-in-distribution, those of a flower are not.
+The images are patches of scikit-learn's two photographs: patches of a Chinese temple are
+in-distribution, patches of a flower are out-of-distribution.
 """
 
 # %%
 # Patches, and a network
 # ----------------------
-# A seed makes the random weights the same each time. ``mean`` and ``std`` are those of torchvision.
+# A seed makes the random weights reproducible. ``mean`` and ``std`` are torchvision's values.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ rng = np.random.default_rng(0)
 
 
 def patches(name, n, size=64):
-    """Random patches of a photograph, (n, 64, 64, 3), uint8."""
+    """Draw random patches of a photograph, (n, 64, 64, 3), uint8."""
     photograph = load_sample_image(name)
     rows = rng.integers(0, photograph.shape[0] - size, n)
     columns = rng.integers(0, photograph.shape[1] - size, n)
@@ -49,10 +49,10 @@ classifier = PretrainedClassifier(
 train, test, flower = patches("china.jpg", 300), patches("china.jpg", 80), patches("flower.jpg", 80)
 
 # %%
-# Detectors on its features
-# -------------------------
-# The classifier is trained already, so ``fit`` passes the patches through it once and learns what
-# their features look like.
+# Detectors on the network
+# ------------------------
+# The classifier is already trained: ``fit`` runs it once over the patches and learns statistics of
+# their features.
 train = share_forward_pass(train)
 detectors = {
     "MSP": MSP(classifier).fit(train),
@@ -66,7 +66,7 @@ EvaluationDisplay.from_table(table, vmin=0.5, vmax=1)
 plt.show()
 
 # %%
-# ``Gram`` compares how the channels of every layer go together, which is what texture is, and finds
-# both sets. ``KNN`` brings features to length 1, so that a darker patch looks to it much like a
-# bright one. What all of them find is style. Whether it is a temple or a flower, a network with
-# random weights cannot know.
+# ``Gram`` compares the correlations between the channels of every layer, which describe texture, and
+# detects both sets. ``KNN`` scales features to length 1, so that the features of a darker patch
+# resemble the features of a bright patch. All of them detect style: a network with random weights
+# cannot recognise a temple or a flower.

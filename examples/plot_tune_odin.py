@@ -1,15 +1,15 @@
 """
-=============================================
+============================================
 Tuning a detector, with OOD data and without
-=============================================
+============================================
 
-ODIN has a temperature and a step size, and ``GridSearchCV`` finds good ones, if it is handed the
-right tools: splits whose training part holds no out-of-distribution (OOD) rows, a wrapper that
-keeps them out of the refit and of every step of a pipeline, and a scorer that reads -1 as OOD.
+ODIN has a temperature and a step size. ``GridSearchCV`` can tune them with three tools of skood:
+splits whose training parts contain no out-of-distribution (OOD) rows, a wrapper that excludes OOD
+rows from the refit and from every step of a pipeline, and a scorer that reads the label -1 as OOD.
 
-An honest figure needs two OOD sets: one to tune on and another to test on. Most users have none.
-They can hold out whole classes instead, or make outliers from their own images. This example
-compares what each of these ways finds with what the test set itself would have chosen.
+An unbiased figure needs two OOD sets: one for tuning and another for testing. Without OOD data, hold
+out whole classes, or generate outliers from the training images. This example compares the
+parameters from each way of tuning with the best parameters on the test sets.
 
 The data are scikit-learn's handwritten digits, as flat rows in a pipeline, 0 to 7 in-distribution.
 The script takes about half a minute on two cores.
@@ -59,9 +59,10 @@ def with_outliers(outliers):
 # %%
 # The search
 # ----------
-# A scaler and ODIN around a convolutional network that reads flat rows. ``InlierFit`` drops OOD
-# rows before any step is fitted, so the scaler's range comes from digits alone. With ``memory``,
-# the 20 settings share the network of their fold: three are trained, and one for the refit.
+# The pipeline is a scaler and ODIN on a convolutional network that reads flat rows. ``InlierFit``
+# removes OOD rows before any step is fitted, so that the scaler's range is computed from digits alone.
+# With ``memory``, all 20 settings share the network of their fold: three networks are trained, and one
+# for the refit.
 T, EPSILON = "estimator__odin__temperature", "estimator__odin__epsilon"
 grid = {T: [1.0, 10.0, 100.0, 1000.0], EPSILON: [0.0, 0.01, 0.03, 0.06, 0.1]}
 cache = tempfile.TemporaryDirectory()
@@ -91,15 +92,15 @@ searches = {
 }
 
 # %%
-# What each would have chosen
-# ---------------------------
-# All settings on the test sets, by the same network. A row is what one way of tuning chose; the
-# last row is what nobody can have, the best setting for each test set.
+# The chosen settings
+# -------------------
+# All settings are tested with the same network. Each row has the setting from one way of tuning; the
+# last row has the best setting for each test set, which is unknown in practice.
 final = searches["digits 8 and 9"].best_estimator_
 steps = final.estimator_.named_steps
 classifier = steps["odin"].classifier_
 accuracy = np.mean(classifier.predict(steps["scale"].transform(X_test)) == y_test)
-print(f"accuracy on test digits 0 to 7: {accuracy:.3f}\n")
+print(f"accuracy on test digits 0 to 7: {100 * accuracy:.1f} %\n")
 
 
 def test_area(setting, outliers):
@@ -117,7 +118,7 @@ print(f"{'tuned on':20}{'temperature':>12}{'epsilon':>9}" + "".join(f"{n:>18}" f
 for name, found in searches.items():
     chosen = found.best_params_
     row = [areas[test][settings.index(chosen)] for test in tests]
-    # What was tuned on a test set is no test.
+    # A set used for tuning is not a test set.
     cells = "".join(
         f"{'(tuned on)' if test == name else f'{area:.3f}':>18}"
         for test, area in zip(tests, row, strict=True)
@@ -126,11 +127,11 @@ for name, found in searches.items():
 print(f"{'best of the grid':41}" + "".join(f"{max(areas[test]):18.3f}" for test in tests))
 
 # %%
-# Unseen digits and flower patches want opposite settings, so tuning on one is no use for the other.
-# Classes left out are themselves unseen digits and find the setting for these; so do mixed-up
-# digits, nearly. What one tunes on should resemble what one expects to meet.
+# Unseen digits and flower patches need opposite settings, so tuning on one set does not help on the
+# other. Left-out classes are unseen digits themselves, and find the right setting for unseen digits;
+# so do mixed-up digits, nearly. Tune on outliers that resemble the outliers you expect.
 #
-# The grids: what the search saw, and what the test sets say.
+# The plots show the AUROC of all settings, in the search and on the test sets.
 panels = {
     "searched on classes left out": searches["classes left out"].cv_results_["mean_test_score"],
     "test: digits 8 and 9": areas["digits 8 and 9"],

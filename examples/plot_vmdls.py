@@ -1,25 +1,25 @@
 """
-==========================
-A latent space with margin
-==========================
+============================
+A latent space with a margin
+============================
 
-:class:`~skood.training_time.VMDLS` (Dinari and Freifeld 2022) trains a network without a softmax: items of one
-class are drawn together, items of different classes are pushed apart by a margin that grows with
-every epoch. What lies between the classes, or far from all of them, is then out-of-distribution.
-:class:`~skood.inspection.LatentSpaceDisplay` draws where items come to lie.
+:class:`~skood.training_time.VMDLS` (Dinari and Freifeld 2022) trains a network without a softmax. The
+loss draws items of one class together and separates items of different classes by a margin that grows
+with every epoch. Items between the classes, or far from all classes, are out-of-distribution.
+:class:`~skood.inspection.LatentSpaceDisplay` plots the latents of items.
 
 A small network learns scikit-learn's handwritten digits 0 to 7. Two sets are out-of-distribution:
 
-- the digits 8 and 9, never seen in training: near, since they are digits as well;
+- the digits 8 and 9, excluded from training: near, since they are digits as well;
 - noise, pixels drawn independently: far.
 
-Everything is at hand without a download, and the script takes about half a minute on one core.
+The script needs no download and takes about half a minute on one core.
 """
 
 # %%
 # Before and after
 # ----------------
-# The same network after a single step of training, and after 40 epochs.
+# The same network is trained for a single step, and for 40 epochs.
 import matplotlib.pyplot as plt
 from sklearn.base import clone
 from sklearn.datasets import load_digits
@@ -56,8 +56,8 @@ detectors = {
 # %%
 # The latent space in a plane
 # ---------------------------
-# `transform` gives the 16 latents of an item. Principal components are those directions in which
-# the in-distribution points vary most; the axes say how much of the variance they show.
+# `transform` returns the 16 latents of an item. The plane has the two principal components of the
+# in-distribution points; the axis labels have their fractions of the variance.
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
 for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
     LatentSpaceDisplay.from_estimator(
@@ -67,9 +67,9 @@ for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
 # %%
 # Neighbours
 # ----------
-# Eight classes that are equally far from each other do not fit into two directions. t-SNE keeps
-# neighbours together instead. It embeds all points at once, so that the out-of-distribution points
-# have a part in where the others lie, and distances between its islands mean nothing.
+# Eight equidistant classes do not fit into two dimensions. t-SNE preserves neighbourhoods instead. It
+# embeds all points at once, so that the out-of-distribution points influence the positions of the
+# other points, and distances between its clusters have no meaning.
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
 for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
     LatentSpaceDisplay.from_estimator(
@@ -85,23 +85,22 @@ for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
     )
 
 # %%
-# The same in numbers
-# -------------------
-# The score is the likelihood of the latents and of the features of every layer, under a Gaussian of
-# each class. Beside it, the same backbone as a classifier that is trained as usual, by its largest
-# probability.
+# AUROC and FPR95
+# ---------------
+# VMDLS's score is the likelihood of the latents and of the features of every layer, under one Gaussian
+# per class. It is compared with the largest softmax probability of the same backbone, trained as a
+# classifier.
 softmax = MSP(clone(backbone), random_state=0).fit(X_train, y_train)
 detectors = {f"VMDLS {title}": detector for title, detector in detectors.items()}
 print(evaluate(detectors | {"softmax": softmax}, X_test, X_ood, y_test, metrics=["auroc", "fpr95"]))
 
 # %%
-# On images this small, Gaussians of the features of a network that has hardly learned anything do
-# well already: the table alone does not show that training worked, the pictures do. And a softmax
-# of the same backbone is as good on these sets, with a threshold that rejects three times as many
-# digits as it was asked to, since it was read from rows that the network was trained on.
+# On images this small, Gaussians of an untrained network's features already detect the outliers: the
+# plots show the effect of training, the table does not. The softmax of the same backbone is equally
+# good on these sets.
 #
-# `predict_class` gives a label, or -1 for what is below the threshold.
+# `predict_class` returns a label, or -1 for scores below the threshold.
 for name, images in {"0 to 7": X_test, **X_ood}.items():
     rejected = (vmdls.predict_class(images) == -1).mean()
-    print(f"{name:>8}: {rejected:.1%} rejected")
+    print(f"{name:>8}: {100 * rejected:.1f} % rejected")
 plt.show()
