@@ -1,4 +1,4 @@
-"""Functions whose results are kept on disk."""
+"""Functions whose results are cached on disk."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ def cached(
     *,
     ignore: Sequence[str] | None = None,
 ) -> Callable:
-    """Return `function`, with results kept in `memory`.
+    """Return a copy of `function` whose results are cached in `memory`.
 
-    In one process joblib writes the source of a function only into the first folder that it is
-    cached in; what a second folder keeps is then computed again by the next process. A new function
-    object is one whose source has not been written yet.
+    It is a copy because joblib writes the source of a function object only into the first folder
+    that caches it in a process. A second folder would lack the source, and the next process would
+    ignore the results there.
 
     Parameters
     ----------
     memory : str, joblib.Memory or None
-        A folder; None keeps nothing.
+        A folder; None caches nothing.
     function : callable
-        A function of a module.
+        A module-level function.
     ignore : sequence of str or None, default=None
         Arguments that the result does not depend on.
     """
     assert isinstance(function, types.FunctionType)
     code, name = function.__code__, function.__name__
-    again = types.FunctionType(code, function.__globals__, name, function.__defaults__)
-    again.__kwdefaults__ = function.__kwdefaults__
-    return check_memory(memory).cache(again, ignore=None if ignore is None else list(ignore))
+    copied = types.FunctionType(code, function.__globals__, name, function.__defaults__)
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return check_memory(memory).cache(copied, ignore=None if ignore is None else list(ignore))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,17 +15,21 @@ from torch import Tensor
 
 from skood._chunks import row_slices
 from skood._given import Given
+from skood._readers import (
+    ArrayReader,
+    ConcatenationReader,
+    RaisingReader,
+    Read,
+    SubsetReader,
+)
 
 __all__ = ["NUMBERS", "CheckedData", "CheckedFields", "UnreadData", "from_torch", "in_float32"]
 
-# Kinds of dtype that are numbers.
+# Kinds of numeric dtypes.
 NUMBERS = "biuf"
 
-# Attributes that hold what was learned of networks; a pickle leaves them out.
-_OF_NETWORKS = "network_outputs", "network_readings"
-
-# Takes row numbers and returns a label for each.
-ReadLabels = Callable[[npt.NDArray[np.integer]], "npt.NDArray | None"]
+# Attributes that cache results of networks; pickles omit them.
+_NETWORK_CACHES = "network_outputs", "network_readings"
 
 
 class CheckedData:
@@ -34,27 +38,27 @@ class CheckedData:
     Parameters
     ----------
     read : callable
-        Takes an integer array of length b, returns an array of shape (b, \*item_shape).
+        Takes an integer array of length b and returns an array of shape (b, \*item_shape).
     n_items : int
     item_shape : tuple of int
         (d,) for rows, (C, H, W) for images.
     dtype : numpy dtype
-        float16 stands for float32, as which such data are read.
+        float16 becomes float32, the dtype in which such data are read.
     in_memory : bool
-        Whether the data are already in memory, so that reading all of them costs no more.
+        Whether the data are already in memory, so that reading them all needs no more of it.
     came_as : tuple of int, default=None
-        Shape in which an item was given; None: `item_shape`.
+        Shape of an item as the user gave it; None: `item_shape`.
     channels_last : bool, default=False
-        Whether items were given as (H, W, C), while `item_shape` is (C, H, W).
+        Whether the user gave items as (H, W, C); `item_shape` is always (C, H, W).
     read_labels : callable, default=None
-        Reads the labels that come with the items, if any do.
+        Reads the labels that come with the items, if there are any.
     given : Given, default=None
-        The rows in the container that they came in, where it is not an array of numbers.
+        The rows in the user's container, if it is not a numeric array.
     """
 
     def __init__(
         self,
-        read: Callable[[npt.NDArray[np.integer]], Any],
+        read: Read,
         n_items: int,
         item_shape: Any,
         dtype: npt.DTypeLike,
@@ -62,7 +66,7 @@ class CheckedData:
         in_memory: bool,
         came_as: tuple[int, ...] | None = None,
         channels_last: bool = False,
-        read_labels: ReadLabels | None = None,
+        read_labels: Read | None = None,
         given: Given | None = None,
     ) -> None:
         self._read = read
@@ -74,9 +78,9 @@ class CheckedData:
         self.channels_last = channels_last
         self._read_labels = read_labels
         self.given = given
-        # Cached network outputs for these items, so that no forward pass is repeated.
+        # Outputs of networks for these items, so that no forward pass is repeated.
         self.network_outputs: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
-        # How the outputs of networks are read, as these items have shown.
+        # How to read the outputs of networks, found by trying them on these items.
         self.network_readings: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
         self.parent: tuple[CheckedData, npt.NDArray[np.integer]] | None = None
 
@@ -89,10 +93,10 @@ class CheckedData:
         channels_last: bool = False,
         given: Given | None = None,
     ) -> CheckedData:
-        """Wrap an array of shape (n, d), (n, C, H, W) or another one."""
+        """Wrap an array of shape (n, d), (n, C, H, W) or (n, ...)."""
         in_memory = not isinstance(_owner(data), np.memmap)
         return cls(
-            _Take(data),
+            ArrayReader(data),
             len(data),
             data.shape[1:],
             data.dtype,
@@ -104,9 +108,9 @@ class CheckedData:
 
     @classmethod
     def concatenate(cls, parts: Sequence[CheckedData]) -> CheckedData:
-        """Concatenate several data sets with items of one shape."""
+        """Concatenate several data sets whose items have the same shape."""
         return cls(
-            _Concatenation(parts),
+            ConcatenationReader([part.take for part in parts], [len(part) for part in parts]),
             sum(map(len, parts)),
             parts[0].item_shape,
             np.result_type(*(part.dtype for part in parts)),
@@ -119,14 +123,14 @@ class CheckedData:
         return self._n_items
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), **dict.fromkeys(_OF_NETWORKS), "parent": None}
+        return {**vars(self), **dict.fromkeys(_NETWORK_CACHES), "parent": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, **{name: WeakKeyDictionary() for name in _OF_NETWORKS})
+        vars(self).update(state, **{name: WeakKeyDictionary() for name in _NETWORK_CACHES})
 
     @property
     def frame(self) -> Any:
-        """The data frame that X came as, whose rows these are; None where it came as another."""
+        """The data frame that contains the rows; None if X is not a data frame."""
         return None if self.given is None else self.given.frame
 
     @property
@@ -149,7 +153,7 @@ class CheckedData:
 
     @property
     def description(self) -> str:
-        """What X is, for error messages."""
+        """Shape or fields of X, for error messages."""
         return f"shape {(len(self), *self.came_as)}"
 
     @property
@@ -159,20 +163,20 @@ class CheckedData:
 
     @property
     def labels(self) -> npt.NDArray | None:
-        """The labels that come with the items, shape (n,); None where none do."""
+        """The labels that come with the items, shape (n,), or None."""
         return None if self._read_labels is None else self._read_labels(np.arange(len(self)))
 
     def check_read(self) -> None:
-        """Raise where X came in a form that is not read as numbers."""
+        """Raise an error if X could not be read as numbers."""
 
     def check_rows_or_images(self, name: str) -> None:
-        """Raise for items of another shape, which `name` does not take."""
+        """Raise an error if the items have another shape, which `name` does not accept."""
         self.check_read()
         if not self.is_rows_or_images:
             raise ValueError(
                 f"X has {self.description}; expected rows (n, d) or images (n, H, W), "
-                f"(n, C, H, W) or (n, H, W, C), which is what {name} takes. Items of another shape "
-                "are for a network of your own: give the trained torch module, or "
+                f"(n, C, H, W) or (n, H, W, C), since {name} accepts nothing else. Items of "
+                "another shape need a network of your own: give the trained torch module, or "
                 "PretrainedClassifier(module)"
             )
 
@@ -181,7 +185,7 @@ class CheckedData:
         return in_float32(self._read(indices).reshape(len(indices), *self.item_shape))
 
     def take_as_given(self, indices: npt.NDArray[np.integer]) -> Any:
-        r"""Return the items at `indices` in the container and the shape in which X was given."""
+        r"""Return the items at `indices` in the container and the shape that the user gave."""
         if self.given is not None:
             return self.given.take(indices)
         items = self.take(indices)
@@ -190,14 +194,14 @@ class CheckedData:
         return items.reshape(len(indices), *self.came_as)
 
     def given_as(self, came_as: tuple[int, ...], channels_last: bool) -> CheckedData:
-        """Return the same data as if they had come in another shape."""
+        """Return the same data as if the user had given them in another shape."""
         if (came_as, channels_last) == (self.came_as, self.channels_last):
             return self
         data = copy.copy(self)
-        # Only a pickle leaves these out.
-        vars(data).update({name: getattr(self, name) for name in (*_OF_NETWORKS, "parent")})
+        # copy.copy omits these, as pickles do.
+        vars(data).update({name: getattr(self, name) for name in (*_NETWORK_CACHES, "parent")})
         data.came_as, data.channels_last = came_as, channels_last
-        # Its container has the axes in another order.
+        # The user's container has its axes in another order.
         data.given = None
         return data
 
@@ -205,21 +209,21 @@ class CheckedData:
         """Select the items at `indices` lazily; they are read on access."""
         indices = np.asarray(indices)
         part = type(self)(
-            _Subset(self._read, indices),
+            SubsetReader(self._read, indices),
             len(indices),
             self.item_shape,
             self.dtype,
             in_memory=self.in_memory,
             came_as=self.came_as,
             channels_last=self.channels_last,
-            read_labels=self._read_labels and _Subset(self._read_labels, indices),
+            read_labels=self._read_labels and SubsetReader(self._read_labels, indices),
             given=None if self.given is None else self.given.subset(indices),
         )
         part.parent = self, indices
         return part
 
     def like(self, items: npt.NDArray) -> CheckedData:
-        """Wrap other items, of the same shape, in the container in which these came."""
+        """Wrap other items of the same shape in a container of the same type."""
         given = None if self.given is None or self.frame is None else self.given.like(items)
         return CheckedData.of(items, self.came_as, channels_last=self.channels_last, given=given)
 
@@ -237,29 +241,29 @@ class CheckedData:
         )
 
     def chunks(self, size: int = 4096) -> Iterator[Any]:
-        """All items in order, `size` at a time."""
+        """Iterate over all items in order, `size` at a time."""
         for rows in row_slices(len(self), size):
             yield self.take(np.arange(rows.start, rows.stop))
 
     def content(self) -> str:
-        """Hash of all the items, the same in every process."""
+        """Return a hash of all items, which is the same in every process."""
         return joblib.hash([joblib.hash(np.ascontiguousarray(items)) for items in self.chunks()])
 
     def rows(self) -> npt.NDArray:
-        """Everything as one array of shape (n, number of values in an item).
+        """Return all items as one array of shape (n, n_values).
 
         Raises
         ------
         ValueError
-            When X is neither rows nor images.
+            If X is neither rows nor images.
         """
         self.check_read()
         if not self.is_rows_or_images:
             raise ValueError(
                 f"X has {self.description}; expected rows (n, d) or images (n, H, W), "
-                "(n, C, H, W) or (n, H, W, C), since a model that is no network of yours reads "
-                "flat rows: give a trained torch module or a transformer that takes such items, "
-                "or features that you have computed"
+                "(n, C, H, W) or (n, H, W, C), since a model other than your own network reads "
+                "flat rows: give a trained torch module or a transformer that accepts such items, "
+                "or precomputed features"
             )
         return self.take(np.arange(len(self))).reshape(len(self), -1)
 
@@ -267,8 +271,8 @@ class CheckedData:
 class CheckedFields(CheckedData):
     """Items that are dicts of arrays, as tokenizers and processors return them.
 
-    ``item_shape`` is a dict of shapes, and ``take`` returns a dict of arrays. They are for a user's
-    own network, which takes the fields by their names; lengths may differ from batch to batch.
+    ``item_shape`` is a dict of shapes, and ``take`` returns a dict of arrays. Only a user's own
+    network accepts them, with the fields as keyword arguments. Lengths may differ between batches.
     """
 
     @property
@@ -307,20 +311,15 @@ class CheckedFields(CheckedData):
 
 
 class UnreadData(CheckedData):
-    """Items that are not numbers, or not all finite, for models that are not ours.
+    """Items that are not finite numbers, for third-party models.
 
-    Rows are chosen from X as it came. Whatever reads numbers raises what reading them raised.
-
-    Parameters
-    ----------
-    given : Given
-    error : ValueError or TypeError
+    Rows are selected from the user's container. Reading them as numbers raises `error`.
     """
 
     def __init__(self, given: Given, error: Exception) -> None:
         self.error = error
         super().__init__(
-            _NotRead(error), len(given), given.item_shape, object, in_memory=True, given=given
+            RaisingReader(error), len(given), given.item_shape, object, in_memory=True, given=given
         )
 
     def check_read(self) -> None:
@@ -337,65 +336,20 @@ class UnreadData(CheckedData):
         return joblib.hash(self.given.take())
 
 
-class _NotRead:
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def __call__(self, indices: npt.NDArray[np.integer]) -> Any:
-        raise self.error.with_traceback(None)
-
-
-class _Take:
-    """Read from an array; a class, so that a source can be pickled and hashed."""
-
-    def __init__(self, data: npt.NDArray) -> None:
-        self.data = data
-
-    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
-        return np.asarray(self.data[indices])
-
-
-class _Subset:
-    def __init__(
-        self, read: Callable[[npt.NDArray], Any], indices: npt.NDArray[np.integer]
-    ) -> None:
-        self.read = read
-        self.indices = indices
-
-    def __call__(self, indices: npt.NDArray[np.integer]) -> Any:
-        return self.read(self.indices[indices])
-
-
-class _Concatenation:
-    def __init__(self, parts: Sequence[CheckedData]) -> None:
-        self.parts = parts
-        self.starts = np.cumsum([0, *map(len, parts)])
-
-    def __call__(self, indices: npt.NDArray[np.integer]) -> npt.NDArray:
-        of_part = np.searchsorted(self.starts, indices, side="right") - 1
-        of_each = [np.flatnonzero(of_part == k) for k in range(len(self.parts))]
-        taken = [
-            part.take(indices[rows] - start)
-            for part, start, rows in zip(self.parts, self.starts, of_each, strict=False)
-            if len(rows)
-        ]
-        items = np.concatenate(taken) if taken else self.parts[0].take(indices)
-        return items[np.argsort(np.concatenate(of_each))]
-
-
 def in_float32(values: npt.NDArray) -> npt.NDArray:
-    """Convert float16, whose squares overflow, to float32; leave anything else."""
+    """Convert float16, whose squares overflow, to float32; keep any other dtype."""
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
 def _owner(data: npt.NDArray) -> Any:
-    """Return the array that a chain of views is based on."""
+    """Return the array at the end of a chain of views."""
     while isinstance(data, np.ndarray) and isinstance(data.base, np.ndarray):
         data = data.base
     return data
 
 
 def from_torch(tensor: Tensor) -> npt.NDArray:
+    """Return a dense tensor as an array."""
     if tensor.layout != torch.strided:
         raise ValueError(f"X is a tensor of layout {tensor.layout}; give X.to_dense()")
     tensor = tensor.detach().cpu()

@@ -1,4 +1,4 @@
-"""What all detectors do: check X, score it, decide."""
+"""Base of all detectors: checking, scoring and deciding."""
 
 from __future__ import annotations
 
@@ -34,21 +34,21 @@ __all__ = ["Detector"]
 
 
 class _MissingThreshold:
-    """What ``offset_`` is until it is set: an error, also after a fit that Ctrl-C cut short."""
+    """Raises an error while ``offset_`` is unset, before `fit` or after an interrupted one."""
 
     def __get__(self, detector: Any, owner: type | None = None) -> Any:
         if detector is None:
             return self
         raise NotFittedError(
             f"this {type(detector).__name__} has no threshold: it is not fitted, or its fit was "
-            "interrupted. A trained detector gets one without training by "
-            "ConformalDetector(FrozenEstimator(detector)).fit(X), X being rows that it has not seen"
+            "interrupted. To set the threshold of a trained detector without training, call "
+            "ConformalDetector(FrozenEstimator(detector)).fit(X) with new rows X"
         )
 
 
 @estimator
 class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=ABCMeta):
-    """Base of all detectors, whether they set their threshold in `fit` or calibrate another one.
+    """Base of all detectors, including those that calibrate other detectors.
 
     Parameters
     ----------
@@ -75,28 +75,28 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
         "random_state", default=None, kw_only=True
     )
 
-    # Detectors that wrap detectors, and `evaluate`, hand them their checked data.
+    # Detectors around detectors and `evaluate` pass on their checked data.
     _reads_checked_data = True
 
     offset_ = _MissingThreshold()
 
     @abstractmethod
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        """Score checked data, higher = more in-distribution."""
+        """Score checked data; higher = more in-distribution."""
 
     @contextlib.contextmanager
     def _keeps_models(
         self, earlier: Mapping[str, Any], following: str = "threshold"
     ) -> Iterator[None]:
-        """Say what Ctrl-C leaves of the models that are trained in the block.
+        """Keep the models that the block has trained when Ctrl-C ends it, and warn which ones.
 
         Parameters
         ----------
         earlier : dict of str to object
-            Attributes before `fit`. What is left of an earlier fit does not go with the models of
-            this one, so it is dropped.
+            Attributes before `fit`. Those of an earlier fit are deleted, because they do not match
+            the models of this fit.
         following : str, default="threshold"
-            What comes after the models, for the message of Ctrl-C.
+            Name of the next phase, for the message of Ctrl-C.
         """
         self.__dict__.pop("offset_", None)
         name = type(self).__name__
@@ -117,16 +117,16 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
 
     @property
     def _takes_any_shape(self) -> bool:
-        """Whether a network of the user's own may read X, which then has items of any shape."""
+        """Whether items may have any shape, because the user's own network may read X."""
         return False
 
     @property
     def _reads_as_it_came(self) -> bool:
-        """Whether a model that is not ours reads X, which may then be anything that has rows."""
+        """Whether a third-party model reads X, which may then be anything with rows."""
         return any(map(reads_as_it_came, self._models_given()))
 
     def _models_given(self) -> list[Any]:
-        """Return the models among the parameters, and in lists among them."""
+        """Return the models among the parameters, also inside lists."""
         models: list[Any] = []
         for name, value in vars(self).items():
             if not name.endswith("_"):
@@ -144,7 +144,7 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
             X,
             reset=reset,
             min_samples=2 if reset else 1,
-            # Of images, scikit-learn's own estimators read flat rows, and of other items nothing.
+            # scikit-learn's own estimators take images as flat rows, and no items of other shapes.
             any_shape=self._takes_any_shape or not all(map(is_checked_by_sklearn, foreign)),
             as_it_came=bool(foreign),
             checks_columns=not foreign or not all(map(checks_columns, foreign)),
@@ -160,12 +160,12 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            Higher = more in-distribution; finite, or -inf for a row that is impossible.
+            Higher = more in-distribution; finite, or -inf for an impossible row.
 
         Raises
         ------
         ValueError
-            When X does not match that of `fit`, or is so large that a score would be NaN.
+            If X does not match the X in `fit`, or is so large that a score would be NaN.
         """
         check_is_fitted(self)
         data = self._check(X)
@@ -189,7 +189,7 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
         return self.score_samples(X) - self.offset_
 
     def predict(self, X: Any) -> npt.NDArray[np.int64]:
-        """Decide for each row or image.
+        """Predict whether each row or image is in-distribution.
 
         Parameters
         ----------
@@ -203,7 +203,7 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
         return np.where(self.decision_function(X) >= 0, 1, -1)
 
     def fit_predict(self, X: Any, y: Any = None, **kwargs: Any) -> npt.NDArray[np.int64]:
-        """Fit on X, with y, and decide for its rows.
+        """Fit on X and y, and predict for the rows of X.
 
         Parameters
         ----------
@@ -231,7 +231,7 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
             inner = [input_tags(model) for model in self._models_given()]
             for name in ("sparse", "allow_nan", "string"):
                 setattr(tags.input_tags, name, all(getattr(tag, name) for tag in inner))
-            # A scaler passes missing values on, to scores that have no meaning for them.
+            # A scaler passes missing values on to scores that cannot handle them.
             if any(map(only_transforms, self._models_given())):
                 tags.input_tags.allow_nan = False
         return tags

@@ -1,19 +1,18 @@
-"""Links from the HTML representation of an estimator to its page of the documentation."""
+"""Links from the HTML representation of an estimator to its documentation page."""
 
 from __future__ import annotations
 
 __all__ = ["DOCS_URL", "DocumentationLinkMixin"]
 
-# Address of the published documentation, without a slash at its end. While it is None, estimators
-# have no link.
+# Address of the published documentation, without a trailing slash; None: no links.
 DOCS_URL: str | None = None
 
 
 class DocumentationLinkMixin:
-    """Gives the estimators of this package a link where scikit-learn's have one.
+    """Adds scikit-learn's documentation link to the estimators of this package.
 
-    Comes before ``BaseEstimator`` among the bases of a class. Scikit-learn fills the template with
-    the public module and the name of the class, and leaves out classes of other packages.
+    Must precede ``BaseEstimator`` among the bases of a class. Scikit-learn fills the template with
+    the public module and name of the class, and omits the link for classes of other packages.
     """
 
     _doc_link_module = "skood"
@@ -21,6 +20,6 @@ class DocumentationLinkMixin:
     @property
     def _doc_link_template(self) -> str:
         if DOCS_URL is None:
-            # An empty address is no link.
+            # scikit-learn makes no link of an empty address.
             return ""
         return f"{DOCS_URL}/generated/{{estimator_module}}.{{estimator_name}}.html"

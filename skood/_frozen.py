@@ -1,4 +1,4 @@
-"""Models that come trained, in ``sklearn.frozen.FrozenEstimator``, at the start of a fit."""
+"""Check that models in ``sklearn.frozen.FrozenEstimator`` are fitted."""
 
 from __future__ import annotations
 
@@ -16,18 +16,11 @@ __all__ = ["check_parts_fitted"]
 
 
 def check_parts_fitted(estimator: BaseEstimator) -> None:
-    """Check every model in a ``FrozenEstimator`` among the parameters, before any is trained.
+    """Raise NotFittedError if a ``FrozenEstimator`` among the parameters holds an unfitted model.
 
-    Models that are neither ours nor scikit-learn's are not checked, since their attributes need
-    not tell; nor are torch modules, which come trained.
-
-    Parameters
-    ----------
-    estimator : estimator
-
-    Raises
-    ------
-    NotFittedError
+    `fit` calls it before it trains any model. Only models of skood and scikit-learn are checked,
+    because the attributes of others need not tell whether they are fitted; torch modules count as
+    trained.
     """
     for path, model in _frozen(estimator):
         package = type(model).__module__.partition(".")[0]
@@ -44,7 +37,7 @@ def check_parts_fitted(estimator: BaseEstimator) -> None:
 
 
 def _frozen(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Models in a ``FrozenEstimator``, and where they are among the parameters."""
+    """Yield the parameter path and the model of each ``FrozenEstimator`` in `value`."""
     if isinstance(value, FrozenEstimator):
         yield path, value.estimator
     elif isinstance(value, (list, tuple)):

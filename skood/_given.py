@@ -1,4 +1,4 @@
-"""X as it came: rows are chosen from it, and nothing is converted."""
+"""X in the user's container: rows are selected, and nothing is converted."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Given", "is_frame"]
 
 
 def is_frame(X: Any) -> bool:
-    """Whether X is a data frame of pandas, polars and others like them."""
+    """Whether X is a data frame, of pandas, polars or a similar library."""
     return hasattr(X, "columns") and hasattr(X, "dtypes")
 
 
 class Given:
-    """Rows of X in the container that X came in, for models that are not ours.
+    """Rows of X in the user's container, for third-party models.
 
     Parameters
     ----------
     X : DataFrame, sparse matrix, list, Tensor or array-like
     rows : ndarray of int or None, default=None
-        Rows of X that are meant; None: all.
+        Indices of the rows; None: all rows.
     """
 
     def __init__(self, X: Any, rows: npt.NDArray[np.integer] | None = None) -> None:
@@ -35,7 +35,7 @@ class Given:
 
     @classmethod
     def of(cls, X: Any) -> Given | None:
-        """Hold X; None where X has no rows that could be chosen."""
+        """Wrap X; None if rows of X cannot be selected."""
         if scipy.sparse.issparse(X):
             return cls(X.tocsr())
         is_one = isinstance(X, (str, bytes, PurePath, Mapping, Iterator)) or hasattr(X, "getbands")
@@ -53,12 +53,12 @@ class Given:
 
     @property
     def frame(self) -> Any:
-        """The data frame that X is, or None."""
+        """X if it is a data frame, or None."""
         return self.X if is_frame(self.X) else None
 
     @property
     def is_table(self) -> bool:
-        """Whether an item is one row of columns, or one text."""
+        """Whether an item is a row of columns or a text."""
         if len(getattr(self.X, "shape", ())) > 1:
             return len(self.X.shape) == 2
         return isinstance(next(iter(self.X), None), str)
@@ -72,14 +72,14 @@ class Given:
         return Given(self.X, indices if self.rows is None else self.rows[indices])
 
     def like(self, rows: npt.NDArray) -> Given:
-        """Return other rows of numbers in a container like that of X, with the same columns."""
+        """Return other numeric rows in a container of the type of X, with the same columns."""
         if self.frame is None:
             return Given(rows)
         names = "schema" if type(self.X).__module__.startswith("polars") else "columns"
         return Given(type(self.X)(rows, **{names: list(self.X.columns)}))
 
     def take(self, indices: npt.NDArray[np.integer] | None = None) -> Any:
-        """Return some rows, or all of them, in the container of X."""
+        """Return rows in the container of X, all by default."""
         rows = self.rows
         if indices is not None:
             rows = indices if rows is None else rows[indices]

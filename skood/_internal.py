@@ -1,4 +1,4 @@
-"""Methods that the parts of the package call on each other, and that users do not."""
+"""Marks package-internal methods, which the documentation omits."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ Method = TypeVar("Method", bound=Callable)
 
 
 def internal(method: Method) -> Method:
-    """Mark a method that other parts of the package call; the documentation leaves it out.
-
-    It is as stable as their tests make it, and no more.
-    """
+    """Mark a method as internal: other modules of the package may call it, users should not."""
     method.is_internal = True  # type: ignore[attr-defined]
     return method

@@ -1,4 +1,4 @@
-"""Methods that an estimator has, or will have once it is fitted."""
+"""Checks that an estimator has a method, or will have it once it is fitted."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ __all__ = ["check_provides", "provides"]
 def check_provides(
     model: Any, *methods: str, message: str, error: type[Exception] = ValueError
 ) -> None:
-    """Raise if a model has none of some methods, and will have none once it is fitted.
+    """Raise an error if a model has none of some methods, and will not have one once it is fitted.
 
-    Called before training, so that a model of the wrong kind costs no time, and again after it for
-    the models that could not tell before.
+    Call it before training, so that a model of the wrong kind costs no training time, and again
+    after training, since the methods of some models depend on fitted attributes.
 
     Parameters
     ----------
     model : estimator
         Fitted or not.
     *methods : str
-        One of them is needed.
+        The model needs one of them.
     message : str
-        Error message. An estimator inside `model` that has such a method is added to it.
+        Error message; a hint is appended if an estimator inside `model` has such a method.
     error : type, default=ValueError
         Class of the exception.
     """
@@ -49,9 +49,8 @@ def check_provides(
 def provides(model: Any, method: str) -> bool:
     """Whether a model has a method, or may have it once it is fitted.
 
-    A method is missing for good unless its absence is explained by something else that the model
-    lacks: the condition of ``available_if``, a property or ``__getattr__`` reads what only `fit`
-    learns.
+    A missing method may appear in `fit` if its AttributeError has another cause, such as a missing
+    fitted attribute in the condition of ``available_if``, in a property or in ``__getattr__``.
     """
     try:
         getattr(model, method)
@@ -66,7 +65,7 @@ def provides(model: Any, method: str) -> bool:
 
 
 def _inner(model: Any) -> Any:
-    """Return the estimator that a Pipeline ends in, or that another estimator wraps; or None."""
+    """Return the last step of a Pipeline, or the estimator inside a meta-estimator, or None."""
     if isinstance(model, FrozenEstimator):
         return _inner(model.estimator)
     if isinstance(model, Pipeline):

@@ -1,4 +1,4 @@
-"""Models inside estimators: how they are fitted, cached and applied to items."""
+"""Fitting, caching and applying the models inside estimators."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ __all__ = [
     "rows_through",
 ]
 
-# Rows per matrix product in scoring, which bounds the memory of float64 copies and distances. A
-# multiple of the 4 to 64 rows in a block of numpy's BLAS, so that all rows of a full chunk are
-# computed by the same instructions.
+# Rows per matrix product in scoring. It bounds the memory of float64 copies and distances. It is a
+# multiple of the 4 to 64 rows in a block of numpy's BLAS, so that the same instructions compute all
+# rows of a full chunk.
 _CHUNK = 192
 
-# Rows of a frame or of a sparse matrix, or texts, in a call of a model that is not ours: a Pipeline
-# of scikit-learn takes milliseconds for any number of them.
+# Rows of a data frame or a sparse matrix, or texts, per call of a third-party model: a Pipeline of
+# scikit-learn has an overhead of milliseconds per call.
 _TABLE_CHUNK = 64 * _CHUNK
 
 
@@ -62,11 +62,11 @@ def fit_model(
     Parameters
     ----------
     model : estimator
-        One in ``sklearn.frozen.FrozenEstimator`` is returned as it is.
+        A ``FrozenEstimator`` is returned unchanged.
     data : CheckedData
     y : ndarray or None
     seed : int or None
-        For a model whose ``random_state`` is None.
+        Seed of a model whose ``random_state`` is None.
     memory : str, joblib.Memory or None
         Where fitted models are cached by their parameters and data.
     """
@@ -80,13 +80,13 @@ def fit_model(
 
 
 def cached_call(memory: str | joblib.Memory | None, function: Callable, *args: Any) -> Any:
-    """Call a function through a cache, which does not keep what Ctrl-C cut short.
+    """Call a function through a cache, which stores no result that Ctrl-C cut short.
 
     Parameters
     ----------
     memory : str, joblib.Memory or None
     function : callable
-        A function of a module; passes its result through
+        A module-level function, which passes its result through
         :func:`~skood._torch.run.kept_unless_interrupted`.
     *args : object
     """
@@ -102,14 +102,9 @@ def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
 
 
 def check_same_columns(model: Any, data: CheckedData) -> None:
-    """Check that a model which is not fitted again was fitted to columns like those of `data`.
+    """Raise a ValueError if a fitted model was fitted to columns with other names or another order.
 
-    Models that are not ours check columns themselves, where they are called.
-
-    Raises
-    ------
-    ValueError
-        When the columns of `data` have other names than in the fit of `model`, or another order.
+    Third-party models check the columns themselves when they are called.
     """
     is_ours = type(model).__module__.startswith("skood.")
     if is_ours and isinstance(data.item_shape, tuple) and len(data.item_shape) == 1:
@@ -118,18 +113,12 @@ def check_same_columns(model: Any, data: CheckedData) -> None:
 
 
 def as_input(model: Any, data: CheckedData, rows: slice | None = None) -> Any:
-    """Return the input for `model`.
+    """Return items of `data`, all by default, in the form that `model` accepts.
 
-    Our models get checked data. Others get X as it came: rows of a data frame, of a list of texts
-    or of a sparse matrix, and images in the shape in which they came. Scikit-learn's own estimators
-    get images as flat rows, which are all that they take. A Pipeline gets what its first step gets.
-
-    Parameters
-    ----------
-    model : estimator
-    data : CheckedData
-    rows : slice or None, default=None
-        Items that are meant; None: all.
+    Models of this package get checked data. Third-party models get rows of the user's data frame,
+    list of texts or sparse matrix, and images in the user's shape. Scikit-learn's own estimators
+    get images as flat rows, since they accept no other shape. The first step of a Pipeline
+    determines the form.
     """
     if reads_checked_data(model):
         return data if rows is None else data.subset(_indices(data, rows))
@@ -146,12 +135,12 @@ def _indices(data: CheckedData, rows: slice) -> npt.NDArray[np.integer]:
 
 
 def reads_checked_data(model: Any) -> bool:
-    """Whether a model is ours, and takes checked data in place of X."""
+    """Whether a model belongs to this package and accepts checked data in place of X."""
     return getattr(_reader(model), "_reads_checked_data", False)
 
 
 def reads_as_it_came(model: Any) -> bool:
-    """Whether X reaches an estimator that is not ours through `model`."""
+    """Whether `model` is a third-party estimator, or passes X on to one."""
     reader = _reader(model)
     if getattr(reader, "_reads_checked_data", False):
         return getattr(reader, "_reads_as_it_came", False)
@@ -159,35 +148,35 @@ def reads_as_it_came(model: Any) -> bool:
 
 
 def input_tags(model: Any) -> InputTags:
-    """Return scikit-learn's tags of what a model takes, whoever wrote it."""
+    """Return scikit-learn's input tags of any model, with or without tags of its own."""
     has_tags = hasattr(model, "__sklearn_tags__")
     return get_tags(model).input_tags if has_tags else InputTags()
 
 
 def checks_columns(model: Any) -> bool:
-    """Whether a model raises where the columns of a frame are not those that it was fitted to."""
+    """Whether a model raises an error if a data frame has other columns than in its `fit`."""
     return reads_checked_data(model) or is_checked_by_sklearn(model)
 
 
 def only_transforms(model: Any) -> bool:
-    """Whether a model is a transformer, and neither predicts nor scores."""
+    """Whether a model is a transformer that neither predicts nor scores."""
     return hasattr(model, "transform") and not (
         hasattr(model, "predict") or hasattr(model, "score_samples")
     )
 
 
 def is_checked_by_sklearn(model: Any) -> bool:
-    """Whether scikit-learn's checks of X, which refuse images, are the first to see it."""
+    """Whether scikit-learn's checks, which refuse images, are the first to read X."""
     reader = _reader(model)
     inner = getattr(reader, "estimator", None)
     if isinstance(reader, MetaEstimatorMixin) and hasattr(inner, "fit"):
         return is_checked_by_sklearn(inner)
-    # A FunctionTransformer checks nothing, and passes on what it gets.
+    # A FunctionTransformer checks nothing and passes X on.
     return type(reader).__module__.startswith("sklearn.") and not get_tags(reader).no_validation
 
 
 def _reader(model: Any) -> Any:
-    """Return the estimator that reads X: the first step of a Pipeline that changes anything."""
+    """Return the estimator that reads X: in a Pipeline, the first step but "passthrough"."""
     if isinstance(model, FrozenEstimator) or getattr(model, "_hands_on_x", False):
         return _reader(model.estimator)
     if isinstance(model, Pipeline):
@@ -199,14 +188,14 @@ def _reader(model: Any) -> Any:
 def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
     """Apply a method of a fitted model to every item, independently of the other items.
 
-    Our models ensure this themselves; other models are called on 192 items at a time, or on 12 288
-    rows of a table or texts, in the form that `as_input` gives.
+    The models of this package ensure this themselves. Third-party models are called on 192 items at
+    a time, or on 12 288 rows of a table or texts, in the form that `as_input` returns.
 
     Parameters
     ----------
     model : estimator
     method : str
-        Takes n items and returns an array of n rows, a data frame or a sparse matrix.
+        Takes n items and returns an array, a data frame or a sparse matrix of n rows.
     data : CheckedData
     """
     (rows,) = all_through(model, [method], data)
@@ -214,14 +203,7 @@ def rows_through(model: Any, method: str, data: CheckedData) -> npt.NDArray:
 
 
 def all_through(model: Any, methods: Sequence[str], data: CheckedData) -> list[npt.NDArray]:
-    """Apply several methods as `rows_through` does one; a Pipeline transforms each item once.
-
-    Parameters
-    ----------
-    model : estimator
-    methods : sequence of str
-    data : CheckedData
-    """
+    """Apply several methods like `rows_through`; a Pipeline transforms each item only once."""
     if reads_checked_data(model):
         parts = [slice(0, len(data))]
     else:
@@ -239,7 +221,7 @@ def all_through(model: Any, methods: Sequence[str], data: CheckedData) -> list[n
 
 
 def _last_step(model: Any) -> tuple[Any, Callable[[Any], Any] | None]:
-    """Return the last step of a fitted Pipeline, and what the steps before it make of X."""
+    """Return the last step of a fitted Pipeline and the transform of its other steps."""
     inner = model
     while isinstance(inner, FrozenEstimator):
         inner = inner.estimator
@@ -260,12 +242,12 @@ def _as_array(result: Any) -> npt.NDArray:
 
 
 def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:
-    """Apply a function of each row to 192 rows at a time.
+    """Apply a row-wise function to 192 rows at a time.
 
     Parameters
     ----------
     function : callable
-        Takes up to 192 rows and returns as many.
+        Takes up to 192 rows and returns one result for each.
     values : ndarray or Outputs
         At least one row.
     """
@@ -277,14 +259,7 @@ def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:
 def draw_samples(
     model: Any, n_samples: int, random_state: int | np.random.RandomState
 ) -> npt.NDArray:
-    """Draw from a fitted density by that seed, whether its ``sample`` takes one or not.
-
-    Parameters
-    ----------
-    model : estimator
-        With ``sample``.
-    n_samples : int
-    random_state : int or RandomState instance
+    """Sample from a fitted density with a given seed, even if its `sample` has no `random_state`.
 
     Returns
     -------
@@ -292,7 +267,7 @@ def draw_samples(
     """
     if "random_state" in inspect.signature(model.sample).parameters:
         return model.sample(n_samples, random_state=random_state)
-    # GaussianMixture draws by its own parameter, and returns the components too.
+    # GaussianMixture uses its own parameter `random_state`, and also returns the components.
     model = copy.copy(model)
     model.random_state = random_state
     drawn = model.sample(n_samples)

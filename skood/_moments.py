@@ -1,4 +1,4 @@
-"""Means and scatter of classes, accumulated over parts of the data."""
+"""Class means and scatter, accumulated over chunks of the data."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["ClassMoments"]
 class ClassMoments:
     """Class means and the scatter around them, accumulated over chunks of the data.
 
-    Chunks are merged by the update of Chan, Golub and LeVeque (1983), which avoids cancellation
+    Chunks are merged with the update of Chan, Golub and LeVeque (1983), which avoids cancellation
     between large sums.
 
     Parameters
     ----------
     n_classes : int
     pooled : bool, default=True
-        Whether the scatter is summed over the classes, or kept for each.
+        Whether the scatter is summed over all classes, not kept for each class.
 
     Attributes
     ----------
@@ -26,7 +26,7 @@ class ClassMoments:
     means : ndarray of shape (n_classes, n_features)
         0 for a class without rows.
     scatter : ndarray of shape (n_features, n_features) or (n_classes, n_features, n_features)
-        Sum of the outer products of the rows less their class's mean.
+        Sum of the outer products of the rows minus their class mean.
     """
 
     means: npt.NDArray[np.float64]
@@ -37,13 +37,7 @@ class ClassMoments:
         self.pooled = pooled
 
     def add(self, features: npt.NDArray, class_indices: npt.NDArray[np.integer]) -> None:
-        """Add rows.
-
-        Parameters
-        ----------
-        features : ndarray of shape (n, n_features)
-        class_indices : ndarray of shape (n,)
-        """
+        """Add rows of shape (n, n_features) with class indices of shape (n,)."""
         if not self.counts.any():
             n_classes, d = len(self.counts), features.shape[1]
             self.means = np.zeros((n_classes, d))

@@ -1,4 +1,4 @@
-"""Open-set classification: a class for every row that a detector accepts, and -1 for the others."""
+"""Open-set classification: a class for each row that a detector accepts, and -1 for the others."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def _has_one_class_each(detector: OpenSetDetector) -> bool:
 
 
 class OpenSetDetector(Detector):
-    """Base of the detectors that know a classifier.
+    """Base of the detectors that also classify.
 
-    A subclass writes ``_class_proba`` and has ``classes_`` once it is fitted.
+    A subclass implements ``_class_proba`` and sets ``classes_`` in `fit`.
     """
 
     if TYPE_CHECKING:
@@ -42,12 +42,12 @@ class OpenSetDetector(Detector):
 
     @property
     def _has_classes(self) -> bool:
-        """Whether the classes are known, or before `fit` whether they may be."""
+        """Whether the detector has classes; before `fit`, whether it may have them."""
         return True
 
     @property
     def _is_multilabel(self) -> bool:
-        """Whether a row may be of several classes, so that no class can be predicted."""
+        """Whether a row may belong to several classes, so that no single class can be predicted."""
         return False
 
     @abstractmethod
@@ -57,12 +57,12 @@ class OpenSetDetector(Detector):
     def _scores_and_class_proba(
         self, data: CheckedData
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Return both; override where one pass over the data gives them."""
+        """Return both; override if one pass over the data computes both."""
         return self._score_samples(data), self._class_proba(data)
 
     @available_if(_has_proba)
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
-        """Return the probability of each class, given that the row is of one of the classes.
+        """Return the probability of each class, given that the row belongs to one of them.
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class OpenSetDetector(Detector):
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
-            In the order of `classes_`. No row is rejected.
+            Columns are in the order of `classes_`. No row is rejected.
         """
         check_is_fitted(self)
         data = self._check(X)
@@ -80,7 +80,7 @@ class OpenSetDetector(Detector):
 
     @available_if(_has_one_class_each)
     def predict_class(self, X: Any) -> npt.NDArray:
-        """Return the most probable class, or -1 for a row that `predict` rejects.
+        """Return the most probable class, or -1 if `predict` rejects the row.
 
         Parameters
         ----------
@@ -89,26 +89,26 @@ class OpenSetDetector(Detector):
         Returns
         -------
         ndarray of shape (n_samples,)
-            Labels, and -1 ("-1" among strings) exactly where `predict` is -1. The class of a
-            rejected row is the largest of `predict_proba`.
+            Labels, and -1 ("-1" among strings) exactly where `predict` is -1. `predict_proba`
+            also gives the most probable class of a rejected row.
         """
         check_is_fitted(self)
         data = self._check(X)
         with self._shows_progress("classifying"):
             scores, proba = self._scores_and_class_proba(data)
         check_scores(self, scores)
-        # The comparison that `predict` makes.
+        # The same comparison as in `predict`.
         return rejecting(np.asarray(self.classes_)[proba.argmax(1)], scores - self.offset_ >= 0)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        # Whoever asks for class probabilities asks for these.
+        # scikit-learn checks these tags when it uses predict_proba.
         tags.classifier_tags = ClassifierTags()
         return tags
 
 
 def rejecting(labels: npt.NDArray, accepted: npt.NDArray[np.bool_]) -> npt.NDArray:
-    """Replace the labels of rows that are not accepted by -1, or "-1" among strings."""
+    """Replace the labels of rejected rows by -1, or "-1" among strings."""
     are_strings = labels.dtype.kind in "UT" or (
         labels.dtype.kind == "O" and any(isinstance(label, str) for label in labels.tolist())
     )
@@ -116,12 +116,12 @@ def rejecting(labels: npt.NDArray, accepted: npt.NDArray[np.bool_]) -> npt.NDArr
 
 
 def knows_classes(model: Any) -> bool:
-    """Whether any fitted model tells the probability of each class."""
+    """Whether a fitted model predicts the probability of each class."""
     return hasattr(model, "predict_proba") and hasattr(model, "classes_")
 
 
 def excludes_classes(model: Any) -> bool:
-    """Whether the classes of any fitted model exclude each other."""
+    """Whether the classes of a fitted model exclude each other."""
     if isinstance(model, FrozenEstimator):
         return excludes_classes(model.estimator)
     if isinstance(model, Pipeline):
@@ -133,18 +133,18 @@ def excludes_classes(model: Any) -> bool:
 
 
 def class_proba_of(model: Any, data: CheckedData) -> npt.NDArray[np.float64]:
-    """Return the class probabilities that any fitted model gives, shape (n, n_classes).
+    """Return the class probabilities of any fitted model, shape (n, n_classes).
 
     Raises
     ------
     ValueError
-        When the model does not give one probability for each of its ``classes_``.
+        If the model does not return one probability for each of its ``classes_``.
     """
     proba = rows_through(model, "predict_proba", data).astype(np.float64)
     expected = len(data), len(model.classes_)
     if proba.shape != expected:
         raise ValueError(
             f"predict_proba of {type(model).__name__} returned shape {proba.shape}; expected "
-            f"{expected}, a probability for each of its classes_"
+            f"{expected}, one probability for each of its classes_"
         )
     return proba

@@ -1,4 +1,4 @@
-"""Data that are read item by item: torch Datasets and DataLoaders."""
+"""Checks of X that is read item by item: torch Datasets and DataLoaders."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
 
 __all__ = ["is_stream", "open_stream", "split_label"]
 
-# Names under which a dict holds the label of an item.
+# Keys of a label in an item that is a dict.
 _LABELS = ("label", "labels")
 
 
 def is_stream(X: Any) -> bool:
-    """Whether X is a Dataset or a DataLoader, of torch or of Hugging Face."""
+    """Whether X is a Dataset or DataLoader of torch, or a Dataset of Hugging Face."""
     if isinstance(X, (Dataset, DataLoader)):
         return True
     # Hugging Face's Dataset has the interface of torch's without its base class.
@@ -50,16 +50,16 @@ def open_stream(
     Parameters
     ----------
     X : Dataset or DataLoader
-        A loader's dataset is read in its own order; a loader with a ``collate_fn`` of its own makes
-        every batch.
+        The dataset of a DataLoader is read in its own order. If the DataLoader has a custom
+        ``collate_fn``, this function makes every batch.
     min_samples : int
     are_last : callable
-        Takes the shape of images, and says whether their channels are in the last axis.
+        Takes the shape of images, and returns whether their channels are in the last axis.
 
     Raises
     ------
     ValueError
-        When items cannot be read by their numbers, are too few or hold something else than numbers.
+        If items cannot be read by index, are too few or are not numeric.
     """
     dataset, collate = (X, None) if not isinstance(X, DataLoader) else _parts(X)
     if isinstance(dataset, IterableDataset):
@@ -69,8 +69,8 @@ def open_stream(
         )
     if not hasattr(dataset, "__len__"):
         raise ValueError(
-            f"X is a {type(dataset).__name__}, a Dataset without __len__; say there how many items "
-            "it has"
+            f"X is a {type(dataset).__name__}, a Dataset without __len__; add __len__, which "
+            "returns the number of items"
         )
     n_items = len(dataset)
     if n_items < min_samples:
@@ -88,7 +88,7 @@ def open_stream(
     if not first.ndim or not first.size:
         raise ValueError(
             f"the Dataset X has items of shape {first.shape}; expected rows (d,), images (H, W), "
-            "(C, H, W) or (H, W, C), or what a network of yours takes"
+            "(C, H, W) or (H, W, C), or items of your own network"
         )
     return CheckedData(
         reader,
@@ -103,23 +103,23 @@ def open_stream(
 
 
 def _parts(loader: DataLoader) -> tuple[Dataset, Callable | None]:
-    """Return the dataset of a loader, and how it makes batches, if in a way of its own."""
+    """Return the dataset of a DataLoader, and its ``collate_fn`` if it is a custom one."""
     sampler: Any = loader.sampler
     whole = isinstance(sampler, (SequentialSampler, RandomSampler))
     if not isinstance(loader.dataset, IterableDataset) and not (
         whole and len(sampler) == len(loader.dataset)
     ):
         raise ValueError(
-            f"X is a DataLoader whose {type(sampler).__name__} may leave "
-            "items out or repeat them, so that scores could not be told apart; give X.dataset, or "
-            "a torch.utils.data.Subset of it"
+            f"X is a DataLoader whose {type(sampler).__name__} may leave items out or repeat them, "
+            "so that scores could not be matched to items; give X.dataset, or a "
+            "torch.utils.data.Subset of it"
         )
     collate = loader.collate_fn
     return loader.dataset, None if collate in (default_collate, default_convert) else collate
 
 
 class _Reader:
-    """Read items from a Dataset: x, (x, label) or a dict of fields."""
+    """Reads items from a Dataset: x, (x, label) or a dict of fields."""
 
     def __init__(self, dataset: Dataset, are_last: Callable[[tuple[int, ...]], bool]) -> None:
         self.dataset = dataset
@@ -131,14 +131,14 @@ class _Reader:
         self.first = self._laid_out(first)
 
     def _given(self, index: int) -> Any:
-        """Read one item in the shape that the Dataset gives it."""
+        """Read one item in the shape that the Dataset returns."""
         try:
             item, _ = split_label(self.dataset[index])
             values = _arrays(item)
         except Exception as error:
             raise ValueError(
                 f"item {index} of the Dataset X cannot be read, {type(error).__name__}: {error}; "
-                "repair the Dataset, or leave the item out with torch.utils.data.Subset"
+                "fix the Dataset, or leave the item out with torch.utils.data.Subset"
             ) from error
         _check_numbers(values, f"item {index} of the Dataset X", type(item).__name__)
         return values
@@ -161,7 +161,7 @@ class _Reader:
 
 
 class _Collated:
-    """Read batches of a Dataset as the ``collate_fn`` of a DataLoader makes them."""
+    """Reads batches that the ``collate_fn`` of a DataLoader makes of a Dataset's items."""
 
     channels_last = False
 
@@ -183,19 +183,19 @@ class _Collated:
         except Exception as error:
             raise ValueError(
                 f"the collate_fn of the DataLoader X failed for a batch of {len(indices)} items, "
-                f"{type(error).__name__}: {error}; repair it, or give X.dataset"
+                f"{type(error).__name__}: {error}; fix it, or give X.dataset"
             ) from error
         _check_numbers(values, "a batch of the DataLoader X", type(x).__name__)
         for part in values.values() if isinstance(values, dict) else [values]:
             if not part.ndim or len(part) != len(indices):
                 raise ValueError(
-                    f"the collate_fn of the DataLoader X makes shape {part.shape} of "
+                    f"the collate_fn of the DataLoader X returns shape {part.shape} for "
                     f"{len(indices)} items; expected one row for each item"
                 )
         return values, y
 
     def labels(self, indices: npt.NDArray[np.integer]) -> npt.NDArray | None:
-        # One by one: a label must not depend on which items share its batch.
+        # One by one, so that a label does not depend on the other items of its batch.
         labels = [self.batch(np.array([i]))[1] for i in indices]
         return _stacked([None if label is None else label[0] for label in labels])
 
@@ -205,7 +205,7 @@ class _Collated:
             return {name: _finite(part) for name, part in values.items()}
         if values.shape[1:] != self.came_as:
             raise ValueError(
-                f"the collate_fn of the DataLoader X makes items of shape {values.shape[1:]} and "
+                f"the collate_fn of the DataLoader X returns items of shape {values.shape[1:]} and "
                 f"{self.came_as}; pad them to one length, or return a dict of fields, such as "
                 "input_ids and attention_mask"
             )
@@ -213,7 +213,7 @@ class _Collated:
 
 
 def split_label(item: Any) -> tuple[Any, Any]:
-    """Separate an item from its label, which is None where it has none."""
+    """Separate an item from its label, or None if it has no label."""
     if isinstance(item, Mapping):
         label = next((item[name] for name in _LABELS if name in item), None)
         return {name: value for name, value in item.items() if name not in _LABELS}, label
@@ -238,8 +238,8 @@ def _check_numbers(values: Any, where: str, kind: str) -> None:
                 "the field out"
             )
         raise ValueError(
-            f"{where} is of type {kind} and dtype {part.dtype}; expected an array or tensor of "
-            "numbers, a tuple that begins with one, or a dict of them"
+            f"{where} is of type {kind} and dtype {part.dtype}; expected a numeric array or "
+            "tensor, a tuple that begins with one, or a dict of them"
         )
 
 
@@ -264,7 +264,7 @@ def _finite(batch: npt.NDArray) -> npt.NDArray:
 
 
 def _stacked(labels: list[Any]) -> npt.NDArray | None:
-    """Return labels as an array; None where items have none."""
+    """Return labels as an array, or None if an item has no label."""
     if any(label is None for label in labels):
         return None
     labels = [
@@ -273,7 +273,7 @@ def _stacked(labels: list[Any]) -> npt.NDArray | None:
     for label in labels:
         if np.ndim(label) or not isinstance(label, (str, int, float, np.generic)):
             raise ValueError(
-                "the Dataset X gives pairs whose second part is no label, but of type "
+                "the Dataset X returns pairs whose second part is no label, but of type "
                 f"{type(label).__name__}; give the labels as y"
             )
     return np.asarray(labels)

@@ -368,7 +368,7 @@ class TestWhoReadsNumbers:
         ("X", "message"),
         [
             (FRAME, "column 'country'.*encode the column"),
-            (TEXTS, "X holds strings or paths"),
+            (TEXTS, "X contains strings or paths"),
             (FRAME[["amount"]].where(FRAME.amount > 0).to_numpy(), "NaN"),
         ],
         ids=["frame", "texts", "missing"],
@@ -394,6 +394,12 @@ class TestWhoReadsNumbers:
         density = make_pipeline(TfidfVectorizer(), Untrainable())
         with pytest.raises(ValueError, match="background="):
             skood.LikelihoodRatio(density).fit(TEXTS)
+
+
+def test_numbers_for_a_detector_on_texts():
+    detector = skood.KNN(of_texts(), n_neighbors=3).fit(TEXTS)
+    with pytest.raises(ValueError, match=r"was fitted on items of shape \(\)"):
+        detector.score_samples(np.zeros((3, 4)))
 
 
 class Untrainable(BaseEstimator):

@@ -43,7 +43,7 @@ def test_few_channels_in_the_last_axis_may_be_columns(n_channels):
     message = (
         f"X has shape {shape}: it may hold images (n, H, W, C) of {n_channels} channels, or "
         f"images (n, C, H, W) of 32 channels that are {n_channels} pixels wide. If the "
-        "channels come last, give np.moveaxis(X, -1, 1), or channels='last'"
+        "channels come last, give np.moveaxis(X, -1, 1), or set channels='last'"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         channels_are_last(shape)

@@ -269,11 +269,11 @@ def test_what_fit_refuses(X, message):
     [
         (
             pandas.DataFrame(ROWS, columns=list("aba")),
-            "X is a data frame with several columns of the name 'a'; give every column a name",
+            "X is a data frame with several columns named 'a'; give every column its own name",
         ),
         (
             pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}),
-            "holds something else than numbers (could not convert string to float: 'x')",
+            "and is not numeric (could not convert string to float: 'x')",
         ),
         (
             pandas.DataFrame({"a": [1, 2], "b": pandas.to_datetime(["2020", "2021"])}),

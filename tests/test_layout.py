@@ -12,23 +12,29 @@ import skood
 
 ROOT = Path(skood.__file__).parent
 # What the modules of each part may import from the package.
-DOOR = {"_data", "_checked_data", "_internal", "_labels", "_moments", "_parameters"}
+DOOR = {
+    *("_data", "_checked_data", "_internal", "_labels", "_moments", "_outliers", "_parameters"),
+}
 ALLOWED = {
     "_caching": set(),
     "_chunks": set(),
     "_internal": set(),
     "_parameters": set(),
     "_progress": set(),
-    "_labels": {"_checked_data"},
+    "_labels": set(),
     "_methods": set(),
     "_moments": set(),
     "_channels": set(),
     "_directions": set(),
     "_docs_link": set(),
     "_given": set(),
-    "_checked_data": {"_given"},
+    "_readers": set(),
+    "_checked_data": {"_given", "_readers"},
+    "_arrays": {"_checked_data", "_given"},
     "_streams": {"_channels", "_checked_data"},
-    "_data": {"_channels", "_checked_data", "_given", "_streams"},
+    "_fields": {"_checked_data", "_readers", "_streams"},
+    "_outliers": {"_checked_data", "_labels"},
+    "_data": {"_arrays", "_channels", "_checked_data", "_fields", "_given", "_streams"},
     "_torch": {"_torch", *DOOR},
     "_models": {"_caching", "_torch", *DOOR},
     "density": {"density", "_methods", "_models", "_torch", *DOOR},
@@ -47,7 +53,17 @@ ALLOWED = {
         "_torch",
         *DOOR,
     },
-    "posthoc": {"posthoc", "base", "classifiers", "_models", "_open_set", "_torch", *DOOR},
+    "functional": {"functional"},
+    "posthoc": {
+        "posthoc",
+        "base",
+        "classifiers",
+        "functional",
+        "_models",
+        "_open_set",
+        "_torch",
+        *DOOR,
+    },
     "training_time": {
         "training_time",
         "_caching",
@@ -60,7 +76,7 @@ ALLOWED = {
         *DOOR,
     },
     "inspection": {"inspection", "metrics", "_torch", *DOOR},
-    "metrics": {"metrics"},
+    "metrics": {"metrics", "_labels"},
     "model_selection": {"model_selection", "_directions", "metrics", *DOOR},
     "datasets": {"datasets", "_models", *DOOR},
     "calibration": {

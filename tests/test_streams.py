@@ -238,10 +238,10 @@ class TestLoader:
         [
             (
                 lambda items: items[0][0],
-                r"makes shape \(4,\) of 1 items; expected one row for each",
+                r"returns shape \(4,\) for 1 items; expected one row for each",
             ),
             (lambda items: {}["x"], "collate_fn of the DataLoader X failed .* KeyError: 'x'"),
-            (lambda items: ["a"] * len(items), "is of type str and dtype <U1; expected an array"),
+            (lambda items: ["a"] * len(items), "is of type str and dtype <U1; expected a numeric array"),
         ],
     )
     def test_with_a_collation_that_fails(self, collate, message):
@@ -319,13 +319,13 @@ class Image:
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        (["a.png", "b.png"], "X holds strings or paths, such as 'a.png'.*ImageFolder"),
-        (np.array(["a.png"]), "X holds strings or paths"),
-        ("a.png", "X is 'a.png'; give what can be read there"),
+        (["a.png", "b.png"], "X contains strings or paths, such as 'a.png'.*ImageFolder"),
+        (np.array(["a.png"]), "X contains strings or paths"),
+        ("a.png", "X is 'a.png'; load it, and give an array"),
         ((row for row in X), r"X is a generator, whose items can be read only once.*np\.stack"),
         (map(np.asarray, X), "X is a map, whose items can be read only once"),
         (Lazy(), r"X is a Lazy, which has not been computed; give X\.collect\(\)"),
-        (Image(), r"X is one image of PIL; give a batch, np\.asarray\(X\)\[None\]"),
+        (Image(), r"X is a single PIL image; give a batch, np\.asarray\(X\)\[None\]"),
         ([{"a": 1}], "X is a list of dicts; give one dict of arrays"),
     ],
     ids=["paths", "array of paths", "path", "generator", "map", "lazy frame", "image", "dicts"],
