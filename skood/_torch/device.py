@@ -30,7 +30,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def full_float32() -> Generator[None, None, None]:
-    """Disable TensorFloat-32, to which torch lets convolutions on a GPU round float32."""
+    """Disable TensorFloat-32, which torch allows in float32 convolutions on a GPU."""
     allowed = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:

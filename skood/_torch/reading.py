@@ -116,7 +116,7 @@ def read_ahead(values: Iterable[Any], name: str = "skood-reader") -> Generator[A
     """
     waiting: queue.Queue[tuple[str, Any]] = queue.Queue(_AHEAD)
     stopped = threading.Event()
-    # A new thread uses GPU 0 and its default stream, not those of the caller.
+    # A new thread uses GPU 0 and its default stream, not the caller's.
     on_device = contextlib.nullcontext()
     if torch.cuda.is_initialized():
         on_device = torch.cuda.stream(torch.cuda.current_stream())

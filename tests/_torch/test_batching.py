@@ -10,7 +10,7 @@ from skood._torch.batching import map_batches
 
 @pytest.mark.parametrize("allowed", [True, False])
 def test_convolutions_are_not_rounded_to_tensor_float_32(monkeypatch, allowed):
-    """Whatever the user allows, which is so again afterwards, also after an error."""
+    """The user's setting is restored afterwards, also after an error."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", allowed)
     seen = []
 

@@ -28,7 +28,7 @@ def test_every_dropout_has_a_mask_that_rows_share(x):
     np.testing.assert_allclose(second, x * kept((6, 4, 4), 0.6, 1) / 0.4, rtol=1e-14)
     assert subnetwork.shapes == [(5, 6, 4, 4), (5, 6, 4, 4)]
     assert subnetwork.output is second
-    # Another batch, and then another seed.
+    # A different batch, then a different seed.
     with subnetwork:
         assert torch.equal(F.dropout(x[:2], 0.3), first[:2])
     with Subnetwork(7, 4):
@@ -49,7 +49,7 @@ def test_whole_channels(layer, n_dims):
 
 @pytest.mark.parametrize("function", [F.alpha_dropout, F.feature_alpha_dropout])
 @pytest.mark.parametrize("value", [1.0, -0.5])
-def test_alpha_dropout_puts_out_what_that_of_torch_does(function, value):
+def test_alpha_dropout_gives_the_values_of_torch(function, value):
     x = torch.full((3, 60, 2), value, dtype=torch.float64)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -58,7 +58,7 @@ def test_alpha_dropout_puts_out_what_that_of_torch_does(function, value):
         values = function(x, 0.3)
     assert len(expected) == 2
     mask = kept((60, 1 if function is F.feature_alpha_dropout else 2), 0.3, 0)
-    # What is dropped becomes less than either value.
+    # Dropped values become the smaller one.
     expected = torch.where(mask, expected[1], expected[0]).expand(3, 60, 2)
     np.testing.assert_allclose(values, expected, rtol=1e-12)
 
@@ -79,7 +79,7 @@ def test_rates_of_zero_and_one(x):
         assert not F.dropout(x, 1.0).any()
 
 
-def test_the_rate_is_that_of_what_is_dropped():
+def test_the_rate_is_the_fraction_dropped():
     with Subnetwork(7, 3):
         dropped = F.dropout(torch.ones(1, 100_000), 0.2)
     # Five standard errors.
@@ -98,5 +98,5 @@ def test_all_else_stays_in_eval_mode(x):
     assert len(subnetwork.shapes) == 1
     assert torch.equal(torch.get_rng_state(), before)
     assert module[0].num_batches_tracked == 0
-    # Outside, dropout is what it was.
+    # Outside the block, dropout is unchanged.
     assert torch.equal(nn.Dropout(0.5).eval()(x), x)

@@ -1,4 +1,4 @@
-"""Pointwise functions with gradients of their own, beside autograd's composition."""
+"""Pointwise functions with gradients of their own, compared with autograd."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ FUNCTIONS = {
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize(("function", "plain", "shapes"), FUNCTIONS.values(), ids=FUNCTIONS)
-def test_values_and_gradients_equal_those_of_the_parts(function, plain, shapes, memory_format):
+def test_values_and_gradients_equal_autograd(function, plain, shapes, memory_format):
     inputs = [images(*s, memory_format=memory_format).requires_grad_() for s in shapes]
     out, expected = function(*inputs), plain(*inputs)
     torch.testing.assert_close(out, expected, rtol=1e-12, atol=1e-14)

@@ -1,4 +1,4 @@
-"""Which optimizer the settings make, and what their parameters do."""
+"""Optimizers that the settings make, and the effect of their parameters."""
 
 import math
 from dataclasses import replace
@@ -61,7 +61,7 @@ def trained(settings, gradient):
 
 
 def by_hand(*, momentum=0.0, weight_decay=0.0, gradient=1.0, learning_rate=0.1, n_steps=3):
-    """SGD with Nesterov's momentum (Sutskever et al., 2013), as torch writes it."""
+    """SGD with Nesterov momentum (Sutskever et al., 2013), in torch's form."""
     value, velocity = 1.0, 0.0
     for _ in range(n_steps):
         slope = gradient + weight_decay * value
@@ -78,13 +78,13 @@ def test_sgd(momentum, weight_decay):
     assert trained(settings, 1.0) == pytest.approx(expected, rel=1e-6)
 
 
-def test_weight_decay_shrinks_what_has_no_gradient():
+def test_weight_decay_shrinks_parameters_without_gradient():
     assert trained(SGD, 0.0) == 1
     settings = replace(SGD, momentum=0.0, weight_decay=0.2)
     assert trained(settings, 0.0) == pytest.approx((1 - 0.1 * 0.2) ** 3, rel=1e-6)
 
 
-def test_adam_moves_by_the_learning_rate_whatever_the_gradient():
+def test_adam_moves_by_the_learning_rate_for_any_gradient():
     for gradient in (1e-3, 1.0, 1e3):
         assert trained(ADAM, gradient) == pytest.approx(1 - 3 * 0.1, rel=1e-3)
     assert trained(replace(ADAM, weight_decay=0.2), 0.0) == pytest.approx(0.7, rel=1e-2)
@@ -92,11 +92,11 @@ def test_adam_moves_by_the_learning_rate_whatever_the_gradient():
 
 @pytest.mark.parametrize(
     ("name", "step"),
-    # The first step, by hand: RMSprop's mean of squares is then (1 - .9) g^2, and Adadelta's step
+    # First step by hand: RMSprop's mean of squares is (1 - .9) g^2, Adadelta's step is
     # sqrt(eps / ((1 - .95) g^2 + eps)) g.
     [("rmsprop", 0.1 / math.sqrt(0.1)), ("adadelta", 0.1 * math.sqrt(1e-7 / (0.05 + 1e-7)))],
 )
-def test_first_step_of_the_adaptive_ones(name, step):
+def test_first_step_of_adaptive_optimizers(name, step):
     settings = replace(ADAM, optimizer=name, max_steps=1)
     assert 1 - trained(settings, 1.0) == pytest.approx(step, rel=1e-2)
 

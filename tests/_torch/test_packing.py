@@ -18,7 +18,7 @@ from skood._torch.packing import pack, unpack
 
 
 def models():
-    """A tiny one of every kind of network, with data."""
+    """A tiny network of every kind, with data."""
     rng = np.random.default_rng(0)
     rows, images = rng.normal(size=(40, 4)), rng.random((24, 6, 6))
     quick = {"max_epochs": 1, "batch_size": 8, "precision": "fp32", "random_state": 0}
@@ -63,7 +63,7 @@ def run(script, *args):
 
 
 def test_hash_is_the_same_in_another_process(fitted, tmp_path):
-    """Of models that were loaded there, and of models that were made there.
+    """For models that were loaded there, and for models that were trained there.
 
     Two processes may train with different last digits, so those made there get the weights.
     """
@@ -91,7 +91,7 @@ for name, (model, X) in models().items():
 
 
 @every_model
-def test_hash_is_that_of_the_content(model, name):
+def test_hash_depends_on_the_content_alone(model, name):
     (_, X) = models()[name]
     for wrap in (lambda model: model, FrozenEstimator):
         first = joblib.hash(wrap(model))
@@ -106,7 +106,7 @@ def test_hash_is_that_of_the_content(model, name):
         assert joblib.hash(wrap(model)) != first
 
 
-def test_hash_knows_running_means(fitted):
+def test_hash_depends_on_running_means(fitted):
     model = copy.deepcopy(fitted["WideResNet"])
     before = joblib.hash(model)
     next(buffer for buffer in model.module_.buffers() if buffer.ndim).add_(1e-3)
@@ -133,7 +133,7 @@ def test_copies_give_the_same_and_share_nothing(fitted, model, name, copied):
 
 @every_model
 def test_state_holds_no_tensor_with_values(model, name):
-    """Nothing of it belongs to a device."""
+    """No part of the state belongs to a device."""
     skeleton, arrays = model.__getstate__()["module_"]
     assert all(parameter.is_meta for parameter in [*skeleton.parameters(), *skeleton.buffers()])
     assert {type(array) for array in arrays.values()} == {np.ndarray}
@@ -164,7 +164,7 @@ def test_tensors_of_any_dtype_and_shape_come_back(dtype):
 
 
 def test_detector_around_a_frozen_vae_is_cached_for_another_process(fitted, tmp_path):
-    """And its classifier finds its checkpoint there."""
+    """Its classifier also finds its checkpoint there."""
     X = models()["VAE of rows"][1]
     detector = skood.OODGen(
         skood.MLP((5,), max_epochs=1, checkpoint_dir=tmp_path / "checkpoints", random_state=0),

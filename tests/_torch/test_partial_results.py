@@ -1,4 +1,4 @@
-"""Scoring that was interrupted goes on where it was saved."""
+"""Interrupted scoring resumes from the saved results."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ X = np.arange(23.0)[:, None]
 
 
 class Work:
-    """Squares and rows, of four items at a time; stops at a batch."""
+    """Computes squares and rows; interrupted at batch `stop`."""
 
     def __init__(self, stop=None):
         self.stop = stop
@@ -39,7 +39,7 @@ def run(work, path):
 
 @pytest.mark.usefixtures("always_due")
 @pytest.mark.parametrize("stop", [1, 3, 5])
-def test_goes_on_where_it_was_saved(tmp_path, stop):
+def test_resumes_from_the_saved_results(tmp_path, stop):
     path = tmp_path / "deep" / "scores.npz"
     expected = run(Work(), None)
     with pytest.raises(KeyboardInterrupt):
@@ -50,7 +50,7 @@ def test_goes_on_where_it_was_saved(tmp_path, stop):
     assert [result.dtype for result in results] == [np.float64, np.int64]
     for result, values in zip(results, expected, strict=True):
         np.testing.assert_array_equal(result, values)
-    # And what is finished is read.
+    # Finished results are read from the file.
     work = Work()
     results = run(work, path)
     assert work.seen == []
@@ -67,7 +67,7 @@ def test_saves_once_a_minute_and_at_the_end(tmp_path, monkeypatch):
         partial.save_if_due(n_done, [np.zeros(8)])
         if partial.path.exists():
             saved.append(n_done)
-    # Calls are 25 s apart, as a save is from the next one.
+    # The clock moves on by 25 s at every reading.
     assert saved == [3, 6, 8]
 
 
@@ -78,7 +78,7 @@ def test_nothing_is_saved_before_it_is_due(tmp_path):
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive", b"PK\x03\x04 cut off"])
-def test_a_file_that_cannot_be_read_costs_only_its_results(tmp_path, content):
+def test_an_unreadable_file_is_ignored(tmp_path, content):
     path = tmp_path / "scores.npz"
     path.write_bytes(content)
     work = Work()

@@ -1,4 +1,4 @@
-"""From X to the input of a network and back."""
+"""Conversion of X to the input of a network, and back."""
 
 import numpy as np
 import pytest
@@ -21,9 +21,9 @@ def learned(X, **settings):
 
 
 @pytest.mark.parametrize("n", [7, 4096, 4097, 10_000])
-def test_moments_of_rows_that_are_read_in_parts(n):
+def test_moments_of_rows_that_are_read_in_chunks(n):
     X = np.random.default_rng(0).normal([0, 5, 1e7], [1, 1e-3, 2], size=(n, 3))
-    # Sorted, so that the parts have other means.
+    # Sorted, so that the chunks have different means.
     X.sort(0)
     preprocessing = learned(X)
     np.testing.assert_allclose(preprocessing.mean, X.mean(0), rtol=1e-12, atol=1e-12)
@@ -33,7 +33,7 @@ def test_moments_of_rows_that_are_read_in_parts(n):
 @pytest.mark.parametrize("value", [0.1, 1 / 3, -1e6])
 @pytest.mark.parametrize("n", [3, 1000, 9000])
 def test_scale_of_a_constant_feature_is_1(n, value):
-    """The sum of a thousand times 0.1 is off by more than a few rounding errors."""
+    """The sum of 1000 values 0.1 is wrong by more than a few rounding errors."""
     X = np.c_[np.arange(float(n)), np.full(n, value)]
     preprocessing = learned(X)
     assert preprocessing.scale[1] == 1
@@ -81,9 +81,9 @@ def test_there_and_back(form):
     back = preprocessing.inverse(x)
     assert back.dtype == torch.float64
     np.testing.assert_allclose(back, X, rtol=1e-5, atol=1e-5)
-    # A tensor in the units of X, as a generator makes it, is the same as an array.
+    # A tensor in the units of X, as generators return it, gives the same result as an array.
     assert torch.equal(preprocessing.tensor(torch.from_numpy(items), CPU), x)
-    # What is open already may be opened once more.
+    # Opening twice is harmless.
     assert preprocessing.open(source) is source
 
 

@@ -1,4 +1,4 @@
-"""Reading ahead: the same batches in the same order, and errors where they belong."""
+"""Prefetching: the same batches in the same order, and errors in the consumer."""
 
 import os
 import threading
@@ -68,7 +68,7 @@ def test_reading_ahead_stops_with_its_reader():
     assert "counting" in {thread.name for thread in threading.enumerate()}
     numbers.close()
     assert "counting" not in {thread.name for thread in threading.enumerate()}
-    # Two wait, one is held while there is no room, three were taken.
+    # Three were consumed, two wait in the queue, one waits for room in it.
     assert len(taken) <= 6
 
 
@@ -85,7 +85,7 @@ class Images(Dataset):
 
 @pytest.mark.parametrize("n_workers", [None, 0, 2])
 def test_a_dataset_is_learned_like_an_array(n_workers):
-    """Augmentation included: it is drawn by the number of the step, not in the order of reading."""
+    """Even with augmentation, whose seed is the number of the step."""
     settings = {"max_epochs": 2, "batch_size": 8, "validation_fraction": 0.25, "random_state": 0}
     y = np.arange(24) % 2
     of_array = ConvNet((2,), **settings).fit(Images().images, y)

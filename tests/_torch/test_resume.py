@@ -1,4 +1,4 @@
-"""Interruptions: a resumed run ends with the weights of one that was never interrupted."""
+"""Interruptions: a resumed run ends with the weights of an uninterrupted run."""
 
 import signal
 from dataclasses import replace
@@ -37,7 +37,7 @@ DATA = torch.randn(26, 3, generator=torch.Generator().manual_seed(0))
 
 
 class Noisy(Objective):
-    """A network with dropout on noisy data, and a running mean of what it saw of each epoch."""
+    """A network with dropout on noisy data, with a running mean of each epoch's inputs."""
 
     def __init__(self, seed, stop):
         super().__init__()
@@ -119,7 +119,7 @@ def test_resumed_run_equals_an_uninterrupted_one(tmp_path, settings, stop):
 
 
 class Normalised(Noisy):
-    """Asks for an end in the midst of a step, as Ctrl-C does, after batch statistics moved."""
+    """Raises SIGINT within a step, after the batch statistics were updated."""
 
     def __init__(self, seed, stop):
         super().__init__(seed, {})
@@ -162,7 +162,7 @@ def test_a_second_ctrl_c_does_not_wait():
 
 
 def test_what_was_interrupted_is_not_cached(tmp_path):
-    """Neither a density nor a detector that was cut short is taken for a trained one later."""
+    """No later fit takes an interrupted density or detector for a trained one."""
     X = np.random.default_rng(0).normal(size=(40, 3))
     model = make_flow(random_state=0)
     detector = LogLikelihood(model, memory=str(tmp_path), random_state=0)
@@ -193,7 +193,7 @@ def test_many_interruptions(tmp_path, monkeypatch):
 
 
 def test_killed_run_resumes_from_its_last_checkpoint(tmp_path, monkeypatch):
-    """Nothing is saved at the end of a process that is killed, only before."""
+    """A killed process saves nothing at its end."""
     monkeypatch.setattr(run_module, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     expected = run(SETTINGS, None)
     saved = []
@@ -222,7 +222,7 @@ def test_finished_run_is_not_trained_again(tmp_path, settings):
 
 
 def test_interrupted_model_has_its_best_weights(tmp_path):
-    """The last validated epochs are not the best ones; Ctrl-C does not lose those."""
+    """Ctrl-C keeps the weights of the best epoch, which is not the last one."""
     settings = replace(VALIDATING, max_epochs=30, patience=None, learning_rate=0.3)
     with pytest.warns(UserWarning, match="was interrupted"):
         weights, history, _ = run(settings, tmp_path / "run.pt", training=80)
@@ -235,7 +235,7 @@ def test_interrupted_model_has_its_best_weights(tmp_path):
 
 
 def test_resumed_run_keeps_its_seed(tmp_path):
-    """Where random_state is None the seed is new, but the validation part must stay the same."""
+    """With random_state=None the new seed must not change the validation rows."""
     expected = run(VALIDATING, None)
     with pytest.warns(UserWarning, match="was interrupted"):
         run(VALIDATING, tmp_path / "run.pt", training=4)
@@ -302,6 +302,15 @@ def test_interrupted_density_is_usable_and_resumes(monkeypatch, tmp_path, case, 
     np.testing.assert_array_equal(density.fit(X).score_samples(X), expected)
 
 
+def test_a_checkpoint_is_read_once(monkeypatch, tmp_path):
+    make, X = CASES["NeuralSplineFlow"]
+    density = make(random_state=0, checkpoint_dir=tmp_path).fit(X)
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda path, **kw: read.append(path) or load(path, **kw))
+    density.fit(X)
+    assert read == list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_checkpoint_file_belongs_to_parameters_and_data(tmp_path, case):
     make, X = CASES[case]
@@ -313,7 +322,7 @@ def test_checkpoint_file_belongs_to_parameters_and_data(tmp_path, case):
 
     assert n_files() == 1
     assert n_files() == 1
-    # Where and how loudly it is trained makes no difference.
+    # The device does not matter.
     assert n_files(device="cpu") == 1
     changed = X.copy()
     changed[5, 0] = 0.123

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(("has_cuda", "expected"), [(True, "cuda"), (False, "cpu")])
-def test_device_none_takes_what_is_there(monkeypatch, has_cuda, expected):
+def test_device_none_selects_an_available_device(monkeypatch, has_cuda, expected):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: has_cuda)
     assert resolve_device(None) == torch.device(expected)
 
@@ -49,7 +49,7 @@ def test_precision_reaches_the_network_and_spares_the_likelihood(monkeypatch):
     dtypes = []
     for precision in ("bf16", "fp32"):
         density = PixelCNN(n_filters=2, n_resnet=1, max_steps=1, precision=precision)
-        density.fit(images)  # Now bfloat16 is known to be right.
+        density.fit(images)  # Compares bfloat16 with float32.
         log_prob = PixelCNN._log_prob
 
         def spy(self, module, x, condition=None, log_prob=log_prob):
@@ -91,7 +91,7 @@ def test_map_batches_fills_the_last_batch_to_a_multiple(n, multiple_of):
 
 @pytest.mark.parametrize("n_in", [3, 5, 7, 10, 31])
 def test_a_linear_layer_treats_every_place_in_a_batch_alike(n_in):
-    """Forward and backward; rows that end between two multiples of 16 bytes are the hard ones."""
+    """Forward and backward; rows that end between multiples of 16 bytes are critical."""
     layers = torch.nn.Sequential(
         torch.nn.Linear(n_in, 7), torch.nn.Tanh(), torch.nn.Linear(7, 5, bias=False)
     )
@@ -142,7 +142,7 @@ def test_few_rows_are_filled_to_32(item_shape):
 
 
 @pytest.mark.parametrize("item_shape", [(1, 28, 28), (3, 1, 9), (50, 64), (1, 64), ()])
-def test_one_other_item_costs_one(item_shape):
+def test_other_items_are_not_filled(item_shape):
     assert batch_multiple(item_shape) == 1
 
 
@@ -169,7 +169,7 @@ def test_a_scoring_batch_holds_fewer_large_items(item_shape, on_cpu, on_cuda):
 
 @pytest.fixture
 def tiny_flow_calls(monkeypatch):
-    """Sizes of the batches that a fitted flow is called with, and the flow."""
+    """A fitted flow, and the sizes of the batches that it is called with."""
     flow = NeuralSplineFlow(max_steps=1, device="cpu").fit(np.eye(4, 2))
     sizes = []
     original = NeuralSplineFlow._log_prob
@@ -195,7 +195,7 @@ def test_draw_seed():
 
 
 def test_streams_of_randomness_are_independent():
-    # A trailing 0 is no part of a seed, since numpy pads with zeros.
+    # numpy pads seeds with zeros, so a trailing 0 would change nothing.
     seeds = [(0,), (1,), (0, 1), (1, 1), (0, 2), (0, 1, 1), (0, 2, 1), (0, 1, 2), (2**31 - 1, 1)]
     assert len({numpy_rng(*seed).random() for seed in seeds}) == len(seeds)
     drawn = {torch.rand((), generator=torch_rng(CPU, *seed)).item() for seed in seeds}
@@ -217,7 +217,7 @@ def test_isolated_rng_is_decided_by_its_seed_and_leaves_no_trace():
 
 
 def test_work_on_the_cpu_leaves_the_generators_of_cuda_alone(monkeypatch):
-    """torch.manual_seed would seed them, and nothing would restore them."""
+    """torch.manual_seed would seed them without restoring them."""
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     monkeypatch.setattr(torch.cuda, "manual_seed", seeded.append)

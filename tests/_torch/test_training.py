@@ -1,4 +1,4 @@
-"""The training loop: schedules, stopping, penalties, and what it does when things go wrong."""
+"""The training loop: schedules, stopping, penalties, errors."""
 
 import math
 import random
@@ -35,7 +35,7 @@ PLAIN = TrainingSettings(
 
 
 class Scalar(Objective):
-    """One parameter, whose loss falls by 1 for each unit that it grows; keeps what it was asked.
+    """One parameter, whose negative is the loss; records the rows that are read.
 
     With betas of 0, Adam moves it by the learning rate at every step.
     """
@@ -140,7 +140,7 @@ def test_named_terms_add_up_and_are_kept():
         assert history[f"{part}loss"] == pytest.approx([v + 3 for v in plain[f"{part}loss"]])
 
 
-def test_metrics_are_means_over_the_rows_they_concern():
+def test_metrics_are_means_over_their_rows():
     class Measured(Scalar):
         def metrics(self, rows, is_validation):
             return {"even": rows[rows % 2 == 0].double(), "is_large": rows >= 10}
@@ -219,12 +219,12 @@ def test_groups_of_parameters_have_their_own_rates():
     [
         ("constant", 1000, {0: 1, 999: 1}),
         ("exponential", 1000, {0: 1, 1: 0.99, 2: 0.9801, 500: 0.99**500}),
-        # A twentieth of warm-up, then half a cosine down to a hundredth.
+        # Warm-up during 5 % of the steps, then half a cosine down to 0.01.
         ("cosine", 1000, {0: 0.02, 24: 0.5, 49: 1, 50: 1, 525: 0.505, 1000: 0.01}),
         ("cosine", 100_000, {0: 0.005, 199: 1, 200: 1, 50_100: 0.505, 100_000: 0.01}),
         ("cosine", 10, {0: 1, 1: 1, 10: 0.01}),
         ("cosine", 1, {0: 1}),
-        # A tenth at half, a hundredth at three quarters, whole steps or not.
+        # 0.1 from half of the steps on, 0.01 from three quarters on.
         ("step", 100, {0: 1, 49: 1, 50: 0.1, 74: 0.1, 75: 0.01, 99: 0.01}),
         ("step", 5, {2: 1, 3: 0.1, 4: 0.01}),
     ],
@@ -296,7 +296,7 @@ def test_hold_out():
     assert len(hold_out(20, 0.0, 0)[1]) == 0
 
 
-def test_hold_out_takes_the_same_part_of_every_class():
+def test_hold_out_takes_the_same_fraction_of_every_class():
     class_indices = np.repeat([0, 1, 2], [50, 10, 3])
     training, held_out = hold_out(63, 0.2, 0, class_indices)
     assert np.bincount(class_indices[held_out]).tolist() == [10, 2]
@@ -395,7 +395,7 @@ def test_global_random_state_is_restored_after_an_error():
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)]
 )
-def test_precision_is_that_of_training_and_not_of_validation(monkeypatch, precision, dtype):
+def test_precision_applies_to_training_only(monkeypatch, precision, dtype):
     monkeypatch.setattr(precision_module, "_fault", lambda *_: None)
     seen = {True: set(), False: set()}
 
@@ -466,7 +466,7 @@ class TestCompile:
 
 
 def test_a_model_ruined_by_its_last_step_is_an_error():
-    """The loss of the last step is still finite when that step ruins the weights."""
+    """The loss of the last step is finite, but the weights after it are not."""
     density = PixelCNN(n_filters=3, n_resnet=1, max_steps=1, learning_rate=1e39, random_state=0)
     with pytest.raises(FloatingPointError, match="weights that are not finite; lower"):
         density.fit(np.zeros((4, 3, 3)))
@@ -474,7 +474,7 @@ def test_a_model_ruined_by_its_last_step_is_an_error():
 
 @pytest.mark.parametrize("compares", [True, False])
 def test_last_epoch_is_kept_where_epochs_do_not_compare(compares):
-    """The validation loss grows with every epoch, as that of a margin that grows would."""
+    """The validation loss grows with every epoch, as with a growing margin."""
 
     class Growing(Scalar):
         epochs_compare = compares
