@@ -27,9 +27,8 @@ __all__ = ["batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
 # Values of float32 that fill 64 bytes.
 _ALIGNED = 16
 
-# Values in a scoring batch: 32 images of 3 x 96 x 96 on a CPU, 256 on CUDA.
-_CPU_VALUES = 32 * 3 * 96**2
-_CUDA_VALUES = 256 * 3 * 96**2
+# Scoring batches hold fewer items if an item has more values than this.
+_MOST_VALUES = 3 * 96**2
 
 
 def scoring_batch_size(device: torch.device, item_shape: tuple[int, ...]) -> int:
@@ -50,10 +49,13 @@ def scoring_batch_size(device: torch.device, item_shape: tuple[int, ...]) -> int
     int
         On a CPU 128 rows or 4 to 32 other items, on CUDA 256 rows or 16 to 256 other items.
     """
-    is_row = len(item_shape) == 1
-    if device.type == "cuda":
-        return 256 if is_row else _fitting(_CUDA_VALUES, item_shape, 16, 256)
-    return 128 if is_row else _fitting(_CPU_VALUES, item_shape, 4, 32)
+    on_cuda = device.type == "cuda"
+    if len(item_shape) == 1:
+        return 256 if on_cuda else 128
+    fewest, most = (16, 256) if on_cuda else (4, 32)
+    n_items = most * _MOST_VALUES // max(1, math.prod(item_shape))
+    # The power of two at or below.
+    return 1 << (min(max(n_items, fewest), most).bit_length() - 1)
 
 
 def batch_multiple(item_shape: tuple[int, ...]) -> int:
@@ -69,12 +71,6 @@ def batch_multiple(item_shape: tuple[int, ...]) -> int:
     """
     is_row = len(item_shape) in (1, 3) and math.prod(item_shape) == max(item_shape)
     return 32 if is_row else 1
-
-
-def _fitting(values: int, item_shape: tuple[int, ...], fewest: int, most: int) -> int:
-    """Largest power of two of items with at most `values` values, from `fewest` to `most`."""
-    n_items = values // max(1, math.prod(item_shape))
-    return 1 << (min(max(n_items, fewest), most).bit_length() - 1)
 
 
 class _AlignedRows(TorchFunctionMode):
@@ -117,7 +113,7 @@ class _AlignedRows(TorchFunctionMode):
     def _pad(self, weight: torch.Tensor, padding: tuple[int, ...]) -> torch.Tensor:
         if not isinstance(weight, nn.Parameter):
             return F.pad(weight, padding)
-        # Tensors created in inference mode cannot be differentiated.
+        # Tensors made in inference mode cannot be differentiated.
         key = weight, padding, torch.is_inference_mode_enabled()
         if key not in self._padded:
             self._padded[key] = F.pad(weight, padding)

@@ -15,7 +15,7 @@ __all__ = ["Objective"]
 
 
 class Objective(nn.Module, metaclass=ABCMeta):
-    """Data and loss that a network is trained on.
+    """Training objective: data and loss.
 
     A subclass implements ``read``, ``prepare`` and ``loss``, and overrides other methods as needed.
     All state that is learned or kept between steps (the network, extra heads, averaged weights,
