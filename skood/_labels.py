@@ -3,38 +3,14 @@
 from __future__ import annotations
 
 import numbers
-import warnings
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from sklearn.utils import get_tags
 from sklearn.utils.validation import column_or_1d
-from torch import Tensor
 
-from skood._checked_data import CheckedData
-
-__all__ = [
-    "check_convention",
-    "check_labels",
-    "encode_labels",
-    "is_outlier",
-    "labels_of",
-    "other_convention",
-    "split_outliers",
-]
-
-# Fraction of ones from which labels 0 and 1 are classes also where y serves to mark outliers.
-_MOST_ANOMALIES = 0.35
-
-# Largest fraction of ones at which labels 0 and 1 are reported as a mask of anomalies.
-_RARE = 0.2
-# Labels that mark anomalies by their name.
-_NAMES_OF_ANOMALIES = {
-    *("abnormal", "anomalous", "anomaly", "novel", "novelty", "ood", "out-of-distribution"),
-    *("outlier", "outlying"),
-}
+__all__ = ["check_labels", "check_ood_labels", "encode_labels", "is_outlier"]
 
 _EXPECTED = "expected class labels that are all strings or all whole numbers, and -1 for OOD rows"
 
@@ -81,6 +57,36 @@ def check_labels(
     return labels
 
 
+def check_ood_labels(y: Any, name: str = "y", *, needed_by: str | None = None) -> npt.NDArray:
+    """Check labels among which -1 marks OOD rows, and all others are strings or at least 0.
+
+    Parameters
+    ----------
+    y : array-like or Tensor of shape (n,)
+    name : str, default="y"
+        Name of the argument, for error messages.
+    needed_by : str, default=None
+        Name of the function or class that needs the labels, for the error if y is None.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        As returned by :func:`check_labels`.
+    """
+    if y is None:
+        raise ValueError(
+            f"{needed_by} requires {name}, which is None; expected class labels >= 0 (or strings) "
+            "for in-distribution rows and -1 for OOD rows"
+        )
+    labels = check_labels(y, name=name, warn=False)
+    if labels.dtype.kind in "if" and labels.min(initial=0) < -1:
+        raise ValueError(
+            f"{name} holds the label {labels.min()}; expected class labels >= 0 for "
+            "in-distribution rows and -1 for OOD rows. Relabel every OOD row as -1"
+        )
+    return labels
+
+
 def encode_labels(
     y: npt.NDArray, classes: npt.ArrayLike, *, name: str = "y", known: str | None = None
 ) -> npt.NDArray[np.int64]:
@@ -121,63 +127,15 @@ def is_outlier(labels: npt.NDArray) -> npt.NDArray[np.bool_]:
     return np.array([label in (-1, "-1") for label in labels.tolist()], dtype=bool)
 
 
-def other_convention(labels: npt.NDArray, *, largest: float = _RARE) -> str | None:
-    """Explain labels that seem to mark anomalies by another value than -1.
-
-    These are 0 and a rare 1, as in most data sets and libraries of anomaly detection, masks of
-    booleans, and names such as "anomaly". Labels of in-distribution rows that are all 1, as
-    scikit-learn has them, and classes 0 and 1 of similar size are not reported.
-
-    Parameters
-    ----------
-    labels : ndarray of shape (n,)
-        As returned by :func:`check_labels`.
-    largest : float, default=0.2
-        Fraction of ones from which 0 and 1 are taken for classes; for booleans it is 0.5.
-
-    Returns
-    -------
-    str or None
-        What was found and what to do; None for labels that are as expected.
-    """
-    values, counts = np.unique(labels, return_counts=True)
-    named = [value for value in values.tolist() if _names_anomaly(value)]
-    if is_outlier(values).any():
-        return None
-    if named:
-        found = repr(named[0])
-    elif len(values) != 2 or labels.dtype.kind not in "biuf" or set(values.tolist()) != {0, 1}:
-        return None
-    elif labels.dtype.kind == "b":
-        if counts[0] == counts[1]:
-            return None
-        found = "one of the two"
-    elif counts[1] < largest * counts.sum():
-        found = repr(values[1].item())
-    else:
-        return None
-    return (
-        f"y holds {', '.join(repr(value) for value in values.tolist()[:5])} and no -1, and every "
-        f"label but -1 is that of in-distribution rows. If {found} marks anomalies, give "
-        "np.where(is_ood, -1, y), is_ood being the mask of anomalies"
-    )
-
-
-def _names_anomaly(value: Any) -> bool:
-    return isinstance(value, str) and value.strip().casefold() in _NAMES_OF_ANOMALIES
-
-
 def _as_array(y: Any, name: str) -> Any:
     """Return labels as an array in which every entry keeps its original type."""
-    if isinstance(y, Tensor):
+    if _is_tensor(y):
         y = y.detach().cpu()
         # numpy has no bfloat16.
-        return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+        return (y.float() if "bfloat16" in str(y.dtype) else y).numpy()
     if not isinstance(y, (list, tuple)):
         return np.asarray(y)
-    entries = [
-        entry.item() if isinstance(entry, Tensor) and not entry.ndim else entry for entry in y
-    ]
+    entries = [entry.item() if _is_tensor(entry) and not entry.ndim else entry for entry in y]
     try:
         array = np.asarray(entries)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -189,6 +147,12 @@ def _as_array(y: Any, name: str) -> Any:
         array = np.empty(len(entries), dtype=object)
         array[:] = entries
     return array
+
+
+def _is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor, without importing torch: metrics work without it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def _plain(labels: npt.NDArray, name: str) -> npt.NDArray:
@@ -231,80 +195,3 @@ def _plain(labels: npt.NDArray, name: str) -> npt.NDArray:
                 f"continuous); {_EXPECTED}"
             )
     return labels
-
-
-def labels_of(estimator: Any, data: CheckedData, y: Any) -> Any:
-    """Return y, or where it is None and the estimator needs labels, those that come with X."""
-    if y is None and data.has_labels and get_tags(estimator).target_tags.required:
-        return data.labels
-    return y
-
-
-def split_outliers(
-    data: CheckedData, y: Any, *, refuse: bool = False
-) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
-    """Separate known outliers.
-
-    Parameters
-    ----------
-    data : CheckedData
-    y : array-like of shape (n_samples,) or None
-        Labels; -1 marks an outlier.
-    refuse : bool, default=False
-        Whether labels that seem to mark outliers by another value than -1 are an error. If not,
-        they may be two classes of in-distribution rows, and are a warning.
-
-    Returns
-    -------
-    inliers : CheckedData
-    labels : ndarray or None
-        Labels of the inliers.
-    outliers : CheckedData or None
-
-    Raises
-    ------
-    ValueError
-        When y does not have one label per item, or leaves fewer than two inliers.
-
-    Warns
-    -----
-    UserWarning
-        Where y seems to mark outliers by another value than -1.
-    """
-    if y is None:
-        return data, None, None
-    y = check_labels(y, len(data))
-    outlying = is_outlier(y)
-    if not outlying.any():
-        check_convention(y, refuse=refuse)
-        return data, y, None
-    inliers = np.flatnonzero(~outlying)
-    if len(inliers) < 2:
-        raise ValueError(
-            f"{len(inliers)} of {len(y)} labels in y are in-distribution (not -1), at least 2 are "
-            "needed: a detector learns from in-distribution data, and -1 marks known outliers"
-        )
-    return data.subset(inliers), y[inliers], data.subset(np.flatnonzero(outlying))
-
-
-def check_convention(y: npt.NDArray, *, refuse: bool) -> None:
-    """Warn of labels that seem to mark outliers by another value than -1, or refuse them.
-
-    Parameters
-    ----------
-    y : ndarray of shape (n,)
-        As returned by :func:`check_labels`.
-    refuse : bool
-        Whether y serves to mark outliers, so that 0 and 1 are refused unless they are about as
-        frequent.
-    """
-    if refuse:
-        found = other_convention(y, largest=_MOST_ANOMALIES)
-        if found is not None:
-            raise ValueError(f"{found}. If all rows are in-distribution, leave y out")
-    elif (found := other_convention(y)) is not None:
-        warnings.warn(
-            f"{found}. If these are classes of in-distribution rows, other names than these, "
-            "'a' and 'b' for instance, stop this warning",
-            stacklevel=2,
-        )

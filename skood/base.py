@@ -19,7 +19,7 @@ from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._detector import Detector
 from skood._frozen import check_parts_fitted
-from skood._labels import labels_of, split_outliers
+from skood._outliers import labels_of, split_outliers
 from skood._parameters import (
     Contamination,
     HasMethods,

@@ -8,7 +8,8 @@ import pytest
 import torch
 from sklearn.exceptions import DataConversionWarning
 
-from skood._labels import check_labels, encode_labels, is_outlier, other_convention
+from skood._labels import check_labels, encode_labels, is_outlier
+from skood._outliers import other_convention
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from torch import nn
 from skood._checked_data import CheckedData
 from skood._detector import Detector
 from skood._frozen import check_parts_fitted
-from skood._labels import encode_labels, labels_of, split_outliers
+from skood._labels import encode_labels
 from skood._models import check_same_columns, fit_model, rows_through
 from skood._open_set import (
     OpenSetDetector,
@@ -26,6 +26,7 @@ from skood._open_set import (
     excludes_classes,
     knows_classes,
 )
+from skood._outliers import labels_of, split_outliers
 from skood._parameters import HasMethods, estimator, fit_context, parameter
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.classifiers._module import ModuleHandle

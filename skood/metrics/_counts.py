@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from skood._labels import check_ood_labels, is_outlier
+
 __all__ = [
     "RankCounts",
     "count_ranks",
     "count_rows",
     "id_mask",
-    "is_ood",
     "rank_pairs",
     "rank_rows",
     "read_labels",
@@ -94,7 +95,7 @@ def rank_rows(
     if y_pred is None:
         return is_id, is_id, ranks
     predicted = read_predictions(y_pred, labels)
-    n_rejected = int(is_ood(predicted).sum())
+    n_rejected = int(is_outlier(predicted).sum())
     if n_rejected:
         raise ValueError(
             f"y_pred is -1 in {n_rejected} of {len(predicted)} rows, expected a class in each: "
@@ -105,55 +106,33 @@ def rank_rows(
 
 
 def read_labels(y: ArrayLike, name: str = "y_true") -> NDArray:
-    """Return labels as a non-empty vector of integers >= -1 or of strings.
+    """Return labels as a non-empty vector of whole numbers >= -1 or of strings.
 
-    Floats without a fraction are read as integers. Booleans are refused: neither of them is -1,
-    and True could mean ID as well as OOD.
+    Booleans are refused: neither of them is -1, and True could mean ID as well as OOD.
 
     Raises
     ------
     ValueError
         If the labels are of any other type.
     """
-    labels = np.asarray(y)
-    if labels.ndim != 1:
+    shape = np.shape(y)
+    if len(shape) != 1:
         raise ValueError(
-            f"{name} has shape {labels.shape}, expected (n,): one label a row. "
+            f"{name} has shape {shape}, expected (n,): one label a row. "
             f"Pass {name}.ravel() if it is a single column or row."
         )
+    labels = check_ood_labels(y, name)
     if len(labels) == 0:
         raise ValueError(
             f"{name} is empty, expected a label for each row, ID and OOD. Concatenate the two "
             "sets before calling a metric."
         )
-    # pandas stores strings as objects, and -1 may be a number in such a column.
-    if labels.dtype.kind in "OT" and all(isinstance(c, str | int | np.integer) for c in labels):
-        labels = np.array(labels.tolist())
-    if labels.dtype.kind == "f" and _are_whole(labels):
-        labels = labels.astype(np.int64)
-    if labels.dtype.kind not in "iuU":
+    if labels.dtype.kind == "b":
         raise ValueError(
-            f"{name} has dtype {labels.dtype}, expected integers: -1 for OOD, a class label >= 0 "
-            "or +1 for ID; or strings, '-1' for OOD. Build it with np.where(is_ood, -1, 1), or "
-            "cast labels with astype(int)."
-        )
-    if labels.dtype.kind in "iu" and labels.min() < -1:
-        raise ValueError(
-            f"{name} holds the label {labels.min()}, expected -1 for OOD and labels >= 0 for ID. "
-            "Relabel every OOD row as -1."
+            f"{name} has dtype bool, expected integers: -1 for OOD, a class label >= 0 or +1 for "
+            "ID; or strings, '-1' for OOD. Build it with np.where(is_ood, -1, 1)."
         )
     return labels
-
-
-def _are_whole(labels: NDArray[np.floating]) -> bool:
-    """Whether floats, none of them NaN, are integers that a float holds exactly."""
-    return bool(((labels == np.floor(labels)) & (np.abs(labels) <= 2**53)).all())
-
-
-def is_ood(labels: NDArray) -> NDArray[np.bool_]:
-    """Return the mask of OOD rows, from labels returned by :func:`read_labels`."""
-    # In an array of strings, numpy converts -1 to "-1".
-    return labels == ("-1" if labels.dtype.kind == "U" else -1)
 
 
 def id_mask(labels: NDArray) -> NDArray[np.bool_]:
@@ -164,11 +143,11 @@ def id_mask(labels: NDArray) -> NDArray[np.bool_]:
     ValueError
         If there is no ID row or no OOD row.
     """
-    is_id = ~is_ood(labels)
+    is_id = ~is_outlier(labels)
     if is_id.all():
         found = (
             f"none of its {len(labels)} labels is '-1'. "
-            if labels.dtype.kind == "U"
+            if _are_strings(labels)
             else f"its labels run from {labels.min()} to {labels.max()}, and 0 is an ID label too. "
         )
         raise ValueError(
@@ -197,13 +176,17 @@ def read_predictions(y_pred: ArrayLike, labels: NDArray) -> NDArray:
             f"y_true has {len(labels)} rows and y_pred has {len(predicted)}, expected the same "
             "number. Predict for the very rows that the labels describe, OOD rows too."
         )
-    if (predicted.dtype.kind == "U") != (labels.dtype.kind == "U"):
+    if _are_strings(predicted) != _are_strings(labels):
         raise ValueError(
             f"y_true has dtype {labels.dtype} and y_pred {predicted.dtype}, expected both to be "
             "integers or both to be strings. Give both in the labels that the classifier was "
             "fitted on."
         )
     return predicted
+
+
+def _are_strings(labels: NDArray) -> bool:
+    return labels.dtype.kind in "OU"
 
 
 def rank_pairs(y_true: ArrayLike, pairs: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.intp]]:

@@ -145,11 +145,7 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
         labels = None if y is None else check_labels(y, warn=False)
         if labels is not None and (outlier := is_outlier(labels)).any():
             n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
-            if len(labels) != n_samples:
-                raise ValueError(
-                    f"y has {len(labels)} labels, but X has {n_samples} items; expected one label "
-                    "for each"
-                )
+            check_labels(labels, n_samples)
             rows = np.flatnonzero(~outlier)
             if not len(rows):
                 raise ValueError(

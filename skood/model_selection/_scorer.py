@@ -18,10 +18,10 @@ from sklearn.base import is_classifier
 from sklearn.exceptions import UndefinedMetricWarning
 
 from skood._directions import is_of_pyod
+from skood._labels import check_ood_labels, is_outlier
 from skood._parameters import EXTERNAL
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 from skood.model_selection._inlier_fit import InlierFit
-from skood.model_selection._labels import labels_and_outliers
 
 __all__ = ["get_ood_scorer", "get_ood_scorer_names"]
 
@@ -193,7 +193,8 @@ def _labels_and_scores(
     estimator: Any, X: Any, y: Any
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
     """Return +1 for ID and -1 for OOD rows, and their scores; None for rows of a training part."""
-    labels, outlier = labels_and_outliers(y, "the OOD scorer")
+    labels = check_ood_labels(y, needed_by="the OOD scorer")
+    outlier = is_outlier(labels)
     classes = _known_classes(estimator)
     unknown = np.zeros(len(labels), dtype=bool)
     if classes is not None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.model_selection import BaseCrossValidator, GroupKFold
 from sklearn.utils import check_consistent_length, check_random_state
 
-from skood.model_selection._labels import labels_and_outliers
+from skood._labels import check_ood_labels, is_outlier
 
 __all__ = ["LeaveClassesOut", "OODSplit"]
 
@@ -142,7 +142,8 @@ class OODSplit(BaseCrossValidator):
             When there are no OOD rows, fewer ID or OOD rows or OOD sets than folds, or a class
             with a single row.
         """
-        labels, outlier = labels_and_outliers(y, "OODSplit")
+        labels = check_ood_labels(y, needed_by="OODSplit")
+        outlier = is_outlier(labels)
         check_consistent_length(X, labels, groups)
         inliers, outliers = np.flatnonzero(~outlier), np.flatnonzero(outlier)
         self._check_numbers(len(inliers), len(outliers))
@@ -263,8 +264,8 @@ class LeaveClassesOut(BaseCrossValidator):
         """
         if self.n_splits is not None:
             return self.n_splits
-        labels, outlier = labels_and_outliers(y, "LeaveClassesOut")
-        return self._number(len(np.unique(labels[~outlier])))
+        labels = check_ood_labels(y, needed_by="LeaveClassesOut")
+        return self._number(len(np.unique(labels[~is_outlier(labels)])))
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[Split]:
         """Generate the rows of the training and of the test part of each split.
@@ -289,9 +290,9 @@ class LeaveClassesOut(BaseCrossValidator):
             When no class would remain, a class has a single row, or there are fewer choices of
             classes than `n_splits`.
         """
-        labels, outlier = labels_and_outliers(y, "LeaveClassesOut")
+        labels = check_ood_labels(y, needed_by="LeaveClassesOut")
         check_consistent_length(X, labels)
-        inliers = np.flatnonzero(~outlier)
+        inliers = np.flatnonzero(~is_outlier(labels))
         classes = _class_indices(labels[inliers])
         n_classes = int(classes.max(initial=-1)) + 1
         n_splits = self._number(n_classes)

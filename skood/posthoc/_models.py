@@ -16,8 +16,9 @@ from sklearn.pipeline import Pipeline
 from torch import nn
 
 from skood._checked_data import CheckedData
-from skood._labels import encode_labels, split_outliers
+from skood._labels import encode_labels
 from skood._models import all_through, check_same_columns, fit_model
+from skood._outliers import split_outliers
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier

@@ -217,7 +217,7 @@ def test_errors_of_the_arrays():
         bootstrap_interval(oscr, [0, 1, -1], [0, 1, 0], [0.0, 1.0])
     with pytest.raises(ValueError, match=r"^y_true has no OOD row"):
         bootstrap_interval(auroc, [0, 1], [0.0, 1.0])
-    with pytest.raises(ValueError, match=r"^y_true has dtype float64"):
+    with pytest.raises(ValueError, match=r"^y_true holds 0.5, which is no class"):
         bootstrap_interval(auroc, [0.5, -1.0], [0.0, 1.0])
     with pytest.raises(ValueError, match=r"^y_score is NaN"):
         bootstrap_interval(auroc, [0, -1], [np.nan, np.nan])

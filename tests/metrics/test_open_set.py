@@ -292,7 +292,7 @@ PREDICTION_ERRORS = {
         "y_true has 3 rows and y_pred has 2, expected the same number. Predict for the very rows "
         "that the labels describe, OOD rows too.",
     ),
-    "fractions": ([0, 1, -1], [0.0, 1.5, 1.0], "y_pred has dtype float64, expected integers"),
+    "fractions": ([0, 1, -1], [0.0, 1.5, 1.0], "y_pred holds 1.5, which is no class"),
     "strings for integers": (
         [0, 1, -1],
         ["0", "1", "1"],
@@ -304,7 +304,7 @@ PREDICTION_ERRORS = {
         [0, 1, 1],
         "y_true has dtype <U3 and y_pred int64, expected both to be integers",
     ),
-    "below -1": ([0, 1, -1], [0, 1, -2], "y_pred holds the label -2, expected -1"),
+    "below -1": ([0, 1, -1], [0, 1, -2], "y_pred holds the label -2; expected class"),
 }
 
 
@@ -336,7 +336,7 @@ def test_errors_of_labels_and_scores(metric):
         metric([0, -1], [0, 1], [0.0, np.nan])
     with pytest.raises(ValueError, match=r"^y_true has 2 rows and y_score has 3"):
         metric([0, -1], [0, 1], [0.0, 1.0, 2.0])
-    with pytest.raises(ValueError, match=r"^y_true has dtype float64, expected integers"):
+    with pytest.raises(ValueError, match=r"^y_true holds 0.5, which is no class"):
         metric([0.5, -1.0], [0, 1], [0.0, 1.0])
 
 

@@ -332,9 +332,9 @@ ERRORS = {
         "y_true has dtype bool, expected integers: -1 for OOD, a class label >= 0 or +1 for ID; "
         "or strings, '-1' for OOD. Build it with np.where(is_ood, -1, 1)",
     ),
-    "fractions": ([0.5, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
-    "NaN label": ([np.nan, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
-    "infinite label": ([np.inf, -1.0], [0.0, 1.0], "y_true has dtype float64, expected integers"),
+    "fractions": ([0.5, -1.0], [0.0, 1.0], "y_true holds 0.5, which is no class"),
+    "NaN label": ([np.nan, -1.0], [0.0, 1.0], "y_true holds nan at 1 of 2 rows; expected class"),
+    "infinite label": ([np.inf, -1.0], [0.0, 1.0], "y_true holds inf at 1 of 2 rows; expected class"),
     "booleans as objects": (
         np.array([True, False], dtype=object),
         [0.0, 1.0],
@@ -343,14 +343,14 @@ ERRORS = {
     "missing string": (
         np.array(["cat", None], dtype=object),
         [0.0, 1.0],
-        "y_true has dtype object, expected integers",
+        "y_true holds None (NoneType) at row 1; expected class labels",
     ),
     "NaN among strings": (
         np.array(["cat", "-1", np.nan], dtype=object),
         [0.0, 1.0, 2.0],
-        "y_true has dtype object, expected integers",
+        "y_true holds nan (float) at row 2; expected class labels",
     ),
-    "bytes": ([b"cat", b"-1"], [0.0, 1.0], "y_true has dtype |S3, expected integers"),
+    "bytes": ([b"cat", b"-1"], [0.0, 1.0], "y_true has dtype |S3; expected class labels"),
     "no OOD rows, strings": (
         ["id", "ood"],
         [0.0, 1.0],
@@ -360,8 +360,8 @@ ERRORS = {
     "label below -1": (
         [3, -1, -2],
         [0.0, 1.0, 2.0],
-        "y_true holds the label -2, expected -1 for OOD and labels >= 0 for ID. "
-        "Relabel every OOD row as -1.",
+        "y_true holds the label -2; expected class labels >= 0 for in-distribution rows and -1 for "
+        "OOD rows. Relabel every OOD row as -1",
     ),
     "no OOD rows": (
         [0, 1, 0],
