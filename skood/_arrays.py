@@ -1,4 +1,4 @@
-"""Reading X as an array of numbers, with errors that tell what to give instead."""
+"""Read X as an array of numbers, or raise an error with a remedy."""
 
 from __future__ import annotations
 

@@ -220,7 +220,7 @@ def share_as_it_came(X: Any) -> CheckedData:
 
 
 def take_rows(X: Any, rows: npt.NDArray[np.integer]) -> Any:
-    """Return rows of X in the same type; those of a Dataset or dict as :class:`CheckedData`."""
+    """Return rows in the type of X, or as :class:`CheckedData` if X is a Dataset or a dict."""
     if isinstance(X, (CheckedData, Dataset, DataLoader, Mapping)):
         return share_forward_pass(X).subset(rows)
     return _safe_indexing(X, rows)

@@ -31,7 +31,7 @@ def is_of_pyod(model: Any) -> bool:
 
 
 def known_direction(model: Any, method: str) -> tuple[str | None, bool]:
-    """Return which rows have higher scores, if the conventions of a detector's library tell.
+    """Return which rows have higher scores, by the conventions of the detector's library.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The bases of detectors, and what a detector of yours needs.
+"""Base classes of detectors, and what you need to write your own detector.
 
 See :doc:`/user_guide/adding_a_method`.
 """
@@ -46,22 +46,22 @@ __all__ = [
     "threshold_rows",
 ]
 
-# Most rows used to set the threshold: the standard error of a 5 % rate is then 0.3 %.
+# Largest number of rows that set the threshold: the standard error of a 5 % rate is then 0.3 %.
 _THRESHOLD_ROWS = 5000
 
-# Fewest rows that are held out for the threshold: the standard error of a 5 % rate is then 3 %.
+# Smallest number of rows held out for the threshold: the standard error of a 5 % rate is then 3 %.
 FEWEST_HELD_OUT = 50
 
-# Relative size of the differences between scores of one row in batches of two sizes.
+# Relative difference between the scores of a row in batches of different sizes.
 _ROUNDING = 5e-7
 
 
 @estimator
 class BaseDetector(Detector):
-    """Base of the detectors that learn from data and set their threshold on the same data.
+    """Base of the detectors that set their threshold in `fit`.
 
-    A subclass writes ``_fit``, which learns from in-distribution data, and ``_score_samples``,
-    which scores.
+    A subclass implements ``_fit``, which learns from in-distribution data, and
+    ``_score_samples``.
 
     Parameters
     ----------
@@ -90,26 +90,26 @@ class BaseDetector(Detector):
         Returns
         -------
         ndarray or None
-            Rows held out from learning, if the threshold is to be set on them.
+            Indices of the inliers to set the threshold on, if they were held out from learning.
         """
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None) -> BaseDetector:
-        """Learn what is in-distribution, and the threshold.
+        """Fit the detector to in-distribution data and set the threshold.
 
-        A model that was trained before scores the rows of its own training too high. Give other
-        rows to `fit` then, or to ``ConformalDetector.fit`` as `X_calibration`; otherwise more than
+        A model that was trained before scores its own training rows too high. In that case give
+        other rows to `fit`, or to ``ConformalDetector.fit`` as `X_calibration`; otherwise more than
         `contamination` of new data is rejected.
 
         Parameters
         ----------
         X : array-like, Tensor, Dataset, DataLoader or dict of shape (n_samples, ...)
-            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C); whatever a network of
-            yours takes, where the detector is given one.
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C). A detector on your own
+            network accepts the items of that network.
         y : array-like of shape (n_samples,), default=None
-            Labels. Rows with y == -1 are known outliers, which no model is trained on, unless the
-            class says so. None: a Dataset of pairs (x, y) gives its labels to a detector that
-            needs them.
+            Labels. Rows with y == -1 are known outliers; no model is trained on them unless the
+            class documents otherwise. None: a detector that needs labels reads them from a Dataset
+            of pairs (x, y).
 
         Returns
         -------
@@ -118,16 +118,16 @@ class BaseDetector(Detector):
         Raises
         ------
         ValueError
-            When X or y is invalid, or the scores of X give no finite threshold.
+            If X or y is invalid, or the scores of X give no finite threshold.
         KeyboardInterrupt
-            At a second Ctrl-C within three seconds, or the first one while no model is trained.
+            At a second Ctrl-C within three seconds, or at the first one if no model is in training.
 
         Warns
         -----
         UserWarning
-            After Ctrl-C, of what is kept and what comes next. It ends the training of a model, and
-            `fit` goes on with what was learned; or it ends the scoring of rows for the threshold,
-            and leaves a detector that can score but not predict.
+            After Ctrl-C, about the models that are kept and the next phase. Ctrl-C ends either the
+            training of a model, and `fit` continues with that model, or the scoring for the
+            threshold, and the detector can then score but not predict.
         """
         check_parts_fitted(self)
         earlier = dict(vars(self))
@@ -150,10 +150,14 @@ class BaseDetector(Detector):
             if self._stays_without_threshold(interrupt):
                 return self
             raise
+        self._set_threshold(scores, is_new=len(held_out) > 0 or rows is not None)
+        return self
+
+    def _set_threshold(self, scores: npt.NDArray[np.float64], *, is_new: bool) -> None:
+        """Set ``offset_`` on scores of rows, which are new if nothing was learned from them."""
         check_scores(self, scores)
-        # Of n rows that were learned from, this fraction is rejected. Of new rows it is so on
-        # average, over sets of n rows that were not learned from, at rank contamination (n + 1).
-        is_new = len(held_out) > 0 or rows is not None
+        # If the n rows were learned from, the percentile rejects this fraction of them. If not, the
+        # quantile at rank contamination (n + 1) rejects this fraction of new rows on average.
         with np.errstate(invalid="ignore"):
             offset = float(
                 np.quantile(scores, self.contamination, method="weibull" if is_new else "linear")
@@ -162,47 +166,43 @@ class BaseDetector(Detector):
             raise ValueError(
                 f"{type(self).__name__} gives -inf as the score of {np.isneginf(scores).sum()} of "
                 f"{len(scores)} in-distribution items, too many for a threshold that rejects "
-                f"contamination={self.contamination} of them; rescale X, with scikit-learn's "
-                "StandardScaler for instance"
+                f"contamination={self.contamination} of them; rescale X, for instance with "
+                "scikit-learn's StandardScaler"
             )
-        # A training row on the threshold is accepted in every batch, whatever rounding does.
+        # With this margin, rounding does not reject a training row on the threshold in any batch.
         self.offset_ = offset - _ROUNDING * abs(offset)
-        return self
 
     def _stays_without_threshold(self, interrupt: KeyboardInterrupt) -> bool:
-        """Say what a detector can do without its threshold; return whether `fit` returns it."""
+        """Warn that the threshold is missing, and return whether `fit` returns the detector."""
         ends_fit = note_interruption(interrupt)
         name = type(self).__name__
         message = (
             f"{name} was interrupted while it scored rows for its threshold. It keeps its trained "
             "models and can score, but not predict: ConformalDetector or TunedThreshold around "
-            "FrozenEstimator(detector) find a threshold without training"
+            "FrozenEstimator(detector) set a threshold without training"
         )
         if not ends_fit:
-            message += "; a second Ctrl-C within 3 seconds also ends what called fit"
+            message += "; a second Ctrl-C within 3 seconds also ends the code that called fit"
         warnings.warn(message, stacklevel=3)
         return not ends_fit
 
     def _split_for_threshold(
         self, n_items: int, y: npt.NDArray | None
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Split the rows into those to learn from and those that only the threshold is read from.
+        """Return the sorted indices of the rows to learn from and of the held-out rows.
 
-        Returns
-        -------
-        learned, held_out : ndarray of int
-            Sorted; `held_out` is empty if no rows are to be held out.
+        If no rows are held out, the threshold is set on the rows to learn from.
         """
         return np.arange(n_items), np.arange(0)
 
     def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        """Score the rows that `fit` held out for the threshold, or some of them."""
+        """Score the rows that `fit` held out, or some of them."""
         return self._score_samples(data)
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
-        """Score the rows that `_fit` returned, or some of them; override where they are known."""
+        """Score the rows that `_fit` returned, or some; override if `_fit` has scored them."""
         rows = threshold_rows(np.arange(len(inliers)) if rows is None else rows, seed)
         scored = inliers if len(rows) == len(inliers) else inliers.subset(rows)
         with self._shows_progress("scoring"):
@@ -210,43 +210,43 @@ class BaseDetector(Detector):
 
     @property
     def _needs_outliers_marked(self) -> bool:
-        """Whether labels that mark anomalies otherwise than by -1 are an error, not a warning.
+        """Whether labels that mark anomalies, but not by -1, are an error instead of a warning.
 
-        So they are where y serves to mark known outliers, and not to learn classes.
+        True if y marks known outliers, and the detector does not learn classes from it.
         """
         return False
 
     def _split_outliers(
         self, data: CheckedData, y: Any
     ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
-        """Separate known outliers; override where y may be more than one label for each item."""
+        """Separate known outliers; override if y may hold several labels per item."""
         return split_outliers(data, y, refuse=self._needs_outliers_marked)
 
 
 @estimator
 class ModelDetector(BaseDetector):
-    """Base of the detectors with a model, which they train unless it is already trained.
+    """Base of the detectors with a model, which `fit` trains unless it is already trained.
 
     Parameters
     ----------
     threshold_fraction : float, default=0.1
-        Fraction of the in-distribution rows that nothing is learned from, so that the threshold
-        can be read from them; at most 5000 rows. No rows are held out if the fraction is 0, if
-        fewer than 50 would be, or if there is nothing to learn. More than `contamination` of new
-        data is rejected if the threshold is read from rows that were learned from;
-        :class:`~skood.calibration.ConformalDetector` reads the threshold from other rows.
+        Fraction of the in-distribution rows that are held out from learning to set the threshold,
+        at most 5000 rows. No rows are held out if the fraction is 0, if fewer than 50 would be, or
+        if there is nothing to learn. A threshold that is set on rows that were learned from rejects
+        more than `contamination` of new data; :class:`~skood.calibration.ConformalDetector` sets it
+        on other rows.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content.
 
     Attributes
     ----------
     _model_parameters : tuple of str
-        Parameters that hold a model, or a list of models, which `fit` trains unless it is trained
-        already. None stands for a default model. If there is a model to train, `fit` gives
-        ``_fit`` only some of the rows, and reads the threshold from the others.
+        Parameters that hold a model, or a list of models, which `fit` trains unless they are
+        already trained. None stands for a default model. If there is a model to train, `fit` holds
+        rows out from ``_fit`` and sets the threshold on them.
     _overfits : bool
-        Whether `fit` does so in any case, since rows that the score was learned from score higher
-        than new ones.
+        Whether `fit` holds rows out in any case, because the rows that the score is learned from
+        score higher than new rows.
     """
 
     threshold_fraction: float = parameter(
@@ -272,16 +272,10 @@ class ModelDetector(BaseDetector):
     def _split_for_threshold(
         self, n_items: int, y: npt.NDArray | None
     ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-        """Split the rows into those to learn from and those that only the threshold is read from.
+        """Return the sorted indices of the rows to learn from and of the held-out rows.
 
         The split does not depend on `random_state`, so that all candidates of a search train the
-        same model. Each class is split in the same proportion, and keeps at least one row to learn
-        from.
-
-        Returns
-        -------
-        learned, held_out : ndarray of int
-            Sorted; `held_out` is empty if no rows are to be held out.
+        same model. The same fraction of every class is held out, and never all rows of a class.
         """
         n_held_out = min(int(self.threshold_fraction * n_items), _THRESHOLD_ROWS)
         is_held_out = np.zeros(n_items, dtype=bool)
@@ -293,7 +287,7 @@ class ModelDetector(BaseDetector):
 
 
 def threshold_rows(rows: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.integer]:
-    """Return the rows that a threshold is set on: all of them, or a few thousand, in order."""
+    """Return the sorted rows that set a threshold: all of them, or a random few thousand."""
     if len(rows) > _THRESHOLD_ROWS:
         rng = numpy_rng(seed, Stream.THRESHOLD_ROWS)
         rows = rng.choice(rows, _THRESHOLD_ROWS, replace=False)
@@ -308,7 +302,7 @@ def _stratified(labels: npt.NDArray, n_rows: int, rng: np.random.Generator) -> n
     # Position of each row in the random order of its class.
     position = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     of_rows = np.repeat(sizes, sizes)
-    # The offset makes the rounding random, so that small classes are drawn from, too.
+    # The offset makes the rounding random, so that rows of small classes are drawn, too.
     quantile = (position + np.repeat(rng.random(len(sizes)), sizes)) / of_rows
     candidates = position < of_rows - 1
     return order[candidates][np.argsort(quantile[candidates])[:n_rows]]
