@@ -25,7 +25,12 @@ PARTS = {
     "metrics": "Metrics",
     "datasets": "Data sets",
     "inspection": "Displays",
+    "functional": "Scores as functions of arrays",
+    "base": "Methods of your own",
+    "testing": "Checks of your own methods",
 }
+# The public names of a part, where they are not its ``__all__``.
+NAMES = {"base": ["BaseDetector", "ModelDetector", "estimator", "parameter"]}
 FUNCTIONS = ["evaluate", "share_forward_pass"]
 
 
@@ -49,7 +54,8 @@ def write(docs: Path) -> None:
 
 
 def public_names(part: str) -> list[str]:
-    return sorted(importlib.import_module(f"skood.{part}").__all__, key=str.lower)
+    names = NAMES.get(part) or importlib.import_module(f"skood.{part}").__all__
+    return sorted(names, key=str.lower)
 
 
 def api_page() -> str:
@@ -151,10 +157,10 @@ def what_it_reads(part: str, cls: type) -> str:
     if part == "training_time":
         labels = "labels" if cls._needs_labels else "no labels"
         return f"{labels}, outliers" if cls._trains_on_outliers else labels
-    base = importlib.import_module("skood.posthoc._base")
-    if issubclass(cls, base.FeatureDetector):
+    posthoc = importlib.import_module("skood.posthoc")
+    if issubclass(cls, posthoc.FeatureDetector):
         return "features"
-    if issubclass(cls, base.NetworkDetector):
+    if issubclass(cls, posthoc.NetworkDetector):
         return "the network: gradients or inner layers"
     reads = {
         "logits": "logits",
