@@ -119,6 +119,38 @@ class Outputs:
     def __getitem__(self, rows: slice | npt.NDArray[np.integer]) -> Outputs:
         return self._each(lambda array: array[rows])
 
+    @property
+    def weight(self) -> npt.NDArray[np.float64]:
+        """Weight of the last layer, shape (n_classes, d)."""
+        return self._known_head[0]
+
+    @property
+    def bias(self) -> npt.NDArray[np.float64]:
+        """Bias of the last layer, shape (n_classes,)."""
+        return self._known_head[1]
+
+    @property
+    def _known_head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        if self.head is None:
+            raise ValueError(
+                "the weights of the last layer are unknown; a detector that needs them has "
+                '_reads = "head"'
+            )
+        return self.head
+
+    def logits_of(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Apply the last layer to other features.
+
+        Parameters
+        ----------
+        features : ndarray of shape (n, d)
+
+        Returns
+        -------
+        ndarray of shape (n, n_classes)
+        """
+        return features @ self.weight.T + self.bias
+
     def astype(self, dtype: npt.DTypeLike, order: Literal["K", "C"] = "K") -> Outputs:
         """Return the same numbers in another precision, or order in memory.
 

@@ -13,10 +13,8 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._chunks import row_slices
 from skood._data import check_data
 from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
@@ -24,13 +22,12 @@ from skood._labels import check_labels, encode_labels
 from skood._models import fit_model
 from skood._outliers import split_outliers
 from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
-from skood._progress import progress_scope, tracked
-from skood._torch.batching import scoring_batch_size
+from skood._progress import progress_scope
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density import VAE
-from skood.density._generator import Generator
-from skood.training_time._directions import DIRECTIONS, move_off_manifold
-from skood.training_time._ellipsoids import draw_outside, fit_ellipsoid
+from skood.training_time._boundary_draws import BoundaryDraws
+from skood.training_time._directions import DIRECTIONS
+from skood.training_time._ellipsoids import fit_ellipsoid
 
 __all__ = ["BoundarySampler"]
 
@@ -266,7 +263,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         class_indices = model.class_indices(y, len(data))
         if class_indices is not None:
             class_indices = torch.as_tensor(class_indices, device=model.device)
-        return self._move_all(model, data, class_indices, draw_seed(random_state))
+        return self.draws().moved(data, class_indices, draw_seed(random_state))
 
     def sample_on_manifold(
         self,
@@ -298,8 +295,9 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
             class_indices = torch.multinomial(frequency, n_samples, True, generator=generator)
         else:
             class_indices = torch.from_numpy(self._class_indices(y))
+        draws = self.draws()
         parts = [
-            self.on_manifold_in_units_of_x(part, generator) for part in class_indices.split(4096)
+            draws.on_manifold_in_units_of_x(part, generator) for part in class_indices.split(4096)
         ]
         return torch.cat(parts).cpu().numpy()
 
@@ -309,148 +307,22 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
             raise ValueError("y was given, but the sampler was fitted without; leave y out")
         return encode_labels(check_labels(y), self.classes_)
 
-    # In the internal methods a class index is a position in `classes_`, and x is the VAE's input as
-    # defined by its `generator()`.
-
     @internal
-    def off_manifold_in_units_of_x(
-        self, data: CheckedData, class_indices: npt.NDArray[np.integer] | None, seed: int
-    ) -> npt.NDArray:
-        r"""Type 1 of every item, with a progress bar where `verbose`.
-
-        Parameters
-        ----------
-        data : CheckedData
-            Checked data of the sampler, in the shape of X or of the VAE's items.
-        class_indices : ndarray of shape (n,) or None
-            None takes the most probable classes, where the VAE is conditional.
-        seed : int
-
-        Returns
-        -------
-        ndarray of shape (n, \*input_shape), float32 or, for such X, float64
-        """
-        model = self.vae_.generator()
-        return self._move_all(model, data, self._given(class_indices, model), seed)
-
-    @internal
-    def off_manifold(
-        self, x: Tensor, class_indices: Tensor | None, generator: torch.Generator
-    ) -> Tensor:
-        r"""Type 1 of one batch, shape (b, \*item_shape) as x.
-
-        Parameters
-        ----------
-        x : Tensor of shape (b, \*item_shape)
-        class_indices : Tensor of shape (b,) or None
-            None takes the most probable classes, where the VAE is conditional.
-        generator : torch.Generator
-            On the device of x.
-        """
-        model = self.vae_.generator()
-        with torch.no_grad():
-            return self._move(model, x, self._given(class_indices, model), generator)
-
-    @internal
-    def on_manifold(self, class_indices: Tensor, generator: torch.Generator) -> Tensor:
-        r"""Type 2 of classes, shape (b, \*item_shape), on the device of the VAE.
-
-        Parameters
-        ----------
-        class_indices : Tensor of shape (b,)
-        generator : torch.Generator
-            On any device.
-        """
-        model = self.vae_.generator()
-        z = self.latents(class_indices, generator).float().to(model.device)
-        with torch.no_grad():
-            return model.decode(z, self._given(class_indices, model))
-
-    @internal
-    def on_manifold_in_units_of_x(
-        self, class_indices: Tensor, generator: torch.Generator
-    ) -> Tensor:
-        r"""Type 2 of classes in the units and the shape of X, (b, \*input_shape).
-
-        On the device of the VAE, in float32 or, for such X, float64; parameters as of
-        `on_manifold`.
-        """
-        return self.vae_.generator().to_units_of_x(self.on_manifold(class_indices, generator))
-
-    @internal
-    def reconstruct_in_units_of_x(self, items: npt.NDArray, class_indices: Tensor) -> Tensor:
-        r"""Reconstructions of items in the units and the shape of X, (b, \*input_shape).
-
-        On the device of the VAE, in float32 or, for such X, float64.
-
-        Parameters
-        ----------
-        items : ndarray of shape (b, ...)
-            In the units of X.
-        class_indices : Tensor of shape (b,)
-        """
-        model = self.vae_.generator()
-        x = model.tensor(items.reshape(-1, *model.item_shape))
-        with torch.no_grad():
-            z, of_vae = model.encode(x, self._given(class_indices, model))
-            return model.to_units_of_x(model.decode(z, of_vae))
-
-    @internal
-    def latents(self, class_indices: Tensor, generator: torch.Generator) -> Tensor:
-        """Latents outside the ellipsoids of classes, shape (b, n_latent), float64.
-
-        On the device of `generator`; parameters as of `on_manifold`.
-        """
-        device = generator.device
-        mean, cholesky, radius = (
-            torch.as_tensor(of_classes, device=device)[class_indices.to(device)]
-            for of_classes in (self.mean_, self.cholesky_, self.radius_)
-        )
-        return draw_outside(mean, cholesky, radius, self.radius, generator)
-
-    def _given(self, class_indices: Any, model: Generator) -> Tensor | None:
-        """Convert to class indices of the VAE, which may have been fitted to more classes."""
-        if class_indices is None or self._class_indices_of_vae is None:
-            return None
-        of_vae = torch.as_tensor(self._class_indices_of_vae, device=model.device)
-        return of_vae[torch.as_tensor(class_indices, device=model.device)]
-
-    def _move_all(
-        self, model: Generator, data: CheckedData, class_indices: Tensor | None, seed: int
-    ) -> npt.NDArray:
-        """Type 1 of every item, by class indices of the VAE, in the units of X."""
-        n, data = len(data), model.open(data)
-        generator = torch_rng(model.device, seed, Stream.OFF_MANIFOLD)
-        size = scoring_batch_size(model.device, data.item_shape)
-        dtype = np.float64 if model.dtype == torch.float64 else np.float32
-        moved = np.empty((n, *self.input_shape_), dtype)
-        parts = tracked(
-            list(row_slices(n, size)),
-            description="moving items off the manifold",
-            unit="batch",
+    def draws(self) -> BoundaryDraws:
+        """Return the fitted sampler as functions of tensors."""
+        low, high = self.distance
+        return BoundaryDraws(
+            model=self.vae_.generator(),
+            vae_class_indices=self._class_indices_of_vae,
+            means=self.mean_,
+            cholesky=self.cholesky_,
+            radii=self.radius_,
+            radius=self.radius,
+            distance=(low, np.sqrt(self.n_features_in_) if high is None else high),
+            directions=self.directions,
+            input_shape=self.input_shape_,
             verbose=self.verbose,
         )
-        for part in parts:
-            rows = np.arange(part.start, part.stop)
-            given = None if class_indices is None else class_indices[part]
-            with torch.no_grad():
-                x = self._move(model, model.tensor(data.take(rows)), given, generator)
-                moved[part] = model.to_units_of_x(x).cpu().numpy()
-        if not np.isfinite(moved).all():
-            raise ValueError(
-                "X has values that are too large for the VAE to compute with in float32; rescale "
-                "X, with scikit-learn's StandardScaler for instance"
-            )
-        return moved
-
-    def _move(
-        self, model: Generator, x: Tensor, class_indices: Tensor | None, generator: torch.Generator
-    ) -> Tensor:
-        """Type 1 of one batch, by class indices of the VAE."""
-        low, high = self.distance
-        high = np.sqrt(self.n_features_in_) if high is None else high
-        draw_direction = DIRECTIONS[self.directions]
-        return move_off_manifold(model, x, class_indices, draw_direction, (low, high), generator)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

@@ -218,8 +218,8 @@ class _OODGenObjective(ClassifierObjective):
     def _move(self, rows: npt.NDArray[np.integer], *stream: int) -> None:
         """Draw samples off the manifold anew for some rows."""
         seed = int(numpy_rng(self.seed, *stream).integers(2**31 - 1))
-        sampler = self.detector.sampler_
-        moved = sampler.off_manifold_in_units_of_x(
+        draws = self.detector.sampler_.draws()
+        moved = draws.off_manifold_in_units_of_x(
             self.inliers.subset(rows), self.class_indices[rows], seed
         )
         self.off_manifold[rows] = moved.reshape(-1, *self.data.item_shape)
@@ -244,12 +244,12 @@ class _OODGenObjective(ClassifierObjective):
         random = generator or torch_rng(
             self.device, self.seed, Stream.HELD_OUT_ON_MANIFOLD, int(rows[0])
         )
-        sampler, later = self.detector.sampler_, class_indices[half : 2 * half]
-        on_manifold = sampler.on_manifold_in_units_of_x(later, random)
+        draws, later = self.detector.sampler_.draws(), class_indices[half : 2 * half]
+        on_manifold = draws.on_manifold_in_units_of_x(later, random)
         parts, n_reconstructed = [images, off_manifold, self._like_items(on_manifold)], 0
         if self.detector.reconstruction_weight > 0:
             n_reconstructed = half
-            reconstructed = sampler.reconstruct_in_units_of_x(images[half : 2 * half], later)
+            reconstructed = draws.reconstruct_in_units_of_x(images[half : 2 * half], later)
             parts.append(self._like_items(reconstructed))
         x = [self.network_input(part, generator) for part in parts if len(part)]
         reject = class_indices.new_full((2 * half,), self.n_classes)

@@ -51,12 +51,14 @@ def objective_of(monkeypatch):
 
 @pytest.fixture
 def resumed(monkeypatch):
-    """Function that fits a detector, interrupted after a number of steps, and resumes it."""
+    """Function that fits a detector, interrupted after a step of its network, and resumes it."""
 
     def resumed(detector, X, y, step, folder):
-        detector = clone(detector)
-        detector.set_params(classifier__checkpoint_dir=folder, classifier__random_state=0)
-        optimizer = torch.optim.SGD
+        network = detector._architecture
+        settings = {"checkpoint_dir": folder, "random_state": 0}
+        detector = clone(detector).set_params(**{f"{network}__{k}": v for k, v in settings.items()})
+        is_adam = getattr(detector, network).optimizer == "adam"
+        optimizer = torch.optim.Adam if is_adam else torch.optim.SGD
         original, steps = optimizer.step, []
 
         def interrupted(self, *args, **kwargs):

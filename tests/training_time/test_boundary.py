@@ -259,7 +259,9 @@ def test_latents_on_the_manifold_lie_outside_the_ellipsoids(reference):
     rows = np.c_[reference["latents"], np.zeros(len(labels))]
     sampler = BoundarySampler(Latents(4), radius=(1.0, 1.5)).fit(rows, labels)
     members = np.arange(4).repeat(2000)
-    latents = sampler.latents(torch.from_numpy(members), torch.Generator().manual_seed(0)).numpy()
+    latents = (
+        sampler.draws().latents(torch.from_numpy(members), torch.Generator().manual_seed(0)).numpy()
+    )
     for k in range(4):
         own = latents[members == k] - reference["class_mean"][k]
         radius = np.sqrt(np.sum(own @ np.linalg.inv(reference["class_cov"][k]) * own, axis=1))
@@ -275,7 +277,7 @@ def test_samples_on_the_manifold_are_decoded_latents(of_rows):
     y = np.array([2, 0, 1, 1])
     drawn = of_rows.sample_on_manifold(y=y, random_state=3)
     seed = np.random.RandomState(3).randint(2**31 - 1)
-    latents = of_rows.latents(
+    latents = of_rows.draws().latents(
         torch.from_numpy(y), torch_rng(torch.device("cpu"), seed, Stream.ON_MANIFOLD)
     )
     np.testing.assert_allclose(drawn, of_rows.vae_.inverse_transform(latents, y), rtol=1e-5)
@@ -343,13 +345,15 @@ def test_class_indices_of_a_vae_that_knows_more_classes(iris):
     labels = np.array([2, 1, 1, 2])
     seed = np.random.RandomState(3).randint(2**31 - 1)
     indices = torch.tensor([1, 0, 0, 1])
-    latents = of_two.latents(indices, torch_rng(torch.device("cpu"), seed, Stream.ON_MANIFOLD))
+    latents = of_two.draws().latents(
+        indices, torch_rng(torch.device("cpu"), seed, Stream.ON_MANIFOLD)
+    )
     drawn = of_two.sample_on_manifold(y=labels, random_state=3)
     np.testing.assert_allclose(drawn, vae.inverse_transform(latents, labels), rtol=1e-5)
     moved = of_two.sample_off_manifold(X[50:], y[50:], random_state=3)
     source = CheckedData.of(X[50:])
     np.testing.assert_array_equal(
-        of_two.off_manifold_in_units_of_x(source, y[50:] - 1, seed), moved
+        of_two.draws().off_manifold_in_units_of_x(source, y[50:] - 1, seed), moved
     )
 
 
@@ -361,19 +365,19 @@ def test_interface_for_other_packages(of_images, of_rows, iris, digits):
         X = X[:20]
         indices = torch.zeros(20, dtype=int) if y is None else torch.from_numpy(y[:20])
         x = model.tensor(X)
-        moved = sampler.off_manifold(
+        moved = sampler.draws().off_manifold(
             x, indices, torch_rng(torch.device("cpu"), seed, Stream.OFF_MANIFOLD)
         )
         assert moved.shape == x.shape
         expected = sampler.sample_off_manifold(X, None if y is None else y[:20], random_state=0)
         np.testing.assert_array_equal(model.to_units_of_x(moved), expected)
-        drawn = sampler.on_manifold(indices, torch_rng(torch.device("cpu"), 5))
+        drawn = sampler.draws().on_manifold(indices, torch_rng(torch.device("cpu"), 5))
         assert drawn.shape == x.shape
         np.testing.assert_array_equal(
             model.to_units_of_x(drawn),
-            sampler.on_manifold_in_units_of_x(indices, torch_rng(torch.device("cpu"), 5)),
+            sampler.draws().on_manifold_in_units_of_x(indices, torch_rng(torch.device("cpu"), 5)),
         )
-        assert len(sampler.off_manifold_in_units_of_x(CheckedData.of(X[:0]), None, 0)) == 0
+        assert len(sampler.draws().off_manifold_in_units_of_x(CheckedData.of(X[:0]), None, 0)) == 0
 
 
 def test_conditional_vae_wants_labels(of_rows, iris):

@@ -123,14 +123,6 @@ def test_labels_of_any_kind(iris, labels):
     np.testing.assert_allclose(named.score_samples(X), plain.score_samples(X))
 
 
-def test_resumed_training_ends_the_same(iris, resumed, tmp_path):
-    X, y = iris
-    whole = tiny().set_params(classifier__random_state=0).fit(X, y)
-    again = resumed(tiny(), X, y, 11, tmp_path)
-    np.testing.assert_allclose(again.score_samples(X), whole.score_samples(X), rtol=1e-5)
-    assert again.history_["loss"] == pytest.approx(whole.history_["loss"], rel=1e-5)
-
-
 def test_errors(iris):
     X, y = iris
     with pytest.raises(ValueError, match="The 'temperature' parameter"):

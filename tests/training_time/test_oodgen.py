@@ -15,9 +15,10 @@ from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_pre
 from torch import nn
 
 import skood
-from skood import MLP, VAE, BoundarySampler, OODGen, OODSplit, ShallowConvNet, get_ood_scorer
+from skood import MLP, VAE, OODGen, OODSplit, ShallowConvNet, get_ood_scorer
 from skood._torch.training import hold_out
 from skood.classifiers import NeuralClassifier, _base as classifiers_base
+from skood.training_time._boundary_draws import BoundaryDraws
 
 
 @pytest.fixture(scope="module")
@@ -133,13 +134,13 @@ def test_batches(iris, monkeypatch, weight):
     X, y = iris
     monkeypatch.setattr(Recorder, "batches", [])
     off_manifold = []
-    original = BoundarySampler.off_manifold_in_units_of_x
+    original = BoundaryDraws.off_manifold_in_units_of_x
 
     def noted(self, source, class_indices, seed):
         off_manifold.append((original(self, source, class_indices, seed), class_indices))
         return off_manifold[-1][0]
 
-    monkeypatch.setattr(BoundarySampler, "off_manifold_in_units_of_x", noted)
+    monkeypatch.setattr(BoundaryDraws, "off_manifold_in_units_of_x", noted)
     # In bfloat16 there would be batches to prove it.
     settings = {"compile": False, "precision": "fp32"}
     network = Recorder(max_epochs=5, batch_size=50, learning_rate=1e-3, **settings)
@@ -178,13 +179,13 @@ def test_batches(iris, monkeypatch, weight):
 def test_type_2_is_of_the_classes_of_the_batch(iris, monkeypatch):
     X, y = iris
     drawn = []
-    original = BoundarySampler.on_manifold_in_units_of_x
+    original = BoundaryDraws.on_manifold_in_units_of_x
 
     def noted(self, class_indices, generator):
         drawn.append(class_indices.numpy())
         return original(self, class_indices, generator)
 
-    monkeypatch.setattr(BoundarySampler, "on_manifold_in_units_of_x", noted)
+    monkeypatch.setattr(BoundaryDraws, "on_manifold_in_units_of_x", noted)
     network = MLP((8,), max_epochs=2, batch_size=50)
     tiny(classifier=network).fit(X, y)
     counts = [np.bincount(indices, minlength=3) for indices in drawn]
@@ -245,15 +246,6 @@ def test_reconstructions_are_rejected_unless_trained_on(images, trained, weight)
     reconstructed = detector.sampler_.vae_.reconstruct(X[1::2], y[1::2])
     accepted = np.mean(detector.predict_class(reconstructed) == y[1::2])
     assert accepted > 0.95 if weight else accepted < 0.05
-
-
-def test_every_parameter_moves(iris):
-    X, y = iris
-    still = tiny(classifier=MLP((8,), max_steps=1, learning_rate=1e-12, weight_decay=0.0))
-    moved = tiny(classifier=MLP((8,), max_steps=20, weight_decay=0.0))
-    before = still.fit(X, y).classifier_.module_.state_dict()
-    after = moved.fit(X, y).classifier_.module_.state_dict()
-    assert all(not torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.mark.parametrize(
@@ -349,28 +341,6 @@ def test_a_grid_trains_the_vae_of_each_fold_once(iris, tmp_path, monkeypatch, gr
     assert trained.count(MLP) == n_classifiers
     areas = found.cv_results_["mean_test_score"]
     assert areas[0] != areas[1]
-
-
-def test_resumed_training_ends_the_same(iris, tmp_path, monkeypatch):
-    X, y = iris
-    network = MLP((8,), max_epochs=6, batch_size=32, checkpoint_dir=tmp_path, random_state=0)
-    whole = tiny(classifier=clone(network).set_params(checkpoint_dir=None)).fit(X, y)
-
-    steps = []
-    original = torch.optim.SGD.step
-
-    def interrupted(self, *args, **kwargs):
-        steps.append(1)
-        if len(steps) == 11:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="interrupted"):
-        patched.setattr(torch.optim.SGD, "step", interrupted)
-        tiny(classifier=network).fit(X, y)
-    resumed = tiny(classifier=network).fit(X, y)
-    np.testing.assert_allclose(resumed.score_samples(X), whole.score_samples(X), rtol=1e-5)
-    assert resumed.history_["loss"] == pytest.approx(whole.history_["loss"], rel=1e-5)
 
 
 def press_ctrl_c(monkeypatch, cls, *steps):

@@ -266,17 +266,6 @@ def test_last_epoch_is_kept(iris, outliers, monkeypatch, method):
     assert history["validation_cross_entropy"][-1] == pytest.approx(loss + 4, rel=1e-5)
 
 
-@each_method
-@pytest.mark.parametrize("step", [2, 4, 7])
-def test_resumed_training_ends_the_same(marked, resumed, tmp_path, method, step):
-    X, y = marked
-    whole = tiny(method).set_params(classifier__random_state=0).fit(X, y)
-    again = resumed(tiny(method), X, y, step, tmp_path)
-    np.testing.assert_allclose(again.score_samples(X), whole.score_samples(X), rtol=1e-5)
-    for name, values in whole.history_.items():
-        assert again.history_[name] == pytest.approx(values, rel=1e-5)
-
-
 def test_a_checkpoint_belongs_to_outliers_and_parameters(iris, outliers, tmp_path):
     X, y = iris
     given = [{"outliers": o} for o in (outliers, outliers, outliers[:-1], synthetic_outliers)]

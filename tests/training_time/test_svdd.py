@@ -317,43 +317,6 @@ def test_outliers_beside_rows_held_out(X):
     assert losses[-1] == pytest.approx(-scores.mean(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    "detector",
-    [
-        DeepSVDD(n_latent=N_LATENT),
-        DeepSVDD(n_latent=N_LATENT, objective="soft-boundary", n_warm_up_epochs=2),
-        DeepSAD(n_latent=N_LATENT),
-    ],
-    ids=["one-class", "soft-boundary", "known-outliers"],
-)
-@pytest.mark.parametrize("stop", [3, 14, 16])
-def test_resumed_training_ends_the_same(X, detector, stop, tmp_path, monkeypatch):
-    """Four steps an epoch: in the warm-up, within an epoch, and between two."""
-    mixed, y = np.concatenate([X, X[:4] + 3]), np.r_[np.zeros(60), np.full(4, -1)]
-    network = moving(batch_size=15, max_epochs=6)
-    detector = clone(detector).set_params(backbone=network, random_state=0)
-    whole = clone(detector).fit(mixed, y)
-    detector.set_params(backbone__checkpoint_dir=tmp_path)
-    steps = []
-    original = torch.optim.Adam.step
-
-    def interrupted(self, *args, **kwargs):
-        steps.append(1)
-        if len(steps) == stop:
-            raise KeyboardInterrupt
-        return original(self, *args, **kwargs)
-
-    with monkeypatch.context() as patched, pytest.warns(UserWarning, match="interrupted"):
-        patched.setattr(torch.optim.Adam, "step", interrupted)
-        clone(detector).fit(mixed, y)
-    resumed = clone(detector).fit(mixed, y)
-    np.testing.assert_array_equal(resumed.score_samples(X), whole.score_samples(X))
-    np.testing.assert_array_equal(resumed.center_, whole.center_)
-    assert resumed.history_["loss"] == pytest.approx(whole.history_["loss"])
-    if hasattr(whole, "radius_"):
-        assert resumed.radius_ == whole.radius_ > 0
-
-
 def test_a_cached_fit_has_all_it_learned(X, tmp_path, monkeypatch):
     detector = DeepSVDD(moving(), N_LATENT, "soft-boundary", 0.1, 2, random_state=0)
     detector.set_params(memory=str(tmp_path))

@@ -151,17 +151,6 @@ def test_loss_by_hand(iris, objective_of, beta):
     np.testing.assert_allclose(losses["uncertainty"].detach(), expected, rtol=1e-3, atol=1e-4)
 
 
-def test_gradients_reach_every_parameter(objective):
-    batch = objective.prepare(objective.read(np.arange(0, 150, 5)), None)
-    losses = objective.loss(*batch)
-    losses["uncertainty"].mean().backward()
-    assert len(list(objective.parameters())) == 4 + 1 + 2
-    assert all(p.grad.abs().max() > 0 for p in objective.parameters())
-    assert not any(tensor.requires_grad for tensor in objective.buffers())
-    groups = [parameter for group in objective.parameter_groups() for parameter in group["params"]]
-    assert {id(p) for p in groups} == {id(p) for p in objective.parameters()}
-
-
 def test_validation_is_cross_entropy(objective):
     batch = objective.prepare(objective.read(np.arange(30)), None)
     before = objective.queues.clone()
@@ -213,18 +202,6 @@ def test_history_and_score(iris):
     np.testing.assert_allclose(history["loss"], sum(np.array(history[name]) for name in terms))
     logits = detector.classifier_.decision_function(X)
     np.testing.assert_allclose(detector.score_samples(X), np.log(np.exp(logits).sum(1)))
-
-
-# Four steps an epoch; virtual outliers begin with the ninth step, and weigh more than usual here.
-@pytest.mark.parametrize("step", [2, 6, 9, 11, 17])
-def test_resumed_training_ends_the_same(iris, resumed, tmp_path, step):
-    X, y = iris
-    detector = tiny(uncertainty_weight=5.0, n_outliers_per_class=20)
-    whole = detector.set_params(classifier__random_state=0).fit(X, y)
-    again = resumed(detector, X, y, step, tmp_path)
-    np.testing.assert_allclose(again.score_samples(X), whole.score_samples(X), rtol=1e-5)
-    for name, values in whole.history_.items():
-        assert again.history_[name] == pytest.approx(values, rel=1e-5)
 
 
 def test_resumed_where_queues_fill_in_the_midst_of_an_epoch(iris, resumed, tmp_path):
