@@ -77,6 +77,11 @@ class Objective(nn.Module, metaclass=ABCMeta):
     def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
         """Compute the loss of a batch.
 
+        Parameters
+        ----------
+        *batch : Tensor
+            Result of `prepare`.
+
         Returns
         -------
         Tensor of shape (b,), or dict of str to Tensor
@@ -87,6 +92,11 @@ class Objective(nn.Module, metaclass=ABCMeta):
     def metrics(self, *batch: Tensor) -> dict[str, Tensor]:
         """Compute further metrics of validation data.
 
+        Parameters
+        ----------
+        *batch : Tensor
+            Result of `prepare`.
+
         Returns
         -------
         dict of str to Tensor of shape (m,)
@@ -95,7 +105,12 @@ class Objective(nn.Module, metaclass=ABCMeta):
         return {}
 
     def penalty(self) -> Tensor | None:
-        """Return a scalar to add to the mean loss of each training batch, or None."""
+        """Return a scalar to add to the mean loss of each training batch, or None.
+
+        Returns
+        -------
+        Tensor of shape () or None
+        """
         return None
 
     def epoch_batches(
@@ -105,17 +120,39 @@ class Objective(nn.Module, metaclass=ABCMeta):
 
         Rows may be omitted or repeated, and batches may differ in size, but every epoch must have
         the same number of batches.
+
+        Parameters
+        ----------
+        rows : ndarray
+        batch_size : int
+        rng : numpy Generator
+
+        Returns
+        -------
+        sequence of ndarray
+            Rows of each batch.
         """
         order = rng.permutation(rows)
         size = min(batch_size, len(order))
         return [order[start : start + size] for start in range(0, len(order) - size + 1, size)]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return groups for the optimizer; "lr_scale" multiplies the learning rate of a group."""
+        """Return groups for the optimizer; "lr_scale" multiplies the learning rate of a group.
+
+        Returns
+        -------
+        list of dict
+        """
         return [{"params": list(self.parameters())}]
 
     def start(self, *batch: Tensor) -> None:
-        """Initialise the network on the first batch, before the first step."""
+        """Initialise the network on the first batch, before the first step.
+
+        Parameters
+        ----------
+        *batch : Tensor
+            Result of `prepare`.
+        """
 
     def start_epoch(self, epoch: int, *, resumed: bool) -> None:
         """Begin an epoch, before its first batch is read.
