@@ -38,7 +38,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
 from skood import ImageFlow, LocalIntrinsicDimension
-from skood.density._objective import DensityObjective
+from skood.density._neural_density import DensityObjective
 from skood.density._spline import inverse_spline, spline
 
 RESULTS = Path(__file__).parent / "results" / "speed_flow-cpu.json"

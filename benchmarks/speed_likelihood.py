@@ -60,12 +60,15 @@ def measure_flipd(args: argparse.Namespace) -> dict:
 
     def flipd(n: int) -> None:
         data = CheckedData.of(X[:n])
-        detector._map_noise(data, lambda d, x: detector._flipd(d, x, detector.scale_), "")
+        diffusion.map(
+            data, lambda m, x: detector._flipd(diffusion.denoiser(m), x, detector.scale_)
+        )
 
     def normal_bundle(n: int) -> list[int]:
         counts = []
 
-        def count(denoiser: object, x: torch.Tensor) -> torch.Tensor:
+        def count(network: object, x: torch.Tensor) -> torch.Tensor:
+            denoiser = diffusion.denoiser(network)
             noise = torch.randn(4 * n_values, *x.shape[1:])
             noisy = denoiser.noisy(x[:1], T, noise)
             parts = noisy.split(128)
@@ -75,7 +78,7 @@ def measure_flipd(args: argparse.Namespace) -> dict:
             return x[:, 0, 0, 0]
 
         for k in range(n):
-            diffusion.map_noise(CheckedData.of(X[k : k + 1]), count, doing="normal bundle")
+            diffusion.map(X[k : k + 1], count, doing="normal bundle")
         return counts
 
     log_ratio = float(diffusion._schedule().log_ratio(torch.tensor(T)))

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from skood import LikelihoodRatio, PixelCNN
-from skood.density._objective import DensityObjective
+from skood.density._neural_density import DensityObjective
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 RESULTS = Path(__file__).parent / "results" / f"speed_pixelcnn-{DEVICE.type}.json"

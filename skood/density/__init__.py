@@ -4,12 +4,12 @@ And an autoencoder, a transformer that reconstructs them.
 """
 
 from skood.density._autoencoder import Autoencoder
-from skood.density._base import NeuralDensity
 from skood.density._diffusion import Diffusion
 from skood.density._flow import NeuralSplineFlow
 from skood.density._hierarchical_vae import HierarchicalVAE
 from skood.density._image_flow import ImageFlow
 from skood.density._invertible import InvertibleDensity
+from skood.density._neural_density import NeuralDensity
 from skood.density._pixelcnn import PixelCNN
 from skood.density._two_step import TwoStep
 from skood.density._vae import VAE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,20 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
-from skood._torch.objective import Objective
-from skood._torch.preprocessing import Learned, Preprocessing
+from skood._parameters import Interval, estimator, fit_context, parameter
+from skood._torch.preprocessing import Preprocessing
 from skood.density._base import NeuralModel
 from skood.density._encoder_decoder import EncoderDecoder
-from skood.density._latent_transformer import LatentSpace
+from skood.density._latent_space import LatentSpace
+from skood.density._pixels import ImageOrRowParameters
 
 __all__ = ["Autoencoder"]
 
 
 @estimator
-class Autoencoder(LatentSpace, NeuralModel):
+class Autoencoder(ImageOrRowParameters, LatentSpace, NeuralModel):
     r"""Autoencoder: latents z = f(x), from which g(z) reconstructs x.
 
     An encoder f and a decoder g are trained to minimise
@@ -51,20 +51,12 @@ class Autoencoder(LatentSpace, NeuralModel):
         Values of black and white. None: 0..255 for uint8 images, 0..1 for images of floats, and an
         error for other images; rows are standardised unless a range is given. "minmax": the range
         of the training data; later data may lie outside, and their reconstructions do not.
-    image_shape : (int, int, int) or None, default=None
-        Shape (C, H, W) of images given as flat rows.
-    max_steps : int or None, default=10000
-        Largest number of training steps.
 
     Attributes
     ----------
     history_ : dict of str to list of float
-        Mean squared error of each epoch, "loss" and, with a validation part, "validation_loss":
+        Mean squared error of each epoch, "loss" and, where rows were held out, "validation_loss":
         per value, of pixels in [0, 1] or of standardised features.
-    value_range_ : tuple of float or None
-        Values of black and white; None for standardised rows.
-    mean_, scale_ : ndarray of shape (d,)
-        Mean and standard deviation of rows without a range of values.
 
     See Also
     --------
@@ -107,30 +99,16 @@ class Autoencoder(LatentSpace, NeuralModel):
     hidden_features: tuple[int, ...] | None = parameter(
         tuple, list, None, default=None, kw_only=True
     )
-    value_range: tuple[float, float] | str | None = parameter(
-        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
-    )
-    image_shape: tuple[int, int, int] | None = parameter(
-        "array-like", None, default=None, kw_only=True
-    )
     max_steps: int | None = parameter(default=10_000, kw_only=True)
 
-    value_range_ = Learned("value_range")
-    mean_ = Learned("mean")
-    scale_ = Learned("scale")
-
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if reset:
-            self._preprocessing = Preprocessing(
-                self,
-                data,
-                image_shape=self.image_shape,
-                value_range=self.value_range,
-                has_range=None if self.value_range is None else True,
-            )
-            self._preprocessing.check_in_memory(data)
-        return self._preprocessing.open(data)
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
+        return Preprocessing(
+            self,
+            data,
+            image_shape=self.image_shape,
+            value_range=self.value_range,
+            has_range=None if self.value_range is None else True,
+        )
 
     def _build(self, data: CheckedData) -> nn.Module:
         if self.value_range_ is None:
@@ -152,6 +130,10 @@ class Autoencoder(LatentSpace, NeuralModel):
         x = self._preprocessing.tensor(items, device)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
+    def _loss(self, network: nn.Module, x: Tensor, class_indices: Tensor | None = None) -> Tensor:
+        """Compute the mean squared error of the reconstruction of each item, (b,)."""
+        return (network(x) - x).square().flatten(1).mean(1)
+
     @fit_context(prefer_skip_nested_validation=True)
     def fit(self, X: Any, y: Any = None) -> Autoencoder:
         """Train the autoencoder.
@@ -171,12 +153,7 @@ class Autoencoder(LatentSpace, NeuralModel):
         ValueError
             When X is invalid, or pixels lie outside their range.
         """
-        data = self._open(X, reset=True)
-        self._train(
-            data,
-            lambda network, device: _ReconstructionObjective(network, self, data, device),
-            description=type(self).__name__,
-        )
+        self._train(self._open(X, reset=True), description=type(self).__name__)
         return self
 
     def transform(self, X: Any) -> npt.NDArray[np.float64]:
@@ -194,9 +171,10 @@ class Autoencoder(LatentSpace, NeuralModel):
         Raises
         ------
         ValueError
-            When X does not match that of `fit`, or is so large that a latent is not finite.
+            When X does not match the X of `fit`, or is so large that a latent is not finite.
         """
-        return self._finite(self._map(X, lambda module, x: module.encode(x), "encodes"), "X")
+        latents = self.map(X, lambda module, x: module.encode(x), doing="encodes")
+        return self._finite(latents, "X")
 
     def inverse_transform(self, Z: Any) -> npt.NDArray[np.float64]:
         """Decode latents.
@@ -215,20 +193,18 @@ class Autoencoder(LatentSpace, NeuralModel):
         ValueError
             When Z has another number of columns, or is so large that an item is not finite.
         """
-        Z = self._check_latents(Z)
-        module, device = self._ready()
+        decoded = self._map_latents(self._check_latents(Z), self._decode)
+        return self._finite(decoded, "Z")
 
-        def decode(latents: npt.NDArray) -> Tensor:
-            z = torch.as_tensor(latents, dtype=torch.float32, device=device)
-            return self._preprocessing.inverse(module.decode(z))
-
-        return self._finite(self._map_items(CheckedData.of(Z), decode, "decodes"), "Z")
+    def _decode(self, module: nn.Module, z: Tensor) -> Tensor:
+        """Decode latents to items in the units of X."""
+        return self._preprocessing.inverse(module.decode(z))
 
     @internal
     def decoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
         """Return the differentiable map from latents to items in the units of X, and its device."""
         module, device = self._ready()
-        return lambda z: self._preprocessing.inverse(module.decode(z)), device
+        return partial(self._decode, module), device
 
     def reconstruct(self, X: Any) -> npt.NDArray[np.float64]:
         """Encode and decode items.
@@ -240,18 +216,18 @@ class Autoencoder(LatentSpace, NeuralModel):
         Returns
         -------
         ndarray of shape (n_samples, C, H, W) or (n_samples, d), float64
-            What `inverse_transform` makes of the latents of X, in the units of X. Neither rounded
-            nor cast where X holds integers.
+            ``inverse_transform(transform(X))``, in the units of X. Neither rounded nor cast where X
+            holds integers.
 
         Raises
         ------
         ValueError
-            When X does not match that of `fit`, or is so large that a value is not finite.
+            When X does not match the X of `fit`, or is so large that a value is not finite.
         """
-        made = self._map(
-            X, lambda module, x: self._preprocessing.inverse(module(x)), "reconstructs"
+        items = self.map(
+            X, lambda module, x: self._decode(module, module.encode(x)), doing="reconstructs"
         )
-        return self._finite(made, "X")
+        return self._finite(items, "X")
 
 
 class AutoencoderNetwork(EncoderDecoder):
@@ -301,31 +277,3 @@ class AutoencoderNetwork(EncoderDecoder):
     def forward(self, x: Tensor) -> Tensor:
         """Reconstruct x."""
         return self.decode(self.encode(x))
-
-
-class _ReconstructionObjective(Objective):
-    """Mean squared error of the reconstruction of an item, per value."""
-
-    def __init__(
-        self,
-        network: nn.Module,
-        autoencoder: Autoencoder,
-        data: CheckedData,
-        device: torch.device,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.autoencoder = autoencoder
-        self.data = data
-        self.device = device
-        self.reads_slowly = not data.in_memory
-
-    def read(self, rows: npt.NDArray[np.integer]) -> npt.NDArray:
-        return self.data.take(rows)
-
-    def prepare(self, items: npt.NDArray, generator: torch.Generator | None) -> tuple[Tensor, ...]:
-        return (self.autoencoder._tensor(items, self.device),)
-
-    def loss(self, *batch: Tensor) -> Tensor:
-        (x,) = batch
-        return (self.network(x) - x).square().flatten(1).mean(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import numbers
 from abc import ABCMeta, abstractmethod
 from collections.abc import Callable
@@ -11,35 +10,79 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import DensityMixin, clone
+from sklearn.base import clone
 from sklearn.utils import Tags
-from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_scores
+from skood._data import check_data
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.objective import Objective
+from skood._torch.partial_results import PartialResults
+from skood._torch.preprocessing import Preprocessing
 from skood._torch.seeding import isolated_rng
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
-from skood.density._conditioning import ClassConditioning
-from skood.density._objective import DensityObjective, sum_over_item
 
-__all__ = ["NeuralDensity", "NeuralModel"]
+__all__ = ["ModelObjective", "NeuralModel"]
+
+
+class ModelObjective(Objective):
+    """Training objective of a model: the loss that its ``_loss`` computes.
+
+    Parameters
+    ----------
+    network : Module
+    model : NeuralModel
+    data : CheckedData
+        As the network reads them.
+    class_indices : ndarray of shape (n,) or None
+        Class of each item, for a model that is conditioned on it.
+    device : torch.device
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        model: Any,
+        data: CheckedData,
+        class_indices: npt.NDArray[np.integer] | None,
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.model = model
+        self.data = data
+        self.class_indices = class_indices
+        self.device = device
+        self.reads_slowly = not data.in_memory
+
+    def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
+        items = self.data.take(rows)
+        return (items,) if self.class_indices is None else (items, self.class_indices[rows])
+
+    def prepare(
+        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        x, *class_indices = items
+        tensors = [torch.from_numpy(indices).to(self.device) for indices in class_indices]
+        return self.model._tensor(x, self.device), *tensors
+
+    def loss(self, *batch: Tensor) -> Tensor:
+        return self.model._loss(self.network, *batch)
 
 
 @estimator
 class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
-    """Base of the networks that model the data themselves: densities and autoencoders.
+    """Base of the networks that model the data: densities and autoencoders.
 
-    A subclass writes ``_open`` (what data it takes), ``_build`` (its network) and ``_tensor`` (an
-    array of items as the network's input), and trains by ``_train``.
+    A subclass writes ``_make_preprocessing``, ``_build`` (its network) and ``_loss``, and trains by
+    ``_train``.
 
     Parameters
     ----------
@@ -55,8 +98,8 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     lr_decay : float, default=0.999995
         See `lr_schedule`.
     validation_fraction : float, default=0.1
-        Part of the data kept out of training; the weights of the epoch with the lowest loss on
-        it are kept.
+        Fraction of the data that is held out from training; the weights of the epoch with the
+        lowest loss on it are kept.
     precision : {"auto", "bf16", "fp32"}, default="auto"
         Precision of training; "auto" is bfloat16 where the hardware has it. The likelihood is
         always computed, and items are always scored, in float32.
@@ -76,9 +119,21 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     validation_fraction: float = parameter(default=0.1, kw_only=True)
     compile: bool | str = parameter(default=False, kw_only=True)
 
-    @abstractmethod
+    _objective: ClassVar[type[ModelObjective]] = ModelObjective
+
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        """Check X and bring it into the shape the network takes."""
+        """Check X and return it with items of the shape that the network reads."""
+        if not reset:
+            check_is_fitted(self)
+        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+        if reset:
+            self._preprocessing = self._make_preprocessing(data)
+            self._preprocessing.check_in_memory(data)
+        return self._preprocessing.open(data)
+
+    @abstractmethod
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
+        """Choose how X is converted to the network's input; raise if X is of the wrong kind."""
 
     @internal
     def check_input(self, X: Any) -> None:
@@ -96,16 +151,19 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     def _build(self, data: CheckedData) -> nn.Module:
         """Make the untrained network, and set what else is learned from the data alone."""
 
-    @abstractmethod
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
-        """Turn items into the network's input."""
+        """Convert items to the network's input: pixels in [0, 1] or standardised rows, float32."""
+        return self._preprocessing.tensor(items, device)
+
+    @abstractmethod
+    def _loss(self, network: nn.Module, x: Tensor, class_indices: Tensor | None = None) -> Tensor:
+        """Compute the loss of each item, (b,)."""
 
     def _train(
         self,
         data: CheckedData,
-        make_objective: Callable[[nn.Module, torch.device], Objective],
+        class_indices: npt.NDArray[np.integer] | None = None,
         *,
-        depends_on: Any = None,
         description: str,
     ) -> None:
         """Set ``module_`` and ``history_``.
@@ -114,20 +172,18 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         ----------
         data : CheckedData
             As the network reads them.
-        make_objective : callable
-            Takes the untrained network and its device.
-        depends_on : object, default=None
-            Whatever else training depends on, for the name of the checkpoint.
+        class_indices : ndarray of shape (n,) or None, default=None
+            Class of each item, for a model that is conditioned on it.
         description : str
-            What the progress bar says.
+            Description of the progress bar.
         """
         device = resolve_device(self.device)
-        seed, checkpoint = self._seed_and_checkpoint(data, depends_on, device)
+        seed, checkpoint = self._seed_and_checkpoint(data, class_indices, device)
         with isolated_rng(device, seed):
             network = self._build(data).to(device)
         try:
             self.history_ = train(
-                make_objective(network, device),
+                self._objective(network, self, data, class_indices, device),
                 *hold_out(len(data), self.validation_fraction, seed),
                 TrainingSettings.of(self),
                 seed=seed,
@@ -137,228 +193,87 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
             )
         except KeyboardInterrupt:
             # A second Ctrl-C ends the fit, but the network has been trained.
-            self.module_ = network
+            self.module_ = self._trained(network)
             raise
-        self.module_ = network
+        self.module_ = self._trained(network)
 
-    def _map(
-        self, X: Any, function: Callable[[nn.Module, Tensor], Tensor], doing: str = "scores"
-    ) -> npt.NDArray[np.float64]:
-        """Apply a function of the network and its input to every item of X."""
+    def _trained(self, network: nn.Module) -> nn.Module:
+        """Return the part of the trained network that is kept."""
+        return network
+
+    @internal
+    def map(
+        self,
+        X: Any,
+        function: Callable[..., Tensor | tuple[Tensor, ...]],
+        *,
+        doing: str = "scores",
+        class_indices: npt.NDArray[np.integer] | None = None,
+        tensor: Callable[[npt.NDArray, torch.device], Tensor] | None = None,
+        batch_size: int | None = None,
+        partial: PartialResults | None = None,
+    ) -> Any:
+        """Apply a function of the trained network to every item, in batches.
+
+        Parameters
+        ----------
+        X : array-like, Tensor, Dataset or CheckedData of shape (n_samples, ...)
+        function : callable
+            Takes the network in eval mode, its input (b, ...) and, if `class_indices` is given,
+            class indices (b,). Returns a tensor, or a tuple of them, with a row for each item.
+            Gradients are off; the function may turn them on.
+        doing : str, default="scores"
+            Description of the progress bar, after the name of the class.
+        class_indices : ndarray of shape (n_samples,) or None, default=None
+        tensor : callable, default=None
+            Converts an array of items, for a device, to the second argument of `function`. X then
+            is CheckedData that only `tensor` reads. None: the network's input.
+        batch_size : int, default=None
+            None: the size of a scoring batch.
+        partial : PartialResults, default=None
+            Where results are saved, and taken from by another call on the same data.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, ...), float64, or a tuple of them
+        """
         module, device = self._ready()
-        return self._map_items(
-            self._open(X, reset=False),
-            lambda items: function(module, self._tensor(items, device)),
-            doing,
-        )
+        if tensor is None:
+            X, tensor = self._open(X, reset=False), self._tensor
 
-    def _map_items(
-        self, data: CheckedData, function: Callable[[npt.NDArray], Tensor], doing: str
-    ) -> npt.NDArray[np.float64]:
-        """Apply a function of arrays of items, in batches of one size."""
-        device = resolve_device(self.device)
+        def of_batch(items: npt.NDArray) -> Tensor | tuple[Tensor, ...]:
+            arguments: list[Any] = []
+            if class_indices is not None:
+                rows, items = items[:, 0], X.take(items[:, 0])
+                arguments = [torch.as_tensor(class_indices[rows], device=device)]
+            # Tensors of inference mode could not be differentiated.
+            with torch.inference_mode(False), torch.no_grad():
+                values = function(module, tensor(items, device), *arguments)
+            if isinstance(values, tuple):
+                return tuple(part.double() for part in values)
+            return values.double()
+
+        item_shape = self._preprocessing.item_shape
         return map_batches(
-            lambda items: function(items).double(),
-            data,
-            scoring_batch_size(device, self._preprocessing.item_shape),
-            multiple_of=batch_multiple(self._preprocessing.item_shape),
+            of_batch,
+            X if class_indices is None else CheckedData.of(np.arange(len(X))[:, None]),
+            batch_size or scoring_batch_size(device, item_shape),
+            multiple_of=batch_multiple(item_shape),
             device=device,
             n_workers=self.n_workers,
             verbose=self.verbose,
             description=f"{type(self).__name__} {doing}",
+            partial=partial,
         )
 
-    def _ready(self, n_samples: int = 1) -> tuple[nn.Module, torch.device]:
-        """Network in eval mode on its device, for scoring or for drawing `n_samples`."""
+    def _ready(self) -> tuple[nn.Module, torch.device]:
+        """Return the trained network in eval mode, and its device."""
         check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
         device = resolve_device(self.device)
         return self.module_.to(device).eval(), device
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.non_deterministic = False
-        return tags
-
-
-@estimator
-class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
-    """Base of the densities that are torch networks.
-
-    A subclass declares its own parameters and writes ``_open`` (what data it takes), ``_build``
-    (its network), ``_tensor`` (an array of items as the network's input), ``_log_prob`` and
-    ``_mutate``.
-
-    Parameters
-    ----------
-    mutation_rate : float, default=0.0
-        Probability with which each value of a training batch is replaced, redrawn for every
-        batch: a sub-pixel by a draw from all levels, an entry of a row by a training value of the
-        same feature. For background models.
-    reg_weight : float, default=0.0
-        Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
-        nats per item. For background models.
-    """
-
-    mutation_rate: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="both"), default=0.0, kw_only=True
-    )
-    reg_weight: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=0.0, kw_only=True
-    )
-
-    # Whether log p(x) has a gradient by x.
-    _is_differentiable = False
-
-    # What the columns of `score_statistics` are.
-    statistics_names: ClassVar[tuple[str, ...]] = ("log_prob",)
-
-    @abstractmethod
-    def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
-        """Log-probability in nats, shape (b,) or, pixel by pixel, (b, H, W)."""
-
-    @abstractmethod
-    def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
-        """Perturb a batch at rate ``mutation_rate``."""
-
-    def _initialize(self, module: nn.Module, *batch: Tensor) -> None:
-        """Prepare the untrained network on the first batch; nothing by default."""
-
-    def _after_step(self, module: nn.Module) -> None:
-        """Act after an update of the weights; nothing by default."""
-
-    @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None) -> NeuralDensity:
-        """Train the density.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-            In-distribution data.
-        y : array-like of shape (n_samples,), default=None
-            Class labels, used by a conditional model only.
-
-        Returns
-        -------
-        self
-        """
-        data = self._open(X, reset=True)
-        class_indices = self._learn_classes(y, len(data))
-        name = type(self).__name__
-        self._train(
-            data,
-            lambda network, device: DensityObjective(network, self, data, class_indices, device),
-            depends_on=class_indices,
-            description=f"{name} (mutation {self.mutation_rate:g})" if self.mutation_rate else name,
-        )
-        return self
-
-    def score_samples(self, X: Any) -> npt.NDArray[np.float64]:
-        """Log-density of each row or image.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-            log p(x) in nats. The same for an item whatever batch it is scored in.
-        """
-        scores = self._map(X, lambda module, x: sum_over_item(self._marginal(module, x).double()))
-        check_scores(self, scores)
-        return scores
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of X in nats.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        float
-        """
-        return float(self.score_samples(X).mean())
-
-    def bits_per_dim(self, X: Any) -> npt.NDArray[np.float64]:
-        """Negative log-density in bits for each value.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples,), float64
-            -log2 p(x) / D, with D values in an item; log2(n_levels) for a uniform model of levels.
-        """
-        return -self.score_samples(X) / (math.log(2) * self.n_features_in_)
-
-    def score_statistics(self, X: Any) -> npt.NDArray[np.float64]:
-        """Statistics of the model at each item, which tell more of it than log p(x) alone.
-
-        They are those that :class:`~skood.likelihood.DensityOfStates` reads.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_statistics), float64
-            In nats; what each column holds is in `statistics_names`. "log_prob" is log p(x).
-        """
-        statistics = self._map(X, self._statistics, "statistics")
-        check_scores(self, statistics.sum(1))
-        return statistics
-
-    def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Return what `statistics_names` names, shape (b, n_statistics), float64."""
-        return sum_over_item(self._marginal(module, x).double())[:, None]
-
-    @available_if(lambda self: self._is_differentiable)
-    def log_density_gradient(self, X: Any) -> npt.NDArray[np.float64]:
-        r"""Gradient of log p(x) with respect to x.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, \*item_shape), float64
-            In nats per unit of the network's input: per standard deviation of a feature of rows,
-            or per range from black to white of a pixel. Images are (C, H, W).
-        """
-
-        def gradient(module: nn.Module, x: Tensor) -> Tensor:
-            with torch.inference_mode(False), torch.enable_grad():
-                x = x.clone().requires_grad_()
-                return torch.autograd.grad(self._marginal(module, x).sum(), x)[0]
-
-        gradients = self._map(X, gradient, "gradients")
-        check_scores(self, gradients.reshape(len(gradients), -1).sum(1))
-        return gradients
-
-    def _marginal(self, module: nn.Module, x: Tensor) -> Tensor:
-        """Return the log-probability of x, marginalised over the classes of a conditional model."""
-        return self._log_prob(module, x, None)
-
-    def _swap_values(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
-        """Replace values of rows by training values of their feature, at rate `mutation_rate`."""
-        rows = torch.randint(len(data), (len(x),), generator=generator, device=x.device)
-        donors = self._tensor(data.take(rows.cpu().numpy()), x.device)
-        # Each column is permuted independently, so that replacements do not come from one row.
-        order = torch.rand(donors.shape, generator=generator, device=x.device).argsort(0)
-        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
-        return torch.where(kept, x, donors.gather(0, order))
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.target_tags.required = self.conditional
+        tags.input_tags.three_d_array = True
         return tags

@@ -17,9 +17,15 @@ __all__ = ["ClassConditioning"]
 
 
 class ClassConditioning:
-    """Label handling of densities with the parameter ``conditional``.
+    """Mixin of the densities, which may have the parameter `conditional`: handles labels.
 
     A *class index* is the position of a label in ``classes_``.
+
+    Parameters
+    ----------
+    conditional : bool, default=False
+        Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
+        weighted by their training frequencies.
     """
 
     # False in a density that cannot model p(x | y) and has no such parameter.

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import Tags
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
-from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
-from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.seeding import Stream, draw_seed, torch_rng
-from skood.density._base import NeuralDensity
+from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._torch.preprocessing import Preprocessing
+from skood.density._denoiser import Denoiser, rademacher
 from skood.density._diffusion_network import AveragedNetwork, NoiseNetwork
 from skood.density._evidence import normal_points
+from skood.density._neural_density import NeuralDensity
 from skood.density._noise_schedule import VariancePreserving, mean_and_std
-from skood.density._probability_flow import denoise, log_density, noise_and_trace
+from skood.density._pixels import ImageOrRowParameters
+from skood.density._probability_flow import denoise, log_density
 
-__all__ = ["Denoiser", "Diffusion"]
+__all__ = ["Diffusion"]
 
 # Most features of rows whose traces are computed exactly by default.
 _EXACT_FEATURES = 64
@@ -34,12 +31,10 @@ _EXACT_FEATURES = 64
 _PATCHED_SIDE = 16
 # Times in validation for each item, divided by its number of values.
 _VALIDATION_DRAWS = 256
-# Items that `sample` draws together.
-_SAMPLES_AT_ONCE = 256
 
 
 @estimator
-class Diffusion(NeuralDensity):
+class Diffusion(ImageOrRowParameters, NeuralDensity):
     r"""Density of rows or images known by its scores: a diffusion model.
 
     Noise is added to items by the variance-preserving SDE [1]_, :math:`x_t = \psi(t) x + \sigma(t)
@@ -85,15 +80,6 @@ class Diffusion(NeuralDensity):
     n_levels : int or None, default=256
         For images: number of values of a pixel, equally spaced in `value_range`. Training adds
         uniform noise to spread each value over its bin. None models continuous values as they are.
-    value_range : (float, float), "minmax" or None, default=None
-        Values of black and white. None: 0..255 for uint8 images, 0..1 for images of floats, and an
-        error for other images; rows are standardised. "minmax": the range of the training data.
-    image_shape : (int, int, int) or None, default=None
-        Shape (C, H, W) of images given as flat rows.
-    max_steps : int or None, default=5000
-        Largest number of training steps.
-    learning_rate : float, default=0.001
-        Peak learning rate.
 
     Attributes
     ----------
@@ -102,12 +88,6 @@ class Diffusion(NeuralDensity):
     history_ : dict of str to list of float
         Loss of each epoch in nats per item: "loss" and, with a validation part, "validation_loss".
         With the weighting "likelihood", upper bounds on minus the mean log-density.
-    value_range_ : tuple of float or None
-        Values of black and white; None for rows.
-    mean_, scale_ : ndarray of shape (d,)
-        Mean and standard deviation of rows.
-    dtype_ : numpy dtype
-        Dtype of the training data and of samples.
 
     See Also
     --------
@@ -180,34 +160,19 @@ class Diffusion(NeuralDensity):
     n_levels: int | None = parameter(
         Interval(numbers.Integral, 2, None, closed="left"), None, default=256, kw_only=True
     )
-    value_range: tuple[float, float] | str | None = parameter(
-        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
-    )
-    image_shape: tuple[int, int, int] | None = parameter(
-        "array-like", None, default=None, kw_only=True
-    )
     max_steps: int | None = parameter(default=5000, kw_only=True)
     learning_rate: float = parameter(default=1e-3, kw_only=True)
     clip_norm: float | None = parameter(default=1.0, kw_only=True)
 
-    value_range_ = Learned("value_range")
-    mean_ = Learned("mean")
-    scale_ = Learned("scale")
-
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if reset:
-            is_image = data.is_image or self.image_shape is not None
-            self.dtype_ = data.dtype
-            self._preprocessing = Preprocessing(
-                self,
-                data,
-                image_shape=self.image_shape,
-                value_range=self.value_range,
-                has_range=is_image,
-            )
-            self._preprocessing.check_in_memory(data)
-        return self._preprocessing.open(data)
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
+        self.dtype_ = data.dtype
+        return Preprocessing(
+            self,
+            data,
+            image_shape=self.image_shape,
+            value_range=self.value_range,
+            has_range=data.is_image or self.image_shape is not None,
+        )
 
     def _build(self, data: CheckedData) -> nn.Module:
         if not data.is_image:
@@ -234,23 +199,8 @@ class Diffusion(NeuralDensity):
             )
         return self.patch_size
 
-    @fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X: Any, y: Any = None) -> Diffusion:
-        """Train the model.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-            In-distribution data: rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
-        y : ignored
-
-        Returns
-        -------
-        self
-        """
-        super().fit(X, y)
-        self.module_ = self.module_.average.module
-        return self
+    def _trained(self, network: nn.Module) -> nn.Module:
+        return network.average.module
 
     def _after_step(self, module: nn.Module) -> None:
         module.update()
@@ -266,11 +216,7 @@ class Diffusion(NeuralDensity):
     def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         if self.value_range_ is None:
             return self._swap_values(x, data, generator)
-        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
-        drawn = torch.rand(x.shape, generator=generator, device=x.device)
-        if self.n_levels is not None:
-            drawn = (drawn * self.n_levels).floor() / (self.n_levels - 1)
-        return torch.where(kept, x, 2 * drawn - 1)
+        return self._redraw_pixels(x, generator, self.n_levels, lowest=-1.0)
 
     def _log_volume(self) -> float:
         """Logarithm of the volume, in units of x, over which scores integrate the density of X."""
@@ -345,54 +291,20 @@ class Diffusion(NeuralDensity):
             n_probes = "exact" if x.ndim == 2 and x.shape[1] <= _EXACT_FEATURES else 1
         if n_probes != "exact":
             probes = rademacher((self.n_steps, int(n_probes), *x.shape[1:])).to(x.device)
-        with torch.inference_mode(False):
-            density = log_density(module, x.clone(), self.log_ratios(), self.n_steps, probes)
+        density = log_density(module, x, self.log_ratios(), self.n_steps, probes)
         return density + self._log_volume()
 
     @internal
-    def map_noise(
-        self,
-        data: CheckedData,
-        function: Callable[[Denoiser, Tensor], Any],
-        *,
-        doing: str,
-        **options: Any,
-    ) -> Any:
-        """Apply a function of the model and its input to every item.
+    def denoiser(self, module: nn.Module) -> Denoiser:
+        """Return the tensor interface; called by a function that `map` applies.
 
         Parameters
         ----------
-        data : CheckedData
-        function : callable
-            Takes a `Denoiser` and items as the network reads them, (b, ...); returns a tensor, or
-            several, with a row for each item.
-        doing : str
-            What the progress bar says.
-        **options : object
-            Passed to `map_batches`.
+        module : Module
+            The trained network.
         """
-        module, device = self._ready()
-        denoiser = Denoiser(
+        return Denoiser(
             module, self._schedule(), self.log_ratios(), partial(self._marginal, module)
-        )
-        data = self._open(data, reset=False)
-
-        def of_items(items: npt.NDArray) -> Any:
-            with torch.inference_mode(False), torch.no_grad():
-                return function(denoiser, self._tensor(items, device).clone())
-
-        return map_batches(
-            of_items,
-            data,
-            scoring_batch_size(device, data.item_shape),
-            **{
-                "device": device,
-                "multiple_of": batch_multiple(data.item_shape),
-                "n_workers": self.n_workers,
-                "verbose": self.verbose,
-                "description": f"{type(self).__name__} {doing}",
-                **options,
-            },
         )
 
     def score_function(self, X: Any, t: float) -> npt.NDArray[np.float64]:
@@ -416,123 +328,18 @@ class Diffusion(NeuralDensity):
             When `t` is a time that is not modelled, or X does not match that of `fit`.
         """
         self.check_time(t)
-        return self.map_noise(
-            self._open(X, reset=False),
-            lambda denoiser, x: denoiser.score(x, denoiser.log_ratio(t)),
-            doing="scores",
-        )
+        log_ratio = self._schedule().log_ratio(torch.tensor(t))
+        return self.map(X, lambda module, x: self.denoiser(module).score(x, log_ratio))
 
-    def sample(
-        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
-    ) -> npt.NDArray:
-        """Draw items from the model, by the probability-flow ODE.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-
-        Returns
-        -------
-        ndarray of shape (n_samples, C, H, W) or (n_samples, d)
-            In the shape, range and dtype of the training data; images with `n_levels` values.
-        """
-        module, device = self._ready(n_samples)
-        generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
+    def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
+        device = generator.device
         low, high = self.log_ratios()
         grid = torch.linspace(high, low, self.n_steps + 1, device=device)
-        drawn = []
-        with torch.no_grad():
-            for start in range(0, n_samples, _SAMPLES_AT_ONCE):
-                shape = min(_SAMPLES_AT_ONCE, n_samples - start), *self._preprocessing.item_shape
-                x = denoise(module, torch.randn(shape, generator=generator, device=device), grid)
-                if self.value_range_ is not None:
-                    x = ((x + 1) / 2).clamp(0, 1)
-                    if self.n_levels is not None:
-                        x = (x * (self.n_levels - 1)).round() / (self.n_levels - 1)
-                drawn.append(self._preprocessing.inverse(x).cpu().numpy())
-        values = np.concatenate(drawn)
-        if self.dtype_.kind in "iu":
-            values = values.round()
-        return values.astype(self.dtype_)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
-
-
-class Denoiser:
-    r"""The tensor interface of a trained diffusion model.
-
-    An internal interface, stable within this package. Items x are as the network reads them,
-    (b, ...), pixels in [-1, 1] or standardised rows; the noisy item of x at time t is
-    :math:`\psi x + \sigma \epsilon`.
-
-    Parameters
-    ----------
-    noise : callable
-        The network: finds the noise in noisy items at a log-ratio.
-    schedule : VariancePreserving
-    log_ratios : (float, float)
-        Smallest and largest noise.
-    log_density : callable
-        Log-density of items in nats, in the units of X, (b,), float64.
-    """
-
-    def __init__(
-        self,
-        noise: Callable[[Tensor, Tensor], Tensor],
-        schedule: VariancePreserving,
-        log_ratios: tuple[float, float],
-        log_density: Callable[[Tensor], Tensor],
-    ) -> None:
-        self.noise = noise
-        self.schedule = schedule
-        self.log_ratios = log_ratios
-        self.log_density = log_density
-
-    def log_ratio(self, t: float) -> Tensor:
-        """Logarithm of the noise at time t, a scalar, float64."""
-        return self.schedule.log_ratio(torch.tensor(t))
-
-    def noisy(self, x: Tensor, t: float, noise: Tensor) -> Tensor:
-        """Add noise to items, as much as there is at time t."""
-        psi, sigma = mean_and_std(self.log_ratio(t))
-        return psi * x + sigma * noise
-
-    def denoise(self, x: Tensor, t: float, n_steps: int) -> Tensor:
-        """Take noise off noisy items of time t, in steps of the ODE to the smallest noise."""
-        start = float(self.log_ratio(t))
-        end = min(start, self.log_ratios[0]) if n_steps > 0 else start
-        grid = torch.linspace(start, end, n_steps + 1, device=x.device)
-        return denoise(self.noise, x, grid)
-
-    def score(self, x: Tensor, log_ratio: Tensor) -> Tensor:
-        r"""Gradient of the log-density of noisy items, at :math:`\psi x`; float64."""
-        psi, sigma = mean_and_std(log_ratio)
-        return -self.noise(psi * x, log_ratio).double() / sigma
-
-    def dimension(self, x: Tensor, log_ratio: Tensor, probes: Tensor | None) -> Tensor:
-        r"""Local intrinsic dimension by FLIPD at :math:`\psi x`, (b,), float64.
-
-        :math:`D + \sigma^2 (\operatorname{tr} \nabla s + \|s\|^2)` with the score s (Kamkari et al.
-        2024, "A Geometric View of Data Complexity", equation 11).
-
-        Parameters
-        ----------
-        x : Tensor of shape (b, ...)
-        log_ratio : Tensor, scalar
-        probes : Tensor of shape (k, ...) or None
-            As in `noise_and_trace`.
-        """
-        psi, sigma = mean_and_std(log_ratio)
-        noise, trace = noise_and_trace(self.noise, psi * x, log_ratio, probes)
-        length = noise.flatten(1).square().sum(1, dtype=torch.float64)
-        return x[0].numel() - sigma * trace + length
-
-
-def rademacher(shape: tuple[int, ...]) -> Tensor:
-    """Signs, the same in every call."""
-    generator = torch.Generator().manual_seed(0)
-    return 2.0 * torch.randint(2, shape, generator=generator) - 1
+        shape = n_samples, *self._preprocessing.item_shape
+        x = denoise(module, torch.randn(shape, generator=generator, device=device), grid)
+        if self.value_range_ is None:
+            return x
+        x = ((x + 1) / 2).clamp(0, 1)
+        if self.n_levels is not None:
+            x = (x * (self.n_levels - 1)).round() / (self.n_levels - 1)
+        return x

@@ -9,10 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["Elbo", "divergence", "importance_bound", "lower_bound", "normal_points", "weigh"]
-
-# Evidence lower bound (b,), float64, of items, mean and log-variance of their latents, and points.
-Elbo = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+__all__ = ["divergence", "importance_bound", "lower_bound", "normal_points", "weigh"]
 
 
 def lower_bound(

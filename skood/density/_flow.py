@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 import zuko
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._parameters import Interval, estimator, parameter
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.seeding import Stream, draw_seed, isolated_rng
 from skood.density._invertible import Derivative, InvertibleDensity, MatrixDerivative
 
 __all__ = ["NeuralSplineFlow"]
@@ -48,13 +44,8 @@ class NeuralSplineFlow(InvertibleDensity):
         Mean and standard deviation of the training data; 1 for a constant feature.
     history_ : dict of str to list of float
         Loss of each epoch, in nats per row: "loss" and "validation_loss".
-    statistics_names : tuple of str
-        Columns of `score_statistics`: "log_prob", log p(x); "latent_log_prob", the log-density of
-        the latents; "log_det", what the log-determinant adds to it.
-    input_shape_ : tuple of int
-        (d,).
-    n_features_in_ : int
-        Values in a row, d.
+    dtype_ : numpy dtype
+        Dtype of samples, float64.
 
     See Also
     --------
@@ -83,19 +74,19 @@ class NeuralSplineFlow(InvertibleDensity):
     patience: int | None = parameter(default=20, kw_only=True)
     precision: str = parameter(default="fp32", kw_only=True)
 
+    _samples_at_once = None
+
     mean_ = Learned("mean")
     scale_ = Learned("scale")
 
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
         if data.is_image:
             raise ValueError(
                 f"X has images of shape {data.item_shape}, but NeuralSplineFlow models rows; "
                 "use PixelCNN for images, or reshape X to (n_samples, n_features)"
             )
-        if reset:
-            self._preprocessing = Preprocessing(self, data)
-        return data
+        self.dtype_ = np.dtype(np.float64)
+        return Preprocessing(self, data)
 
     def _build(self, data: CheckedData) -> nn.Module:
         self._preprocessing.learn_moments(data)
@@ -105,10 +96,6 @@ class NeuralSplineFlow(InvertibleDensity):
             transforms=self.n_transforms,
             hidden_features=tuple(self.hidden_features),
         )
-
-    def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
-        """Standardised rows."""
-        return self._preprocessing.tensor(items, device)
 
     def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         return self._swap_values(x, data, generator)
@@ -124,22 +111,3 @@ class NeuralSplineFlow(InvertibleDensity):
         # The inverse takes a pass for each feature; the map to latents takes one.
         x = self._inverse(module, z)
         return MatrixDerivative(torch.linalg.inv(forward_jacobian(module().transform, x)))
-
-    def sample(
-        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
-    ) -> npt.NDArray[np.float64]:
-        """Draw rows from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_features), float64
-        """
-        module, device = self._ready(n_samples)
-        with torch.inference_mode(), isolated_rng(device, draw_seed(random_state), Stream.SAMPLES):
-            rows = module().sample((n_samples,))
-            return self._preprocessing.inverse(rows).cpu().numpy()

@@ -13,16 +13,12 @@ from torch import Tensor, nn
 
 from skood._data import check_scores
 from skood._parameters import Interval, estimator, parameter
-from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._evidence import divergence, importance_bound, normal_points
 from skood.density._hierarchical_vae_network import HierarchicalVAENetwork
-from skood.density._latent_transformer import LatentSpace
+from skood.density._latent_space import LatentSpace
 from skood.density._latent_variables import LatentVariableDensity
 
 __all__ = ["HierarchicalVAE"]
-
-# Items that `sample` draws together.
-_SAMPLES_AT_ONCE = 1024
 
 
 class Descent(NamedTuple):
@@ -70,40 +66,15 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     free_nats : float, default=2.0
         Divergence of a layer, in nats per item, below which training does not lower it. It keeps
         upper layers in use.
-    n_filters : tuple of int, default=(32, 64)
-        For images: channels after each of the encoder's convolutions, which halve height and
-        width; the decoder has them in reverse order.
     hidden_features : tuple of int, default=None
         Widths of hidden layers of every posterior and, in reverse order, of every prior and, for
         rows, of the decoder. None: (128,) for images, (128, 128) for rows.
-    likelihood : {"auto", "bernoulli", "gaussian", "logistic"}, default="auto"
-        p(x | z), as in :class:`~skood.density.VAE`.
-    bound : {"importance", "elbo"}, default="importance"
-        Lower bound on log p(x) that `score_samples` returns: the importance-weighted bound, or
-        the training objective.
-    n_importance_samples : int, default=64
-        Draws of z per score, preferably a power of 2; each one costs a pass of the decoder.
-    n_levels : int, default=256
-        Number of values of a pixel, for the likelihood "logistic". Pixels are rounded to the
-        nearest of `n_levels` equally spaced values in `value_range`.
-    value_range : (float, float), "minmax" or None, default=None
-        Values of black and white, as in :class:`~skood.density.VAE`.
-    image_shape : (int, int, int) or None, default=None
-        Shape (C, H, W) of images given as flat rows.
 
     Attributes
     ----------
     history_ : dict of str to list of float
-        Of each epoch, in nats per item: "loss", what training minimises, with the warm-up and the
-        free nats; and, with a validation part, "validation_loss", the negative bound without them.
-    likelihood_ : str
-        The likelihood that "auto" stands for.
-    value_range_ : tuple of float or None
-        Values of black and white; None for standardised rows.
-    mean_, scale_ : ndarray of shape (d,)
-        Mean and standard deviation of rows without a range of values.
-    dtype_ : numpy dtype
-        Dtype of the training data and of samples.
+        Of each epoch, in nats per item: "loss", the training loss, with warm-up and free nats; and,
+        where rows were held out, "validation_loss", the negative bound without them.
 
     See Also
     --------
@@ -278,7 +249,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         if n_importance_samples < 1:
             raise ValueError(f"n_importance_samples={n_importance_samples!r}; expected at least 1")
         bound = partial(self._bound, k=k, n_importance_samples=n_importance_samples)
-        scores = self._map(X, bound)
+        scores = self.map(X, bound)
         check_scores(self, scores)
         return scores
 
@@ -300,31 +271,11 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
             no_noise = torch.zeros(self.n_latent, device=x.device)
             return self._descend(module, module.features(x), no_noise).latents
 
-        return self._finite(self._map(X, means, "latents"), "X")
+        return self._finite(self.map(X, means, doing="latents"), "X")
 
-    def sample(
-        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
-    ) -> npt.NDArray:
-        """Draw items: each layer of z from its prior, from the top down, then x from p(x | z).
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-
-        Returns
-        -------
-        ndarray of shape (n_samples, C, H, W) or (n_samples, d)
-            In the range and dtype of the training data.
-        """
-        module, device = self._ready(n_samples)
-        generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
-        drawn = []
-        with torch.inference_mode():
-            for start in range(0, n_samples, _SAMPLES_AT_ONCE):
-                n = min(_SAMPLES_AT_ONCE, n_samples - start)
-                noise = torch.randn((n, self.n_latent), generator=generator, device=device)
-                z = self._descend(module, noise, noise, k=len(self.n_latents)).latents
-                location = self._likelihood.location(module.decode(z))
-                drawn.append(self._draw_items(module, location, generator))
-        return self._in_training_dtype(np.concatenate(drawn))
+    def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
+        shape = n_samples, self.n_latent
+        noise = torch.randn(shape, generator=generator, device=generator.device)
+        z = self._descend(module, noise, noise, k=len(self.n_latents)).latents
+        location = self._likelihood.location(module.decode(z))
+        return self._likelihood.sample(location, module.scale(), generator)

@@ -3,38 +3,31 @@
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import Tags
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._parameters import Interval, StrOptions, estimator, parameter
-from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.seeding import Stream, draw_seed, torch_rng
+from skood._torch.preprocessing import Preprocessing
 from skood.density._flow_jacobian import InverseDerivative
 from skood.density._image_flow_network import ImageFlowNetwork
-from skood.density._image_shape import shape_of_rows
 from skood.density._invertible import Derivative, InvertibleDensity
+from skood.density._pixels import ImageParameters
 
 __all__ = ["ImageFlow"]
 
-# Part of the unit interval that the logit leaves free at either end.
+# Fraction of the unit interval that the logit leaves free at either end.
 _MARGIN = 0.05
 
 # Distance from 0 and 1 that the logit keeps from values which no latents decode to.
 _EDGE = 1e-6
 
-# Items that `sample` draws together.
-_SAMPLES_AT_ONCE = 256
-
 
 @estimator
-class ImageFlow(InvertibleDensity):
+class ImageFlow(ImageParameters, InvertibleDensity):
     r"""Density of images: a multiscale normalising flow, with a latent for each value.
 
     An invertible network f maps an image to as many latents with a standard normal distribution,
@@ -64,38 +57,20 @@ class ImageFlow(InvertibleDensity):
         Splines act within [-bound, bound]; outside they are the identity. [3]_ takes 1 for
         background models.
     dropout : float, default=0.0
-        Part of a conditioner's hidden channels dropped in training. [3]_ takes 0.2.
+        Fraction of a conditioner's hidden channels that is dropped in training. [3]_ takes 0.2.
     n_levels : int or None, default=256
         Number of values of a pixel, equally spaced in `value_range`. Training adds uniform noise to
         spread each value over its bin; scores are taken at the middle of the bin. None models
         continuous values as they are.
-    value_range : (float, float), "minmax" or None, default=None
-        Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
-        anything else. "minmax": the range of the training data, to which later data are clipped.
     image_shape : (int, int, int), "row" or None, default=None
         Shape (C, H, W) of images given as flat rows. "row" models rows as images of one pixel,
         with a channel for each feature.
-    max_steps : int or None, default=3000
-        Largest number of training steps.
-    batch_size : int, default=64
-        Images in a training batch.
-    learning_rate : float, default=0.001
-        Peak learning rate.
-    compile : bool or "auto", default="auto"
-        Compile the training step with ``torch.compile``; "auto" does for long runs.
 
     Attributes
     ----------
     history_ : dict of str to list of float
         Loss of each epoch, in nats per image: "loss", of images with noise, and, with a
         validation part, "validation_loss", of images without it.
-    value_range_ : tuple of float
-        Values of black and white.
-    dtype_ : numpy dtype
-        Dtype of the training data and of samples.
-    statistics_names : tuple of str
-        Columns of `score_statistics`: "log_prob", log p(x); "latent_log_prob", the log-density of
-        the latents; "log_det", what the log-determinant adds to it.
 
     See Also
     --------
@@ -146,12 +121,6 @@ class ImageFlow(InvertibleDensity):
     n_levels: int | None = parameter(
         Interval(numbers.Integral, 2, None, closed="left"), None, default=256, kw_only=True
     )
-    value_range: tuple[float, float] | str | None = parameter(
-        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
-    )
-    image_shape: tuple[int, int, int] | str | None = parameter(
-        "array-like", StrOptions({"row"}), None, default=None, kw_only=True
-    )
     max_steps: int | None = parameter(default=3000, kw_only=True)
     batch_size: int = parameter(default=64, kw_only=True)
     learning_rate: float = parameter(default=1e-3, kw_only=True)
@@ -159,20 +128,10 @@ class ImageFlow(InvertibleDensity):
     patience: int | None = parameter(default=10, kw_only=True)
     compile: bool | str = parameter(default="auto", kw_only=True)
 
-    value_range_ = Learned("value_range")
-
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if reset:
-            self._preprocessing = Preprocessing(
-                self,
-                data,
-                image_shape=shape_of_rows(self, data, (data.item_shape[0], 1, 1)),
-                value_range=self.value_range,
-            )
-            self.dtype_ = data.dtype
-            self._preprocessing.check_in_memory(data)
-        return self._preprocessing.open(data)
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
+        self.dtype_ = data.dtype
+        image_shape = self._shape_of_rows(data, (data.item_shape[0], 1, 1))
+        return Preprocessing(self, data, image_shape=image_shape, value_range=self.value_range)
 
     def _build(self, data: CheckedData) -> nn.Module:
         if len(self.n_transforms) == 0 or any(n < 1 for n in self.n_transforms):
@@ -212,11 +171,7 @@ class ImageFlow(InvertibleDensity):
         return self._preprocessing.tensor(items, device, margin=margin)
 
     def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
-        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
-        drawn = torch.rand(x.shape, generator=generator, device=x.device)
-        if self.n_levels is not None:
-            drawn = (drawn * self.n_levels).floor() / (self.n_levels - 1)
-        return torch.where(kept, x, drawn)
+        return self._redraw_pixels(x, generator, self.n_levels)
 
     def _spread(self, x: Tensor, *, noisy: bool) -> Tensor:
         """Move the levels of x to the middles of their bins, or to anywhere within."""
@@ -251,42 +206,11 @@ class ImageFlow(InvertibleDensity):
             x = (x * self.n_levels - 0.5) / (self.n_levels - 1)
         return self._preprocessing.inverse(x)
 
-    def sample(
-        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
-    ) -> npt.NDArray:
-        """Draw images from the model.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-
-        Returns
-        -------
-        ndarray of shape (n_samples, C, H, W) or (n_samples, d)
-            In the shape, range and dtype of the training data, with `n_levels` values.
-        """
-        module, device = self._ready(n_samples)
-        generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
-        drawn = []
-        with torch.inference_mode():
-            for start in range(0, n_samples, _SAMPLES_AT_ONCE):
-                n = min(_SAMPLES_AT_ONCE, n_samples - start)
-                z = torch.randn((n, self.n_latent), generator=generator, device=device)
-                x = self._inverse(module, z)
-                if self.n_levels is not None:
-                    levels = (x * self.n_levels).floor().clamp(0, self.n_levels - 1)
-                    x = levels / (self.n_levels - 1)
-                drawn.append(self._preprocessing.inverse(x.clamp(0, 1)).cpu().numpy())
-        values = np.concatenate(drawn)
-        if self.dtype_.kind in "iu":
-            values = values.round()
-        return values.astype(self.dtype_)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
+    def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
+        x = super()._draw(module, n_samples, generator)
+        if self.n_levels is not None:
+            x = (x * self.n_levels).floor().clamp(0, self.n_levels - 1) / (self.n_levels - 1)
+        return x.clamp(0, 1)
 
 
 def _from_logits(logits: Tensor) -> Tensor:

@@ -12,12 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
 from skood._internal import internal
-from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
-from skood.density._base import NeuralDensity
-from skood.density._latent_transformer import LatentSpace
+from skood.density._latent_space import LatentSpace
+from skood.density._neural_density import NeuralDensity
 
 __all__ = ["Derivative", "InvertibleDensity", "MatrixDerivative"]
 
@@ -29,14 +27,18 @@ _JACOBIAN_VALUES = {"cpu": 2**22, "cuda": 2**25}
 class InvertibleDensity(LatentSpace, NeuralDensity):
     """Base of the normalising flows: z = f(x) has a standard normal distribution.
 
-    A subclass writes what a `NeuralDensity` does but ``_log_prob``, and the maps between the
-    network's input and the latents. The network's output x of ``_inverse`` is of the same units as
-    the Jacobian's: pixels in [0, 1] or standardised rows.
+    A subclass of `NeuralDensity` that writes ``_forward``, ``_inverse`` and ``_inverse_derivative``
+    in place of ``_log_prob`` and ``_draw``.
+
+    Attributes
+    ----------
+    statistics_names : tuple of str
+        Columns of `score_statistics`: "log_prob", log p(x); "latent_log_prob", the log-density of
+        the latents; "log_det", the log-determinant, which is added to it.
     """
 
     _is_differentiable = True
 
-    # The log-density of the latents and the log-determinant add up to log p(x).
     statistics_names = "log_prob", "latent_log_prob", "log_det"
 
     @abstractmethod
@@ -44,12 +46,12 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         """Latents (b, D), and log abs(det dz/dx) in nats per unit of X, shape (b,)."""
 
     def _tensor_to_encode(self, items: npt.NDArray, device: torch.device) -> Tensor:
-        """Turn items into the network's input; all that `decode` returns are taken."""
+        """Convert items to the network's input, whatever values `decode` gives them."""
         return self._tensor(items, device)
 
     @abstractmethod
     def _inverse(self, module: nn.Module, z: Tensor) -> Tensor:
-        """Undo `_forward`."""
+        """Map latents to pixels in [0, 1] or standardised rows."""
 
     @abstractmethod
     def _inverse_derivative(self, module: nn.Module, z: Tensor) -> Derivative:
@@ -58,7 +60,8 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
     def _log_prob(
         self, module: nn.Module, x: Tensor, class_indices: Tensor | None = None
     ) -> Tensor:
-        return _joint(*self._forward(module, x))
+        z, log_det = self._forward(module, x)
+        return _log_normal(z) + log_det
 
     def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
         z, log_det = self._forward(module, x)
@@ -71,7 +74,7 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
 
     @property
     def n_latent(self) -> int:  # type: ignore[override]
-        """Number of latents, that of the values of an item."""
+        """Number of latents, which is the number of values of an item."""
         return int(np.prod(self._preprocessing.item_shape))
 
     def encode(self, X: Any) -> npt.NDArray[np.float64]:
@@ -86,11 +89,11 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         ndarray of shape (n_samples, D), float64
             D is the number of values of an item.
         """
-        module, device = self._ready()
-        latents = self._map_items(
+        latents = self.map(
             self._open(X, reset=False),
-            lambda items: self._forward(module, self._tensor_to_encode(items, device))[0],
-            "encodes",
+            lambda module, x: self._forward(module, x)[0],
+            tensor=self._tensor_to_encode,
+            doing="encodes",
         )
         return self._finite(latents, "X")
 
@@ -106,14 +109,11 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         ndarray of shape (n_samples, \*input_shape), float64
             In the units of X; not rounded to its values.
         """
-        Z = self._check_latents(Z)
-        module, device = self._ready()
-
-        def decoded(z: npt.NDArray) -> Tensor:
-            latents = torch.as_tensor(z, dtype=torch.float32, device=device)
-            return self._to_units_of_x(self._inverse(module, latents))
-
-        return self._finite(self._map_items(CheckedData.of(Z), decoded, "decodes"), "Z")
+        decoded = self._map_latents(
+            self._check_latents(Z),
+            lambda module, z: self._to_units_of_x(self._inverse(module, z)),
+        )
+        return self._finite(decoded, "Z")
 
     def transform(self, X: Any) -> npt.NDArray[np.float64]:
         """Latents of X; the same as `encode`.
@@ -155,12 +155,11 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
             neither the scaling of X nor its dequantisation is differentiated. 5 MB for each
             image of 28 x 28 pixels.
         """
-        return self.map_latents(
-            self._open(X, reset=False),
-            lambda z, log_prob, derivative: derivative().jacobian().double(),
-            batch_size=self.jacobian_batch_size(),
-            doing="Jacobians",
-        )
+
+        def jacobian(module: nn.Module, x: Tensor) -> Tensor:
+            return self._inverse_derivative(module, self._forward(module, x)[0]).jacobian()
+
+        return self.map(X, jacobian, batch_size=self.jacobian_batch_size(), doing="Jacobians")
 
     @internal
     def jacobian_batch_size(self) -> int:
@@ -168,56 +167,34 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         values = _JACOBIAN_VALUES[resolve_device(self.device).type]
         return min(_MOST_JACOBIANS, max(1, values // self.n_latent**2))
 
-    def _derivative(self, module: nn.Module, z: Tensor) -> Derivative:
-        # Gradients may be taken through it.
-        with torch.inference_mode(False), torch.no_grad():
-            return self._inverse_derivative(module, z.clone())
-
     @internal
-    def map_latents(
-        self,
-        data: CheckedData,
-        function: Callable[[Tensor, Tensor, Callable[[], Derivative]], Any],
-        *,
-        batch_size: int | None = None,
-        doing: str,
-        **options: Any,
-    ) -> Any:
-        """Apply a function of latents, log-densities and derivatives to every item.
+    def linearize(
+        self, module: nn.Module, x: Tensor
+    ) -> tuple[Tensor, Tensor, Callable[[], Derivative]]:
+        """Return latents, log-densities and derivatives; called by a function that `map` applies.
 
         Parameters
         ----------
-        data : CheckedData
-            As given, or as `_open` returns them.
-        function : callable
-            Takes latents (b, D), log p(x) in nats, (b,), float64, and a function that returns the
-            `Derivative` there; returns a tensor, or several, with a row for each item.
-        batch_size : int, default=None
-            None is that of scoring.
-        doing : str
-            What the progress bar says.
-        **options : object
-            Passed to `map_batches`.
+        module : Module
+            The trained network.
+        x : Tensor of shape (b, ...)
+            Its input.
+
+        Returns
+        -------
+        z : Tensor of shape (b, D)
+        log_prob : Tensor of shape (b,), float64
+            log p(x) in nats.
+        derivative : callable
+            Returns the `Derivative` at the latents.
         """
-        module, device = self._ready()
-        data = self._open(data, reset=False)
+        z, log_det = self._forward(module, x)
+        return z, _log_normal(z) + log_det, partial(self._inverse_derivative, module, z)
 
-        def of_items(items: npt.NDArray) -> Any:
-            z, log_det = self._forward(module, self._tensor(items, device))
-            return function(z, _joint(z, log_det), partial(self._derivative, module, z))
-
-        return map_batches(
-            of_items,
-            data,
-            batch_size or scoring_batch_size(device, data.item_shape),
-            **{
-                "device": device,
-                "multiple_of": batch_multiple(data.item_shape),
-                "n_workers": self.n_workers,
-                "verbose": self.verbose,
-                "description": f"{type(self).__name__} {doing}",
-                **options,
-            },
+    def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
+        shape = n_samples, self.n_latent
+        return self._inverse(
+            module, torch.randn(shape, generator=generator, device=generator.device)
         )
 
 
@@ -247,11 +224,6 @@ class MatrixDerivative:
 
     def push(self, tangents: Tensor) -> Tensor:
         return (self._matrices @ tangents[:, :, None])[:, :, 0]
-
-
-def _joint(z: Tensor, log_det: Tensor) -> Tensor:
-    """Log-density of the data from that of the latents, in nats, (b,), float64."""
-    return _log_normal(z) + log_det
 
 
 def _log_normal(z: Tensor) -> Tensor:

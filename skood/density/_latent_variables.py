@@ -1,33 +1,61 @@
-"""Densities of latent variables, p(x) = integral of p(x | z) p(z) over z: what they share."""
+"""Base of the densities with latent variables, p(x) = integral of p(x | z) p(z) over z."""
 
 from __future__ import annotations
 
 import numbers
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.utils import Tags
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
 from skood._parameters import Interval, StrOptions, estimator, parameter
-from skood._torch.preprocessing import Learned, Preprocessing
-from skood.density._base import NeuralDensity
+from skood._torch.preprocessing import Preprocessing
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
+from skood.density._neural_density import NeuralDensity
+from skood.density._pixels import ImageOrRowParameters
 
 __all__ = ["LatentVariableDensity"]
 
 
 @estimator
-class LatentVariableDensity(NeuralDensity):
+class LatentVariableDensity(ImageOrRowParameters, NeuralDensity):
     """Base of the densities with latents z that are decoded to a likelihood p(x | z).
 
-    A subclass writes ``_network`` and ``_log_prob``. Its network has a method ``scale``, the scale
-    of the likelihood. The parameters are described in :class:`~skood.density.VAE`.
+    A subclass writes ``_network``, ``_log_prob`` and ``_draw``. Its network has a method ``scale``,
+    which returns the scale of the likelihood.
+
+    Parameters
+    ----------
+    n_filters : tuple of int, default=(32, 64)
+        For images: channels after each of the encoder's convolutions, which halve height and
+        width; the decoder has them in reverse order.
+    likelihood : {"auto", "bernoulli", "gaussian", "logistic"}, default="auto"
+        p(x | z), independent over values. "bernoulli": values in [0, 1]; grey ones count as
+        probabilities of white, and scores are then not those of a normalised distribution.
+        "gaussian": with a learned standard deviation for each channel or feature. "logistic":
+        discretised to `n_levels`, with a learned scale for each channel or feature. "auto":
+        "logistic" for images, "gaussian" for rows.
+    bound : {"importance", "elbo"}, default="importance"
+        Lower bound on log p(x) that `score_samples` returns: the importance-weighted bound, or
+        the training objective.
+    n_importance_samples : int, default=64
+        Draws of z per score, preferably a power of 2; each one costs a pass of the decoder.
+    n_levels : int, default=256
+        Number of values of a pixel, for the likelihood "logistic". Pixels are rounded to the
+        nearest of `n_levels` equally spaced values in `value_range`.
+    value_range : (float, float), "minmax" or None, default=None
+        Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
+        anything else. "minmax": the range of the training data, to which later data are clipped
+        unless the likelihood is "gaussian". With "gaussian", rows are standardised instead unless
+        a range is given.
+
+    Attributes
+    ----------
+    likelihood_ : str
+        The likelihood that "auto" stands for.
     """
 
     n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64), kw_only=True)
@@ -44,42 +72,28 @@ class LatentVariableDensity(NeuralDensity):
     n_levels: int = parameter(
         Interval(numbers.Integral, 2, None, closed="left"), default=256, kw_only=True
     )
-    value_range: tuple[float, float] | str | None = parameter(
-        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
-    )
-    image_shape: tuple[int, int, int] | None = parameter(
-        "array-like", None, default=None, kw_only=True
-    )
     learning_rate: float = parameter(default=1e-3, kw_only=True)
     lr_schedule: str = parameter(default="constant", kw_only=True)
     patience: int | None = parameter(default=5, kw_only=True)
 
-    # What `hidden_features=None` stands for where items are images.
+    # Widths for images, if `hidden_features` is None.
     _features_of_images: ClassVar[tuple[int, ...]] = (16,)
 
-    value_range_ = Learned("value_range")
-    mean_ = Learned("mean")
-    scale_ = Learned("scale")
+    _samples_at_once = 1024
 
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if reset:
-            is_image = data.is_image or self.image_shape is not None
-            self.dtype_ = data.dtype
-            self.likelihood_ = self.likelihood
-            if self.likelihood == "auto":
-                self.likelihood_ = "logistic" if is_image else "gaussian"
-            self._preprocessing = Preprocessing(
-                self,
-                data,
-                image_shape=self.image_shape,
-                value_range=self.value_range,
-                has_range=is_image
-                or self.likelihood_ != "gaussian"
-                or self.value_range is not None,
-            )
-            self._preprocessing.check_in_memory(data)
-        return self._preprocessing.open(data)
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
+        is_image = data.is_image or self.image_shape is not None
+        self.dtype_ = data.dtype
+        self.likelihood_ = self.likelihood
+        if self.likelihood == "auto":
+            self.likelihood_ = "logistic" if is_image else "gaussian"
+        return Preprocessing(
+            self,
+            data,
+            image_shape=self.image_shape,
+            value_range=self.value_range,
+            has_range=is_image or self.likelihood_ != "gaussian" or self.value_range is not None,
+        )
 
     def _build(self, data: CheckedData) -> nn.Module:
         if self.value_range_ is None:
@@ -116,8 +130,7 @@ class LatentVariableDensity(NeuralDensity):
     def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
         if self.value_range_ is None:
             return self._swap_values(x, data, generator)
-        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.mutation_rate
-        return torch.where(kept, x, torch.rand(x.shape, generator=generator, device=x.device))
+        return self._redraw_pixels(x, generator)
 
     def _log_likelihood(self, module: nn.Module, x: Tensor, raw: Tensor) -> Tensor:
         """Return log p(x | z) in nats, shape (b,), float64, from the decoder's output."""
@@ -125,25 +138,6 @@ class LatentVariableDensity(NeuralDensity):
             log_prob = self._likelihood.log_prob(x, raw.float(), module.scale())
             return log_prob.flatten(1).double().sum(1)
 
-    def _draw_items(
-        self, module: nn.Module, location: Tensor, generator: torch.Generator
-    ) -> npt.NDArray:
-        """Draw from p(x | z), in the units of X."""
-        x = self._likelihood.sample(location, module.scale(), generator)
-        return self._preprocessing.inverse(x).cpu().numpy()
-
-    def _in_training_dtype(self, values: npt.NDArray) -> npt.NDArray:
-        if self.dtype_.kind in "biu":
-            # Draws of standardised rows may exceed the range of the dtype.
-            info = None if self.dtype_.kind == "b" else np.iinfo(self.dtype_)
-            values = values.round().clip(*((info.min, info.max) if info else (0, 1)))
-        return values.astype(self.dtype_)
-
     @property
     def _is_differentiable(self) -> bool:  # type: ignore[override]
         return getattr(self, "likelihood_", self.likelihood) == "gaussian"
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags

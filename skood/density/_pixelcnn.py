@@ -10,27 +10,23 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import Interval, estimator, parameter
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
-from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density import _logistic_mixture as mixture
-from skood.density._base import NeuralDensity
-from skood.density._image_shape import shape_of_rows
-from skood.density._objective import sum_over_item
+from skood.density._neural_density import NeuralDensity, sum_over_item
 from skood.density._pixelcnn_network import PixelCNNLayer, PixelCNNNetwork
+from skood.density._pixels import ImageParameters
 
 __all__ = ["PixelCNN"]
 
 
 @estimator
-class PixelCNN(NeuralDensity):
+class PixelCNN(ImageParameters, NeuralDensity):
     r"""PixelCNN++ density of images, log p(x) = sum over pixels of log p(x_i | x_<i).
 
     Each pixel is a mixture of discretised logistic distributions whose parameters a causal
@@ -53,9 +49,6 @@ class PixelCNN(NeuralDensity):
     weight_norm : bool, default=False
         Weight normalisation, initialised so that on the first batch every layer's output has
         mean 0 and variance 1 (Salimans and Kingma 2016).
-    conditional : bool, default=False
-        Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
-        weighted by their training frequencies.
     min_scale : float, default=0.116
         Smallest scale of a logistic distribution, in levels. A pixel that is missed by k levels
         costs up to k / `min_scale` nats, so that without it a few pixels decide the score of an
@@ -65,31 +58,17 @@ class PixelCNN(NeuralDensity):
     n_levels : int, default=256
         Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
         spaced values in `value_range`.
-    value_range : (float, float), "minmax" or None, default=None
-        Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
-        anything else. "minmax": the range of the training data, to which later data are
-        clipped.
     image_shape : (int, int, int), "row" or None, default=None
         Shape (C, H, W) of images given as flat rows. "row" models a row of d values as an
         ordered sequence, an image of shape (1, 1, d).
-    max_epochs : int, default=50
-        Passes over the training data, if `max_steps` does not end training before.
     max_steps : int or None, default=1600
         Largest number of training steps. The default is for a first result; see Notes.
-    batch_size : int, default=16
-        Images in a training batch.
-    betas : tuple of float, default=(0.95, 0.9995)
-        Decay rates of Adam's moments.
-    compile : bool or "auto", default="auto"
-        Compile the training step with ``torch.compile``; "auto" does for long runs.
 
     Attributes
     ----------
     history_ : dict of str to list of float
         Loss of each epoch, in nats per image: "loss" and, with a validation part,
         "validation_loss".
-    value_range_ : tuple of float
-        Values of black and white.
     classes_ : ndarray of shape (n_classes,)
         Labels, if `conditional`.
     class_log_prior_ : ndarray of shape (n_classes,)
@@ -100,8 +79,6 @@ class PixelCNN(NeuralDensity):
         Columns of `score_statistics`: "log_prob", log p(x); "entropy", the sum of the entropies of
         the distributions that the sub-pixels were predicted by, which is -log p(x) on average in
         samples of the model. A conditional model has its mean over p(y | x).
-    dtype_ : numpy dtype
-        Dtype of the training data and of samples.
 
     See Also
     --------
@@ -153,12 +130,6 @@ class PixelCNN(NeuralDensity):
     n_levels: int = parameter(
         Interval(numbers.Integral, 2, None, closed="left"), default=256, kw_only=True
     )
-    value_range: tuple[float, float] | str | None = parameter(
-        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
-    )
-    image_shape: tuple[int, int, int] | str | None = parameter(
-        "array-like", StrOptions({"row"}), None, default=None, kw_only=True
-    )
     max_epochs: int = parameter(default=50, kw_only=True)
     max_steps: int | None = parameter(default=1600, kw_only=True)
     batch_size: int = parameter(default=16, kw_only=True)
@@ -166,23 +137,15 @@ class PixelCNN(NeuralDensity):
     patience: int | None = parameter(default=10, kw_only=True)
     compile: bool | str = parameter(default="auto", kw_only=True)
 
-    value_range_ = Learned("value_range")
     image_shape_ = Learned("item_shape")
 
     statistics_names = "log_prob", "entropy"
+    _samples_at_once = None
 
-    def _open(self, X: Any, *, reset: bool) -> CheckedData:
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
-        if reset:
-            self._preprocessing = Preprocessing(
-                self,
-                data,
-                image_shape=shape_of_rows(self, data, (1, 1, data.item_shape[0])),
-                value_range=self.value_range,
-            )
-            self.dtype_ = data.dtype
-            self._preprocessing.check_in_memory(data)
-        return self._preprocessing.open(data)
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
+        self.dtype_ = data.dtype
+        image_shape = self._shape_of_rows(data, (1, 1, data.item_shape[0]))
+        return Preprocessing(self, data, image_shape=image_shape, value_range=self.value_range)
 
     def _build(self, data: CheckedData) -> nn.Module:
         n_channels = data.item_shape[0]
@@ -290,7 +253,7 @@ class PixelCNN(NeuralDensity):
         ndarray of shape (n_samples, H, W), float64
             In nats, all channels of a pixel together. They sum to `score_samples`.
         """
-        return self._map(X, self._marginal)
+        return self.map(X, self._marginal)
 
     @available_if(lambda self: self.conditional)
     def class_log_prob(self, X: Any) -> npt.NDArray[np.float64]:
@@ -305,44 +268,18 @@ class PixelCNN(NeuralDensity):
         ndarray of shape (n_samples, n_classes), float64
             log p(x | y) in nats, in the order of `classes_`.
         """
-        return self._map(X, lambda module, x: self._by_class(module, x).sum((2, 3)))
+        return self.map(X, lambda module, x: self._by_class(module, x).sum((2, 3)))
 
-    def sample(
-        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
-    ) -> npt.NDArray:
-        """Draw images from the model, pixel by pixel.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-
-        Returns
-        -------
-        ndarray of shape (n_samples, C, H, W) or (n_samples, d)
-            In the shape, range and dtype of the training data. A conditional model draws the
-            classes as they occur in training.
-        """
-        module, device = self._ready(n_samples)
-        generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
+    def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
         n_channels, height, width = self.image_shape_
-        x = torch.zeros(n_samples, n_channels, height, width, device=device)
+        x = torch.zeros(n_samples, n_channels, height, width, device=generator.device)
         class_indices = self._draw_classes(n_samples, generator)
         positions = [(row, column) for row in range(height) for column in range(width)]
-        with torch.inference_mode():
-            for row, column in tracked(
-                positions, description="drawing samples", unit="pixel", verbose=self.verbose
-            ):
-                raw = self._raw(module, x[:, :, : row + 1], class_indices)[..., row, column]
-                parameters = self._parameters_of(raw[:, :, None, None], n_channels)
-                pixel = mixture.sample(*parameters, self.n_levels, generator)
-                x[:, :, row, column] = pixel[:, :, 0, 0]
-        values = self._preprocessing.inverse(x.double() / (self.n_levels - 1)).cpu().numpy()
-        if self.dtype_.kind in "iu":
-            values = values.round()
-        return values.astype(self.dtype_)
-
-    def __sklearn_tags__(self) -> Tags:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.three_d_array = True
-        return tags
+        for row, column in tracked(
+            positions, description="drawing samples", unit="pixel", verbose=self.verbose
+        ):
+            raw = self._raw(module, x[:, :, : row + 1], class_indices)[..., row, column]
+            parameters = self._parameters_of(raw[:, :, None, None], n_channels)
+            pixel = mixture.sample(*parameters, self.n_levels, generator)
+            x[:, :, row, column] = pixel[:, :, 0, 0]
+        return x.double() / (self.n_levels - 1)

@@ -78,8 +78,8 @@ class TwoStep(
     memory : str or joblib.Memory, default=None
         Where fitted models are cached by their parameters and data.
     verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
+        Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
+        more than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed for models whose own ``random_state`` is None.
 

@@ -6,18 +6,16 @@ import math
 import numbers
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
 from skood._internal import internal
 from skood._parameters import Interval, estimator, parameter
-from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._evidence import (
-    Elbo,
     divergence,
     importance_bound,
     lower_bound,
@@ -25,18 +23,15 @@ from skood.density._evidence import (
     weigh,
 )
 from skood.density._generator import Generator
-from skood.density._latent_transformer import LatentTransformer
+from skood.density._latent_space import LatentSpace
 from skood.density._latent_variables import LatentVariableDensity
 from skood.density._vae_network import VAENetwork
 
 __all__ = ["VAE"]
 
-# Items that `sample` draws together.
-_SAMPLES_AT_ONCE = 1024
-
 
 @estimator
-class VAE(LatentTransformer, LatentVariableDensity):
+class VAE(LatentSpace, LatentVariableDensity):
     r"""Variational autoencoder, p(x) = integral of p(x | z) N(z; 0, I) over z.
 
     The encoder's q(z | x) is a normal distribution with a diagonal covariance. Training maximises
@@ -49,62 +44,27 @@ class VAE(LatentTransformer, LatentVariableDensity):
     ----------
     n_latent : int, default=8
         Latent dimensions.
-    conditional : bool, default=False
-        Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
-        weighted by their training frequencies.
     sample_latents : bool, default=True
         Whether training draws z. False trains on the mean of q(z | x), as the released code of
         OODGen [3]_ does.
-    n_filters : tuple of int, default=(32, 64)
-        For images: channels after each of the encoder's convolutions, which halve height and
-        width; the decoder has them in reverse order.
     hidden_features : tuple of int, default=None
         Widths of hidden layers, of the encoder and, for rows, in reverse order of the decoder.
         None: (16,) for images, (128, 128) for rows.
-    likelihood : {"auto", "bernoulli", "gaussian", "logistic"}, default="auto"
-        p(x | z), independent over values. "bernoulli": values in [0, 1]; grey ones count as
-        probabilities of white, and scores are then not those of a normalised distribution.
-        "gaussian": with a learned standard deviation for each channel or feature. "logistic":
-        discretised to `n_levels`, with a learned scale for each channel or feature. "auto":
-        "logistic" for images, "gaussian" for rows.
-    bound : {"importance", "elbo"}, default="importance"
-        Lower bound on log p(x) that `score_samples` returns: the importance-weighted bound, or
-        the training objective.
-    n_importance_samples : int, default=64
-        Draws of z per score, preferably a power of 2; each one costs a pass of the decoder.
-    n_levels : int, default=256
-        Number of values of a pixel, for the likelihood "logistic". Pixels are rounded to the
-        nearest of `n_levels` equally spaced values in `value_range`.
-    value_range : (float, float), "minmax" or None, default=None
-        Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
-        anything else. "minmax": the range of the training data, to which later data are clipped
-        unless the likelihood is "gaussian". With "gaussian", rows are standardised instead unless
-        a range is given.
-    image_shape : (int, int, int) or None, default=None
-        Shape (C, H, W) of images given as flat rows.
 
     Attributes
     ----------
     history_ : dict of str to list of float
-        Negative bound of each epoch, in nats per item: "loss" and, with a validation part,
+        Negative bound of each epoch, in nats per item: "loss" and, where rows were held out,
         "validation_loss".
-    likelihood_ : str
-        The likelihood that "auto" stands for.
-    value_range_ : tuple of float or None
-        Values of black and white; None for standardised rows.
-    mean_, scale_ : ndarray of shape (d,)
-        Mean and standard deviation of rows without a range of values.
     classes_ : ndarray of shape (n_classes,)
         Labels, if `conditional`.
     class_log_prior_ : ndarray of shape (n_classes,)
         Logarithm of their frequencies, if `conditional`.
     statistics_names : tuple of str
         Columns of `score_statistics`: "log_prob", the importance-weighted bound; "log_likelihood",
-        the mean of log p(x | z) over q(z | x); "divergence", KL(q(z | x) || p(z)); "entropy", that
-        of q(z | x); "cross_entropy", the mean of -log p(z) over q(z | x). A conditional model has
-        the means of the last four over p(y | x).
-    dtype_ : numpy dtype
-        Dtype of the training data and of samples.
+        the mean of log p(x | z) over q(z | x); "divergence", KL(q(z | x) || p(z)); "entropy", the
+        entropy of q(z | x); "cross_entropy", the mean of -log p(z) over q(z | x). A conditional
+        model has the means of the last four over p(y | x).
 
     See Also
     --------
@@ -213,6 +173,93 @@ class VAE(LatentTransformer, LatentVariableDensity):
     def _statistics(self, module: nn.Module, x: Tensor) -> Tensor:
         return self._marginal_statistics(partial(self._statistics_given, module, x), x)
 
+    def _encode(
+        self, module: nn.Module, x: Tensor, class_indices: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the means of q(z | x, y), and the class indices, by default the most probable."""
+        if self.conditional and class_indices is None:
+            class_indices = self._bound_by_class(module, x).argmax(1)
+        return module.encode(x, self._one_hot(class_indices))[0], class_indices
+
+    def _location(
+        self, module: nn.Module, z: Tensor, class_indices: Tensor | None = None
+    ) -> Tensor:
+        """Return the location of p(x | z, y)."""
+        return self._likelihood.location(module.decode(z, self._one_hot(class_indices)))
+
+    def _decode(self, module: nn.Module, z: Tensor, class_indices: Tensor | None = None) -> Tensor:
+        """Return the location of p(x | z, y) in the units of X."""
+        return self._preprocessing.inverse(self._location(module, z, class_indices))
+
+    def transform(self, X: Any, y: Any = None) -> npt.NDArray[np.float64]:
+        """Mean of q(z | x), the latents of X.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        y : array-like of shape (n_samples,), default=None
+            Labels, for a conditional model. None takes the most probable class of each item.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_latent), float64
+        """
+        return self._map_labelled(X, y, lambda *batch: self._encode(*batch)[0], "encodes")
+
+    def inverse_transform(self, Z: Any, y: Any = None) -> npt.NDArray:
+        """Decode latents.
+
+        Parameters
+        ----------
+        Z : array-like of shape (n_samples, n_latent)
+        y : array-like of shape (n_samples,), default=None
+            Labels, which a conditional model needs.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, C, H, W) or (n_samples, d), float64
+            Location of p(x | z) in the units of X: the mean, unless the likelihood is discretised.
+
+        Raises
+        ------
+        ValueError
+            When a conditional model is not given labels, or Z has another number of columns.
+        """
+        Z = self._check_latents(Z)
+        if self.conditional and y is None:
+            raise ValueError(
+                "a conditional VAE decodes latents given classes; give y, the labels to decode for"
+            )
+        return self._map_latents(Z, self._decode, self._class_indices(y, len(Z)))
+
+    def reconstruct(self, X: Any, y: Any = None) -> npt.NDArray:
+        """Decode the latents of X.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        y : array-like of shape (n_samples,), default=None
+            Labels, for a conditional model. None takes the most probable class of each item.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, C, H, W) or (n_samples, d), float64
+            In the units of X.
+        """
+        return self._map_labelled(
+            X, y, lambda module, *x: self._decode(module, *self._encode(module, *x)), "reconstructs"
+        )
+
+    def _map_labelled(
+        self, X: Any, y: Any, function: Callable[..., Tensor], doing: str
+    ) -> npt.NDArray[np.float64]:
+        """Apply a function of the network, its input and class indices where y is given."""
+        data = self._open(X, reset=False)
+        class_indices = self._class_indices(y, len(data))
+        return self.map(
+            data, function, class_indices=class_indices, tensor=self._tensor, doing=doing
+        )
+
     @internal
     def generator(self) -> Generator:
         """Return the tensor interface to the fitted model, on its device.
@@ -222,15 +269,6 @@ class VAE(LatentTransformer, LatentVariableDensity):
         Generator
         """
         module, device = self._ready()
-
-        def encode(x: Tensor, class_indices: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-            if self.conditional and class_indices is None:
-                class_indices = self._bound_by_class(module, x).argmax(1)
-            return module.encode(x, self._one_hot(class_indices))[0], class_indices
-
-        def decode(z: Tensor, class_indices: Tensor | None) -> Tensor:
-            return self._likelihood.location(module.decode(z, self._one_hot(class_indices)))
-
         return Generator(
             n_latent=self.n_latent,
             conditional=self.conditional,
@@ -240,49 +278,37 @@ class VAE(LatentTransformer, LatentVariableDensity):
             else torch.float32,
             preprocessing=self._preprocessing,
             tensor=partial(self._tensor, device=device),
-            encode=encode,
-            decode=decode,
+            encode=partial(self._encode, module),
+            decode=partial(self._location, module),
             class_indices=self._class_indices,
         )
 
     @internal
-    def map_elbo(
-        self,
-        data: CheckedData,
-        function: Callable[[nn.Module, Elbo, Tensor], Tensor],
-        *,
-        doing: str,
-    ) -> npt.NDArray[np.float64]:
-        """Apply a function of the network and its evidence lower bound to every item.
+    def elbo(
+        self, module: nn.Module, x: Tensor, mean: Tensor, log_variance: Tensor, points: Tensor
+    ) -> Tensor:
+        """Evidence lower bound of a model that is not conditional, (b,), float64.
 
-        For a model that is not conditional.
+        Called by a function that `map` applies, which may differentiate it.
 
         Parameters
         ----------
-        data : CheckedData
-        function : callable
-            Takes the network, whose ``encode(x, None)`` gives mean and log-variance of the latents;
-            a function of items, mean, log-variance and points that gives the bound; and items as
-            the network reads them. Gradients may be taken in it.
-        doing : str
-            What the progress bar says.
+        module : Module
+            The trained network.
+        x : Tensor of shape (b, ...)
+            Its input.
+        mean, log_variance : Tensor of shape (b, n_latent)
+            Of the distribution of the latents; ``module.encode(x, None)`` gives q(z | x).
+        points : Tensor of shape (K, n_latent)
+            Standard normal draws, or quasi-random points, the same for every item.
         """
-        module, device = self._ready()
-
-        def elbo(x: Tensor, mean: Tensor, log_variance: Tensor, points: Tensor) -> Tensor:
-            return lower_bound(
-                lambda z: self._log_likelihood(module, x, module.decode(z, None)),
-                mean,
-                log_variance,
-                points,
-                importance_weighted=False,
-            )
-
-        def of_items(items: npt.NDArray) -> Tensor:
-            with torch.inference_mode(False), torch.enable_grad():
-                return function(module, elbo, self._tensor(items, device).clone())
-
-        return self._map_items(self._open(data, reset=False), of_items, doing)
+        return lower_bound(
+            lambda z: self._log_likelihood(module, x, module.decode(z, None)),
+            mean,
+            log_variance,
+            points,
+            importance_weighted=False,
+        )
 
     @internal
     def decoder(self) -> tuple[Callable[[Tensor], Tensor], torch.device]:
@@ -291,38 +317,15 @@ class VAE(LatentTransformer, LatentVariableDensity):
         Raises
         ------
         ValueError
-            When the model is conditional, whose items depend on a class, too.
+            When the model is conditional: its items depend on the class, too.
         """
         if self.conditional:
             raise ValueError("a conditional VAE has a decoder for each class; expected one of p(x)")
-        model = self.generator()
-        return lambda z: model.preprocessing.inverse(model.decode(z, None)), model.device
+        module, device = self._ready()
+        return partial(self._decode, module), device
 
-    def sample(
-        self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None
-    ) -> npt.NDArray:
-        """Draw items: z from its prior, then x from p(x | z).
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-        random_state : int, RandomState instance or None, default=None
-
-        Returns
-        -------
-        ndarray of shape (n_samples, C, H, W) or (n_samples, d)
-            In the range and dtype of the training data. A conditional model draws the classes as
-            they occur in training. `inverse_transform` of normal draws gives the same without the
-            noise of p(x | z).
-        """
-        module, device = self._ready(n_samples)
-        model = self.generator()
-        generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
-        drawn = []
-        with torch.inference_mode():
-            for start in range(0, n_samples, _SAMPLES_AT_ONCE):
-                n = min(_SAMPLES_AT_ONCE, n_samples - start)
-                z = torch.randn((n, self.n_latent), generator=generator, device=device)
-                location = model.decode(z, self._draw_classes(n, generator))
-                drawn.append(self._draw_items(module, location, generator))
-        return self._in_training_dtype(np.concatenate(drawn))
+    def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
+        shape = n_samples, self.n_latent
+        z = torch.randn(shape, generator=generator, device=generator.device)
+        location = self._location(module, z, self._draw_classes(n_samples, generator))
+        return self._likelihood.sample(location, module.scale(), generator)

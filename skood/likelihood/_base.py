@@ -1,4 +1,4 @@
-"""Base of the detectors on a density, and what they share."""
+"""Base of the detectors on a density, and functions of densities."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
-from skood._methods import check_provides, provides
+from skood._methods import provides
 from skood._models import as_input, fit_model, rows_through
 from skood._parameters import HasMethods, estimator, parameter
 from skood.base import ModelDetector
@@ -19,9 +19,7 @@ from skood.density._base import NeuralModel
 __all__ = [
     "DensityDetector",
     "check_densities",
-    "default_density",
     "default_flow",
-    "fit_density_with",
     "log_density",
     "log_density_of_pixels",
 ]
@@ -29,67 +27,59 @@ __all__ = [
 
 @estimator
 class DensityDetector(ModelDetector):
-    """Base of the detectors on a density.
+    """Base of the detectors on a density, which they fit.
+
+    A subclass writes ``_score_samples``, which reads ``density_``. It overrides
+    ``_default_density`` and ``_check_density`` if it does not take every density.
 
     Parameters
     ----------
-    density : density, default=None
-        An estimator with ``fit`` and ``score_samples``. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: :class:`PixelCNN` for
-        images, :class:`NeuralSplineFlow` for rows.
+    density : estimator, default=None
+        Any estimator with ``fit`` and ``score_samples``, in nats; one in
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
+        :class:`~skood.density.PixelCNN` for images and :class:`~skood.density.NeuralSplineFlow` for
+        rows.
 
     Attributes
     ----------
-    density_ : density
-        The trained density.
+    density_ : estimator
+        The fitted density.
     """
 
     density: Any = parameter(HasMethods(["fit", "score_samples"]), None, default=None)
 
     _model_parameters: ClassVar[tuple[str, ...]] = ("density",)
 
+    def _default_density(self, data: CheckedData) -> Any:
+        """Return the density that None stands for."""
+        return PixelCNN() if data.is_image else NeuralSplineFlow()
 
-def default_density(data: CheckedData) -> PixelCNN | NeuralSplineFlow:
-    """Density for ``density=None``: PixelCNN for images, a spline flow for rows."""
-    return PixelCNN() if data.is_image else NeuralSplineFlow()
+    def _check_density(self, density: Any) -> None:
+        """Raise if a density, fitted or not, lacks what the score needs; nothing by default."""
+
+    def _given_density(self, data: CheckedData) -> Any:
+        """Return the density to fit."""
+        return self._default_density(data) if self.density is None else self.density
+
+    def _fit_density(self, data: CheckedData, y: npt.NDArray | None, seed: int) -> Any:
+        """Fit the density, or take it from the cache; refuse a wrong one before it is trained."""
+        density = self._given_density(data)
+        self._check_density(density)
+        model_seed = None if self.random_state is None else seed
+        fitted = fit_model(density, data, y, seed=model_seed, memory=self.memory)
+        self._check_density(fitted)
+        return fitted
+
+    def _fit(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
+        self.density_ = self._fit_density(inliers, y, seed)
+        return None
 
 
 def default_flow(data: CheckedData) -> ImageFlow | NeuralSplineFlow:
-    """Flow for None: ImageFlow for images, a spline flow for rows."""
+    """Return an ImageFlow for images, and a spline flow for rows."""
     return ImageFlow() if data.is_image else NeuralSplineFlow()
-
-
-def fit_density_with(
-    methods: tuple[str, ...],
-    density: Any,
-    data: CheckedData,
-    y: npt.NDArray | None,
-    *,
-    message: str,
-    error: type[Exception] = ValueError,
-    **options: Any,
-) -> Any:
-    """Fit a density that has to have one of some methods.
-
-    A density that lacks them is refused before it is trained, where that can be told.
-
-    Parameters
-    ----------
-    methods : tuple of str
-    density : estimator
-    data : CheckedData
-    y : ndarray or None
-    message : str
-        Error message for a density without these methods.
-    error : type, default=ValueError
-        Class of the exception.
-    **options : object
-        Passed to `fit_model`.
-    """
-    check_provides(density, *methods, message=message, error=error)
-    fitted = fit_model(density, data, y, **options)
-    check_provides(fitted, *methods, message=message, error=error)
-    return fitted
 
 
 def check_densities(densities: Sequence[Any], data: CheckedData, name: str) -> None:
@@ -98,7 +88,7 @@ def check_densities(densities: Sequence[Any], data: CheckedData, name: str) -> N
     Parameters
     ----------
     densities : sequence of estimators
-        Those of others are only asked for ``fit`` and ``score_samples``.
+        A density of another library is checked only for ``fit`` and ``score_samples``.
     data : CheckedData
     name : str
         Name of the parameter that holds them.

@@ -1,4 +1,4 @@
-"""Losses of a diffusion model at little noise beside those at all noise."""
+"""A diffusion model's loss at low noise levels, relative to its loss at all levels."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skood._parameters import Interval, estimator, parameter
-from skood.density._diffusion import Denoiser
+from skood.density._denoiser import Denoiser
 from skood.density._evidence import normal_points
 from skood.likelihood._diffusion_detector import DiffusionDetector
 
@@ -19,25 +19,22 @@ __all__ = ["CCLR"]
 class CCLR(DiffusionDetector):
     r"""Complexity-corrected likelihood ratio of a diffusion model (Goodier and Campbell 2023).
 
-    How well noise is found in a noisy item depends, for little noise, on how complex the item is,
-    and for much noise on what it shows. The score is the difference of the mean loss until a time
-    and that of all times [1]_,
+    At low noise levels the denoising loss reflects an item's complexity, at high levels its
+    content. The score is the mean loss until a time :math:`\tau` minus the mean loss of all times
+    [1]_,
 
     .. math:: L(\tau) - L(1), \quad L(\tau) = \mathbb{E}_{t \sim U(0, \tau)} \left[
         (t + \tfrac{1}{2}) \tfrac{1}{D} \|\epsilon - \hat\epsilon(x_t, t)\|_1 \right]
 
-    in the form that Kamkari et al. 2024 [2]_ give it for continuous times.
+    in the form for continuous times of Kamkari et al. 2024 [2]_.
 
     Parameters
     ----------
-    density : estimator, default=None
-        A :class:`~skood.density.Diffusion`; one in :class:`sklearn.frozen.FrozenEstimator` is not
-        trained again. None takes one with its defaults.
     time_fraction : float, default=0.5
         :math:`\tau`.
     n_draws : int, default=32
-        Draws of time and noise for each of the two means, the same for every item; each costs a
-        pass of the network.
+        Draws of time and noise for each of the two means, the same for every item. Each draw costs
+        a pass of the network.
 
     Attributes
     ----------
@@ -46,8 +43,8 @@ class CCLR(DiffusionDetector):
 
     Notes
     -----
-    Published AUROCs differ in their direction: .781 for Fashion-MNIST against MNIST, where the OOD
-    set is simpler, and .224 for MNIST against Fashion-MNIST [2]_.
+    The sign is not right for every pair of data sets: published AUROCs are 0.781 for Fashion-MNIST
+    against MNIST, where the OOD set is simpler, and 0.224 for MNIST against Fashion-MNIST [2]_.
 
     References
     ----------
@@ -81,7 +78,7 @@ class CCLR(DiffusionDetector):
         for point in normal_points(self.n_draws, 1 + x[0].numel()).to(x.device):
             t = last * float(torch.special.ndtr(point[0]))
             noise = point[1:].view(x.shape[1:])
-            # The model knows no smaller noise than that.
+            # Smaller noise is not modelled.
             log_ratio = denoiser.log_ratio(t).clamp(min=denoiser.log_ratios[0])
             found = denoiser.noise(denoiser.noisy(x, t, noise), log_ratio)
             error = (found - noise).flatten(1).double().abs().mean(1)

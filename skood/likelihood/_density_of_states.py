@@ -1,4 +1,4 @@
-"""How frequent the statistics of a density are, instead of how likely an item is."""
+"""Density of the statistics of a density model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from skood._checked_data import CheckedData
 from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
-from skood.likelihood._base import DensityDetector, default_density, log_density
+from skood.likelihood._base import DensityDetector, log_density
 
 __all__ = ["DensityOfStates"]
 
 
 @estimator
 class DensityOfStates(DensityDetector):
-    r"""Detector whose score is how frequent the statistics of a density are at an item.
+    r"""Detector whose score is the density of an item's statistics under a density model.
 
     A density may give out-of-distribution items a higher log p(x) than its training data, but
-    hardly the same. What counts is therefore not log p(x) but how frequent its value is in
-    in-distribution data, and with it the values of the other statistics :math:`T_j` that the
-    density has [1]_. The score (DoSE) is
+    hardly the same. The score is therefore not log p(x) itself: it is high if the value of
+    log p(x), and the values of other statistics :math:`T_j` of the density, are frequent in
+    in-distribution data [1]_. The score (DoSE) is
 
     .. math:: s(x) = \sum_j \log \hat{p}_j(T_j(x))
 
@@ -37,26 +37,19 @@ class DensityOfStates(DensityDetector):
     ----------
     density : estimator, default=None
         Any estimator with ``fit`` and ``score_samples``; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. The densities of
-        :mod:`skood.density` say what their statistics are by ``score_statistics`` and
-        ``statistics_names``; of any other, log p(x) is the only one. None takes
-        :class:`~skood.density.PixelCNN` for images and
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. Its statistics are the columns
+        of its ``score_statistics``, as in :mod:`skood.density`; without this method, log p(x)
+        alone. None takes :class:`~skood.density.PixelCNN` for images and
         :class:`~skood.density.NeuralSplineFlow` for rows.
     estimator : {"kde", "svm"} or estimator, default="kde"
-        "kde" is the sum above. "svm" takes the score of a
-        :class:`~sklearn.svm.OneClassSVM` on all statistics, and so does any estimator with
-        ``fit`` and ``score_samples``, ``OneClassSVM(nu=0.1)`` for instance. It reads
-        statistics of mean 0 and variance 1.
+        "kde" is the sum above. "svm" is the score of a :class:`~sklearn.svm.OneClassSVM` on all
+        statistics, scaled to mean 0 and variance 1. Any estimator with ``fit`` and
+        ``score_samples`` takes its place, ``OneClassSVM(nu=0.1)`` for instance.
     bandwidth : {"scott", "silverman"} or float, default="scott"
-        Standard deviation of the kernels of "kde", in those of a statistic; "scott" is
-        :math:`n^{-1/5}` for n training rows.
+        Standard deviation of the kernels of "kde", in units of the standard deviation of the
+        statistic; "scott" is :math:`n^{-1/5}` for n training rows.
     n_calibration : int or None, default=5000
-        Training rows that the statistics are learned from, and the threshold. None takes all.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density or an estimator whose own ``random_state`` is None, and of the
-        calibration rows.
+        Training rows for the statistics and the threshold. None takes all.
 
     Attributes
     ----------
@@ -71,16 +64,16 @@ class DensityOfStates(DensityDetector):
 
     See Also
     --------
-    LogLikelihood : The larger log p(x), the better.
+    LogLikelihood : Scores by log p(x) itself.
 
     Notes
     -----
     A score of "kde" is in nats, the logarithm of a density of statistics that are in nats
-    themselves. A one-class SVM has scores without a unit, from 0, far from all training rows.
+    themselves. Scores of a one-class SVM have no unit, and are 0 far from all training rows.
 
-    The statistics are learned from training rows, as in [1]_. In rows that a density has overfitted
-    they are not what they are in new ones; train it on others then, and fit the detector with
-    ``FrozenEstimator(density)`` on rows that it has not seen.
+    The statistics come from training rows, as in [1]_. If the density overfits, its statistics
+    differ between training rows and new rows: then train it on other rows, and fit the detector
+    with ``FrozenEstimator(density)`` on rows that the density has not seen.
 
     References
     ----------
@@ -116,19 +109,11 @@ class DensityOfStates(DensityDetector):
         Interval(numbers.Integral, 2, None, closed="left"), None, default=5000, kw_only=True
     )
 
-    _model_parameters = ("density",)
-
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         model_seed = None if self.random_state is None else seed
-        self.density_ = fit_model(
-            default_density(inliers) if self.density is None else self.density,
-            inliers,
-            y,
-            seed=model_seed,
-            memory=self.memory,
-        )
+        self.density_ = self._fit_density(inliers, y, seed)
         self.statistics_names_ = getattr(self.density_, "statistics_names", ("log_prob",))
         if self.n_calibration is not None and self.n_calibration < len(inliers):
             order = numpy_rng(seed, Stream.STATISTICS_ROWS).permutation(len(inliers))
@@ -143,7 +128,7 @@ class DensityOfStates(DensityDetector):
             )
         self.mean_ = known.mean(0)
         deviation = known.std(0, ddof=1)
-        # What differs by rounding errors of float32 does not vary.
+        # A statistic that differs only by rounding errors of float32 does not vary.
         varies = deviation > 10 * np.finfo(np.float32).eps * np.abs(self.mean_)
         self.scale_ = np.where(varies, deviation, 1.0)
         estimator = self.estimator
@@ -192,7 +177,7 @@ class DensityOfStates(DensityDetector):
 
 
 class _OneClassSVM(OneClassSVM):
-    """Draws no seed from numpy's global generator, which it has no use for."""
+    """Does not draw a seed, which it would not use, from numpy's global generator."""
 
     def fit(self, X: Any, y: Any = None) -> _OneClassSVM:
         self.random_state = 0

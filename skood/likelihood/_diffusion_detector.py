@@ -1,4 +1,4 @@
-"""What the detectors on a diffusion model share."""
+"""Base of the detectors on a diffusion model."""
 
 from __future__ import annotations
 
@@ -11,53 +11,48 @@ import numpy.typing as npt
 from torch import Tensor
 
 from skood._checked_data import CheckedData
+from skood._methods import check_provides
 from skood.density import Diffusion
-from skood.density._diffusion import Denoiser
-from skood.likelihood._base import DensityDetector, fit_density_with
+from skood.density._denoiser import Denoiser
+from skood.likelihood._base import DensityDetector
 
 __all__ = ["DiffusionDetector"]
 
 
 class DiffusionDetector(DensityDetector):
-    """Base of the detectors that read more of a diffusion model than its density.
+    """Base of the detectors that compute their score from the denoiser of a diffusion model.
 
     A subclass writes ``_of_items``.
+
+    Parameters
+    ----------
+    density : estimator, default=None
+        A :class:`~skood.density.Diffusion`; one in :class:`sklearn.frozen.FrozenEstimator` is not
+        trained again. None takes a Diffusion with default parameters.
     """
 
     @abstractmethod
     def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:
-        """Return what scores are made of, for items as the network reads them, (b, ...)."""
+        """Return scores, or terms of scores, of items as the network reads them, (b, ...)."""
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        density = Diffusion() if self.density is None else self.density
-        check_times(density, self._times())
-        self.density_ = fit_density_with(
-            ("map_noise",),
+    def _default_density(self, data: CheckedData) -> Diffusion:
+        return Diffusion()
+
+    def _check_density(self, density: Any) -> None:
+        check_provides(
             density,
-            inliers,
-            y,
+            "score_function",
             message=f"density={density!r} is not a diffusion model; {type(self).__name__} needs a "
             "Diffusion",
-            seed=None if self.random_state is None else seed,
-            memory=self.memory,
         )
-        check_times(self.density_, self._times())
+        for t in self._times() if hasattr(density, "check_time") else ():
+            density.check_time(t)
 
     def _times(self) -> Sequence[float]:
-        """Return the times that the density is asked at, which it has to model."""
+        """Return the times at which the score is computed; the density has to model them."""
         return ()
 
-    def _map(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return self.density_.map_noise(data, self._of_items, doing="scores").astype(np.float64)
-
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return self._map(data)
-
-
-def check_times(density: Any, times: Sequence[float]) -> None:
-    """Raise for times that a diffusion model does not model; fitted or not."""
-    if hasattr(density, "check_time"):
-        for t in times:
-            density.check_time(t)
+        return self.density_.map(
+            data, lambda module, x: self._of_items(self.density_.denoiser(module), x)
+        )

@@ -1,4 +1,4 @@
-"""How well a diffusion model restores an item from noise."""
+"""Distance of an item from its reconstruction by a diffusion model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
-from skood.density._diffusion import Denoiser
+from skood.density._denoiser import Denoiser
 from skood.likelihood._diffusion_detector import DiffusionDetector
 
 __all__ = ["DiffusionReconstruction"]
@@ -21,39 +21,34 @@ __all__ = ["DiffusionReconstruction"]
 
 @estimator
 class DiffusionReconstruction(DiffusionDetector):
-    r"""Detector on a diffusion model: how well it restores an item from noise.
+    r"""Detector on a diffusion model: the distance of an item from its reconstruction.
 
-    Noise of several times t is added to an item and taken off by the model [1]_. The model restores
-    what it knows: its result lies further from an out-of-distribution item than from one of the
-    training data. With :math:`d_t` the distance of the two, and its mean and standard deviation
-    over training rows, the score is minus the mean of the standardised distances,
+    Noise of several times t is added to an item, and the model removes it [1]_. The result is more
+    like the training data, so that its distance :math:`d_t` from an out-of-distribution item is
+    larger than from an in-distribution item. With the mean :math:`\mu_t` and the standard deviation
+    :math:`\sigma_t` of :math:`d_t` over training rows, the score is minus the mean standardised
+    distance,
 
     .. math:: -\frac{1}{T} \sum_t \frac{d_t(x) - \mu_t}{\sigma_t}
 
     Parameters
     ----------
-    density : estimator, default=None
-        A :class:`~skood.density.Diffusion`; one in :class:`sklearn.frozen.FrozenEstimator` is not
-        trained again. None takes one with its defaults.
     times : sequence of float, default=(0.1, 0.2, 0.3, 0.4, 0.5)
         Times, from 0 to 1.
     n_steps : int, default=4
-        Runge-Kutta steps of the probability-flow ODE that take the noise off, each with four passes
+        Runge-Kutta steps of the probability-flow ODE that removes the noise, each with four passes
         of the network. 0 takes the mean that one pass predicts.
     distance : {"mse", "lpips"} or callable, default="mse"
         Mean squared error in units of the network (pixels in [-1, 1], standardised rows); or LPIPS
-        with AlexNet [2]_, for images, from the package ``lpips``, which loads its weights; or a
-        function of two tensors (b, ...) that returns (b,).
+        with AlexNet [2]_, for images, from the package ``lpips``, which downloads the weights; or
+        a function of two tensors (b, ...) that returns (b,).
     n_calibration : int or None, default=1000
-        Training rows from which means and standard deviations are taken. None takes all.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, of the noise, which is the same for
-        every item, and of the calibration rows.
+        Training rows for the means and standard deviations. None takes all.
 
     Attributes
     ----------
     mean_distances_, std_distances_ : ndarray of shape (n_times,)
-        Of the calibration rows.
+        Means and standard deviations of the distances of the calibration rows.
     offset_ : float
         Threshold on the score, in standard deviations.
 
@@ -98,9 +93,9 @@ class DiffusionReconstruction(DiffusionDetector):
         super()._fit(inliers, y, outliers, seed)
         n_rows = min(self.n_calibration or len(inliers), len(inliers))
         rows = numpy_rng(seed, Stream.RECONSTRUCTION_ROWS).permutation(len(inliers))[:n_rows]
-        distances = self._map(inliers.subset(rows))
+        distances = super()._score_samples(inliers.subset(rows))
         self.mean_distances_, std = distances.mean(0), distances.std(0)
-        # Where all items are restored equally well, a deviation is compared with the mean.
+        # If all distances are equal, they are divided by their mean instead.
         self.std_distances_ = np.where(std > 0, std, np.maximum(self.mean_distances_, 1e-12))
 
     def _times(self) -> Sequence[float]:
@@ -135,7 +130,8 @@ class DiffusionReconstruction(DiffusionDetector):
         return torch.stack(distances, 1)
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return -((self._map(data) - self.mean_distances_) / self.std_distances_).mean(1)
+        distances = super()._score_samples(data)
+        return -((distances - self.mean_distances_) / self.std_distances_).mean(1)
 
 
 def _mean_squared_error(x: Tensor, y: Tensor) -> Tensor:

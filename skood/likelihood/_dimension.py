@@ -1,8 +1,8 @@
 r"""Local intrinsic dimension of a flow at a point, as a function of a scale.
 
-With J the derivative of the map from latents to data, :math:`\lambda_i` the eigenvalues of
-:math:`J^T J` and :math:`v = e^{2r}`, r being the logarithm of the scale. Each estimator finds a
-`spectrum`, from which its `dimension` at many scales follows, and, faster, its dimension `at` one.
+J is the derivative of the map from latents to data, :math:`\lambda_i` are the eigenvalues of
+:math:`J^T J`, and :math:`v = e^{2r}`, where r is the logarithm of the scale. Each estimator
+computes a `spectrum`, which gives the `dimension` at any scale, or, faster, the dimension `at` one.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _BLOCK = 64
 
 
 class Spectrum(NamedTuple):
-    """What an estimator reads a dimension from.
+    """Eigenvalues and weights, from which the dimension at any scale is computed.
 
     Attributes
     ----------
     eigenvalues : Tensor of shape (b, k), float64
         Eigenvalues of J'J, or their approximations by Lanczos.
     weights : Tensor of shape (b, k), float64
-        Squares of the latents in the basis of eigenvectors, or the number of dimensions that an
-        approximation stands for; unused where eigenvalues are counted.
+        Squares of the latents in the basis of eigenvectors, or the number of dimensions that each
+        approximation represents; unused where eigenvalues are counted.
     """
 
     eigenvalues: Tensor
@@ -52,7 +52,7 @@ class Dimension(metaclass=ABCMeta):
 
     @abstractmethod
     def spectrum(self, derivative: Derivative, z: Tensor) -> Spectrum:
-        """Find what `dimension` reads, at latents (b, D)."""
+        """Compute the spectrum at latents (b, D)."""
 
     @abstractmethod
     def dimension(self, spectrum: Spectrum, scale: float) -> Tensor:
@@ -78,7 +78,7 @@ class ThresholdDimension(Dimension):
 
 
 class ConvolutionDimension(Dimension):
-    r"""How the log-density falls as a Gaussian of standard deviation exp(r) is added.
+    r"""Slope of the log-density under noise whose standard deviation is exp(r).
 
     D + d/dr log rho_r at x, where rho_r is the density of x + J (Z - z) with noise [1]_:
 
@@ -124,12 +124,12 @@ class ConvolutionDimension(Dimension):
 class LanczosDimension(Dimension):
     r"""The smooth count :math:`\sum_i \lambda_i / (\lambda_i + v)` by Lanczos quadrature.
 
-    From a few products of J and its transpose with vectors, and no Jacobian [1]_.
+    It takes a few products of J and its transpose with vectors, and not J itself [1]_.
 
     Parameters
     ----------
     probes : ndarray of shape (n_probes, D)
-        Signs, from which the iterations start; the same for every item.
+        Starting vectors of the iterations, of signs; the same for every item.
     n_steps : int
         Steps of an iteration, each with one product of J and one of its transpose.
 
@@ -183,8 +183,8 @@ def count_above(matrices: Tensor, value: float) -> Tensor:
     """Count the eigenvalues of symmetric matrices that are larger than `value`.
 
     Subtracts `value` from the diagonal and counts positive eigenvalues by blocks of a Gaussian
-    elimination, which changes no signs: the inertia of a matrix is that of a block on its diagonal
-    plus that of the block's Schur complement (Haynsworth 1968).
+    elimination: the inertia of a matrix is the inertia of a block on its diagonal plus the inertia
+    of the block's Schur complement (Haynsworth 1968).
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def count_above(matrices: Tensor, value: float) -> Tensor:
     n = matrices.shape[-1]
     matrices.diagonal(dim1=1, dim2=2).sub_(value)
     limits = torch.finfo(matrices.dtype)
-    # An eigenvalue of 0 is divided by as one below it, which changes no more than rounding does.
+    # Zero pivots are replaced by a tiny negative number; the effect is below rounding error.
     least = limits.eps * matrices.abs().amax((1, 2)).clamp(min=limits.tiny / limits.eps)[:, None]
     count = torch.zeros(len(matrices), dtype=torch.int64, device=matrices.device)
     for start in range(0, n, _BLOCK):
@@ -207,8 +207,8 @@ def count_above(matrices: Tensor, value: float) -> Tensor:
         eigenvalues, vectors = torch.linalg.eigh(matrices[:, start:stop, start:stop])
         eigenvalues = torch.where(eigenvalues.abs() < least, -least, eigenvalues)
         count += (eigenvalues > 0).sum(1)
-        beside = vectors.mT @ matrices[:, start:stop, stop:]
-        matrices[:, stop:, stop:].baddbmm_(beside.mT, beside / eigenvalues[:, :, None], alpha=-1)
+        mixed = vectors.mT @ matrices[:, start:stop, stop:]
+        matrices[:, stop:, stop:].baddbmm_(mixed.mT, mixed / eigenvalues[:, :, None], alpha=-1)
     return count
 
 
@@ -220,7 +220,7 @@ def _lanczos(
     Parameters
     ----------
     multiply : callable
-        Takes vectors (b, D) to their products with the matrices.
+        Returns the products of vectors (b, D) with the matrices.
     start : Tensor of shape (b, D), float64
         Unit vectors.
     n_steps : int
@@ -231,7 +231,7 @@ def _lanczos(
         Shares sum to 1.
     """
     basis = [start]
-    diagonal, beside = [], []
+    diagonal, norms = [], []
     for _ in range(n_steps):
         product = multiply(basis[-1])
         diagonal.append((product * basis[-1]).sum(1))
@@ -240,11 +240,11 @@ def _lanczos(
         for _ in range(2):
             product = product - (vectors.mT @ (vectors @ product[:, :, None]))[:, :, 0]
         norm = product.norm(dim=1)
-        # Where the vectors so far span an invariant space, the next one is 0.
+        # If the vectors so far span an invariant space, the next vector is 0.
         exhausted = norm <= 1e-6 * diagonal[0]
-        beside.append(torch.where(exhausted, 0.0, norm))
+        norms.append(torch.where(exhausted, 0.0, norm))
         basis.append(torch.where(exhausted[:, None], 0.0, product / norm[:, None]))
-    off_diagonal = torch.stack(beside, 1)[:, :-1]
+    off_diagonal = torch.stack(norms, 1)[:, :-1]
     tridiagonal = torch.diag_embed(torch.stack(diagonal, 1))
     tridiagonal = tridiagonal + torch.diag_embed(off_diagonal, 1)
     tridiagonal = tridiagonal + torch.diag_embed(off_diagonal, -1)
@@ -260,7 +260,7 @@ def find_scale(estimator: Dimension, spectrum: Spectrum, target: float) -> float
     estimator : Dimension
     spectrum : Spectrum
     target : float
-        Between 0 and D. At either end the mean is as close to it as it gets.
+        Between 0 and D. If the mean never reaches it, the nearest end of the scales is returned.
     """
     positive = spectrum.eigenvalues[spectrum.eigenvalues > 0]
     if len(positive) == 0:

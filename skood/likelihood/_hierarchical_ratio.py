@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
+from skood._methods import check_provides
 from skood._models import as_input
 from skood._parameters import Interval, estimator, parameter
 from skood.density import HierarchicalVAE
-from skood.likelihood._base import DensityDetector, fit_density_with
+from skood.likelihood._base import DensityDetector
 
 __all__ = ["HierarchicalRatio"]
 
 
 @estimator
 class HierarchicalRatio(DensityDetector):
-    r"""Detector on what the lower latents of a hierarchical VAE add to the likelihood.
+    r"""Detector on the gain in likelihood from the lower latents of a hierarchical VAE.
 
     The score is minus the absolute value of the log-ratio [1]_
 
@@ -26,8 +28,8 @@ class HierarchicalRatio(DensityDetector):
 
     of two lower bounds on log p(x): :math:`\mathcal{L}` infers all layers of latents from x,
     :math:`\mathcal{L}^{>k}` only those above the k-th, and draws the others from their prior.
-    Lower latents hold low-level features that out-of-distribution images share and that dominate
-    the likelihood. Where the upper latents explain x, knowing the lower ones adds little.
+    Lower latents hold low-level features, which out-of-distribution images share and which dominate
+    the likelihood. Where the upper latents explain x, inferring the lower ones adds little.
 
     Parameters
     ----------
@@ -35,33 +37,29 @@ class HierarchicalRatio(DensityDetector):
         A :class:`~skood.density.HierarchicalVAE`; one in :class:`sklearn.frozen.FrozenEstimator`
         is not trained again. None takes one with its default parameters.
     k : int, default=2
-        Layers, from the bottom, that are not inferred; at least 1, and less than the number of
-        layers.
+        Number of layers, from the bottom, that are not inferred; less than the number of layers.
     n_importance_samples : int or None, default=None
-        Draws for each bound. None takes the parameter of the density, whose `bound` says which
-        bounds are compared.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
+        Draws for each bound. None takes the parameter of the density. The parameter `bound` of the
+        density selects the kind of bound.
 
     See Also
     --------
     LogLikelihood : The score is one bound.
-    LikelihoodRatio : Divides by the density of another model, of the background.
+    LikelihoodRatio : Divides by the density of a background model.
 
     Notes
     -----
-    Scores are in nats. In expectation over the draws, the difference of the bounds of
-    ``bound="elbo"`` is one of divergences of q from the true posterior [1]_:
+    Scores are in nats. With ``bound="elbo"``, the expected difference of the bounds is a difference
+    of two divergences from the true posterior [1]_:
     :math:`LLR^{>k} = \mathrm{KL}(p(z_{\le k}|z_{>k}) q(z_{>k}|x) \| p(z|x)) -
     \mathrm{KL}(q(z|x) \| p(z|x))`.
 
-    The log-ratio is negative where the prior, which has not seen the lower details of x, comes
-    closer to the posterior than q does, which has. Within a nat of 0 this may be the error of few
-    draws. Beyond, the encoder has failed at x, which no training item makes it do: the score of
-    -400 nats is then the same as for a log-ratio of +400. The score of [1]_, :math:`-LLR^{>k}`,
-    takes such items for the most typical of all; it equals this one where the log-ratio is
-    positive, as of the images that were published. Rows far from the training data often have
-    large log-ratios of either sign.
+    The log-ratio is negative where the prior of the lower latents is closer to their posterior than
+    q is. Down to -1 nat this may be the error of few draws. Below, the encoder has failed at x,
+    which does not happen for training items, and a log-ratio of -400 nats gives the same score as
+    one of +400. The score of [1]_, :math:`-LLR^{>k}`, would rank such items as the most typical of
+    all; both scores are equal where the log-ratio is positive, as for the published images. Rows
+    far from the training data often have large log-ratios of either sign.
 
     References
     ----------
@@ -83,28 +81,22 @@ class HierarchicalRatio(DensityDetector):
         Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
     )
 
-    _model_parameters = ("density",)
+    def _default_density(self, data: CheckedData) -> HierarchicalVAE:
+        return HierarchicalVAE()
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        density = HierarchicalVAE() if self.density is None else self.density
+    def _check_density(self, density: Any) -> None:
         layers = getattr(density, "n_latents", None)
-        # Anything else is for the density to refuse.
+        # The density itself refuses anything else.
         if isinstance(layers, (tuple, list)) and self.k >= len(layers):
             raise ValueError(
                 f"k={self.k}, but the density has {len(layers)} layers of latents; "
                 f"expected at most {len(layers) - 1}"
             )
-        self.density_ = fit_density_with(
-            ("score_above",),
+        check_provides(
             density,
-            inliers,
-            y,
+            "score_above",
             message=f"density={density!r} has no layers of latents; HierarchicalRatio needs a "
             "HierarchicalVAE",
-            seed=None if self.random_state is None else seed,
-            memory=self.memory,
         )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Log-density beside the length of a lossless code."""
+"""Log-density, corrected by the length of a lossless code."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
-from skood._models import fit_model
-from skood._parameters import Interval, StrOptions, estimator, parameter
-from skood._torch.preprocessing import Learned, Preprocessing
-from skood.density._image_shape import shape_of_rows
-from skood.likelihood._base import DensityDetector, default_density, log_density
+from skood._parameters import Interval, estimator, parameter
+from skood._torch.preprocessing import Preprocessing
+from skood.density._pixels import ImageParameters
+from skood.likelihood._base import DensityDetector, log_density
 
 __all__ = ["InputComplexity"]
 
@@ -29,19 +28,19 @@ _CODECS: dict[str, dict[str, Any]] = {
     "jpeg2000": {"format": "JPEG2000", "irreversible": False},
     "webp": {"format": "WEBP", "lossless": True, "exact": True},
 }
-# What Pillow calls the part of it that writes a format, where that may be missing.
+# Pillow's names of its optional features that write a format.
 _FEATURES = {"jpeg2000": "jpg_2000", "webp": "webp"}
 # Images encoded by one task.
 _CHUNK = 256
 
 
 @estimator
-class InputComplexity(DensityDetector):
-    r"""Detector whose score is the log-density less that of a universal coder, in bits.
+class InputComplexity(ImageParameters, DensityDetector):
+    r"""Detector whose score is the log-density plus the length of a lossless code, in bits.
 
-    A density gives simple images high values. A lossless codec does, too: the bits L(x) it needs
-    are those of a general-purpose model, :math:`-\log_2 p_0(x)`, and the score is the logarithm of
-    the likelihood ratio [1]_,
+    A density gives simple images high values, and a lossless codec gives them short codes. The
+    length L(x) of the code of an image is :math:`-\log_2 p_0(x)` under a general-purpose model, and
+    the score is the logarithm of the likelihood ratio [1]_,
 
     .. math:: \log_2 p(x) + L(x)
 
@@ -49,45 +48,33 @@ class InputComplexity(DensityDetector):
 
     Parameters
     ----------
-    density : estimator, default=None
-        Any estimator with ``fit`` and ``score_samples`` in nats; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
-        :class:`~skood.density.PixelCNN` for images and
-        :class:`~skood.density.NeuralSplineFlow` for rows.
     codecs : sequence of {"png", "jpeg2000", "webp"}, default=("png", "jpeg2000", "webp")
-        Lossless formats of Pillow. [1]_ takes FLIF as well, which Pillow does not write.
+        Lossless formats of Pillow. FLIF, which [1]_ uses as well, is not among them.
     n_levels : int, default=256
-        Values of a pixel, equally spaced in `value_range`, which codecs see as 0, 1, 2, and so on;
-        256 at most.
-    value_range : (float, float), "minmax" or None, default=None
-        Values of black and white. None: 0..255 for uint8, 0..1 for floats, and an error for
-        anything else. "minmax": the range of the training data, to which later data are clipped.
+        Number of values of a pixel, equally spaced in `value_range`; at most 256. The codecs encode
+        them as 0, 1, 2, and so on.
     image_shape : (int, int, int), "row" or None, default=None
         Shape (C, H, W) of images given as flat rows. "row" encodes rows as images of one pixel in
         height.
     n_jobs : int or None, default=None
-        Threads that encode images. None is 1, -1 all processors.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
+        Number of threads that encode images. None is 1, -1 all processors.
 
     Attributes
     ----------
-    value_range_ : tuple of float
-        Values of black and white.
     offset_ : float
         Threshold on the score, in bits.
 
     See Also
     --------
-    LikelihoodRatio : Divides by a density of the background instead.
+    LikelihoodRatio : Divides by the density of a background model instead.
 
     Notes
     -----
-    [1]_ write :math:`S = -\log_2 p(x) - L(x)`, which is larger for out-of-distribution items. Both
-    terms are bits of one image: p must be the probability of levels, as that of
-    :class:`~skood.density.PixelCNN` is; the logarithm of a density in other units is off by a
-    constant, which moves score and threshold alike. Images of one channel are encoded as grey, of
-    three as colour ones, others as one grey image for each channel, one above the other.
+    The score of [1]_ is :math:`S = -\log_2 p(x) - L(x)`, larger for out-of-distribution items. Both
+    terms are bits per image if p is a probability of levels, as for
+    :class:`~skood.density.PixelCNN`; a density in other units adds a constant to score and
+    threshold. An image of one channel is encoded as a grey image, of three as a colour image, and
+    of any other number as one grey image with the channels one above the other.
 
     References
     ----------
@@ -114,20 +101,10 @@ class InputComplexity(DensityDetector):
     n_levels: int = parameter(
         Interval(numbers.Integral, 2, 256, closed="both"), default=256, kw_only=True
     )
-    value_range: tuple[float, float] | str | None = parameter(
-        "array-like", StrOptions({"minmax"}), None, default=None, kw_only=True
-    )
-    image_shape: tuple[int, int, int] | str | None = parameter(
-        "array-like", StrOptions({"row"}), None, default=None, kw_only=True
-    )
     n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
 
-    _model_parameters = ("density",)
-
-    # The complexity of an item is that of its numbers.
+    # Codecs encode numbers.
     _reads_as_it_came = False
-
-    value_range_ = Learned("value_range")
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -136,18 +113,12 @@ class InputComplexity(DensityDetector):
         self._preprocessing = Preprocessing(
             self,
             inliers,
-            image_shape=shape_of_rows(self, inliers, (1, 1, inliers.item_shape[0])),
+            image_shape=self._shape_of_rows(inliers, (1, 1, inliers.item_shape[0])),
             value_range=self.value_range,
             has_range=True,
         )
         self._preprocessing.check_in_memory(inliers)
-        self.density_ = fit_model(
-            default_density(inliers) if self.density is None else self.density,
-            inliers,
-            y,
-            seed=None if self.random_state is None else seed,
-            memory=self.memory,
-        )
+        self.density_ = self._fit_density(inliers, y, seed)
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return log_density(self.density_, data) / math.log(2) + self._complexity(data)

@@ -1,4 +1,4 @@
-"""Where the latents of an item lie in a standard normal distribution."""
+"""Norm of an item's latents, compared with a standard normal distribution."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ __all__ = ["LatentNorm"]
 
 # Below this, a probability is computed as its logarithm.
 _SMALL = 1e-290
-# Training rows whose latents are checked.
+# Number of training rows whose latents are checked.
 _CHECKED_ROWS = 1000
 # Largest root mean square of the means of latents, and largest factor between their standard
 # deviations and 1. Whitened components have 0 and 1; those of autoencoders of digits had means of
 # 0.8 and 1.8 and deviations up to 4.7, unwhitened components deviations of 0.1 or 3.
 _LARGEST_MEAN = 0.5
 _LARGEST_FACTOR = 2.0
-# Terms of the expansions of such logarithms; enough for a million latents.
+# Terms of the expansions of these logarithms; enough for a million latents.
 _N_TERMS = 500
 
 
 @estimator
 class LatentNorm(ModelDetector):
-    r"""Detector on the norm of latents z, which should be that of a normal distribution.
+    r"""Detector on the norm of latents z that are standard normal in-distribution.
 
-    A flow or a VAE makes the latents of its training data standard normal. In D dimensions the
-    origin is where their density is highest, and hardly any of them lies near it:
-    :math:`\|z\|^2` has a chi-squared distribution with D degrees of freedom, and :math:`\|z\|` is
-    close to :math:`\sqrt{D}`, on what is called the Gaussian annulus, the typical set of the
-    distribution [1]_ [2]_. Latents elsewhere are out-of-distribution.
+    A flow or a VAE makes the latents of its training data standard normal. Their density is highest
+    at the origin, but in D dimensions hardly any of them lies there: :math:`\|z\|^2` has a
+    chi-squared distribution with D degrees of freedom, and :math:`\|z\|` is close to
+    :math:`\sqrt{D}`, the Gaussian annulus, which is the typical set of the distribution [1]_ [2]_.
+    Latents elsewhere are out-of-distribution.
 
     Parameters
     ----------
     latents : transformer, default=None
-        Any estimator with ``fit`` and ``transform``, which gives standard normal latents (n, D): a
-        flow, a :class:`~skood.density.VAE`, ``sklearn.decomposition.PCA(whiten=True)``; a
-        Pipeline of a model with other latents, such as an :class:`~skood.density.Autoencoder`, and
+        Any estimator with ``fit`` and ``transform`` that returns standard normal latents (n, D): a
+        flow, a :class:`~skood.density.VAE`, ``sklearn.decomposition.PCA(whiten=True)``; or a
+        Pipeline of another model, such as an :class:`~skood.density.Autoencoder`, and
         ``PCA(whiten=True)``. One in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
         :class:`~skood.density.ImageFlow` for images and
@@ -54,18 +54,11 @@ class LatentNorm(ModelDetector):
         The score:
 
         - "pvalue": :math:`\log(2 \min(F(\|z\|^2), 1 - F(\|z\|^2)))` with F the distribution
-          function of :math:`\chi^2_D`: the logarithm of the probability that a norm is as extreme
-          on its side, twice;
+          function of :math:`\chi^2_D`: the logarithm of the two-sided p-value of the norm;
         - "shell": :math:`\log \mathcal{N}(z; 0, I) + \log A(\|z\|)` with A(r) the area of the
-          sphere of radius r: the logarithm of the probability of a shell of norm :math:`\|z\|`,
-          for each unit of its thickness. It weighs the density with the volume that has it;
+          sphere of radius r: the log-density of the norm :math:`\|z\|`;
         - "annulus": :math:`-|\,\|z\| - \sqrt{D}\,|`;
         - "norm": :math:`-\|z\|`, a function of the density of the latents alone.
-    memory : str or joblib.Memory, default=None
-        Where fitted transformers are cached by their parameters and data.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a transformer whose own ``random_state`` is None, and of the rows that the
-        threshold is read from where there are more than 5000.
 
     Attributes
     ----------
@@ -74,26 +67,24 @@ class LatentNorm(ModelDetector):
 
     See Also
     --------
-    LogLikelihood : Of a flow, the log-density of the latents and the log-determinant together.
-    DensityOfStates : Learns from training rows how the log-density of latents is distributed.
+    LogLikelihood : For a flow, the log-density of the latents plus the log-determinant.
+    DensityOfStates : Learns the distribution of the log-density of latents from training rows.
 
     Notes
     -----
     "pvalue" and "shell" are in nats, "annulus" and "norm" in standard deviations of the latents.
-    ``exp`` of a p-value is the part of standard normal latents that are rejected at it. The
-    latents of images in a flow have been found to be little apart from those of out-of-distribution
-    images [1]_.
+    ``exp`` of a threshold on "pvalue" is the fraction of standard normal latents below it. For
+    images, a flow may map in-distribution and out-of-distribution images to similar norms [1]_.
 
-    Where latents have other means or variances, their norm says little, and may be typical for
-    out-of-distribution items alone: latents of ``PCA()``, of an autoencoder, or of the lower layers
-    of a :class:`~skood.density.HierarchicalVAE`. `fit` therefore measures up to 1000 training rows.
-    It raises if the root mean square of the means of all latents exceeds 0.5, if the standard
-    deviation of any latent exceeds 2, or if the root mean square of the deviations is below 0.5.
-    For n rows the first limit is extended by :math:`2 n^{-1/2}` and the others by a factor
-    :math:`1 + 2.8 n^{-1/2}`, two and four standard errors. A flow or a VAE is taken as it is, since
-    its training makes the latents standard normal as far as it succeeds; those of a VAE, the means
-    of q(z | x), are the closer to the origin the less of x they hold. Correlations of latents are
-    not measured.
+    Latents with other means or variances, of ``PCA()``, of an autoencoder or of the lower layers of
+    a :class:`~skood.density.HierarchicalVAE`, have no typical norm, or only out-of-distribution
+    items have it. `fit` therefore checks up to 1000 training rows. It raises if the root mean
+    square of the means of all latents exceeds 0.5, if the standard deviation of any latent exceeds
+    2, or if the root mean square of the deviations is below 0.5. For n rows the first limit is
+    extended by :math:`2 n^{-1/2}` and the others by a factor :math:`1 + 2.8 n^{-1/2}`, two and four
+    standard errors. A flow or a VAE is not checked, since its training makes the latents standard
+    normal. The latents of a VAE are the means of q(z | x), and lie the closer to the origin the
+    less information about x they hold. Correlations of latents are not checked.
 
     References
     ----------
@@ -135,8 +126,8 @@ class LatentNorm(ModelDetector):
 
     def _check_latents(self, data: CheckedData) -> None:
         """Raise where latents of in-distribution rows are far from standard normal."""
-        if hasattr(self.latents_, "map_latents") or hasattr(self.latents_, "map_elbo"):
-            # Trained for it: a flow, a VAE.
+        if hasattr(self.latents_, "jacobian") or hasattr(self.latents_, "elbo"):
+            # A flow or a VAE is trained to have such latents.
             return
         latents = self._latents(data)
         error = 1 / np.sqrt(len(latents))

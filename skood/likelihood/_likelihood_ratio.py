@@ -22,7 +22,6 @@ from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import (
     DensityDetector,
     check_densities,
-    default_density,
     log_density,
     log_density_of_pixels,
 )
@@ -33,46 +32,38 @@ __all__ = ["LikelihoodRatio"]
 
 @estimator
 class LikelihoodRatio(DensityDetector):
-    r"""Detector whose score is the ratio of the density to that of a background model.
+    r"""Detector whose score is the log-ratio of the densities of two models.
 
     .. math:: \mathrm{LLR}(x) = \log p_\theta(x) - \log p_{\theta_0}(x)
 
     Both models are trained on the same data, the background model :math:`\theta_0` with random
-    mutations and a penalty on its weights: it learns what is common to many images (their
-    background and their simplicity) and not what is specific to the in-distribution. Ren et
-    al. 2019, eq. 3.
+    mutations and a penalty on its weights. The background model learns features that are common to
+    many images (their background, their simplicity), and not the features that are specific to the
+    in-distribution ([1]_, equation 3).
 
     Parameters
     ----------
-    density : estimator, default=None
-        Any estimator with ``fit`` and ``score_samples``; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
-        :class:`~skood.density.PixelCNN` for images and
-        :class:`~skood.density.NeuralSplineFlow` for rows.
     background : estimator or list of estimators, default=None
         Background model, fitted to the same data without changes. None derives it from `density`
-        with `mutation_rate`, `reg_weight` and `background_steps`. From a list the best is chosen.
+        with `mutation_rate`, `reg_weight` and `background_steps`. The best of a list is chosen.
     mutation_rate : float or list of float, default=0.3
         Probability with which each sub-pixel (or entry of a row) of the background model's
-        training data is replaced, for ``background=None``. Our densities redraw the mutations
-        for every batch; for others the data are mutated once, each replaced entry being
+        training data is replaced, for ``background=None``. Densities of skood redraw the mutations
+        for every batch; for other densities the data are mutated once, and each replaced entry is
         drawn from the values of its column.
     reg_weight : float or list of float, default=10.0
         Weight of the sum of squared kernel weights in the background model's loss, in nats
         per item, for ``background=None`` and a density that has a parameter of this name.
     background_steps : int, float or None, default=0.2
-        Training steps of the background model, for ``background=None`` and a density with a
-        parameter `max_steps`: their number or, as a float, a fraction of the density's
-        `max_steps` if this is not None. None trains it for as long as the density.
+        Number of training steps of the background model, or, as a float, their fraction of the
+        density's `max_steps`; for ``background=None`` and a density with the parameter `max_steps`.
+        None trains both models for the same number of steps.
     validation_fraction : float, default=0.1
-        Part of the in-distribution data kept out of training when there are several
+        Fraction of the in-distribution data that is held out from training if there are several
         background models to choose from.
     memory : str or joblib.Memory, default=None
         Where fitted models are cached by their parameters and data. With an integer
-        `random_state` a search over `mutation_rate` then trains `density` once.
-    random_state : int, RandomState instance or None, default=None
-        Seed for models whose own ``random_state`` is None, of mutations, and of the rows that
-        the threshold is read from where there are more than 5000.
+        `random_state`, a search over `mutation_rate` then trains `density` once.
 
     Attributes
     ----------
@@ -89,18 +80,17 @@ class LikelihoodRatio(DensityDetector):
     Notes
     -----
     With several values of `mutation_rate` or `reg_weight`, or several background models, every
-    one is trained and that with the highest AUROC of the ratio is kept, measured on validation
-    data: the held-out in-distribution rows, against known outliers (rows with ``y == -1``).
-    Without known outliers, outliers are made from the held-out rows: images whose blocks are
-    permuted or of which one half is painted over, rows whose entries come from different rows.
+    one is trained. The model whose ratio has the highest AUROC on validation data is kept: held-out
+    in-distribution rows against known outliers (rows with ``y == -1``). Without known outliers,
+    outliers are made from the held-out rows: images with permuted blocks or with one half painted
+    over, or rows whose entries come from different rows.
 
-    The defaults are for a first result: 10 000 images of 28 x 28 take two cores without bfloat16
-    less than ten minutes. For a better detector raise `max_steps` of the density, as
-    :class:`~skood.density.PixelCNN` says, and choose `mutation_rate` and `reg_weight` among
-    several.
+    The defaults are for a first result: 10 000 images of 28 x 28 take less than ten minutes on two
+    cores without bfloat16. For a better detector, raise `max_steps` of the density (see
+    :class:`~skood.density.PixelCNN`), and give several values of `mutation_rate` and `reg_weight`.
 
-    The gain depends on the model. With autoregressive densities it is large; for Glow on
-    CIFAR-10 against SVHN an AUROC of only .064 has been reported.
+    The gain depends on the model. It is large with autoregressive densities; for Glow on CIFAR-10
+    against SVHN, an AUROC of only 0.064 has been reported.
 
     References
     ----------
@@ -148,7 +138,7 @@ class LikelihoodRatio(DensityDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         model_seed = None if self.random_state is None else seed
-        density = default_density(inliers) if self.density is None else self.density
+        density = self._given_density(inliers)
         candidates = self._candidates(density, inliers)
         validation = None
         if len(candidates) > 1:
@@ -302,7 +292,7 @@ def _mutates(model: Any) -> bool:
 
 
 def _check_numbers(data: CheckedData) -> None:
-    """Raise where X is not numbers, of which other values could be drawn."""
+    """Raise if X is not numbers, since mutations redraw its values."""
     try:
         data.check_read()
     except (TypeError, ValueError) as error:
@@ -324,9 +314,9 @@ def _mutated(data: CheckedData, rate: float, rng: np.random.Generator) -> Checke
 def _synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedData:
     """Make one outlier from each inlier.
 
-    Rows: entries from different rows. Images: every second one has its blocks in random order,
-    which makes it harder to predict, and the others have one half painted over in the colour of
-    the first corner, which makes them easier.
+    Rows get entries from different rows. Every second image gets its blocks in random order, which
+    makes it harder to predict; the others get one half painted over in the colour of the first
+    corner, which makes them easier to predict.
     """
     items = data.take(np.arange(len(data)))
     if not data.is_image:

@@ -1,8 +1,9 @@
-"""How much better a VAE could encode an item than it does."""
+"""Gain of a VAE's bound from encoding an item in the best way."""
 
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
+from skood._methods import check_provides
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.density import VAE
-from skood.density._evidence import Elbo, normal_points
-from skood.likelihood._base import DensityDetector, fit_density_with
+from skood.density._evidence import normal_points
+from skood.likelihood._base import DensityDetector
 
 __all__ = ["LikelihoodRegret"]
 
@@ -22,45 +24,44 @@ _LEARNING_RATE = {"encoder": 1e-3, "latents": 0.05}
 
 @estimator
 class LikelihoodRegret(DensityDetector):
-    r"""Detector on a VAE: how much better it could encode an item than it does.
+    r"""Detector on a VAE: the regret of its encoder at an item.
 
-    A VAE's encoder has learned to encode training data. For an item of another kind, a distribution
-    of the latents that is far better than the encoder's q(z | x) may exist, while the decoder makes
+    The encoder has learned to encode training data. For an item of another kind, a distribution of
+    the latents that is far better than the encoder's q(z | x) may exist, even if the decoder makes
     the item as likely as training data. The score is minus the regret [1]_,
 
     .. math:: L(x; \theta, \phi) - \max_{\tau} L(x; \theta, \tau)
 
-    with L the evidence lower bound, :math:`\theta` the decoder and :math:`\phi` the encoder that
-    were trained. The maximum is searched for each item by steps of Adam from there.
+    with L the evidence lower bound, and :math:`\theta` and :math:`\phi` the trained decoder and
+    encoder. Steps of Adam, which start from :math:`\phi`, search the maximum for each item.
 
     Parameters
     ----------
     density : estimator, default=None
         A :class:`~skood.density.VAE` that is not conditional; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes one with its
-        defaults.
+        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a VAE with default
+        parameters.
     optimize : {"latents", "encoder"}, default="latents"
-        What the maximum is over: mean and variance of the item's latents, or, as in [1]_, all
-        parameters of an encoder of its own. [1]_ report that both tell OOD sets apart; "latents"
-        spares the encoder's passes and a copy of it for each item.
+        Maximise over the mean and variance of the item's latents, or, as in [1]_, over all
+        parameters of a copy of the encoder for each item. Both detect OOD sets [1]_; "latents"
+        saves the passes and the copies of the encoder.
     n_steps : int, default=100
         Steps of Adam.
     learning_rate : float or None, default=None
-        Of Adam. None is 0.05 for "latents", in units of their prior's standard deviation, and 0.001
-        for "encoder".
+        Learning rate of Adam. None is 0.05 for "latents", in units of their prior's standard
+        deviation, and 0.001 for "encoder".
     n_draws : int, default=1
-        Latents drawn for each item and step; each costs a pass of the decoder and its gradient.
+        Draws of the latents for each item and step; each costs a pass of the decoder and its
+        gradient.
     n_points : int, default=32
-        Latents with which both bounds are measured; a power of 2.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
+        Points at which both bounds are evaluated; a power of 2.
 
     Notes
     -----
-    [1]_ go through items one by one. Here a batch takes its steps together, each item with
-    parameters of its own. Draws are the same for every item and not those that bounds are measured
-    with, so that a score belongs to the item. A regret is 0 at least: where no step helped, the
-    encoder's own distribution is the best.
+    In [1]_, items are optimised one by one. Here all items of a batch take their steps together,
+    each with its own parameters. Draws are the same for every item, so that a score belongs to the
+    item, and differ from the points at which the bounds are evaluated. A regret is at least 0:
+    where no step helps, the encoder's own distribution is the best.
 
     References
     ----------
@@ -92,42 +93,33 @@ class LikelihoodRegret(DensityDetector):
         Interval(numbers.Integral, 1, None, closed="left"), default=32, kw_only=True
     )
 
-    _model_parameters = ("density",)
+    def _default_density(self, data: CheckedData) -> VAE:
+        return VAE()
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        density = VAE() if self.density is None else self.density
+    def _check_density(self, density: Any) -> None:
         message = (
             f"density={density!r} has no encoder of p(x) whose regret could be measured; "
             "expected a VAE that is not conditional"
         )
         if getattr(density, "conditional", False):
             raise ValueError(message)
-        self.density_ = fit_density_with(
-            ("map_elbo",),
-            density,
-            inliers,
-            y,
-            message=message,
-            seed=None if self.random_state is None else seed,
-            memory=self.memory,
-        )
+        check_provides(density, "elbo", message=message)
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return self.density_.map_elbo(data, self._regret, doing="regrets")
+        return self.density_.map(data, self._regret, doing="regrets")
 
-    def _regret(self, network: nn.Module, elbo: Elbo, x: Tensor) -> Tensor:
+    @torch.enable_grad()
+    def _regret(self, network: nn.Module, x: Tensor) -> Tensor:
         """Minus the regret of each item, (b,)."""
         n_latent = self.density_.n_latent
         points = normal_points(self.n_points, n_latent).to(x.device)
-        # Those after the points that bounds are measured with.
+        # The Sobol points that follow the ones at which bounds are evaluated.
         draws = normal_points(self.n_points + self.n_steps * self.n_draws, n_latent)
         draws = draws[self.n_points :].view(self.n_steps, self.n_draws, n_latent).to(x.device)
 
         def bound(posterior: tuple[Tensor, Tensor], points: Tensor) -> Tensor:
             mean, log_variance = posterior
-            return elbo(x, mean, log_variance, points)
+            return self.density_.elbo(network, x, mean, log_variance, points)
 
         with torch.no_grad():
             before = bound(network.encode(x, None), points)
@@ -139,7 +131,7 @@ class LikelihoodRegret(DensityDetector):
         rate = self.learning_rate or _LEARNING_RATE[self.optimize]
         optimizer = torch.optim.Adam(own.parameters(), lr=rate)
         for drawn in draws:
-            # The gradient of the sum is that of each item's bound by its own parameters.
+            # The sum has the gradient of each item's bound with respect to its own parameters.
             loss = -bound(own(x), drawn).sum()
             parameters = list(own.parameters())
             for weight, gradient in zip(

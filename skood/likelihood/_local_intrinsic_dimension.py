@@ -1,4 +1,4 @@
-"""Local intrinsic dimension of a flow or diffusion model, beside its log-density."""
+"""Local intrinsic dimension of a flow or diffusion model, with its log-density."""
 
 from __future__ import annotations
 
@@ -12,17 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor
+from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._methods import check_provides, provides
-from skood._models import fit_model
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
-from skood.density._diffusion import Denoiser
-from skood.density._invertible import Derivative
+from skood.density._denoiser import Denoiser
 from skood.likelihood._base import DensityDetector, default_flow
 from skood.likelihood._dimension import (
     ConvolutionDimension,
@@ -37,7 +35,7 @@ from skood.likelihood._local_pca import local_pca_dimension
 __all__ = ["LocalIntrinsicDimension"]
 
 _OF_FLOWS = ("threshold", "convolution", "lanczos")
-# Most calibration rows that the scale is found on.
+# Most calibration rows for the search of the scale.
 _SCALE_ROWS = 256
 # Most values of an item for which FLIPD computes traces.
 _EXACT_VALUES = 64
@@ -47,17 +45,17 @@ _N_BISECTIONS = 12
 
 @estimator
 class LocalIntrinsicDimension(DensityDetector):
-    r"""Detector on a density that wants both a likely and a high-dimensional neighbourhood.
+    r"""Detector that accepts an item if its log-density and its intrinsic dimension are both high.
 
-    A density may be higher at out-of-distribution items than at its training data. It can be so
-    only in a region of little volume, where it is concentrated around a set of a lower dimension.
-    An item is therefore in-distribution when its log-density *and* the local intrinsic dimension
-    (LID) of the density around it are large [1]_. The score is the smaller of two empirical
-    distribution functions of in-distribution training rows,
+    A density may be higher at out-of-distribution items than at its training data, but only in a
+    region of small volume, where it is concentrated around a set of a lower dimension. An item is
+    therefore in-distribution if its log-density *and* the local intrinsic dimension (LID) of the
+    density around it are both high [1]_. The score is the smaller of two empirical distribution
+    functions of in-distribution training rows,
 
     .. math:: s(x) = \min\big( F_1(\log p(x)), F_2(\mathrm{LID}(x)) \big)
 
-    which needs no out-of-distribution data, and whose threshold is one on each of the two.
+    which needs no out-of-distribution data. A threshold on it is a threshold on each of the two.
 
     Parameters
     ----------
@@ -74,8 +72,8 @@ class LocalIntrinsicDimension(DensityDetector):
         - "convolution": D + d/dr of the log-density convolved with a normal distribution of
           standard deviation :math:`e^r`;
         - "lanczos": the smooth number :math:`\sum_i \lambda_i / (\lambda_i + e^{2r})`,
-          approximated without J from a few of its products with vectors. By far the fastest for
-          images; for less than a hundred values the others are as fast.
+          approximated from a few products of J with vectors, without J itself. It is by far the
+          fastest for images; for less than a hundred values the others are equally fast.
 
         For a diffusion model, from its score s where noise has the standard deviation
         :math:`e^r` relative to the item [2]_:
@@ -84,47 +82,42 @@ class LocalIntrinsicDimension(DensityDetector):
     scale : "lpca" or float, default="lpca"
         r, the logarithm of the scale below which directions do not count, in units of the network
         (pixels in [0, 1] for flows and in [-1, 1] for diffusion models, standardised rows). With
-        the default noise of a diffusion model, the times 0.01, 0.1 and 0.2 of [1]_ are those of
-        r = -3.11, -1.08 and -0.33. "lpca" takes the r at which the mean LID of training
-        rows is the dimension that principal component analysis finds in up to 5 000 of them: the
-        mean number of components in neighbourhoods with more than 5 % of the variance of the first;
-        for images, as in [1]_, that of all of them together with more than 0.1 %.
+        the default noise of a diffusion model, the times 0.01, 0.1 and 0.2 of [1]_ correspond to
+        r = -3.11, -1.08 and -0.33. "lpca" takes the r at which the mean LID of training rows equals
+        the dimension by principal component analysis of up to 5 000 of them: for rows, the mean
+        number of components of a neighbourhood whose variance exceeds 5 % of the largest; for
+        images, as in [1]_, the number of components of all images whose variance exceeds 0.1 %.
     n_steps : int, default=8
         Steps of "lanczos", each with one product of J and one of its transpose.
     n_probes : int, default=1
-        Random vectors that "lanczos" starts from, one after the other, or that "flipd" estimates
-        the trace with; for items of up to 64 values it computes the trace.
+        Number of starting vectors of "lanczos", or of random vectors for the estimate of the trace
+        in "flipd", which is exact for items of up to 64 values.
     n_calibration : int or None, default=1000
-        Training rows that the distribution functions, the scale and the threshold are found on.
-        None takes all.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
+        Training rows for the distribution functions, the scale and the threshold. None takes all.
     checkpoint_dir : str, Path or None, default=None
         Folder to save scores to, every minute and at the end; scoring the same data with the same
-        flow and settings resumes from there.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, of the calibration rows and probes.
+        density and settings resumes from there.
 
     Attributes
     ----------
     estimator_ : str
-        What "auto" stands for.
+        The estimator that "auto" stands for.
     scale_ : float
         The scale r.
     target_dimension_ : float or None
-        The dimension found by principal component analysis; None with a given scale.
+        Dimension by principal component analysis; None for a given scale.
     train_pairs_ : ndarray of shape (n_calibration, 2)
         Log-density in nats and LID of the calibration rows.
 
     See Also
     --------
     LogLikelihood : The log-density alone.
-    skood.metrics.dual_threshold_auroc : The published figure of merit of such pairs, an oracle.
+    skood.metrics.dual_threshold_auroc : The published measure, which needs OOD data.
     skood.inspection.DualThresholdDisplay : Shows pairs and thresholds.
 
     Notes
     -----
-    "threshold" and "convolution" cost a Jacobian of D x D for each item, and time that grows with
+    "threshold" and "convolution" need a Jacobian of D x D for each item, and time that grows with
     the cube of D.
 
     References
@@ -169,15 +162,10 @@ class LocalIntrinsicDimension(DensityDetector):
     )
     checkpoint_dir: Any = parameter(str, Path, None, default=None, kw_only=True)
 
-    _model_parameters = ("density",)
-
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
-        density = default_flow(inliers) if self.density is None else self.density
-        self._choose_estimator(density)
-        model_seed = None if self.random_state is None else seed
-        self.density_ = fit_model(density, inliers, y, seed=model_seed, memory=self.memory)
+        self.density_ = self._fit_density(inliers, y, seed)
         self.estimator_ = self._choose_estimator(self.density_)
         n_values = int(np.prod(inliers.item_shape))
         signs = numpy_rng(seed, Stream.DIMENSION_PROBES).integers(2, size=(self.n_probes, n_values))
@@ -205,16 +193,22 @@ class LocalIntrinsicDimension(DensityDetector):
             others = self._pairs(inliers.subset(rows[_SCALE_ROWS:]))
             self.train_pairs_ = np.concatenate((self.train_pairs_, others))
 
+    def _default_density(self, data: CheckedData) -> Any:
+        return default_flow(data)
+
+    def _check_density(self, density: Any) -> None:
+        self._choose_estimator(density)
+
     def _choose_estimator(self, density: Any) -> str:
         """Return the estimator; raise if the density, fitted or not, lacks what it needs."""
         check_provides(
             density,
-            "map_latents",
-            "map_noise",
-            message=f"density={density!r} has no local intrinsic dimension that can be computed; "
+            "jacobian",
+            "score_function",
+            message=f"the local intrinsic dimension of density={density!r} cannot be computed; "
             "expected an ImageFlow, a NeuralSplineFlow or a Diffusion",
         )
-        is_flow = provides(density, "map_latents")
+        is_flow = provides(density, "jacobian")
         known = _OF_FLOWS if is_flow else ("flipd",)
         estimator = known[0] if self.estimator == "auto" else self.estimator
         if estimator not in known:
@@ -244,17 +238,17 @@ class LocalIntrinsicDimension(DensityDetector):
         return self.combine_pairs(self._pairs(data))
 
     def combine_pairs(self, pairs: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        """Scores of items whose pairs are known.
+        """Compute the scores of items from their pairs.
 
         Parameters
         ----------
         pairs : ndarray of shape (n_samples, 2)
-            What `score_pairs` returns.
+            From `score_pairs`.
 
         Returns
         -------
         ndarray of shape (n_samples,), float64
-            What `score_samples` returns: the smaller of the two distribution functions.
+            The smaller of the two distribution functions, as from `score_samples`.
         """
         check_is_fitted(self)
         ranks = [
@@ -280,7 +274,7 @@ class LocalIntrinsicDimension(DensityDetector):
         Raises
         ------
         ValueError
-            When X does not match that of `fit`, or is so large that a value would be NaN.
+            When X does not match the X of `fit`, or is so large that a value would be NaN.
         """
         check_is_fitted(self)
         data = self._check(X)
@@ -297,32 +291,28 @@ class LocalIntrinsicDimension(DensityDetector):
         return LanczosDimension(self._probes, self.n_steps)
 
     def _pairs(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        what = f"LID at {self.scale_!r}"
-        if self.estimator_ == "flipd":
+        density = self.density_
 
-            def both(denoiser: Denoiser, x: Tensor) -> tuple[Tensor, Tensor]:
-                return denoiser.log_density(x), self._flipd(denoiser, x, self.scale_)
+        def of_flow(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+            z, log_prob, derivative = density.linearize(module, x)
+            return log_prob, self._dimension().at(derivative(), z, self.scale_)
 
-            return np.stack(self._map_noise(data, both, what), 1)
-        dimension = self._dimension()
+        def of_diffusion(module: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+            denoiser = density.denoiser(module)
+            return denoiser.log_density(x), self._flipd(denoiser, x, self.scale_)
 
-        def pairs(
-            z: Tensor, log_prob: Tensor, derivative: Callable[[], Derivative]
-        ) -> tuple[Tensor, Tensor]:
-            return log_prob, dimension.at(derivative(), z, self.scale_)
-
-        return np.stack(self._map_latents(data, pairs, what), 1)
+        function = of_diffusion if self.estimator_ == "flipd" else of_flow
+        return np.stack(self._map(data, function, f"LID at {self.scale_!r}"), 1)
 
     def _spectra(self, data: CheckedData) -> tuple[npt.NDArray[np.float64], Spectrum]:
-        """Log-densities in nats, and the spectra that dimensions are read from."""
+        """Log-densities in nats, and the spectra that dimensions are computed from."""
         dimension = self._dimension()
 
-        def spectra(
-            z: Tensor, log_prob: Tensor, derivative: Callable[[], Derivative]
-        ) -> tuple[Tensor, ...]:
+        def spectra(module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
+            z, log_prob, derivative = self.density_.linearize(module, x)
             return log_prob, *dimension.spectrum(derivative(), z)
 
-        log_prob, *spectrum = self._map_latents(data, spectra, "spectra")
+        log_prob, *spectrum = self._map(data, spectra, "spectra")
         return log_prob, Spectrum(*map(torch.from_numpy, spectrum))
 
     def _flipd(self, denoiser: Denoiser, x: Tensor, scale: float) -> Tensor:
@@ -336,13 +326,14 @@ class LocalIntrinsicDimension(DensityDetector):
     def _find_noise(self, data: CheckedData, target: float) -> float:
         """Find by bisection the r at which the mean of FLIPD is `target`.
 
-        At either end of the noise that the model knows, the mean is as close as it gets.
+        If the mean never reaches `target`, the nearest end of the modelled noise is returned.
         """
 
         def mean_at(scale: float) -> float:
-            return self._map_noise(
-                data, lambda denoiser, x: self._flipd(denoiser, x, scale), f"FLIPD at {scale!r}"
-            ).mean()
+            def of_items(module: nn.Module, x: Tensor) -> Tensor:
+                return self._flipd(self.density_.denoiser(module), x, scale)
+
+            return self._map(data, of_items, f"FLIPD at {scale!r}").mean()
 
         low, high = self.density_.log_ratios()
         for _ in range(_N_BISECTIONS):
@@ -353,26 +344,20 @@ class LocalIntrinsicDimension(DensityDetector):
                 high = middle
         return high
 
-    def _map_latents(self, data: CheckedData, function: Any, what: str) -> tuple[npt.NDArray, ...]:
-        """Apply a function of the flow to every item."""
-        # "lanczos" stores no Jacobians.
-        size = None if self.estimator_ == "lanczos" else self.density_.jacobian_batch_size()
-        return self.density_.map_latents(
+    def _map(self, data: CheckedData, function: Callable[..., Any], what: str) -> Any:
+        """Apply a function of the density's network to every item, and save the results."""
+        # "lanczos" and "flipd" store no Jacobians.
+        stores = self.estimator_ in ("threshold", "convolution")
+        return self.density_.map(
             data,
             function,
-            batch_size=size,
             doing="dimensions",
+            batch_size=self.density_.jacobian_batch_size() if stores else None,
             partial=self._partial_results(data, what),
         )
 
-    def _map_noise(self, data: CheckedData, function: Any, what: str) -> Any:
-        """Apply a function of the diffusion model to every item."""
-        return self.density_.map_noise(
-            data, function, doing="dimensions", partial=self._partial_results(data, what)
-        )
-
     def _partial_results(self, data: CheckedData, what: str) -> PartialResults | None:
-        """Results that were saved of the same computation, to go on from."""
+        """Return the saved results of the same computation."""
         if self.checkpoint_dir is None:
             return None
         settings = (what, self.estimator_, self.n_steps, self._probes)

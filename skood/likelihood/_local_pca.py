@@ -11,12 +11,12 @@ from skood._checked_data import CheckedData
 
 __all__ = ["count_components", "local_pca_dimension"]
 
-# Fewer rows than 20 give rough counts; a part of all makes neighbourhoods as large, and noise as
-# small beside them, for any number of rows.
+# A stable count needs at least 20 neighbours. Beyond, a fixed fraction of the rows keeps the extent
+# of neighbourhoods for any number of rows.
 _FEWEST_NEIGHBORS = 20
-_PART_OF_ROWS = 0.01
-# Of a d-dimensional normal sample of n rows, the smallest variance is to the largest as
-# (1 - sqrt(d / n))^2 to (1 + sqrt(d / n))^2 (Marchenko and Pastur 1967): 0.05 at n = 2.5 d.
+_FRACTION_OF_ROWS = 0.01
+# In a d-dimensional normal sample of n rows, the ratio of the smallest to the largest variance is
+# ((1 - sqrt(d / n)) / (1 + sqrt(d / n)))^2 (Marchenko and Pastur 1967): 0.05 at n = 2.5 d.
 _NEIGHBORS_PER_DIMENSION = 2.5
 _LOCAL_ALPHA = 0.05
 _GLOBAL_ALPHA = 0.001
@@ -27,18 +27,19 @@ _ROWS_OF_NEIGHBORHOODS = 20_000
 def local_pca_dimension(
     data: CheckedData, *, rng: np.random.Generator, max_items: int = 5000
 ) -> float:
-    r"""Count the principal components whose variance is above a part of the largest one [1]_.
+    r"""Count the principal components whose variance exceeds a fraction of the largest [1]_.
 
-    Rows are analysed in neighbourhoods, in which a curved manifold is nearly flat. Each feature is
-    scaled to unit variance; :math:`\lambda > 0.05 \lambda_1` are counted among the 1 % of rows, at
-    least 20, nearest to a row; and the mean is taken over such neighbourhoods. They are doubled
-    until they have 2.5 rows for each dimension found, without which a count would be too low.
+    Rows are analysed in neighbourhoods, in which a curved manifold is nearly flat. Features are
+    scaled to unit variance. A neighbourhood is the 1 % of the rows nearest to a row, at least 20;
+    its components with :math:`\lambda > 0.05 \lambda_1` are counted, and the counts of many
+    neighbourhoods are averaged. Neighbourhoods with less than 2.5 rows per dimension would give too
+    low counts: their size is doubled until they have more.
 
-    Images are analysed all together, counting :math:`\lambda > 0.001 \lambda_1`, which is what [2]_
-    call local PCA. All training images of CIFAR-10 give the published 193, and 10 000 images of
-    CIFAR-100 and SVHN the published 165 and 60. The 5 000 that are read by default give about 190,
-    165 and 60, on MNIST 337 (335 published) and on Omniglot 418 (409). Fashion-MNIST gives 187, and
-    189 with all images; the published 245 is the figure of EMNIST in the authors' settings as well.
+    Images are analysed all together, by the number of :math:`\lambda > 0.001 \lambda_1`, which [2]_
+    calls local PCA. All training images of CIFAR-10 give the published 193, and 10 000 images of
+    CIFAR-100 and SVHN the published 165 and 60. The default 5 000 images give about 190, 165 and
+    60, on MNIST 337 (335 published) and on Omniglot 418 (409). Fashion-MNIST gives 187, and 189
+    with all images; the published 245 is also the value for EMNIST in the authors' settings.
 
     Parameters
     ----------
@@ -46,13 +47,13 @@ def local_pca_dimension(
     rng : numpy Generator
         Draws items and the centres of neighbourhoods.
     max_items : int, default=5000
-        More are not read.
+        Most items that are read.
 
     Returns
     -------
     float
-        From 0, for data that are all the same, to the number of values in an item. A row that is
-        there as often as a neighbourhood has rows counts as 0.
+        From 0, if all rows are equal, to the number of values in an item. A neighbourhood of equal
+        rows counts as 0.
 
     References
     ----------
@@ -69,7 +70,7 @@ def local_pca_dimension(
     rows = np.asarray(StandardScaler().fit_transform(rows))
     centers = rows[rng.permutation(len(rows))]
     nearest = NearestNeighbors().fit(rows)
-    n_neighbors = min(max(_FEWEST_NEIGHBORS, int(_PART_OF_ROWS * len(rows))), len(rows))
+    n_neighbors = min(max(_FEWEST_NEIGHBORS, int(_FRACTION_OF_ROWS * len(rows))), len(rows))
     while True:
         some = centers[: max(_ROWS_OF_NEIGHBORHOODS // n_neighbors, 1)]
         neighborhoods = nearest.kneighbors(some, n_neighbors, return_distance=False)
@@ -85,7 +86,7 @@ def count_components(rows: npt.NDArray[np.float64], alpha: float) -> int:
     # With the first row subtracted, equal rows are exactly 0.
     centered = rows - rows[0]
     centered -= centered.mean(0)
-    # Both products have the same eigenvalues but zeros; the smaller one is taken.
+    # Both products have the same nonzero eigenvalues; the smaller one is computed.
     n_rows, n_values = rows.shape
     products = centered @ centered.T if n_rows < n_values else centered.T @ centered
     variances = np.linalg.eigvalsh(products)

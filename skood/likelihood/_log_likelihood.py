@@ -9,14 +9,8 @@ import numpy.typing as npt
 from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
-from skood._models import fit_model
 from skood._parameters import estimator
-from skood.likelihood._base import (
-    DensityDetector,
-    default_density,
-    log_density,
-    log_density_of_pixels,
-)
+from skood.likelihood._base import DensityDetector, log_density, log_density_of_pixels
 
 __all__ = ["LogLikelihood"]
 
@@ -25,19 +19,8 @@ __all__ = ["LogLikelihood"]
 class LogLikelihood(DensityDetector):
     """Detector whose score is the log-density, log p(x).
 
-    The baseline that the likelihood ratio improves: a density of images assigns many
-    out-of-distribution images, above all simple ones, a higher value than its training data
-    (Nalisnick et al. 2019).
-
-    Parameters
-    ----------
-    density : estimator, default=None
-        Any estimator with ``fit`` and ``score_samples``; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
-        :class:`~skood.density.PixelCNN` for images and
-        :class:`~skood.density.NeuralSplineFlow` for rows.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
+    The baseline of the other detectors on a density. A density of images gives many
+    out-of-distribution images, above all simple ones, higher values than its training data [1]_.
 
     See Also
     --------
@@ -58,19 +41,6 @@ class LogLikelihood(DensityDetector):
     >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
     array([ 1, -1])
     """
-
-    _model_parameters = ("density",)
-
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        self.density_ = fit_model(
-            default_density(inliers) if self.density is None else self.density,
-            inliers,
-            y,
-            seed=None if self.random_state is None else seed,
-            memory=self.memory,
-        )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return log_density(self.density_, data)

@@ -1,4 +1,4 @@
-"""The length of a diffusion model's score as the score of a detector."""
+"""Norm of a diffusion model's score function."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from skood._parameters import Interval, estimator, parameter
-from skood.density._diffusion import Denoiser
+from skood.density._denoiser import Denoiser
 from skood.density._noise_schedule import mean_and_std
 from skood.likelihood._diffusion_detector import DiffusionDetector
 
@@ -17,20 +17,17 @@ __all__ = ["ScoreNorm"]
 
 @estimator
 class ScoreNorm(DiffusionDetector):
-    r"""Detector on a diffusion model: the length of its score at an item.
+    r"""Detector on a diffusion model: minus the norm of its score function at an item.
 
     .. math:: -\|\sigma(t) \nabla \log p_t(\psi(t) x)\|_2
 
-    where the gradient is that of the log-density of noisy items at time t: near a mode, where much
-    of the data lies, it is short (Kamkari et al. 2024 [1]_ compare it as a baseline).
+    where :math:`\log p_t` is the log-density of noisy items at time t. The gradient is small near a
+    mode, where many of the data lie. The score is a baseline in [1]_.
 
     Parameters
     ----------
-    density : estimator, default=None
-        A :class:`~skood.density.Diffusion`; one in :class:`sklearn.frozen.FrozenEstimator` is not
-        trained again. None takes one with its defaults.
     t : float, default=0.01
-        Time, from 0 to 1; with the default noise, its standard deviation is 0.04 at 0.01.
+        Time, from 0 to 1. By default the standard deviation of the noise is 0.04 at time 0.01.
 
     Attributes
     ----------
@@ -39,7 +36,7 @@ class ScoreNorm(DiffusionDetector):
 
     See Also
     --------
-    LocalIntrinsicDimension : Has the length of the score as one of two terms of FLIPD.
+    LocalIntrinsicDimension : Uses the norm of the score function as a term of FLIPD.
 
     References
     ----------

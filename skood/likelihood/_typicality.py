@@ -1,4 +1,4 @@
-"""How far the log-density of an item, or of a batch, is from what is typical."""
+"""Distance of the log-density of an item, or of a batch, from its typical value."""
 
 from __future__ import annotations
 
@@ -12,50 +12,39 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
-from skood._models import fit_model
 from skood._parameters import Interval, estimator, parameter
+from skood._thresholds import FEWEST_HELD_OUT
 from skood._torch.seeding import Stream, numpy_rng
-from skood.base import FEWEST_HELD_OUT
-from skood.likelihood._base import DensityDetector, default_density, log_density
+from skood.likelihood._base import DensityDetector, log_density
 
 __all__ = ["Typicality"]
 
 
 @estimator
 class Typicality(DensityDetector):
-    r"""Detector that wants a log-density neither lower nor higher than is typical.
+    r"""Detector whose score is minus the distance of the log-density from its typical value.
 
-    In many dimensions, nearly all of a distribution is where :math:`-\log p(x)` is close to its
-    mean, the entropy H, and hardly anything is near the mode. The score of an item, or of a batch
-    of M items, all of which are in-distribution or none is, is [1]_
+    In many dimensions, nearly all of the mass of a distribution is where :math:`-\log p(x)` is
+    close to its mean, the entropy H, and hardly any of it near the mode. For one item, or for a
+    batch of M items that are all in-distribution or all out-of-distribution, the score is [1]_
 
     .. math:: -\Big| -\tfrac{1}{M} \sum_m \log p(x_m) - H \Big|
 
     Parameters
     ----------
-    density : estimator, default=None
-        Any estimator with ``fit`` and ``score_samples``; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
-        :class:`~skood.density.PixelCNN` for images and
-        :class:`~skood.density.NeuralSplineFlow` for rows.
     held_out_fraction : float, default=0.1
-        Fraction of the rows that the density is not trained on, and that H and the thresholds are
-        taken from: a density gives its own training data too high values. With fewer than 50 such
-        rows, the threshold on items is read from all rows.
+        Fraction of the rows that the density is not trained on. H and the thresholds are computed
+        from them, since a density gives its own training data too high values. With fewer than 50
+        held-out rows, the threshold on items is read from all rows.
     n_bootstrap : int, default=1000
-        Batches drawn with replacement from these, for the threshold on batches.
+        Batches drawn with replacement from the held-out rows, for the threshold on batches.
     contamination : float, default=0.05
         Fraction of in-distribution data, or of bootstrap batches, that falls below the threshold.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a density whose own ``random_state`` is None, of the held-out rows and of the
-        bootstrap.
 
     Attributes
     ----------
     entropy_ : float
-        H, the mean of minus the log-density of held-out items, in nats.
+        H, minus the mean log-density of held-out items, in nats.
     held_out_scores_ : ndarray of shape (n_held_out,)
         Log-densities of held-out items, in nats.
     offset_ : float
@@ -63,8 +52,8 @@ class Typicality(DensityDetector):
 
     Notes
     -----
-    [1]_ take H from training data and the threshold from a validation set. With a frozen density,
-    give rows to `fit` that it was not trained on.
+    In [1]_, H comes from training data and the threshold from a validation set. With a frozen
+    density, give `fit` rows that the density was not trained on.
 
     References
     ----------
@@ -86,7 +75,7 @@ class Typicality(DensityDetector):
     held_out_fraction: float = parameter(
         Interval(numbers.Real, 0, 1, closed="neither"), default=0.1, kw_only=True
     )
-    # `held_out_fraction` takes its place.
+    # Replaced by `held_out_fraction`.
     threshold_fraction: float = parameter(default=0.0, init=False)
     n_bootstrap: int = parameter(
         Interval(numbers.Integral, 1, None, closed="left"), default=1000, kw_only=True
@@ -98,12 +87,8 @@ class Typicality(DensityDetector):
         order = numpy_rng(seed, Stream.TYPICAL_ROWS).permutation(len(inliers))
         n_held_out = max(1, int(self.held_out_fraction * len(inliers)))
         held_out, rows = np.sort(order[:n_held_out]), np.sort(order[n_held_out:])
-        self.density_ = fit_model(
-            default_density(inliers) if self.density is None else self.density,
-            inliers.subset(rows),
-            None if y is None else y[rows],
-            seed=None if self.random_state is None else seed,
-            memory=self.memory,
+        self.density_ = self._fit_density(
+            inliers.subset(rows), None if y is None else y[rows], seed
         )
         self._bootstrap_seed = seed
         self.held_out_scores_ = log_density(self.density_, inliers.subset(held_out))
@@ -125,7 +110,7 @@ class Typicality(DensityDetector):
         Returns
         -------
         float
-            Minus the distance of the mean of minus their log-densities from H, in nats per item.
+            Minus the distance of minus their mean log-density from H, in nats per item.
         """
         check_is_fitted(self)
         data = self._check(X)

@@ -1,4 +1,4 @@
-"""The log-densities of an ensemble, less how far they disagree."""
+"""Mean log-density of an ensemble minus its variance."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from skood._models import fit_model
 from skood._parameters import HasMethods, Interval, estimator, parameter
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
-from skood.likelihood._base import DensityDetector, check_densities, default_density, log_density
+from skood.likelihood._base import DensityDetector, check_densities, log_density
 
 __all__ = ["WAIC"]
 
 # Training items on which members are compared.
 _COMPARED_ROWS = 192
-# Relative difference of the scores of one member in batches of two shapes.
+# Relative difference of the scores of a member in batches of two shapes.
 _ROUNDING = 1e-6
 _DIFFERENT = (
-    "Members differ by their seeds, with random_state=None in the density and an integer in WAIC, "
-    "by their training rows, with bootstrap=True, or as a list of different densities"
+    "To make them differ, give the density random_state=None and WAIC an integer, take "
+    "bootstrap=True, or give a list of different densities"
 )
 
 
 @estimator
 class WAIC(DensityDetector):
-    r"""Detector on an ensemble of densities, which disagree where they have seen no data.
+    r"""Detector on an ensemble of densities, which disagree far from their training data.
 
     With K densities trained from different seeds, the score is [1]_
 
@@ -43,24 +43,18 @@ class WAIC(DensityDetector):
     Parameters
     ----------
     density : estimator or sequence of them, default=None
-        Any estimator with ``fit`` and ``score_samples``; or the members themselves, of which those
-        in :class:`sklearn.frozen.FrozenEstimator` are not trained again. None takes
+        Any estimator with ``fit`` and ``score_samples``; or a list of the members. Members in
+        :class:`sklearn.frozen.FrozenEstimator` are not trained again. None takes
         :class:`~skood.density.PixelCNN` for images and
         :class:`~skood.density.NeuralSplineFlow` for rows.
     n_estimators : int, default=5
-        Members that a single `density` stands for, two at least.
+        Number of members if `density` is a single estimator.
     bootstrap : bool, default=False
-        Whether each member is trained on rows of its own, drawn with replacement. Densities
-        without a ``random_state`` are all the same without it, and so are those with a fixed one:
-        `fit` refuses members that are.
+        Whether each member is trained on its own bootstrap sample of the rows. Without, members
+        that have no ``random_state``, or a fixed one, are equal, and `fit` raises.
     n_jobs : int or None, default=None
-        Processes that members are trained in; those of torch share the cores, and a GPU, so that
-        more than one pays for small networks only. None is 1, -1 all processors.
-    memory : str or joblib.Memory, default=None
-        Where fitted densities are cached by their parameters and data.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the members' seeds, of the bootstrap, and of the rows that the threshold is read
-        from where there are more than 5000.
+        Number of processes that train members. Torch networks share the cores and the GPU: use more
+        than one process for small networks only. None is 1, -1 all processors.
 
     Attributes
     ----------
@@ -73,9 +67,9 @@ class WAIC(DensityDetector):
 
     Notes
     -----
-    The variance, of squared nats, is taken from the mean in nats as it is, as in [1]_; it is that
-    of the K values, without Bessel's correction. With images it may outweigh the mean. Others could
-    not reproduce the published AUROCs [2]_.
+    As in [1]_, the variance in squared nats is subtracted from the mean in nats. It is the variance
+    of the K values without Bessel's correction, and may outweigh the mean for images. The published
+    AUROCs could not be reproduced in [2]_.
 
     References
     ----------
@@ -98,8 +92,6 @@ class WAIC(DensityDetector):
     n_estimators: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=5)
     bootstrap: bool = parameter("boolean", default=False, kw_only=True)
     n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
-
-    _model_parameters = ("density",)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -126,7 +118,7 @@ class WAIC(DensityDetector):
 
     def _members(self, data: CheckedData) -> Sequence[Any]:
         if not isinstance(self.density, (list, tuple)):
-            density = default_density(data) if self.density is None else self.density
+            density = self._given_density(data)
             if isinstance(density, FrozenEstimator):
                 raise ValueError(
                     f"density={density!r} is trained already, and its {self.n_estimators} copies "
@@ -154,12 +146,11 @@ class WAIC(DensityDetector):
         if np.isclose(scores, scores[0], rtol=_ROUNDING, atol=0).all():
             raise ValueError(
                 f"all {len(scores)} members give each of {len(rows)} training items the same "
-                "log-density, so that their variance says nothing and the score would be that of "
-                f"one member. {_DIFFERENT}"
+                f"log-density, so that the score would be the score of one member. {_DIFFERENT}"
             )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         scores = np.stack([log_density(density, data) for density in self.densities_])
         with np.errstate(invalid="ignore"):
-            # Where one member excludes an item the mean is -inf, whatever the variance.
+            # If one member has a density of 0, the mean is -inf, whatever the variance.
             return np.where(np.isneginf(scores).any(0), -np.inf, scores.mean(0) - scores.var(0))

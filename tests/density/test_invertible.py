@@ -136,12 +136,13 @@ def test_nothing_depends_on_the_batch(case):
         np.testing.assert_allclose(function(items[::-1])[::-1], values, 0, atol, err_msg=method)
 
 
-def test_map_latents(case):
+def test_linearize(case):
     """Latents, log-densities and derivatives of the same items, batch after batch."""
     flow, X, _, _ = case
     sizes = []
 
-    def function(z, log_prob, derivative):
+    def function(network, x):
+        z, log_prob, derivative = flow.linearize(network, x)
         sizes.append(len(z))
         linear = derivative()
         pushed = linear.push(z)
@@ -149,7 +150,7 @@ def test_map_latents(case):
         return z, log_prob, (pushed - expected).abs().amax(1) / expected.abs().amax(1)
 
     data = check_data(flow, X, reset=False)
-    Z, log_prob, error = flow.map_latents(data, function, batch_size=16, doing="tests")
+    Z, log_prob, error = flow.map(data, function, batch_size=16)
     # Rows are filled to a multiple of 32, within the size of a batch.
     assert sizes == [16, 16, 8 if X.ndim > 2 else 16]
     np.testing.assert_allclose(Z, flow.encode(X), atol=1e-5)
@@ -158,7 +159,7 @@ def test_map_latents(case):
     assert error.max() < 1e-4
     # Without a size, that of scoring.
     sizes.clear()
-    flow.map_latents(data, lambda z, *_: (sizes.append(len(z)), z)[1], doing="tests")
+    flow.map(data, lambda _, x: (sizes.append(len(x)), x)[1])
     assert sizes == ([32, 8] if X.ndim > 2 else [64])
 
 
@@ -172,15 +173,16 @@ def test_derivative_can_be_differentiated(case):
     flow, X, _, _ = case
     data = check_data(flow, X[:2], reset=False)
 
-    def function(z, log_prob, derivative):
+    def function(network, x):
+        z, _, derivative = flow.linearize(network, x)
         linear = derivative()
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.enable_grad():
             tangents = z.clone().requires_grad_()
             pushed = linear.push(tangents)
             (product,) = torch.autograd.grad(pushed, tangents, pushed.detach())
         return product, linear.jacobian()
 
-    product, jacobian = flow.map_latents(data, function, batch_size=2, doing="tests")
+    product, jacobian = flow.map(data, function, batch_size=2)
     Z = flow.encode(X[:2])
     expected = np.einsum("bij,bik,bk->bj", jacobian, jacobian, Z)
     np.testing.assert_allclose(product, expected, atol=1e-4 * abs(expected).max())

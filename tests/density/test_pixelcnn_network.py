@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skood.density import PixelCNN
-from skood.density import _logistic_mixture as mixture
+from skood.density import PixelCNN, _logistic_mixture as mixture
 from skood.density._pixelcnn_network import PixelCNNLayer, PixelCNNNetwork
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 
-from skood.density._diffusion import Denoiser, rademacher
+from skood.density._denoiser import Denoiser, rademacher
 from skood.density._noise_schedule import VariancePreserving, mean_and_std
 from skood.density._probability_flow import denoise, log_density, noise_and_trace
 

@@ -76,7 +76,7 @@ def test_members_that_agree_somewhere_are_taken(rows):
         (FrozenEstimator(KernelDensity().fit(np.eye(3))), "would all be the same; give a list"),
         (KernelDensity(), "all 5 members give each of 120 training items the same log-density"),
         (GaussianMixture(2, random_state=0), "random_state=0, with which all 5 members would be"),
-        (GaussianMixture(1), "same log-density.*with bootstrap=True, or as a list"),
+        (GaussianMixture(1), "same log-density.*bootstrap=True, or give a list"),
     ],
 )
 def test_errors(rows, density, message):
