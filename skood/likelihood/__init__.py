@@ -1,6 +1,7 @@
-"""Detectors on a density: the log-likelihood, and what corrects or replaces it."""
+"""Detectors on a density: the log-likelihood, and corrections or alternatives of it."""
 
 from skood.likelihood._approximate_mass import ApproximateMass
+from skood.likelihood._base import DensityDetector
 from skood.likelihood._cclr import CCLR
 from skood.likelihood._density_of_states import DensityOfStates
 from skood.likelihood._diffusion_reconstruction import DiffusionReconstruction
@@ -19,6 +20,7 @@ __all__ = [
     "CCLR",
     "WAIC",
     "ApproximateMass",
+    "DensityDetector",
     "DensityOfStates",
     "DiffusionReconstruction",
     "HierarchicalRatio",
