@@ -42,6 +42,26 @@ class Task:
         Outliers to train on, in the shape that the network reads.
     seed : int
         Seed of the fit.
+
+    See Also
+    --------
+    ClassifierObjective : Objective of a task.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP
+    >>> from skood.training_time import ClassifierTrainingDetector
+    >>> class Counted(ClassifierTrainingDetector):
+    ...     def _make_objective(self, task):
+    ...         self.n_trained_ = len(task.training_rows)
+    ...         return super()._make_objective(task)
+    ...
+    ...     def _score(self, outputs):
+    ...         return outputs.log_proba.max(axis=1)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> Counted(MLP((8,), max_epochs=1, validation_fraction=0.2)).fit(X, y).n_trained_
+    120
     """
 
     network: nn.Module
@@ -63,12 +83,47 @@ class Task:
 class ClassifierObjective(Objective):
     """Cross-entropy of a network on augmented and normalised items.
 
-    A method with another loss overrides ``loss``, and whatever else differs.
+    A method with another loss overrides ``loss``, and whatever else differs. The parameters of an
+    objective are trained; checkpoints contain its parameters and its buffers.
 
     Parameters
     ----------
     task : Task
-        The network and the data.
+        Network and data.
+
+    See Also
+    --------
+    ClassifierTrainingDetector : Its ``_loss`` suffices for a loss without state.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from sklearn.datasets import load_iris
+    >>> from skood import MLP
+    >>> from skood.training_time import ClassifierObjective, ClassifierTrainingDetector
+    >>> class CenterObjective(ClassifierObjective):
+    ...     # Center loss (Wen et al. 2016); `features_and_logits` registers a hook.
+    ...     compiles = False
+    ...
+    ...     def __init__(self, task):
+    ...         super().__init__(task)
+    ...         shape = len(task.classes), task.network[-1].in_features
+    ...         self.centers = torch.nn.Parameter(torch.zeros(shape, device=self.device))
+    ...
+    ...     def loss(self, x, class_index):
+    ...         features, logits = self.features_and_logits(x)
+    ...         distance = (features - self.centers[class_index]).square().sum(1)
+    ...         cross_entropy = self.cross_entropy(logits.float(), class_index)
+    ...         return {"cross_entropy": cross_entropy, "center": 0.01 * distance}
+    >>> class CenterLoss(ClassifierTrainingDetector):
+    ...     def _make_objective(self, task):
+    ...         return CenterObjective(task)
+    ...
+    ...     def _score(self, outputs):
+    ...         return outputs.logits.max(axis=1)
+    >>> X, y = load_iris(return_X_y=True)
+    >>> list(CenterLoss(MLP((8,), max_epochs=2), random_state=0).fit(X, y).history_)
+    ['loss', 'cross_entropy', 'center']
     """
 
     def __init__(self, task: Task) -> None:
@@ -79,38 +134,103 @@ class ClassifierObjective(Objective):
         self.class_indices = task.class_indices
         self.reads_slowly = not task.data.in_memory
 
-    def network_input(
-        self, items: npt.NDArray | Tensor, generator: torch.Generator | None
-    ) -> Tensor:
-        """Normalise items in the units of X, and augment them if a generator is given."""
-        return self.classifier.network_input(items, self.device, generator)
-
     @property
     def device(self) -> torch.device:
         """Device of the network."""
         return next(self.network.parameters()).device
 
+    def network_input(
+        self, items: npt.NDArray | Tensor, generator: torch.Generator | None
+    ) -> Tensor:
+        """Convert items of X to the network's input; augment them if a generator is given.
+
+        Parameters
+        ----------
+        items : ndarray or Tensor of shape (b, ...)
+        generator : torch.Generator or None
+            On the device.
+
+        Returns
+        -------
+        Tensor of shape (b, ...)
+        """
+        return self.classifier.network_input(items, self.device, generator)
+
     def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
+        """Fetch the items of a batch and their class indices.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (b,)
+
+        Returns
+        -------
+        tuple of ndarray
+        """
         return self.data.take(rows), self.class_indices[rows]
 
     def prepare(
         self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
     ) -> tuple[Tensor, ...]:
+        """Convert a batch to the network's input and class indices, on the device.
+
+        Parameters
+        ----------
+        items : tuple of ndarray
+            Result of `read`.
+        generator : torch.Generator or None
+            Draws the augmentation; None for validation items.
+
+        Returns
+        -------
+        tuple of Tensor
+        """
         values, class_indices = items
         x = self.network_input(values, generator)
         return x, torch.from_numpy(class_indices).to(self.device)
 
     def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
+        """Compute the cross-entropy of a batch.
+
+        Parameters
+        ----------
+        *batch : Tensor
+            Result of `prepare`.
+
+        Returns
+        -------
+        Tensor of shape (b,), or dict of str to Tensor
+        """
         x, class_index = batch
         return self.cross_entropy(self.network(x).float(), class_index)
 
     def cross_entropy(self, logits: Tensor, class_index: Tensor) -> Tensor:
-        """Cross-entropy of each row, of smoothed labels in training, shape (b,)."""
+        """Compute the cross-entropy of each row, in training with label smoothing.
+
+        Parameters
+        ----------
+        logits : Tensor of shape (b, n_classes)
+        class_index : Tensor of shape (b,)
+
+        Returns
+        -------
+        Tensor of shape (b,)
+        """
         smoothing = self.classifier.label_smoothing if self.training else 0.0
         return F.cross_entropy(logits, class_index, reduction="none", label_smoothing=smoothing)
 
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the network, and return its penultimate features as well, with their gradients."""
+        """Run the network, and return its penultimate features too; gradients pass through both.
+
+        Parameters
+        ----------
+        x : Tensor of shape (b, ...)
+
+        Returns
+        -------
+        features : Tensor of shape (b, d)
+        logits : Tensor of shape (b, n_classes)
+        """
         seen: list[Tensor] = []
         hook = last_linear(self.network).register_forward_pre_hook(
             lambda layer, args: seen.append(args[0])
