@@ -265,7 +265,7 @@ class TestExportedForOneBatchSize:
 
     def test_its_module_does_not_pickle(self):
         program = torch.export.export(dense(), (torch.zeros(4, 8),))
-        with pytest.raises(pickle.PicklingError, match="give the ExportedProgram itself"):
+        with pytest.raises(pickle.PicklingError, match="use the ExportedProgram itself"):
             pickle.dumps(PretrainedClassifier(program.module()))
 
 
