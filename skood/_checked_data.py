@@ -15,15 +15,15 @@ from torch import Tensor
 
 from skood._chunks import row_slices
 from skood._given import Given
+from skood._internal import internal
 from skood._readers import (
     ArrayReader,
     ConcatenationReader,
-    RaisingReader,
     Read,
     SubsetReader,
 )
 
-__all__ = ["NUMBERS", "CheckedData", "CheckedFields", "UnreadData", "from_torch", "in_float32"]
+__all__ = ["NUMBERS", "CheckedData", "CheckedFields", "from_torch", "in_float32"]
 
 # Kinds of numeric dtypes.
 NUMBERS = "biuf"
@@ -40,6 +40,7 @@ class CheckedData:
     read : callable
         Takes an integer array of length b and returns an array of shape (b, \*item_shape).
     n_items : int
+        Number of items.
     item_shape : tuple of int
         (d,) for rows, (C, H, W) for images.
     dtype : numpy dtype
@@ -54,6 +55,17 @@ class CheckedData:
         Reads the labels that come with the items, if there are any.
     given : Given, default=None
         The rows in the user's container, if it is not a numeric array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skood import share_forward_pass
+    >>> data = share_forward_pass(np.arange(6.0).reshape(3, 2))
+    >>> len(data), data.item_shape
+    (3, (2,))
+    >>> data.subset([2, 0]).rows()
+    array([[4., 5.],
+           [0., 1.]])
     """
 
     def __init__(
@@ -85,6 +97,7 @@ class CheckedData:
         self.parent: tuple[CheckedData, npt.NDArray[np.integer]] | None = None
 
     @classmethod
+    @internal
     def of(
         cls,
         data: npt.NDArray,
@@ -107,6 +120,7 @@ class CheckedData:
         )
 
     @classmethod
+    @internal
     def concatenate(cls, parts: Sequence[CheckedData]) -> CheckedData:
         """Concatenate several data sets whose items have the same shape."""
         return cls(
@@ -166,9 +180,11 @@ class CheckedData:
         """The labels that come with the items, shape (n,), or None."""
         return None if self._read_labels is None else self._read_labels(np.arange(len(self)))
 
+    @internal
     def check_read(self) -> None:
         """Raise an error if X could not be read as numbers."""
 
+    @internal
     def check_rows_or_images(self, name: str) -> None:
         """Raise an error if the items have another shape, which `name` does not accept."""
         self.check_read()
@@ -181,9 +197,19 @@ class CheckedData:
             )
 
     def take(self, indices: npt.NDArray[np.integer]) -> Any:
-        r"""Read the items at `indices`, shape (len(indices), \*item_shape)."""
+        r"""Read the items at given indices.
+
+        Parameters
+        ----------
+        indices : ndarray of int
+
+        Returns
+        -------
+        ndarray of shape (len(indices), \*item_shape), or dict of str to ndarray
+        """
         return in_float32(self._read(indices).reshape(len(indices), *self.item_shape))
 
+    @internal
     def take_as_given(self, indices: npt.NDArray[np.integer]) -> Any:
         r"""Return the items at `indices` in the container and the shape that the user gave."""
         if self.given is not None:
@@ -193,6 +219,7 @@ class CheckedData:
             return np.moveaxis(items, 1, -1)
         return items.reshape(len(indices), *self.came_as)
 
+    @internal
     def given_as(self, came_as: tuple[int, ...], channels_last: bool) -> CheckedData:
         """Return the same data as if the user had given them in another shape."""
         if (came_as, channels_last) == (self.came_as, self.channels_last):
@@ -206,7 +233,16 @@ class CheckedData:
         return data
 
     def subset(self, indices: npt.NDArray[np.integer]) -> CheckedData:
-        """Select the items at `indices` lazily; they are read on access."""
+        """Select items lazily; they are read on access.
+
+        Parameters
+        ----------
+        indices : array-like of int
+
+        Returns
+        -------
+        CheckedData
+        """
         indices = np.asarray(indices)
         part = type(self)(
             SubsetReader(self._read, indices),
@@ -222,11 +258,13 @@ class CheckedData:
         part.parent = self, indices
         return part
 
+    @internal
     def like(self, items: npt.NDArray) -> CheckedData:
         """Wrap other items of the same shape in a container of the same type."""
         given = None if self.given is None or self.frame is None else self.given.like(items)
         return CheckedData.of(items, self.came_as, channels_last=self.channels_last, given=given)
 
+    @internal
     def reshape(self, item_shape: tuple[int, ...]) -> CheckedData:
         """Reshape every item to another shape of the same size."""
         self.check_read()
@@ -241,16 +279,31 @@ class CheckedData:
         )
 
     def chunks(self, size: int = 4096) -> Iterator[Any]:
-        """Iterate over all items in order, `size` at a time."""
+        """Iterate over all items in order.
+
+        Parameters
+        ----------
+        size : int, default=4096
+            Number of items per chunk; the last chunk may be smaller.
+
+        Yields
+        ------
+        ndarray of shape (size, ...), or dict of str to ndarray
+        """
         for rows in row_slices(len(self), size):
             yield self.take(np.arange(rows.start, rows.stop))
 
+    @internal
     def content(self) -> str:
         """Return a hash of all items, which is the same in every process."""
         return joblib.hash([joblib.hash(np.ascontiguousarray(items)) for items in self.chunks()])
 
     def rows(self) -> npt.NDArray:
-        """Return all items as one array of shape (n, n_values).
+        """Return all items as one array of flat rows.
+
+        Returns
+        -------
+        ndarray of shape (n_items, n_values)
 
         Raises
         ------
@@ -308,32 +361,6 @@ class CheckedFields(CheckedData):
                 for items in self.chunks()
             ]
         )
-
-
-class UnreadData(CheckedData):
-    """Items that are not finite numbers, for third-party models.
-
-    Rows are selected from the user's container. Reading them as numbers raises `error`.
-    """
-
-    def __init__(self, given: Given, error: Exception) -> None:
-        self.error = error
-        super().__init__(
-            RaisingReader(error), len(given), given.item_shape, object, in_memory=True, given=given
-        )
-
-    def check_read(self) -> None:
-        raise self.error.with_traceback(None)
-
-    def subset(self, indices: npt.NDArray[np.integer]) -> CheckedData:
-        assert self.given is not None
-        part = UnreadData(self.given.subset(np.asarray(indices)), self.error)
-        part.parent = self, np.asarray(indices)
-        return part
-
-    def content(self) -> str:
-        assert self.given is not None
-        return joblib.hash(self.given.take())
 
 
 def in_float32(values: npt.NDArray) -> npt.NDArray:

@@ -18,9 +18,10 @@ from sklearn.utils import InputTags, get_tags
 from sklearn.utils.validation import validate_data
 
 from skood._caching import cached
-from skood._checked_data import CheckedData, UnreadData
+from skood._checked_data import CheckedData
 from skood._chunks import row_slices
 from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
+from skood._unread_data import UnreadData
 
 __all__ = [
     "all_through",

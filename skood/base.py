@@ -29,12 +29,12 @@ from skood._parameters import (
     fit_context,
     parameter,
 )
+from skood._thresholds import held_out_rows, threshold_rows
 from skood._torch.run import note_interruption
-from skood._torch.seeding import Stream, draw_seed, numpy_rng
+from skood._torch.seeding import draw_seed
 from skood.classifiers._module import ModuleHandle
 
 __all__ = [
-    "FEWEST_HELD_OUT",
     "BaseDetector",
     "CheckedData",
     "HasMethods",
@@ -43,14 +43,7 @@ __all__ = [
     "StrOptions",
     "estimator",
     "parameter",
-    "threshold_rows",
 ]
-
-# Largest number of rows that set the threshold: the standard error of a 5 % rate is then 0.3 %.
-_THRESHOLD_ROWS = 5000
-
-# Smallest number of rows held out for the threshold: the standard error of a 5 % rate is then 3 %.
-FEWEST_HELD_OUT = 50
 
 # Relative difference between the scores of a row in batches of different sizes.
 _ROUNDING = 5e-7
@@ -277,32 +270,8 @@ class ModelDetector(BaseDetector):
         The split does not depend on `random_state`, so that all candidates of a search train the
         same model. The same fraction of every class is held out, and never all rows of a class.
         """
-        n_held_out = min(int(self.threshold_fraction * n_items), _THRESHOLD_ROWS)
         is_held_out = np.zeros(n_items, dtype=bool)
-        if n_held_out >= FEWEST_HELD_OUT and (self._overfits or self._trains_model):
+        if self._overfits or self._trains_model:
             labels = np.zeros(n_items, dtype=int) if y is None else y
-            rows = _stratified(labels, n_held_out, numpy_rng(0, Stream.HELD_OUT_ROWS))
-            is_held_out[rows] = len(rows) >= FEWEST_HELD_OUT
+            is_held_out[held_out_rows(labels, self.threshold_fraction)] = True
         return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
-
-
-def threshold_rows(rows: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.integer]:
-    """Return the sorted rows that set a threshold: all of them, or a random few thousand."""
-    if len(rows) > _THRESHOLD_ROWS:
-        rng = numpy_rng(seed, Stream.THRESHOLD_ROWS)
-        rows = rng.choice(rows, _THRESHOLD_ROWS, replace=False)
-    return np.sort(rows)
-
-
-def _stratified(labels: npt.NDArray, n_rows: int, rng: np.random.Generator) -> npt.NDArray[np.intp]:
-    """Draw `n_rows` rows, the same fraction of every class, and never all rows of a class."""
-    _, class_indices, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    order = rng.permutation(len(labels))
-    order = order[np.argsort(class_indices[order], kind="stable")]
-    # Position of each row in the random order of its class.
-    position = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    of_rows = np.repeat(sizes, sizes)
-    # The offset makes the rounding random, so that rows of small classes are drawn, too.
-    quantile = (position + np.repeat(rng.random(len(sizes)), sizes)) / of_rows
-    candidates = position < of_rows - 1
-    return order[candidates][np.argsort(quantile[candidates])[:n_rows]]

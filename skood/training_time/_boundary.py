@@ -82,8 +82,8 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         class. Close to the data alone, samples teach a classifier what decoded items look like; far
         ones, where the data end.
     verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds.
+        Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
+        more than a few seconds.
     random_state : int, RandomState instance or None, default=None
         Seed of a VAE whose own ``random_state`` is None.
 

@@ -1,0 +1,39 @@
+"""Data that could not be read as numbers, for third-party models."""
+
+from __future__ import annotations
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+
+from skood._checked_data import CheckedData
+from skood._given import Given
+from skood._readers import RaisingReader
+
+__all__ = ["UnreadData"]
+
+
+class UnreadData(CheckedData):
+    """Items that are not finite numbers, for third-party models.
+
+    Rows are selected from the user's container. Reading them as numbers raises `error`.
+    """
+
+    def __init__(self, given: Given, error: Exception) -> None:
+        self.error = error
+        super().__init__(
+            RaisingReader(error), len(given), given.item_shape, object, in_memory=True, given=given
+        )
+
+    def check_read(self) -> None:
+        raise self.error.with_traceback(None)
+
+    def subset(self, indices: npt.NDArray[np.integer]) -> CheckedData:
+        assert self.given is not None
+        part = UnreadData(self.given.subset(np.asarray(indices)), self.error)
+        part.parent = self, np.asarray(indices)
+        return part
+
+    def content(self) -> str:
+        assert self.given is not None
+        return joblib.hash(self.given.take())
