@@ -30,7 +30,7 @@ PARTS = {
     "testing": "Checks of your own methods",
 }
 # The public names of a part, where they are not its ``__all__``.
-NAMES = {"base": ["BaseDetector", "ModelDetector", "estimator", "parameter"]}
+NAMES = {"base": ["BaseDetector", "CheckedData", "ModelDetector", "estimator", "parameter"]}
 FUNCTIONS = ["evaluate", "share_forward_pass"]
 
 

@@ -47,7 +47,7 @@ def parameter(
     ----------
     *allowed : object
         What `fit` accepts, in any form that scikit-learn's ``_parameter_constraints`` take: a type,
-        an :class:`Interval`, :class:`StrOptions`, "boolean", "random_state", None, ... Without,
+        an ``Interval``, ``StrOptions``, "boolean", "random_state", None, ... Without,
         what the base class accepts, or anything.
     default : object
         Without a default, the parameter is required.
