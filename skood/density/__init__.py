@@ -1,7 +1,4 @@
-"""Models of the data: densities p(x) with ``fit``, ``score_samples`` (nats) and ``sample``.
-
-And an autoencoder, a transformer that reconstructs them.
-"""
+"""Models of the data: densities with ``fit``, ``score_samples`` and ``sample``; an autoencoder."""
 
 from skood.density._autoencoder import Autoencoder
 from skood.density._diffusion import Diffusion

@@ -33,20 +33,19 @@ class Autoencoder(ImageOrRowParameters, LatentSpace, NeuralModel):
     .. math:: \frac{1}{n d} \sum_{i=1}^{n} \lVert g(f(x_i)) - x_i \rVert^2,
 
     the mean squared error [1]_ of the d values of n in-distribution items: pixels in [0, 1], or
-    standardised features. Both are convolutional for images and dense for rows, and neither draws
-    anything: an item has one code and one reconstruction. What is unlike the training data is
-    mostly reconstructed worse, which detectors make use of [2]_.
+    standardised features. Both are convolutional for images and dense for rows, and deterministic.
+    Items unlike the training data mostly have a larger error, which detectors use [2]_.
 
     Parameters
     ----------
     n_latent : int, default=32
-        Latent dimensions. Where there are as many as an item has values, it may just be copied.
+        Latent dimensions; fewer than values of an item, which could otherwise just be copied.
     n_filters : tuple of int, default=(32, 64)
         For images: channels after each of the encoder's convolutions, which halve height and
         width; the decoder has them in reverse order.
     hidden_features : tuple of int, default=None
-        Widths of the encoder's hidden layers, and in reverse order of the decoder's. None: none
-        for images, (128, 128) for rows.
+        Widths of the hidden layers of the encoder and, in reverse order, of the decoder. None: no
+        hidden layers for images, (128, 128) for rows.
     value_range : (float, float), "minmax" or None, default=None
         Values of black and white. None: 0..255 for uint8 images, 0..1 for images of floats, and an
         error for other images; rows are standardised unless a range is given. "minmax": the range
@@ -61,18 +60,18 @@ class Autoencoder(ImageOrRowParameters, LatentSpace, NeuralModel):
     See Also
     --------
     VAE : Density with a latent space.
-    sklearn.decomposition.PCA : What an autoencoder without hidden layers learns.
+    sklearn.decomposition.PCA : Equivalent to an autoencoder without hidden layers.
 
     Notes
     -----
-    Where values have a range, a sigmoid ends the decoder, so that reconstructions lie in it.
-    Standardised rows have none, and without hidden layers their reconstruction is linear: the
-    minimum of the loss is then the projection onto the `n_latent` leading principal components of
-    the standardised rows [3]_.
+    If values have a range, the decoder ends in a sigmoid, so that reconstructions lie in the range.
+    For standardised rows, the reconstruction without hidden layers is linear: the minimum of the
+    loss is then the projection onto the `n_latent` leading principal components of the
+    standardised rows [3]_.
 
-    Dinari and Freifeld [2]_ have 32 latents for MNIST as well, but a larger network: five
-    convolutions of 100 channels and no sigmoid, trained with Adam at a constant rate of 0.0001 on
-    batches of 256. For CIFAR they take a ResNet-18.
+    Dinari and Freifeld [2]_ also use 32 latents for MNIST, but a larger network: five convolutions
+    of 100 channels and no sigmoid, trained with Adam at a constant rate of 0.0001 on batches of
+    256. For CIFAR they use a ResNet-18.
 
     References
     ----------
@@ -241,7 +240,7 @@ class AutoencoderNetwork(EncoderDecoder):
     n_filters : sequence of int
         Channels after each convolution of the encoder, and in reverse order of the decoder.
     hidden_features : sequence of int
-        Widths of the encoder's hidden layers, and in reverse order of the decoder's.
+        Widths of the hidden layers of the encoder and, in reverse order, of the decoder.
     has_range : bool
         Whether items are values in [0, 1]; standardised rows otherwise.
     """

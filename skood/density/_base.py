@@ -81,8 +81,8 @@ class ModelObjective(Objective):
 class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     """Base of the networks that model the data: densities and autoencoders.
 
-    A subclass writes ``_make_preprocessing``, ``_build`` (its network) and ``_loss``, and trains by
-    ``_train``.
+    A subclass writes ``_make_preprocessing``, ``_build`` (its network) and ``_loss``, and its `fit`
+    calls ``_train``.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
 
     @abstractmethod
     def _build(self, data: CheckedData) -> nn.Module:
-        """Make the untrained network, and set what else is learned from the data alone."""
+        """Make the untrained network, and learn attributes from the data that training needs."""
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Convert items to the network's input: pixels in [0, 1] or standardised rows, float32."""

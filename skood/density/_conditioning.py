@@ -24,7 +24,7 @@ class ClassConditioning:
     Parameters
     ----------
     conditional : bool, default=False
-        Model p(x | y): `fit` then needs y. Scores are those of the mixture over the classes,
+        Model p(x | y): `fit` then needs y. Scores are log p(x) of the mixture of the classes,
         weighted by their training frequencies.
     """
 
@@ -34,7 +34,7 @@ class ClassConditioning:
     class_log_prior_: npt.NDArray[np.float64]
 
     def _learn_classes(self, y: Any, n_items: int) -> npt.NDArray[np.integer] | None:
-        """Learn the classes and how often each occurs.
+        """Learn the classes and their frequencies.
 
         Returns
         -------
@@ -57,7 +57,7 @@ class ClassConditioning:
         """Return the class indices of labels, if the model is conditional and labels are given."""
         if not self.conditional or y is None:
             return None
-        known = f", which y had not in fit; expected some of {self.classes_}"
+        known = f", which y in fit did not contain; expected some of {self.classes_}"
         return encode_labels(check_labels(y, n_items, items=None), self.classes_, known=known)
 
     def _draw_classes(self, n_items: int, generator: torch.Generator) -> Tensor | None:
@@ -90,10 +90,9 @@ class ClassConditioning:
         return torch.stack([log_prob(k.expand(len(x))).double() for k in classes], 1)
 
     def _joint(self, given_each_class: Tensor) -> Tensor:
-        """Log p(x, y) of each class, from what `_given_each_class` returns; the same shape.
+        """Log p(x, y) of each class, from the result of `_given_each_class`; the same shape.
 
-        The logarithm of its sum of exponentials over axis 1 is log p(x), and the most probable
-        class is where it is largest.
+        Its log-sum-exp over axis 1 is log p(x), and its largest entry is the most probable class.
         """
         log_prior = torch.as_tensor(self.class_log_prior_, device=given_each_class.device)
         return given_each_class + log_prior.view(-1, *[1] * (given_each_class.ndim - 2))
@@ -101,7 +100,7 @@ class ClassConditioning:
     def _marginal_statistics(
         self, statistics: Callable[[Tensor | None], Tensor], x: Tensor
     ) -> Tensor:
-        """Statistics of p(x) from those of p(x | y), the first of which is log p(x | y).
+        """Statistics of p(x) from statistics of p(x | y), the first of which is log p(x | y).
 
         Parameters
         ----------

@@ -16,17 +16,17 @@ __all__ = ["Denoiser", "rademacher"]
 class Denoiser:
     r"""The tensor interface of a trained diffusion model.
 
-    An internal interface, stable within this package. Items x are as the network reads them,
-    (b, ...), pixels in [-1, 1] or standardised rows; the noisy item of x at time t is
+    An internal interface, stable within this package. Items x (b, ...) are the network's input,
+    pixels in [-1, 1] or standardised rows; the noisy item of x at time t is
     :math:`\psi x + \sigma \epsilon`.
 
     Parameters
     ----------
     noise : callable
-        The network: finds the noise in noisy items at a log-ratio.
+        The network, which predicts the noise in noisy items at a log-ratio.
     schedule : VariancePreserving
     log_ratios : (float, float)
-        Smallest and largest noise.
+        Smallest and largest log-ratio of the noise.
     log_density : callable
         Log-density of items in nats, in the units of X, (b,), float64.
     """
@@ -48,12 +48,12 @@ class Denoiser:
         return self.schedule.log_ratio(torch.tensor(t))
 
     def noisy(self, x: Tensor, t: float, noise: Tensor) -> Tensor:
-        """Add noise to items, as much as there is at time t."""
+        """Add the noise of time t to items."""
         psi, sigma = mean_and_std(self.log_ratio(t))
         return psi * x + sigma * noise
 
     def denoise(self, x: Tensor, t: float, n_steps: int) -> Tensor:
-        """Take noise off noisy items of time t, in steps of the ODE to the smallest noise."""
+        """Remove the noise of time t from items, by steps of the ODE to the smallest noise."""
         start = float(self.log_ratio(t))
         end = min(start, self.log_ratios[0]) if n_steps > 0 else start
         grid = torch.linspace(start, end, n_steps + 1, device=x.device)

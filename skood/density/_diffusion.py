@@ -1,4 +1,4 @@
-"""Diffusion model: a density known by its scores."""
+"""Diffusion model: a density from its score functions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from skood.density._probability_flow import denoise, log_density
 
 __all__ = ["Diffusion"]
 
-# Most features of rows whose traces are computed exactly by default.
+# Most features of rows for which traces are exact by default.
 _EXACT_FEATURES = 64
 # Side from which images are read in patches by default.
 _PATCHED_SIDE = 16
@@ -35,48 +35,48 @@ _VALIDATION_DRAWS = 256
 
 @estimator
 class Diffusion(ImageOrRowParameters, NeuralDensity):
-    r"""Density of rows or images known by its scores: a diffusion model.
+    r"""Diffusion model: density of rows or images.
 
-    Noise is added to items by the variance-preserving SDE [1]_, :math:`x_t = \psi(t) x + \sigma(t)
-    \epsilon`, and a network learns to find it, :math:`\hat\epsilon(x_t, t)`. This is minus
-    :math:`\sigma` times the *score*, the gradient of the log-density of noisy items, and the scores
-    at all times make up the density. Training minimises the mean of :math:`\|\epsilon -
-    \hat\epsilon\|^2` (denoising score matching).
+    The variance-preserving SDE [1]_ adds noise to items, :math:`x_t = \psi(t) x + \sigma(t)
+    \epsilon`, and a network learns to predict the noise, :math:`\hat\epsilon(x_t, t)`. The
+    prediction is :math:`-\sigma` times the *score function*, the gradient of the log-density of
+    noisy items; the score functions of all times determine the density. Training minimises the
+    mean of :math:`\|\epsilon - \hat\epsilon\|^2` (denoising score matching).
 
     Parameters
     ----------
     n_filters : tuple of int, default=(32, 64)
-        For images: channels of each scale of a U-Net, which halves height and width from one to the
-        next; self-attention is in the last.
+        For images: channels of each scale of a U-Net. Each scale halves height and width, and the
+        last has self-attention.
     n_blocks : int, default=2
-        Residual blocks, for images in each scale.
+        Number of residual blocks, for images per scale.
     hidden_features : int, default=128
         For rows: width of the residual blocks.
     patch_size : int or None, default=None
         For images: side of the patches that the network reads as channels. None: 2 where height and
         width are even and more than 16, else 1.
     dropout : float, default=0.0
-        Part of the hidden channels dropped in training.
+        Fraction of the hidden channels that is dropped in training.
     beta_min : float, default=0.1
         Rate of noise at time 0.
     beta_max : float, default=20.0
         Rate of noise at time 1.
     t_min : float, default=1e-05
-        Time of the smallest noise, by default of a standard deviation of 0.001, below which nothing
-        is modelled. Bits per dimension of images with many equal pixels suffer from a larger one:
-        one of 256 levels is 0.008.
+        Time of the smallest noise that is modelled, by default of a standard deviation of 0.001. A
+        larger one costs bits per dimension for images with many equal pixels: a step of 256 levels
+        is 0.008.
     weighting : {"likelihood", "uniform"}, default="likelihood"
-        How times are drawn in training: so that the loss is a bound on the log-density [2]_, which
-        weighs small noise more, or uniformly, as in [1]_ and [3]_.
+        Distribution of the times in training. With "likelihood", which gives small noise more
+        weight, the loss is a bound on the log-density [2]_; "uniform" is used in [1]_ and [3]_.
     ema_decay : float, default=0.999
-        Part that the moving average of the weights keeps in each step; the average is what is
-        validated and kept.
+        Decay of the moving average of the weights in each step. The averaged weights are validated
+        and kept.
     n_steps : int, default=25
         Runge-Kutta steps of a log-density or sample; each takes four passes of the network.
     n_probes : int, "exact" or "auto", default="auto"
-        Random vectors that estimate the trace of the network's Jacobian in each pass [1]_; they are
-        the same for every item. "exact" computes it, with a pass for each value of an item. "auto"
-        is "exact" for rows of up to 64 features, else 1.
+        Number of random vectors, the same for every item, that estimate the trace of the network's
+        Jacobian in each pass [1]_. "exact" computes the trace, with a pass for each value of an
+        item. "auto" is "exact" for rows of up to 64 features, else 1.
     n_levels : int or None, default=256
         For images: number of values of a pixel, equally spaced in `value_range`. Training adds
         uniform noise to spread each value over its bin. None models continuous values as they are.
@@ -86,20 +86,21 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     module_ : torch.nn.Module
         The trained network, with averaged weights.
     history_ : dict of str to list of float
-        Loss of each epoch in nats per item: "loss" and, with a validation part, "validation_loss".
-        With the weighting "likelihood", upper bounds on minus the mean log-density.
+        Loss of each epoch in nats per item: "loss" and, where rows were held out,
+        "validation_loss". With the weighting "likelihood", they are upper bounds on minus the mean
+        log-density.
 
     See Also
     --------
-    ImageFlow, NeuralSplineFlow : Densities in one pass.
+    ImageFlow, NeuralSplineFlow : Densities that need one pass of a network.
     skood.likelihood.LocalIntrinsicDimension : Detector on a flow or a diffusion model.
 
     Notes
     -----
-    The network reads pixels in [-1, 1], or standardised rows. A score is the log-density of items
-    with the smallest noise, by the probability-flow ODE ([1]_, equation 39), in the units of X;
-    with levels, times the volume of a bin. It is exact up to the steps of the ODE (0.003 nats for
-    each value of a normal distribution with the default) and the probes.
+    The network reads pixels in [-1, 1], or standardised rows. A score is the log-density at the
+    smallest noise, by the probability-flow ODE ([1]_, equation 39), in the units of X. With levels,
+    the density is multiplied by the volume of a bin. Errors come from the steps of the ODE (by
+    default 0.003 nats for each value of a normal distribution) and from the probes.
 
     References
     ----------
@@ -210,7 +211,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         x = self._preprocessing.tensor(items, device)
         if self.value_range_ is None:
             return x
-        # The range "minmax" lets later data lie beyond black and white.
+        # With the range "minmax", later data may lie beyond black and white.
         return 2 * x.clamp(0, 1) - 1
 
     def _mutate(self, x: Tensor, data: CheckedData, generator: torch.Generator) -> Tensor:
@@ -219,7 +220,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         return self._redraw_pixels(x, generator, self.n_levels, lowest=-1.0)
 
     def _log_volume(self) -> float:
-        """Logarithm of the volume, in units of x, over which scores integrate the density of X."""
+        """Logarithm of the volume of a bin, or of a unit of X, in units of x."""
         if self.value_range_ is None:
             return -float(np.log(self.scale_).sum())
         low, high = self.value_range_
@@ -234,7 +235,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
 
     @internal
     def check_time(self, t: float) -> None:
-        """Raise for a time that the model, fitted or not, knows no noise of.
+        """Raise for a time whose noise the model, fitted or not, does not model.
 
         Parameters
         ----------
@@ -242,7 +243,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         """
         if not self.t_min <= t <= 1:
             raise ValueError(
-                f"t={t!r}; expected a time from t_min={self.t_min!r}, below which nothing is "
+                f"t={t!r}; expected a time from t_min={self.t_min!r}, the smallest that is "
                 "modelled, to 1"
             )
 
@@ -250,14 +251,14 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         return VariancePreserving(self.beta_min, self.beta_max)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
-        r"""Bound on the log-density from a time for each item, in validation several, (b,).
+        r"""Bound on the log-density, (b,), from a time for each item, or several in validation.
 
-        Items with the smallest noise are the latents of a decoder with noise of that size, whose
-        log-likelihood is the first of three terms; those of the path and its end follow [2]_.
+        Items with the smallest noise are latents with a normal decoder. The three terms are the
+        log-likelihood of the decoder, the loss along the path, and the divergence at its end [2]_.
         """
         low, high = self.log_ratios()
         n_values = x[0].numel()
-        # The bound of few values varies more from one time to another.
+        # The bound of an item with few values has a larger variance over times.
         n_draws = 1 if module.training else max(1, _VALIDATION_DRAWS // n_values)
         x = x.repeat(n_draws, *[1] * (x.ndim - 1))
         if module.training:
@@ -308,7 +309,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         )
 
     def score_function(self, X: Any, t: float) -> npt.NDArray[np.float64]:
-        r"""Score at a time: gradient of the log-density of noisy items.
+        r"""Score function at a time: gradient of the log-density of noisy items.
 
         Parameters
         ----------
@@ -325,7 +326,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         Raises
         ------
         ValueError
-            When `t` is a time that is not modelled, or X does not match that of `fit`.
+            When `t` is a time that is not modelled, or X does not match the X of `fit`.
         """
         self.check_time(t)
         log_ratio = self._schedule().log_ratio(torch.tensor(t))

@@ -21,11 +21,11 @@ _N_GROUPS = 8
 
 
 class NoiseNetwork(nn.Module):
-    r"""Finds the noise in noisy items.
+    r"""Predicts the noise in noisy items.
 
     With :math:`x_t = \psi x + \sigma \epsilon`, the noise is :math:`\sigma x_t + \psi v`, where v
-    is the output of a network (Salimans and Ho 2022): an untrained network, which returns 0, has
-    the standard normal distribution as its model.
+    is the output of a network (Salimans and Ho 2022). An untrained network returns 0 and models the
+    standard normal distribution.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class AveragedNetwork(nn.Module):
     ----------
     network : Module
     decay : float
-        Part of an average that an update keeps; less in the first updates.
+        Decay of the average in an update; smaller in the first updates.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -96,7 +96,7 @@ class AveragedNetwork(nn.Module):
         return (self.network if self.training else self.average)(x, log_ratio)
 
     def update(self) -> None:
-        """Take the weights of a step into the average."""
+        """Update the average with the weights of a step."""
         self.average.update_parameters(self.network)
 
 
@@ -234,12 +234,12 @@ class _RowBlock(nn.Module):
 
 
 def _norm(n_channels: int) -> nn.Module:
-    """Normalise groups of at least four channels: one pixel's value in a group would become 0."""
+    """Normalise groups of at least four channels; a single value in a group would become 0."""
     return nn.GroupNorm(math.gcd(_N_GROUPS, max(1, n_channels // 4)), n_channels)
 
 
 def _zero(layer: nn.Module) -> nn.Module:
-    """Let a layer begin as 0, so that an untrained block is the identity."""
+    """Initialise a layer with 0, so that an untrained block is the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer

@@ -1,4 +1,4 @@
-"""Encoder and decoder for rows and for images, which networks with a latent space are built of."""
+"""Encoder and decoder of the networks with a latent space, for rows and for images."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class EncoderDecoder(nn.Module):
     n_inputs : int
         Inputs of the decoder.
     n_filters : sequence of int
-        Channels after each convolution of the encoder, and in reverse order of the decoder.
+        Channels after each convolution of the encoder and, in reverse order, of the decoder.
     encoder_features, decoder_features : sequence of int
         Widths of the hidden layers, each in the order of computation.
     n_classes : int, default=0
@@ -68,11 +68,11 @@ class EncoderDecoder(nn.Module):
     def encoded(self, x: Tensor, one_hot: Tensor | None = None) -> Tensor:
         """Return the outputs of the encoder, shape (b, n_outputs)."""
         features = self.convolutions(x).flatten(1)
-        return self.encoder(_beside(features, one_hot))
+        return self.encoder(_joined(features, one_hot))
 
     def decoded(self, z: Tensor, one_hot: Tensor | None = None) -> Tensor:
         r"""Return the outputs of the decoder, shape (b, \*item_shape)."""
-        features = self.decoder(_beside(z, one_hot)).unflatten(1, self.map_shape)
+        features = self.decoder(_joined(z, one_hot)).unflatten(1, self.map_shape)
         return self.deconvolutions(features)
 
 
@@ -98,5 +98,5 @@ def _doubling(filters: Sequence[int], sizes: Sequence[tuple[int, ...]]) -> list[
     return [*layers, nn.ConvTranspose2d(n_in, filters[0], 3, padding=1)]
 
 
-def _beside(features: Tensor, one_hot: Tensor | None) -> Tensor:
+def _joined(features: Tensor, one_hot: Tensor | None) -> Tensor:
     return features if one_hot is None else torch.cat([features, one_hot.to(features.dtype)], 1)

@@ -1,4 +1,4 @@
-"""Lower bounds on log p(x) of a model with latents, from draws of its q(z | x)."""
+"""Lower bounds on log p(x) of a model with latents, from draws of q(z | x)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def lower_bound(
         Quasi-random points of a standard normal distribution, the same for every item.
     importance_weighted : bool
         Whether the bound is :math:`\log \frac{1}{K} \sum_k p(x|z_k) p(z_k) / q(z_k|x)` (Burda
-        et al. 2016, equation 8), or the mean of log p(x | z_k) less KL(q || p) (Kingma and
+        et al. 2016, equation 8), or the mean of log p(x | z_k) minus KL(q || p) (Kingma and
         Welling 2014, equation 10).
 
     Returns
@@ -49,7 +49,7 @@ def lower_bound(
 def weigh(
     log_likelihood: Callable[[Tensor], Tensor], mean: Tensor, log_variance: Tensor, points: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Weigh the draws that `lower_bound` takes, which has the same parameters.
+    """Compute the log-weights of the draws in `lower_bound`, which has the same parameters.
 
     Returns
     -------

@@ -28,9 +28,9 @@ class NeuralSplineFlow(InvertibleDensity):
     Parameters
     ----------
     n_transforms : int, default=3
-        Autoregressive transforms, one after the other.
+        Number of autoregressive transforms.
     n_bins : int, default=8
-        Bins of each spline.
+        Number of bins of each spline.
     hidden_features : tuple of int, default=(64, 64)
         Hidden widths of the networks that output the splines' parameters.
     precision : {"auto", "bf16", "fp32"}, default="fp32"

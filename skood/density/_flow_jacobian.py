@@ -1,8 +1,7 @@
 """Derivative of the inverse of a multiscale flow, layer by layer.
 
-The inverse is linearised once: what remains of a coupling are a factor for each changed value and
-the linear part of its conditioner, whose rectifiers are open or shut. Tangents then pass through
-convolutions alone.
+The inverse is linearised once: a coupling becomes a factor for each changed value and the linear
+part of its conditioner, whose rectifiers are fixed. Tangents then pass through convolutions alone.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class InverseDerivative:
 
     def __init__(self, network: ImageFlowNetwork, z: Tensor) -> None:
         self.network = network
-        # Layers of each scale, as the inverse meets them.
+        # Layers of each scale, in the order of the inverse.
         self.scales: list[list[Mixing | CouplingDerivative]] = []
         *latents, h = network.split_latents(z)
         for k in reversed(range(len(network.scales))):
@@ -71,10 +70,10 @@ class InverseDerivative:
     def jacobian(self) -> Tensor:
         """Jacobian, (b, D, D): a row for each value of an image, a column for each latent.
 
-        A coupling's own Jacobian is found first, with fewer tangents than there are latents: only
-        half of the values enter its conditioner, and few of them matter to one pixel. A matrix
-        product then takes the tangents of all latents through it. The latents of early scales
-        pass few layers.
+        The Jacobian of a coupling is computed first. It takes fewer tangents than there are
+        latents, since half of the values enter the conditioner and few of them affect one pixel. A
+        matrix product then pushes the tangents of all latents through the coupling. The latents of
+        early scales pass few layers.
         """
         b = len(self.x)
         *shapes, last = self.network.latent_shapes
@@ -92,7 +91,7 @@ class InverseDerivative:
         return tangents.permute(0, 4, 2, 3, 1).reshape(b, -1, tangents.shape[1])
 
     def _identity(self, shape: tuple[int, ...]) -> Tensor:
-        """Tangents of values of that shape themselves, (b, h w c, h, w, c)."""
+        """Return the unit tangents of values of a shape (h, w, c), (b, h w c, h, w, c)."""
         n = torch.Size(shape).numel()
         eye = torch.eye(n, dtype=self.x.dtype, device=self.x.device).view(n, *shape)
         return eye.expand(len(self.x), n, *shape)
@@ -137,29 +136,29 @@ class CouplingDerivative:
             made, log_derivative = layer.inverse_of_changed(changed, parameters)
             (slopes,) = torch.autograd.grad(made.sum(), parameters)
         self.x = layer.join(given, made.detach())
-        # Derivatives of the changed values by their own inputs, and by the last hidden layer.
+        # Derivatives of the changed values with respect to their inputs and the last hidden layer.
         self.factor = log_derivative.detach().exp()[:, None]
         weight = last.weight.detach().flatten(1).unflatten(0, slopes.shape[-2:])
         self.readout = torch.einsum("bhwcp,cpf->bhwcf", slopes, weight)
 
     def push(self, tangents: Tensor) -> Tensor:
-        """Take tangents of the output to those of the input."""
+        """Push tangents of the output to tangents of the input."""
         given, changed = self.layer.split(tangents)
         through = changed * self.factor + self._through_conditioner(given)
         return self.layer.join(given, through)
 
     def push_all(self, tangents: Tensor) -> Tensor:
-        """Do the same as `push`, with many tangents, by a matrix."""
+        """Compute `push` of many tangents by a matrix."""
         given, changed = self.layer.split(tangents)
         through = (given.flatten(2) @ self._conditioner_jacobian()).view_as(changed)
         return self.layer.join(given, through + changed * self.factor)
 
     def _conditioner_jacobian(self) -> Tensor:
-        """Differentiate changed by given values, (b, h w n_given, h w n_changed)."""
+        """Jacobian of changed with respect to given values, (b, h w n_given, h w n_changed)."""
         b, height, width, _ = self.x.shape
         n_given = self.layer.split(self.x)[0].shape[-1]
         reach = 0 if self.layer.is_pixel else 2 * len(self.blocks)
-        # Values so far apart that no pixel sees two of them share a tangent.
+        # Values share a tangent if no pixel depends on two of them.
         periods = [min(side, 2 * reach + 1) for side in (height, width)]
         rows, columns = (
             torch.arange(side, device=self.x.device) % period
@@ -179,7 +178,7 @@ class CouplingDerivative:
         return own.reshape(b, height * width * n_given, -1)
 
     def _through_conditioner(self, tangents: Tensor) -> Tensor:
-        """Take tangents (b or 1, t, h, w, n_given) to (b, t, h, w, n_changed)."""
+        """Push tangents (b or 1, t, h, w, n_given) to (b, t, h, w, n_changed)."""
         b, t = len(self.x), tangents.shape[1]
         h = tangents.flatten(0, 1)
         if not self.layer.is_pixel:

@@ -16,7 +16,7 @@ __all__ = ["Coupling", "Mixing", "ResidualBlock", "squeeze", "unsqueeze"]
 # Least scale of an affine coupling, and least standard deviation that ActNorm divides by.
 _SMALLEST_SCALE = 1e-3
 
-# Standard deviation, relative to the mean, of a constant channel's rounding errors and less.
+# Largest standard deviation, relative to the mean, of the rounding errors of a constant channel.
 _ROUNDING = 1e-5
 
 
@@ -65,9 +65,9 @@ class Mixing(nn.Module):
 
     @torch.no_grad()
     def initialize(self, x: Tensor) -> None:
-        """Give each channel of a * x + b mean 0 and variance 1; only mean 0 to a constant one."""
+        """Set the mean of each channel of a * x + b to 0, and the variance to 1 unless it is 0."""
         std, mean = torch.std_mean(x.flatten(0, -2), 0, correction=0)
-        # Rounding errors that are scaled up in one layer after another would overflow.
+        # Rounding errors would grow with each layer, and overflow.
         is_constant = std < _ROUNDING * (1 + mean.abs())
         std = torch.where(is_constant, 1.0, std.clamp(min=_SMALLEST_SCALE))
         self.log_scale.copy_(-std.log())
@@ -86,7 +86,7 @@ class Mixing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.mixes:
             return x * self.log_scale.exp() + self.shift
-        # In bfloat16 the noise that spreads a pixel over its bin would be rounded away.
+        # bfloat16 would round away the dequantisation noise.
         with torch.autocast(x.device.type, enabled=False):
             lower, upper = self._triangles()
             matrix = self.permutation @ lower @ upper
@@ -116,7 +116,7 @@ class Mixing(nn.Module):
 
 
 class Coupling(nn.Module):
-    """Changes one half of the channels, in a way that the other half determines.
+    """Changes one half of the channels, by maps whose parameters depend on the other half.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ class Coupling(nn.Module):
     is_flipped : bool
         Whether the first half is changed, given the second.
     is_pixel : bool
-        Whether images have one pixel: the conditioner then is of linear layers.
+        Whether images have one pixel: the conditioner then has linear layers.
     coupling : {"spline", "affine"}
         Rational-quadratic splines, or y = (sigmoid(s + 2) + 0.001) x + t.
     n_bins : int

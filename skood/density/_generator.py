@@ -29,11 +29,11 @@ class Generator:
     n_latent : int
     conditional : bool
     device : torch.device
-        Where tensors are made and expected.
+        Device of all tensors.
     dtype : torch.dtype
         Dtype of values in the units of X: float64 if X was float64, else float32.
     preprocessing : Preprocessing
-        From X to x and back.
+        Converts X to x, and back.
     tensor : callable
         ``tensor(items)`` converts an array of items of the data that `open` returns to x.
     encode : callable

@@ -27,7 +27,7 @@ class Descent(NamedTuple):
     Attributes
     ----------
     latents : Tensor of shape (b, n_latent)
-        Of all layers side by side, the bottom first.
+        Columns of all layers, the bottom first.
     divergences : Tensor of shape (b, n_inferred), float64
         KL(q || p) in nats of each layer drawn from q, the top first, given the latents above.
     log_ratio : Tensor of shape (b,), float64
@@ -60,15 +60,15 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     Parameters
     ----------
     n_latents : tuple of int, default=(32, 16, 8)
-        Latents of each layer, from the bottom to the top; two layers or more.
+        Number of latents of each layer, from the bottom to the top; two layers or more.
     n_warmup_steps : int, default=200
         Training steps over which the weight of the divergences rises linearly to 1.
     free_nats : float, default=2.0
-        Divergence of a layer, in nats per item, below which training does not lower it. It keeps
-        upper layers in use.
+        Training does not lower the divergence of a layer below this value, in nats per item, so
+        that upper layers stay in use.
     hidden_features : tuple of int, default=None
-        Widths of hidden layers of every posterior and, in reverse order, of every prior and, for
-        rows, of the decoder. None: (128,) for images, (128, 128) for rows.
+        Widths of the hidden layers of every posterior and, in reverse order, of every prior and,
+        for rows, of the decoder. None: (128,) for images, (128, 128) for rows.
 
     Attributes
     ----------
@@ -84,7 +84,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     Notes
     -----
     As in [1]_, skip connections lead from x to every layer of latents, from each layer to all
-    below it, and from all layers to the decoder. Other than there, latents are vectors, and
+    layers below, and from all layers to the decoder. Unlike in [1]_, latents are vectors, and
     inference goes from the top down, so that :math:`q(z_{>k}|x)` needs no lower latents.
 
     The draws of a score are scrambled Sobol points, the same for every item, so that it does not
@@ -163,7 +163,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
             else:
                 mean, log_variance = module.posterior(layer, features, above)
                 z = mean + (log_variance / 2).exp() * point
-                # In units of the prior, which is then a standard normal law.
+                # In units of the prior, which then is standard normal.
                 inverse_scale = (-prior_log_variance / 2).exp()
                 log_variance = log_variance - prior_log_variance
                 divergences.append(divergence((mean - prior_mean) * inverse_scale, log_variance))
@@ -175,7 +175,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         return Descent(above, stacked, log_ratio)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
-        """Evidence lower bound with one draw of z, shape (b,); in training, what is maximised."""
+        """Evidence lower bound with one draw of z, or the training objective, shape (b,)."""
         if module.training:
             noise = torch.randn(len(x), self.n_latent, device=x.device)
         else:
@@ -225,7 +225,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         ----------
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
         k : int
-            Layers that are not inferred, 0 to L - 1; 0 gives what `score_samples` does.
+            Number of layers that are not inferred, 0 to L - 1; 0 equals `score_samples`.
         n_importance_samples : int or None, default=None
             None takes the parameter of the model.
 
@@ -241,8 +241,8 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         """
         if not isinstance(k, numbers.Integral) or not 0 <= k < len(self.n_latents):
             raise ValueError(
-                f"k={k!r}; expected 0 to {len(self.n_latents) - 1}, so that one of the "
-                f"{len(self.n_latents)} layers of latents at least lies above"
+                f"k={k!r}; expected 0 to {len(self.n_latents) - 1}, so that at least one of the "
+                f"{len(self.n_latents)} layers of latents lies above"
             )
         if n_importance_samples is None:
             n_importance_samples = self.n_importance_samples
@@ -263,8 +263,8 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         Returns
         -------
         ndarray of shape (n_samples, n_latent), float64
-            Of all layers side by side, the bottom first. Only the prior of the top layer is
-            standard normal.
+            Columns of all layers, the bottom first. Only the prior of the top layer is standard
+            normal.
         """
 
         def means(module: nn.Module, x: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ __all__ = ["HierarchicalVAENetwork"]
 class HierarchicalVAENetwork(LikelihoodNetwork):
     """Layers of latents, each with a prior and a posterior given all the layers above it.
 
-    Latents are vectors side by side, from the bottom to the top; those above a layer are the last
-    columns of all of them. Skip connections: every posterior reads the features of x, every prior
-    and posterior all latents above, and the decoder all latents.
+    The latents of all layers are columns, from the bottom to the top: the latents above a layer are
+    the last columns. Skip connections: every posterior reads the features of x, every prior and
+    posterior reads all latents above, and the decoder reads all latents.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ class HierarchicalVAENetwork(LikelihoodNetwork):
     n_latents : sequence of int
         Latents of each layer, from the bottom to the top.
     n_filters : sequence of int
-        Channels after each convolution of the encoder, and in reverse order of the decoder.
+        Channels after each convolution of the encoder and, in reverse order, of the decoder.
     hidden_features : sequence of int
         Widths of the hidden layers of every posterior and, in reverse order, of every prior and,
         for rows, of the decoder.
@@ -89,7 +89,7 @@ class HierarchicalVAENetwork(LikelihoodNetwork):
         return mean_and_log_variance(network(torch.cat([features, above], 1)))
 
     def prior(self, layer: int, above: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of p(z_layer | z_above); a standard normal law at the top."""
+        """Mean and log-variance of p(z_layer | z_above); standard normal at the top."""
         if layer == len(self.priors):
             zeros = above.new_zeros(len(above), self.n_latents[layer])
             return zeros, zeros

@@ -22,7 +22,7 @@ __all__ = ["ImageFlow"]
 # Fraction of the unit interval that the logit leaves free at either end.
 _MARGIN = 0.05
 
-# Distance from 0 and 1 that the logit keeps from values which no latents decode to.
+# Distance of the logit's argument from 0 and 1, for values that no latents decode to.
 _EDGE = 1e-6
 
 
@@ -30,34 +30,34 @@ _EDGE = 1e-6
 class ImageFlow(ImageParameters, InvertibleDensity):
     r"""Density of images: a multiscale normalising flow, with a latent for each value.
 
-    An invertible network f maps an image to as many latents with a standard normal distribution,
+    An invertible network f maps an image to latents with a standard normal distribution,
 
     .. math:: \log p(x) = \log \mathcal{N}(f(x); 0, I) + \log |\det \partial f / \partial x|
 
-    Its layers are those of Glow [1]_: in each of several scales, transforms of an ActNorm, a 1x1
-    convolution and a coupling, which changes half of the channels by maps that the other half
+    The layers are the layers of Glow [1]_: each of several scales has transforms of an ActNorm, a
+    1x1 convolution and a coupling, which changes half of the channels by maps that the other half
     determines. With splines in the couplings it is the image model of [2]_.
 
     Parameters
     ----------
     n_transforms : tuple of int, default=(6, 6, 4)
-        Transforms of each scale. A scale halves height and width, where they are even, and takes
-        half of its values as latents; the last one takes all pixels at once. Those before it are
-        left out when no side can be halved.
+        Number of transforms of each scale. A scale halves height and width if they are even, and
+        half of its values become latents; the last scale reads all pixels at once. Scales before
+        the last are left out if no side can be halved.
     n_filters : int, default=64
-        Channels of the conditioners, the residual networks within couplings.
+        Channels of the conditioners, the residual networks in the couplings.
     n_blocks : int, default=2
         Residual blocks of a conditioner, of two 3 x 3 convolutions each, or of two linear layers in
         the last scale.
     coupling : {"spline", "affine"}, default="spline"
         Monotone rational-quadratic splines, or affine maps, which are faster and fit less well.
     n_bins : int, default=8
-        Bins of a spline.
+        Number of bins of a spline.
     bound : float, default=3.0
-        Splines act within [-bound, bound]; outside they are the identity. [3]_ takes 1 for
-        background models.
+        Splines act within [-bound, bound]; outside they are the identity. It is 1 in the background
+        models of [3]_.
     dropout : float, default=0.0
-        Fraction of a conditioner's hidden channels that is dropped in training. [3]_ takes 0.2.
+        Fraction of a conditioner's hidden channels that is dropped in training; 0.2 in [3]_.
     n_levels : int or None, default=256
         Number of values of a pixel, equally spaced in `value_range`. Training adds uniform noise to
         spread each value over its bin; scores are taken at the middle of the bin. None models
@@ -69,21 +69,21 @@ class ImageFlow(ImageParameters, InvertibleDensity):
     Attributes
     ----------
     history_ : dict of str to list of float
-        Loss of each epoch, in nats per image: "loss", of images with noise, and, with a
-        validation part, "validation_loss", of images without it.
+        Loss of each epoch, in nats per image: "loss", of images with noise, and, where images were
+        held out, "validation_loss", of images without noise.
 
     See Also
     --------
-    PixelCNN : Density of images without latents, which fits them better.
+    PixelCNN : Density of images without latents, which has a higher likelihood.
     NeuralSplineFlow : Flow of rows.
     skood.likelihood.LocalIntrinsicDimension : Detector on a flow.
 
     Notes
     -----
-    With levels, scores approximate logarithms of probabilities, the density in the middle of a
-    bin times its volume; without, they are of densities in the units of X. The network reads
-    :math:`\operatorname{logit}(\alpha + (1 - 2 \alpha) x)`, with :math:`\alpha = 0.05` and x in
-    [0, 1]. Every log-determinant is part of a score.
+    With levels, a score approximates the logarithm of a probability, the density in the middle of a
+    bin times the volume of the bin; without, it is the log-density in the units of X. The network
+    reads :math:`\operatorname{logit}(\alpha + (1 - 2 \alpha) x)`, with :math:`\alpha = 0.05` and x
+    in [0, 1]. A score includes the log-determinants of all these maps.
 
     References
     ----------
@@ -142,7 +142,7 @@ class ImageFlow(ImageParameters, InvertibleDensity):
         if np.prod(data.item_shape) < 2:
             raise ValueError(
                 "X has 1 feature(s), and ImageFlow splits an image in two; expected at least two "
-                "values an image (a density of one is that of scikit-learn's KernelDensity)"
+                "values an image (for one value, use scikit-learn's KernelDensity)"
             )
         return ImageFlowNetwork(
             self._preprocessing.item_shape,
@@ -161,7 +161,7 @@ class ImageFlow(ImageParameters, InvertibleDensity):
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Pixels in [0, 1], float32."""
-        # The range "minmax" lets later data lie beyond black and white.
+        # With the range "minmax", later data may lie beyond black and white.
         return self._preprocessing.tensor(items, device).clamp(0, 1)
 
     def _tensor_to_encode(self, items: npt.NDArray, device: torch.device) -> Tensor:
@@ -219,7 +219,7 @@ def _from_logits(logits: Tensor) -> Tensor:
 
 
 class _PixelDerivative:
-    """The derivative of pixels, from that of their logits."""
+    """The derivative of pixels, from the derivative of their logits."""
 
     def __init__(self, of_logits: InverseDerivative) -> None:
         self._of_logits = of_logits

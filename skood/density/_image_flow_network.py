@@ -72,7 +72,7 @@ class ImageFlowNetwork(nn.Module):
         ----------
         x : Tensor of shape (b, C, H, W)
         initializes : bool, default=False
-            Whether each ActNorm is set to what normalises x.
+            Whether each ActNorm is set to normalise its input.
 
         Returns
         -------

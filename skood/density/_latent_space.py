@@ -52,7 +52,7 @@ class LatentSpace(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if wrong.any():
             raise ValueError(
                 f"{type(self).__name__} gives NaN or inf for {wrong.sum()} of the {len(values)} "
-                f"items of {name}, whose values are beyond what it can compute with; rescale {name}"
+                f"items of {name}, whose values are too large for float32; rescale {name}"
             )
         return values
 

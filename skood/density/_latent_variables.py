@@ -34,7 +34,7 @@ class LatentVariableDensity(ImageOrRowParameters, NeuralDensity):
         width; the decoder has them in reverse order.
     likelihood : {"auto", "bernoulli", "gaussian", "logistic"}, default="auto"
         p(x | z), independent over values. "bernoulli": values in [0, 1]; grey ones count as
-        probabilities of white, and scores are then not those of a normalised distribution.
+        probabilities of white, so that the distribution is not normalised.
         "gaussian": with a learned standard deviation for each channel or feature. "logistic":
         discretised to `n_levels`, with a learned scale for each channel or feature. "auto":
         "logistic" for images, "gaussian" for rows.
@@ -123,7 +123,7 @@ class LatentVariableDensity(ImageOrRowParameters, NeuralDensity):
         """Values in [0, 1], or standardised rows, float32."""
         x = self._preprocessing.tensor(items, device)
         if self._likelihood.is_bounded:
-            # The range "minmax" lets later data lie beyond black and white.
+            # With the range "minmax", later data may lie beyond black and white.
             x = x.clamp(0, 1)
         return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 

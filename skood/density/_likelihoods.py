@@ -23,7 +23,7 @@ class Likelihood(ABC):
     learned scale of shape (C, 1, 1) or (d,), None for a likelihood that has none.
     """
 
-    # Where learning the scale starts; None for a likelihood without one.
+    # Initial scale; None for a likelihood without a scale.
     initial_scale: float | None = None
     # Whether `log_prob` is a probability only for x in [0, 1].
     is_bounded = True
@@ -38,11 +38,11 @@ class Likelihood(ABC):
 
     @abstractmethod
     def sample(self, location: Tensor, scale: Tensor | None, generator: torch.Generator) -> Tensor:
-        r"""Draw x, shape (b, \*item_shape), around what the method `location` gives."""
+        r"""Draw x, shape (b, \*item_shape), around the result of the method `location`."""
 
 
 class Bernoulli(Likelihood):
-    """Bernoulli distribution; a grey value is treated as a probability of white."""
+    """Bernoulli distribution; a grey value counts as a probability of white."""
 
     def log_prob(self, x: Tensor, raw: Tensor, scale: Tensor | None) -> Tensor:
         return -F.binary_cross_entropy_with_logits(raw, x, reduction="none")

@@ -64,8 +64,8 @@ def log_prob(
         P(x; m, s) = \sigma\!\left(\tfrac{x + 1/2 - m}{s}\right)
                    - \sigma\!\left(\tfrac{x - 1/2 - m}{s}\right)
 
-    where the lowest level takes all the mass below it and the highest all above. Salimans et
-    al. 2017, section 2.1.
+    where the lowest level has all mass below it and the highest all mass above it (Salimans et
+    al. 2017, section 2.1).
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def log_prob(
 def entropy(
     x: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, coefs: Tensor, n_levels: int
 ) -> Tensor:
-    """Entropy of the distributions that the levels of x were predicted by, in nats.
+    """Entropy of the predicted distributions of the levels of x, in nats.
 
-    That of each channel of a pixel is conditioned on the channels of x before it.
+    The distribution of a channel is conditioned on the earlier channels of the same pixel.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def entropy(
         for level in torch.arange(n_levels, dtype=x.dtype, device=x.device):
             log_level = torch.logsumexp(log_weights + level_log_prob(level, *own), 1)
             total -= log_level.exp() * log_level
-        # Which component is likely, after this channel.
+        # Posterior of the components given this channel.
         log_weights = F.log_softmax(log_weights + level_log_prob(x[:, None, channel], *own), 1)
     return total
 

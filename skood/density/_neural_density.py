@@ -62,8 +62,8 @@ class DensityObjective(ModelObjective):
 class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
     """Base of the densities that are torch networks.
 
-    A subclass declares its own parameters and writes ``_make_preprocessing`` (what data it takes),
-    ``_build`` (its network), ``_log_prob``, ``_mutate`` and ``_draw``.
+    A subclass declares its own parameters and writes ``_make_preprocessing``, ``_build`` (its
+    network), ``_log_prob``, ``_mutate`` and ``_draw``.
 
     Parameters
     ----------
@@ -129,7 +129,7 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             In-distribution data.
         y : array-like of shape (n_samples,), default=None
-            Class labels, used by a conditional model only.
+            Class labels, for a conditional model only.
 
         Returns
         -------

@@ -16,9 +16,9 @@ class VariancePreserving:
     .. math:: x_t = \psi x + \sigma \epsilon, \quad \psi = e^{-B/2}, \quad \sigma^2 = 1 - e^{-B},
         \quad B(t) = \beta_0 t + (\beta_1 - \beta_0) t^2 / 2
 
-    (Song et al. 2021, equation 33). How noisy an item is depends on :math:`\lambda = \log(\sigma /
-    \psi)` alone, the logarithm of the standard deviation of noise on an item that is not shrunk:
-    networks are told :math:`\lambda`, and integrals run over it.
+    (Song et al. 2021, equation 33). The noise level depends on :math:`\lambda = \log(\sigma /
+    \psi)` alone, the logarithm of the standard deviation of the noise relative to the item:
+    :math:`\lambda` is the input of networks and the variable of integration.
 
     Parameters
     ----------

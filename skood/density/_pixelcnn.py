@@ -36,38 +36,38 @@ class PixelCNN(ImageParameters, NeuralDensity):
     Parameters
     ----------
     n_filters : int, default=32
-        Features of each of the two streams.
+        Number of features of each of the two streams.
     n_resnet : int, default=2
         Gated residual blocks in a hierarchy, in each of the downward and the upward pass; 5 in
         [2]_. The receptive field and the time of a step grow in proportion.
     n_hierarchies : int, default=1
-        Resolutions; each one after the first halves height and width.
+        Number of resolutions; each one after the first halves height and width.
     n_components : int, default=1
-        Logistic distributions in the mixture of a pixel.
+        Number of logistic distributions in the mixture of a pixel.
     dropout : float, default=0.0
         Rate of dropout inside the residual blocks, in training.
     weight_norm : bool, default=False
         Weight normalisation, initialised so that on the first batch every layer's output has
         mean 0 and variance 1 (Salimans and Kingma 2016).
     min_scale : float, default=0.116
-        Smallest scale of a logistic distribution, in levels. A pixel that is missed by k levels
-        costs up to k / `min_scale` nats, so that without it a few pixels decide the score of an
+        Smallest scale of a logistic distribution, in levels. A pixel k levels from its prediction
+        costs up to k / `min_scale` nats; without a limit, a few pixels would decide the score of an
         image. The default is e^-7 in units of [-1, 1], as in the released code of [2]_ for colour
-        images; for grey ones that code has 0.25. On Fashion-MNIST, 0.00001, 0.116 and 0.25 give
+        images; for grey images the code has 0.25. On Fashion-MNIST, 0.00001, 0.116 and 0.25 give
         the same bits per dimension and the same AUROCs (``benchmarks/README.md``).
     n_levels : int, default=256
         Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
         spaced values in `value_range`.
     image_shape : (int, int, int), "row" or None, default=None
-        Shape (C, H, W) of images given as flat rows. "row" models a row of d values as an
-        ordered sequence, an image of shape (1, 1, d).
+        Shape (C, H, W) of images given as flat rows. "row" models a row of d values as an ordered
+        sequence, an image of shape (1, 1, d).
     max_steps : int or None, default=1600
         Largest number of training steps. The default is for a first result; see Notes.
 
     Attributes
     ----------
     history_ : dict of str to list of float
-        Loss of each epoch, in nats per image: "loss" and, with a validation part,
+        Loss of each epoch, in nats per image: "loss" and, where images were held out,
         "validation_loss".
     classes_ : ndarray of shape (n_classes,)
         Labels, if `conditional`.
@@ -76,25 +76,25 @@ class PixelCNN(ImageParameters, NeuralDensity):
     image_shape_ : tuple of int
         (C, H, W).
     statistics_names : tuple of str
-        Columns of `score_statistics`: "log_prob", log p(x); "entropy", the sum of the entropies of
-        the distributions that the sub-pixels were predicted by, which is -log p(x) on average in
-        samples of the model. A conditional model has its mean over p(y | x).
+        Columns of `score_statistics`: "log_prob", log p(x); "entropy", the summed entropies of the
+        predicted distributions of the sub-pixels, which is -log p(x) on average for samples of the
+        model. A conditional model has the mean of "entropy" over p(y | x).
 
     See Also
     --------
-    skood.likelihood.LikelihoodRatio : Detector that divides by the density of a background model.
+    skood.likelihood.LikelihoodRatio : Divides by the density of a background model.
 
     Notes
     -----
-    The defaults are for a first result: on 28 x 28 pixels, two cores without bfloat16 take 6 to 7
-    minutes for them. A better density takes more: raise `max_steps` first, to 20 000 say, with
-    `max_epochs` enough for it, then `n_resnet` to 5. Ren et al. [2]_ train
-    ``n_resnet=5, batch_size=32`` for 50 000 steps.
+    The defaults are for a first result: images of 28 x 28 pixels take 6 to 7 minutes on two cores
+    without bfloat16. For a better density raise `max_steps` first, to 20 000 for instance, with
+    enough `max_epochs`, then `n_resnet` to 5. Ren et al. [2]_ train ``n_resnet=5, batch_size=32``
+    for 50 000 steps.
 
-    The network is that of TensorFlow Probability's ``PixelCNN``, with the input padded and
-    shifted instead of masked kernels. The channel coefficients act on pixels rescaled to
-    [-1, 1], in the units of the means. A density of images gives simple images high values
-    whether or not they are in-distribution [3]_; see :class:`~skood.likelihood.LikelihoodRatio`.
+    The network is TensorFlow Probability's ``PixelCNN``, with padded and shifted input instead of
+    masked kernels. The channel coefficients act on pixels rescaled to [-1, 1], in the units of the
+    means. A density of images gives simple images high values whether or not they are
+    in-distribution [3]_; see :class:`~skood.likelihood.LikelihoodRatio`.
 
     References
     ----------

@@ -15,10 +15,10 @@ __all__ = ["PixelCNNLayer", "PixelCNNNetwork"]
 
 
 class PixelCNNLayer(nn.Module):
-    """Convolution that sees `reach` rows above and columns to the left of its pixel.
+    """Convolution over `reach` rows above and columns to the left of a pixel.
 
     A kernel that ends at its pixel, or before it, avoids the wasted work of a masked kernel. Torch
-    pads all sides alike: the excess at the bottom and the right is cropped, here or by the reader
+    pads all sides equally; the excess at the bottom and the right is cropped, here or by the user
     of the output.
     """
 
@@ -137,9 +137,9 @@ class _GatedBlock(nn.Module):
 class PixelCNNNetwork(nn.Module):
     """The two-stream U-net of PixelCNN++, from pixels in [-1, 1] to mixture parameters.
 
-    The vertical stream at (r, c) sees the rows above r, the horizontal stream also the pixels
-    left of c in row r. Down the hierarchies the horizontal stream takes the vertical one as a
-    skip input; up again each block also takes its mirror image from the way down.
+    The vertical stream at (r, c) depends on the rows above r, the horizontal stream also on the
+    pixels left of c in row r. On the way down the hierarchies, the vertical stream is a skip input
+    of the horizontal stream; on the way up, each block also has its mirror image as a skip input.
     """
 
     def __init__(

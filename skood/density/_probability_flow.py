@@ -1,8 +1,8 @@
 r"""Likelihoods and samples of a diffusion model by its probability-flow ODE.
 
 With :math:`s = \sigma / \psi = e^\lambda` and :math:`y = x_t / \psi`, an item with noise of the
-standard deviation s, the ODE is :math:`dy / ds = \hat\epsilon`, the noise that the network finds in
-it (Karras et al. 2022, equation 4), and
+standard deviation s, the ODE is :math:`dy / ds = \hat\epsilon`, the predicted noise (Karras et al.
+2022, equation 4), and
 
 .. math:: \frac{d \log p(y)}{d\lambda} = -s \operatorname{tr} \nabla_y \hat\epsilon
 
@@ -23,7 +23,7 @@ from skood.density._noise_schedule import log_normal, mean_and_std
 
 __all__ = ["Noise", "denoise", "log_density", "noise_and_trace"]
 
-# Finds the noise in noisy items (b, ...), at one log-ratio; the same shape.
+# Predicts the noise in noisy items (b, ...), at one log-ratio; the same shape.
 Noise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -40,7 +40,7 @@ def noise_and_trace(
     log_ratio : Tensor, scalar
     probes : Tensor of shape (k, \*item_shape) or None
         Vectors v whose entries have mean 0 and variance 1: the trace is estimated by the mean of
-        v'Jv (Hutchinson). None computes it, with a vector for each value of an item.
+        v'Jv (Hutchinson). None computes the trace, with a vector for each value of an item.
 
     Returns
     -------
@@ -70,9 +70,9 @@ def log_density(
     noise : callable
         See `noise_and_trace`.
     x : Tensor of shape (b, ...)
-        Items, taken as ones that have the smallest noise.
+        Items, which count as items with the smallest noise.
     log_ratios : (float, float)
-        Smallest and largest noise; at the largest, items are taken to be standard normal.
+        Smallest and largest log-ratio; at the largest, noisy items are standard normal.
     n_steps : int
         Each computes four times noise and trace.
     probes : Tensor of shape (n_steps, k, \*item_shape) or None
@@ -100,7 +100,7 @@ def log_density(
 
 
 def denoise(noise: Noise, x: Tensor, log_ratios: Tensor) -> Tensor:
-    r"""Follow the ODE to less noise, and take what is left off at the end.
+    r"""Follow the ODE to less noise, and subtract the predicted rest at the end.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ def denoise(noise: Noise, x: Tensor, log_ratios: Tensor) -> Tensor:
     x : Tensor of shape (b, ...)
         Noisy items.
     log_ratios : Tensor of shape (n_steps + 1,)
-        Falling, from the noise in x.
+        Decreasing, from the log-ratio of x.
 
     Returns
     -------
@@ -135,7 +135,7 @@ def _runge_kutta(
     Parameters
     ----------
     slopes : callable
-        Takes y and the time; returns the slope of y, and of what is integrated along its path.
+        Takes y and the time; returns the slopes of y and of the integrals along its path.
     y : Tensor
     start, end : Tensor, scalar
 

@@ -1,4 +1,4 @@
-"""Rational-quadratic splines, without masks: every operation acts on all elements alike."""
+"""Rational-quadratic splines, without masks: every operation acts on all elements."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 __all__ = ["IDENTITY_DERIVATIVE", "inverse_spline", "spline"]
 
-# Least width and height of a bin, in parts of the range, and least derivative at a knot.
+# Least width and height of a bin, as fractions of the range, and least derivative at a knot.
 _LEAST = 1e-3
 
-# Unconstrained derivative at a knot that stands for 1.
+# Unconstrained parameter of a derivative of 1.
 IDENTITY_DERIVATIVE = math.log(math.expm1(1 - _LEAST))
 
 
@@ -101,7 +101,7 @@ def _log_derivative(
 
 
 def _bin_of(values: Tensor, parameters: Tensor, bound: float, *, in_heights: bool) -> list[Tensor]:
-    """Left, width, low, height and both derivatives of the bin that holds each value."""
+    """Left, width, low, height and both derivatives of the bin of each value."""
     n_bins = (parameters.shape[-1] + 1) // 3
     sizes = parameters[..., : 2 * n_bins].unflatten(-1, (2, n_bins)).softmax(-1)
     sizes = (2 * bound) * (_LEAST + (1 - _LEAST * n_bins) * sizes)

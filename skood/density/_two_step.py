@@ -39,11 +39,11 @@ from skood.density._pixelcnn import PixelCNN
 
 __all__ = ["TwoStep"]
 
-# Latents whose Jacobians are computed at once.
+# Number of latents whose Jacobians are computed at once.
 _JACOBIANS = 32
 # Most latents of the default autoencoder.
 _MOST_LATENTS = 32
-# Singular values below that part of the largest are rounding errors of float32.
+# Singular values below this fraction of the largest are rounding errors of float32.
 _ROUNDING = 1e-7
 
 
@@ -57,9 +57,10 @@ class TwoStep(
 ):
     r"""Density of data near a manifold: an autoencoder, and a density of its latents.
 
-    Data in many dimensions often lie near a manifold of fewer, on which a density in all dimensions
-    is infinite. In the first step an autoencoder (f, g) learns the manifold, and in the second
-    another density learns how the latents f(x) are distributed [1]_. The density on the manifold is
+    Data in many dimensions often lie near a manifold of fewer dimensions, where a density in all
+    dimensions is infinite. In the first step an autoencoder (f, g) learns the manifold, and in the
+    second step another model learns the density of the latents f(x) [1]_. The density on the
+    manifold is
 
     .. math:: \log p(x) = \log p_Z(f(x)) - \tfrac{1}{2} \log \det J^T J
 
@@ -68,10 +69,11 @@ class TwoStep(
     Parameters
     ----------
     autoencoder : estimator, default=None
-        An :class:`~skood.density.Autoencoder`, a :class:`~skood.density.VAE`, or a linear one of
-        scikit-learn with ``components_``, as :class:`~sklearn.decomposition.PCA`; one in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes an Autoencoder with
-        as many latents as half of the values of an item, 32 at most.
+        An :class:`~skood.density.Autoencoder`, a :class:`~skood.density.VAE`, or a linear
+        transformer of scikit-learn with ``components_``, such as
+        :class:`~sklearn.decomposition.PCA`; one in :class:`sklearn.frozen.FrozenEstimator` is not
+        trained again. None takes an Autoencoder with one latent for two values of an item, at most
+        32.
     density : estimator, default=None
         Any estimator of rows with ``fit`` and ``score_samples``. None takes
         :class:`~skood.density.NeuralSplineFlow`.
@@ -90,12 +92,12 @@ class TwoStep(
 
     See Also
     --------
-    VAE : Density with a latent space, of noise around its manifold.
+    VAE : Density with a latent space, which models noise around the manifold.
 
     Notes
     -----
-    Scores are densities on the manifold, of its own dimension, in the units of X: they do not
-    compare with those of other densities, nor say how far an item is from the manifold.
+    Scores are log-densities on the manifold, of its dimension, in the units of X. They cannot be
+    compared with scores of other densities, and ignore the distance of an item from the manifold.
 
     References
     ----------
@@ -171,7 +173,7 @@ class TwoStep(
         return self
 
     def _check_n_latent(self, autoencoder: Any, n_latent: Any) -> None:
-        # Anything else than a number is for the autoencoder to refuse.
+        # The autoencoder itself refuses anything that is not a number.
         if isinstance(n_latent, numbers.Integral) and n_latent > self.n_features_in_:
             raise ValueError(
                 f"autoencoder={autoencoder!r} makes {n_latent} latents of items of "
@@ -226,7 +228,7 @@ class TwoStep(
         Raises
         ------
         ValueError
-            When X does not match that of `fit`, or the decoder maps many latents to one item.
+            When X does not match the X of `fit`, or the decoder maps many latents to one item.
         """
         check_is_fitted(self)
         Z = CheckedData.of(self._latents(check_data(self, X, reset=False)))
@@ -300,12 +302,12 @@ class TwoStep(
 
 
 def _check_decoder(autoencoder: Any, *, is_fitted: bool) -> None:
-    """Raise where the decoder of an autoencoder cannot be differentiated."""
+    """Raise if the decoder of an autoencoder cannot be differentiated."""
     is_frozen = isinstance(autoencoder, FrozenEstimator)
     given = autoencoder.estimator if is_frozen else autoencoder
     if getattr(given, "conditional", False):
         raise ValueError("a conditional VAE has a decoder for each class; expected one of p(x)")
-    # A transformer of others may learn components_ in `fit`.
+    # A transformer of another library may learn components_ in `fit`.
     is_known = getattr(given, "_reads_checked_data", False) or isinstance(
         given, (Pipeline, MetaEstimatorMixin)
     )
@@ -320,7 +322,7 @@ def _check_decoder(autoencoder: Any, *, is_fitted: bool) -> None:
 
 
 def _check_reads_rows(density: Any) -> None:
-    """Raise where a density takes images alone."""
+    """Raise if a density models images alone."""
     given = density.estimator if isinstance(density, FrozenEstimator) else density
     if isinstance(given, (PixelCNN, ImageFlow)) and given.image_shape is None:
         raise ValueError(

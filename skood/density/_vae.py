@@ -45,10 +45,10 @@ class VAE(LatentSpace, LatentVariableDensity):
     n_latent : int, default=8
         Latent dimensions.
     sample_latents : bool, default=True
-        Whether training draws z. False trains on the mean of q(z | x), as the released code of
-        OODGen [3]_ does.
+        Whether training draws z. False trains on the mean of q(z | x), as in the released code of
+        OODGen [3]_.
     hidden_features : tuple of int, default=None
-        Widths of hidden layers, of the encoder and, for rows, in reverse order of the decoder.
+        Widths of the hidden layers of the encoder and, for rows, in reverse order of the decoder.
         None: (16,) for images, (128, 128) for rows.
 
     Attributes

@@ -14,13 +14,13 @@ from skood.density._encoder_decoder import EncoderDecoder
 
 __all__ = ["LikelihoodNetwork", "VAENetwork", "mean_and_log_variance"]
 
-# Below, q(z | x) is a point; above, it ignores x. Between these bounds exp is finite.
+# Bounds of log-variances. Beyond, q(z | x) would be a point or ignore x, and exp could overflow.
 _LOG_VARIANCES = -15.0, 15.0
 # Smallest scale, relative to the range or a feature's standard deviation: the likelihood of a
 # constant value would otherwise grow without bound.
 _SMALLEST_SCALE = 1e-3
-# Learning rate of a scale relative to a weight; larger, since a scale has to change by more.
-_HASTE = 10.0
+# Learning rate of a scale relative to a weight, since a scale has to change by more.
+_RELATIVE_RATE = 10.0
 
 
 class LikelihoodNetwork(EncoderDecoder):
@@ -33,9 +33,9 @@ class LikelihoodNetwork(EncoderDecoder):
     n_outputs, n_inputs : int
         Outputs of the encoder and inputs of the decoder.
     n_filters : sequence of int
-        Channels after each convolution of the encoder, and in reverse order of the decoder.
+        Channels after each convolution of the encoder and, in reverse order, of the decoder.
     hidden_features : sequence of int
-        Widths of the encoder's hidden layers; for rows, in reverse order, of the decoder's too.
+        Widths of the hidden layers of the encoder and, for rows, in reverse order of the decoder.
     initial_scale : float or None
         Initial scale of the likelihood, for each channel or feature; None for a likelihood
         without a scale.
@@ -66,7 +66,7 @@ class LikelihoodNetwork(EncoderDecoder):
         )
         self.raw_scale = None
         if initial_scale is not None:
-            start = math.log(math.expm1(initial_scale)) / _HASTE
+            start = math.log(math.expm1(initial_scale)) / _RELATIVE_RATE
             shape = (item_shape[0], 1, 1) if is_image else item_shape
             self.raw_scale = nn.Parameter(torch.full(shape, start))
 
@@ -74,7 +74,7 @@ class LikelihoodNetwork(EncoderDecoder):
         """Scale of the likelihood, shape (C, 1, 1) or (d,); None for a likelihood without."""
         if self.raw_scale is None:
             return None
-        return F.softplus(_HASTE * self.raw_scale) + _SMALLEST_SCALE
+        return F.softplus(_RELATIVE_RATE * self.raw_scale) + _SMALLEST_SCALE
 
 
 class VAENetwork(LikelihoodNetwork):

@@ -55,7 +55,7 @@ class DensityDetector(ModelDetector):
         return PixelCNN() if data.is_image else NeuralSplineFlow()
 
     def _check_density(self, density: Any) -> None:
-        """Raise if a density, fitted or not, lacks what the score needs; nothing by default."""
+        """Raise if the score cannot be computed from a density, fitted or not."""
 
     def _given_density(self, data: CheckedData) -> Any:
         """Return the density to fit."""

@@ -170,7 +170,7 @@ class DensityOfStates(DensityDetector):
         for fitted, part in zip(self.estimators_, parts, strict=True):
             scores += rows_through(fitted, "score_samples", part)
         if self.estimator == "kde":
-            # From the densities of standardised statistics to those of the statistics.
+            # From densities of standardised statistics to densities of the statistics.
             scores -= np.log(self.scale_).sum()
         # Where a statistic is inf, -inf; where it is NaN, NaN.
         return np.where(finite.all(1), scores, -np.abs(statistics).sum(1))

@@ -37,7 +37,7 @@ class HierarchicalRatio(DensityDetector):
         A :class:`~skood.density.HierarchicalVAE`; one in :class:`sklearn.frozen.FrozenEstimator`
         is not trained again. None takes one with its default parameters.
     k : int, default=2
-        Number of layers, from the bottom, that are not inferred; less than the number of layers.
+        Number of layers, from the bottom, that are not inferred; smaller than the number of layers.
     n_importance_samples : int or None, default=None
         Draws for each bound. None takes the parameter of the density. The parameter `bound` of the
         density selects the kind of bound.

@@ -22,7 +22,7 @@ _SMALL = 1e-290
 # Number of training rows whose latents are checked.
 _CHECKED_ROWS = 1000
 # Largest root mean square of the means of latents, and largest factor between their standard
-# deviations and 1. Whitened components have 0 and 1; those of autoencoders of digits had means of
+# deviations and 1. Whitened components have 0 and 1; latents of autoencoders of digits had means of
 # 0.8 and 1.8 and deviations up to 4.7, unwhitened components deviations of 0.1 or 3.
 _LARGEST_MEAN = 0.5
 _LARGEST_FACTOR = 2.0

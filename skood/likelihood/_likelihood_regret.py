@@ -161,7 +161,7 @@ class _EncoderOfItems(nn.Module):
 
     def __init__(self, network: nn.Module, x: Tensor) -> None:
         super().__init__()
-        # In a list, so that its parameters are not among those of this module.
+        # In a list, so that its parameters are not parameters of this module.
         self._encoder = [_Encoder(network)]
         weights = {
             name: weight

@@ -73,7 +73,7 @@ class LocalIntrinsicDimension(DensityDetector):
           standard deviation :math:`e^r`;
         - "lanczos": the smooth number :math:`\sum_i \lambda_i / (\lambda_i + e^{2r})`,
           approximated from a few products of J with vectors, without J itself. It is by far the
-          fastest for images; for less than a hundred values the others are equally fast.
+          fastest for images; for fewer than a hundred values the others are equally fast.
 
         For a diffusion model, from its score s where noise has the standard deviation
         :math:`e^r` relative to the item [2]_:
@@ -200,7 +200,7 @@ class LocalIntrinsicDimension(DensityDetector):
         self._choose_estimator(density)
 
     def _choose_estimator(self, density: Any) -> str:
-        """Return the estimator; raise if the density, fitted or not, lacks what it needs."""
+        """Return the estimator; raise if the density, fitted or not, does not suit it."""
         check_provides(
             density,
             "jacobian",
@@ -344,7 +344,7 @@ class LocalIntrinsicDimension(DensityDetector):
                 high = middle
         return high
 
-    def _map(self, data: CheckedData, function: Callable[..., Any], what: str) -> Any:
+    def _map(self, data: CheckedData, function: Callable[..., Any], key: str) -> Any:
         """Apply a function of the density's network to every item, and save the results."""
         # "lanczos" and "flipd" store no Jacobians.
         stores = self.estimator_ in ("threshold", "convolution")
@@ -353,13 +353,13 @@ class LocalIntrinsicDimension(DensityDetector):
             function,
             doing="dimensions",
             batch_size=self.density_.jacobian_batch_size() if stores else None,
-            partial=self._partial_results(data, what),
+            partial=self._partial_results(data, key),
         )
 
-    def _partial_results(self, data: CheckedData, what: str) -> PartialResults | None:
+    def _partial_results(self, data: CheckedData, key: str) -> PartialResults | None:
         """Return the saved results of the same computation."""
         if self.checkpoint_dir is None:
             return None
-        settings = (what, self.estimator_, self.n_steps, self._probes)
-        key = joblib.hash((self.density_, settings, len(data), data.content()))
-        return PartialResults(Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.npz")
+        settings = (key, self.estimator_, self.n_steps, self._probes)
+        name = joblib.hash((self.density_, settings, len(data), data.content()))
+        return PartialResults(Path(self.checkpoint_dir) / f"{type(self).__name__}-{name}.npz")

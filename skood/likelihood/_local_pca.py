@@ -32,8 +32,8 @@ def local_pca_dimension(
     Rows are analysed in neighbourhoods, in which a curved manifold is nearly flat. Features are
     scaled to unit variance. A neighbourhood is the 1 % of the rows nearest to a row, at least 20;
     its components with :math:`\lambda > 0.05 \lambda_1` are counted, and the counts of many
-    neighbourhoods are averaged. Neighbourhoods with less than 2.5 rows per dimension would give too
-    low counts: their size is doubled until they have more.
+    neighbourhoods are averaged. Neighbourhoods with fewer than 2.5 rows per dimension would give
+    too low counts: their size is doubled until they have more.
 
     Images are analysed all together, by the number of :math:`\lambda > 0.001 \lambda_1`, which [2]_
     calls local PCA. All training images of CIFAR-10 give the published 193, and 10 000 images of
