@@ -150,8 +150,9 @@ def methods_page() -> str:
 def what_it_reads(part: str, cls: type) -> str:
     """Describe the inputs of a detector class other than in-distribution data."""
     if part == "likelihood":
-        # The first sentence of the parameter's documentation names the allowed densities.
-        found = re.search(r"^density : .*\n((?: .*\n)+)", inspect.getdoc(cls) or "", re.M)
+        # The first sentence on the first parameter, the model, names the allowed models.
+        first = r"^Parameters\n-+\n.*\n((?: .*\n)+)"
+        found = re.search(first, inspect.getdoc(cls) or "", re.M)
         words = " ".join(found.group(1).split()) if found else "a density"
         return re.split(r"[;.] ", words)[0].rstrip(".")
     if part == "training_time":
