@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from scipy import special
@@ -82,7 +84,9 @@ def mahalanobis(features: _Array, means: _Array, whitening: _Array | None = None
     return -np.maximum(distances, 0, out=distances).min(1)
 
 
-def gaussian_mixture(features: _Array, weights: _Array, means: _Array, factors: _Array) -> _Array:
+def gaussian_mixture(
+    features: _Array, weights: _Array, means: _Array, factors: _Array | Sequence[_Array]
+) -> _Array:
     r"""Log-density of a mixture of Gaussians, :math:`\log\sum_k \pi_k N(z; \mu_k, S_k)`.
 
     Parameters

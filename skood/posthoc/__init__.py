@@ -1,6 +1,7 @@
-"""Post-hoc detectors on a trained classifier, grouped by the outputs that they use."""
+"""Post-hoc detectors on a trained classifier or on features, and their bases."""
 
 from skood.classifiers._outputs import Outputs
+from skood.posthoc._base import ClassifierDetector, NetworkDetector
 from skood.posthoc._deep_ensemble import DeepEnsemble
 from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm
@@ -18,6 +19,7 @@ from skood.posthoc._logits import (
 from skood.posthoc._mc_dropout import MCDropout
 from skood.posthoc._nac import NAC
 from skood.posthoc._openmax import OpenMax
+from skood.posthoc._outputs_detector import FeatureDetector, OutputsDetector
 from skood.posthoc._patterns import SHE, NNGuide
 from skood.posthoc._rankfeat import RankFeat
 from skood.posthoc._rectification import DICE, VRA, ReAct
@@ -44,9 +46,11 @@ __all__ = [
     "SHE",
     "VRA",
     "AdaSCALE",
+    "ClassifierDetector",
     "DeepEnsemble",
     "Energy",
     "Entropy",
+    "FeatureDetector",
     "GradNorm",
     "Gram",
     "KLMatching",
@@ -55,8 +59,10 @@ __all__ = [
     "Mahalanobis",
     "MaxLogit",
     "NNGuide",
+    "NetworkDetector",
     "OpenMax",
     "Outputs",
+    "OutputsDetector",
     "RankFeat",
     "ReAct",
     "RelativeMahalanobis",

@@ -13,7 +13,7 @@ from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
 from skood._models import in_chunks
-from skood._parameters import HasMethods, Interval, estimator, parameter
+from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
@@ -24,18 +24,18 @@ from skood.posthoc._models import (
     is_multilabel,
     with_handles,
 )
-from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
+from skood.posthoc._uncertainty import UNCERTAINTIES, Statistic, UncertaintyDetector
 
 __all__ = ["DeepEnsemble"]
 
 
 @estimator
 class DeepEnsemble(UncertaintyDetector):
-    r"""Uncertainty of the predictions of several networks, trained from different seeds.
+    r"""Uncertainty of the predictions of several networks, trained with different seeds.
 
-    Of the class probabilities :math:`p_1(x), \dots, p_M(x)` of M members, the score is minus the
-    entropy of their mean, or minus its part that comes from their disagreement, the mutual
-    information of label and member, both in nats:
+    With the class probabilities :math:`p_1(x), \dots, p_M(x)` of M members, the score is minus the
+    entropy of their mean, or minus the mutual information of label and member, which measures their
+    disagreement; both in nats:
 
     .. math::
 
@@ -46,51 +46,49 @@ class DeepEnsemble(UncertaintyDetector):
     Parameters
     ----------
     classifier : classifier or list, default=None
-        A classifier of :mod:`skood.classifiers` or of scikit-learn, of which copies are trained.
-        None takes a convolutional network for images and an MLP for rows. A list gives the
-        members: trained torch modules, and classifiers, of which those in
-        :class:`sklearn.frozen.FrozenEstimator` are not trained again.
+        A classifier of :mod:`skood.classifiers` or scikit-learn, whose copies are trained. None: a
+        convolutional network for images and an MLP for rows. A list gives the members: trained
+        torch modules, and classifiers, which are trained unless they are in a
+        :class:`sklearn.frozen.FrozenEstimator`.
     n_members : int, default=None
-        Number M of members that are trained, or taken from the beginning of a list. None trains
-        5, and takes the whole list.
+        Number M of members: trained copies, or the first members of a list. None: 5 copies, or the
+        whole list. The mutual information needs at least 2.
     score_type : {"entropy", "mutual_information"}, default="entropy"
         "entropy" is also high between classes, where all members are uncertain;
-        "mutual_information" only where they differ, and it needs 2 members and more.
+        "mutual_information" is high only where the members differ.
     memory : str or joblib.Memory, default=None
         Where each trained member and its outputs on the data are cached by content. With an
-        integer `random_state`, a larger ensemble then trains only the members that are new.
+        integer `random_state`, a larger ensemble trains only its new members.
     random_state : int, RandomState instance or None, default=None
-        Every copy of `classifier` has a seed of its own, drawn from this and from its number, in
-        place of every ``random_state`` of `classifier`. Members of a list get theirs where their
-        ``random_state`` is None.
+        Each member gets its own seed, drawn from this one and the member's number. The seed
+        replaces each ``random_state`` of a copy of `classifier`, and a ``random_state`` of None in
+        a list.
 
     Attributes
     ----------
     estimators_ : list of classifiers
         The trained members.
-    classes_ : ndarray of shape (n_classes,)
-        Labels, in the order of the probabilities.
 
     Raises
     ------
     ValueError
-        In `fit`, when members know different classes, or `classifier` is a single trained one or
-        has nothing that a seed could change.
+        In `fit`, if the members have different classes, or if `classifier` is a single classifier
+        that is already trained or has no ``random_state``.
 
     See Also
     --------
     MCDropout : The same scores of subnetworks of one network.
-    skood.calibration.EnsembleDetector : Combines detectors, by their p-values.
+    skood.calibration.EnsembleDetector : Combines detectors by their p-values.
 
     Notes
     -----
-    As in most uses of the method, members differ by their initial weights and the order of the
-    training data alone; the adversarial training that [1]_ adds is left out. M times the mutual
-    information is the disagreement :math:`\sum_m KL(p_m \,\|\, \bar p)` of the members with their
-    mean :math:`\bar p`.
+    As in most uses of the method, members differ only by their initial weights and the order of the
+    training data; the adversarial training of [1]_ is omitted. M times the mutual information is
+    the disagreement :math:`\sum_m KL(p_m \,\|\, \bar p)` of the members with their mean
+    :math:`\bar p`.
 
-    Members whose training draws nothing at random, as `LogisticRegression`, are all the same, and
-    their mutual information is 0.
+    Classifiers with deterministic training, such as `LogisticRegression`, give equal members, with
+    a mutual information of 0.
 
     References
     ----------
@@ -119,6 +117,7 @@ class DeepEnsemble(UncertaintyDetector):
     n_members: int | None = parameter(
         Interval(numbers.Integral, 1, None, closed="left"), None, default=None
     )
+    score_type: str = parameter(StrOptions(set(UNCERTAINTIES)), default="entropy")
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -134,7 +133,7 @@ class DeepEnsemble(UncertaintyDetector):
             )
         self.estimators_ = []
         for number, member in enumerate(members):
-            # A function of the number: the first members of a larger ensemble are the same.
+            # The seed depends on the number, so that a larger ensemble has the same first members.
             own_seed = int(numpy_rng(seed, Stream.ENSEMBLE_MEMBERS, number).integers(2**31 - 1))
             is_last = number + 1 == len(members)
             following = None if is_last else f"member {number + 2} of {len(members)}"
@@ -155,14 +154,14 @@ class DeepEnsemble(UncertaintyDetector):
         n_members = 5 if self.n_members is None else self.n_members
         if _is_trained(classifier):
             raise ValueError(
-                f"classifier is a {_name_of(classifier)} that is trained already, and makes no "
-                "ensemble; give a list of classifiers that were trained from several seeds, or an "
-                "untrained one"
+                f"classifier is a {_name_of(classifier)} that is already trained, so its copies "
+                "would be equal; give a list of classifiers trained with different seeds, or an "
+                "untrained classifier"
             )
         if n_members > 1 and not _names_of_seeds(classifier):
             raise ValueError(
-                f"{type(classifier).__name__} has no random_state, so that its {n_members} copies "
-                "would be equal; give a list of classifiers that differ, or one with a random_state"
+                f"{type(classifier).__name__} has no random_state, so its {n_members} copies would "
+                "be equal; give a list of different classifiers, or a classifier with random_state"
             )
         return [classifier] * n_members
 
@@ -172,7 +171,7 @@ class DeepEnsemble(UncertaintyDetector):
         if not 1 <= n_members <= len(members):
             raise ValueError(
                 f"classifier is a list of {len(members)} members, and n_members={self.n_members}; "
-                "expected a list of at least one, and no more n_members than it has"
+                "expected at least one member in the list, and n_members of at most its length"
             )
         for member in members:
             if not HasMethods(["fit", "predict"]).is_satisfied_by(member):
@@ -213,7 +212,7 @@ def _is_trained(member: Any) -> bool:
 
 
 def _names_of_seeds(classifier: Any) -> list[str]:
-    """Names of all parameters ``random_state``, also of estimators inside."""
+    """Return the names of all parameters ``random_state``, also of estimators inside."""
     return [name for name in classifier.get_params() if name.split("__")[-1] == "random_state"]
 
 
@@ -222,13 +221,13 @@ def _reseeded(classifier: Any, seed: int) -> Any:
 
 
 def _common_classes(members: list[Any]) -> npt.NDArray:
-    """Return the classes that all members know."""
+    """Return the classes, which all members share."""
     known = [np.asarray(member.classes_) for member in members]
     for number, classes in enumerate(known):
         if not np.array_equal(classes, known[0]):
             raise ValueError(
-                f"the members know different classes: the first {known[0].tolist()[:10]}, number "
-                f"{number + 1} {classes.tolist()[:10]}; train all of them on the same labels, or "
-                "name those of a module with PretrainedClassifier(module, classes=...)"
+                f"the members have different classes: member 1 {known[0].tolist()[:10]}, member "
+                f"{number + 1} {classes.tolist()[:10]}; train all members on the same labels, or "
+                "name the classes of a module with PretrainedClassifier(module, classes=...)"
             )
     return known[0]

@@ -1,65 +1,76 @@
-"""Detectors that need only features: distances to, or densities of, training features."""
+"""Detectors on features: distances to, and densities of, training features."""
 
 from __future__ import annotations
 
 import numbers
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import logsumexp
 
+from skood import functional as F
 from skood._parameters import Interval, StrOptions, estimator, parameter
-from skood.posthoc._base import FeatureDetector
-from skood.posthoc._covariance import (
-    as_float64,
-    class_means,
-    scatter,
-    squared_distances,
-    unit_rows,
-    whitening,
-)
+from skood.classifiers._outputs import Outputs
+from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
 from skood.posthoc._models import is_network
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
+from skood.posthoc._outputs_detector import FeatureDetector
 
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
 
 
 @estimator
-class Mahalanobis(FeatureDetector):
-    r"""Distance to the nearest class mean, :math:`-\min_k (z - \mu_k)^\top S^{-1} (z - \mu_k)`.
-
-    S is the covariance that all classes share, divided by the number of rows. Without labels
-    there is one class.
+class _NormalizingDetector(FeatureDetector):
+    """Base of the detectors that may scale features to length 1.
 
     Parameters
     ----------
     normalize : {"auto"} or bool, default="auto"
-        Whether every feature vector is brought to length 1 first. "auto" does so for features of a
-        network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
-        last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
-        keep their length.
+        Whether feature vectors are scaled to length 1. "auto" scales features of a network: a
+        classifier of :mod:`skood.classifiers` or a trained torch module, also as the last step of a
+        Pipeline. It does not scale rows of X (``features=None``) and the output of other
+        transformers. Saved features (:meth:`fit_outputs`) count as features of a network. Set
+        ``normalize=True`` for embeddings of a network in X, which "auto" cannot recognise.
+
+    Attributes
+    ----------
+    normalizes_ : bool
+        Whether feature vectors are scaled to length 1.
+    """
+
+    normalize: bool | str = parameter("boolean", StrOptions({"auto"}), default="auto", kw_only=True)
+
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        self.normalizes_ = bool(self.normalize)
+        if isinstance(self.normalize, str):
+            self.normalizes_ = not hasattr(self, "features_") or is_network(self.features_)
+
+    def _prepare(self, features: npt.NDArray) -> npt.NDArray:
+        return F.unit_length(features) if self.normalizes_ else features
+
+
+@estimator
+class Mahalanobis(_NormalizingDetector):
+    r"""Distance to the nearest class mean, :math:`-\min_k (z - \mu_k)^\top S^{-1} (z - \mu_k)`.
+
+    S is the covariance that all classes share, divided by the number of rows. Without labels,
+    there is one class.
 
     Attributes
     ----------
     means_ : ndarray of shape (n_classes, n_features)
-        Of each class.
-    normalizes_ : bool
-        Whether feature vectors are brought to length 1.
+        Mean of each class.
 
     Notes
     -----
-    On vectors of length 1 this is Mahalanobis++ [2]_, which lowers FPR95 by 7.6 points on average
-    over 44 networks trained on ImageNet. Rows of X may be embeddings, which the detector cannot
-    tell, and a network in an earlier step of a Pipeline gives it rows as well: set
-    ``normalize=True`` there.
+    On vectors of length 1, this is Mahalanobis++ [2]_, which lowers FPR95 by 7.6 percentage points
+    on average over 44 networks trained on ImageNet.
 
-    No ridge is added to S. Directions in which it is zero up to rounding are left out, so
+    No ridge is added to S. The inverse omits directions in which S is zero up to rounding, so
     constant or collinear features do no harm. The authors also perturb the input along the
-    gradient of the score, by a step that they choose on OOD data, and combine several layers by a
-    regression that is fitted to OOD data; neither is done here.
-    :class:`~skood.posthoc.LayerMahalanobis` combines layers without OOD data.
+    gradient of the score, with a step size chosen on OOD data, and combine several layers with a
+    regression fitted to OOD data. This class does neither; :class:`LayerMahalanobis` combines
+    layers without OOD data.
 
     References
     ----------
@@ -77,61 +88,43 @@ class Mahalanobis(FeatureDetector):
     array([ 1, -1])
     """
 
-    normalize: bool | str = parameter("boolean", StrOptions({"auto"}), default="auto", kw_only=True)
-
     _overfits = True
 
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
-        features = features.astype(np.float64, copy=False)
-        return unit_rows(features) if self.normalizes_ else features
+        return super()._prepare(as_float64(features))
 
-    def _fit_on_features(
-        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
-    ) -> None:
-        self.normalizes_ = brings_to_unit_length(self.normalize, self.features_)
-        class_indices = one_class(features) if class_indices is None else class_indices
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        super()._learn(outputs, class_indices, seed)
+        features = outputs.features
         self.means_ = class_means(features, class_indices, self._prepare)
         within = scatter(features, self.means_, class_indices, self._prepare)
         self._whitening = whitening(within / len(features))
-        # Centred at the mean of the class means, to limit cancellation in the distances.
+        # Centred at the mean of the class means to limit cancellation in the distances.
         white_means = self.means_ @ self._whitening
         self._origin = white_means.mean(0)
         self._white_means = white_means - self._origin
 
-    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        white = self._prepare(features) @ self._whitening - self._origin
-        return -squared_distances(white, self._white_means).min(1)
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        white = self._prepare(outputs.features) @ self._whitening - self._origin
+        return F.mahalanobis(white, self._white_means)
 
 
 @estimator
 class RelativeMahalanobis(Mahalanobis):
-    r"""Mahalanobis distance to the nearest class minus that to all the data.
+    r"""Mahalanobis distance to the nearest class minus the distance to all the data.
 
-    :math:`-\min_k [d_k^2(z) - d_0^2(z)]`, where :math:`d_0` has the mean and the covariance
-    (divided by the number of rows) of all training features.
-
-    Parameters
-    ----------
-    normalize : {"auto"} or bool, default="auto"
-        Whether every feature vector is brought to length 1 first. "auto" does so for features of a
-        network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
-        last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
-        keep their length.
+    :math:`-\min_k [d_k^2(z) - d_0^2(z)]`, where :math:`d_0` is the Mahalanobis distance with the
+    mean and the covariance (divided by the number of rows) of all training features.
 
     Attributes
     ----------
-    means_ : ndarray of shape (n_classes, n_features)
-        Of each class.
     mean_ : ndarray of shape (n_features,)
-        Of all the data.
-    normalizes_ : bool
-        Whether feature vectors are brought to length 1.
+        Mean of all training features.
 
     Notes
     -----
-    Vectors of length 1 lower FPR95 by 2.9 points on average over 44 networks trained on ImageNet
-    [2]_. Rows of X may be embeddings, which the detector cannot tell, and a network in an earlier
-    step of a Pipeline gives it rows as well: set ``normalize=True`` there.
+    Vectors of length 1 lower FPR95 by 2.9 percentage points on average over 44 networks trained on
+    ImageNet [2]_.
 
     References
     ----------
@@ -149,34 +142,27 @@ class RelativeMahalanobis(Mahalanobis):
     (150,)
     """
 
-    def _fit_on_features(
-        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
-    ) -> None:
-        super()._fit_on_features(features, class_indices)
-        everything = one_class(features)
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        super()._learn(outputs, class_indices, seed)
+        features, everything = outputs.features, np.zeros_like(class_indices)
         means = class_means(features, everything, self._prepare)
         self.mean_ = means[0]
         total = scatter(features, means, everything, self._prepare)
         self._background = whitening(total / len(features))
 
-    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        white = (self._prepare(features) - self.mean_) @ self._background
-        return super()._score(features) + np.square(white).sum(1)
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        white = (self._prepare(outputs.features) - self.mean_) @ self._background
+        return super()._score(outputs) + np.square(white).sum(1)
 
 
 @estimator
-class KNN(FeatureDetector):
+class KNN(_NormalizingDetector):
     r"""Distance to the k-th nearest training row, :math:`-\|z - z_{(k)}\|`.
 
     Parameters
     ----------
     n_neighbors : int, default=50
-        k, the rank of the neighbour whose distance is used; at most the number of training rows.
-    normalize : {"auto"} or bool, default="auto"
-        Whether every feature vector is brought to length 1 first. "auto" does so for features of a
-        network: a classifier of :mod:`skood.classifiers` or a trained torch module, also as the
-        last step of a Pipeline. Rows of X (``features=None``), and what other transformers make,
-        keep their length.
+        Rank k of the neighbour whose distance is used; at most the number of training rows.
 
     Attributes
     ----------
@@ -184,18 +170,14 @@ class KNN(FeatureDetector):
         Training features minus their mean.
     n_neighbors_ : int
         The k that is used, at most the number of training rows.
-    normalizes_ : bool
-        Whether feature vectors are brought to length 1.
 
     Notes
     -----
     The paper scales features of a network to length 1. Rows of a table are not scaled, because
-    outliers differ from them in length above all. Rows of X may be embeddings, which the detector
-    cannot tell, and a network in an earlier step of a Pipeline gives it rows as well: set
-    ``normalize=True`` there.
+    outliers mainly differ from them in length.
 
     The search is exact. A training row is its own nearest neighbour, so the threshold, which
-    is read from training rows, is slightly strict: it corresponds to k - 1 other neighbours.
+    is set on training rows, is slightly strict: it corresponds to k - 1 other neighbours.
 
     References
     ----------
@@ -213,27 +195,24 @@ class KNN(FeatureDetector):
     """
 
     n_neighbors: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=50)
-    normalize: bool | str = parameter("boolean", StrOptions({"auto"}), default="auto", kw_only=True)
 
-    def _fit_on_features(
-        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
-    ) -> None:
-        self.normalizes_ = brings_to_unit_length(self.normalize, self.features_)
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        super()._learn(outputs, class_indices, seed)
+        features = outputs.features
         self.n_neighbors_ = at_most(self.n_neighbors, len(features), "training rows")
-        # In the dtype of the features, float32 for almost all networks. Centred, to limit
+        # In the dtype of the features, float32 for almost all networks. Centred to limit
         # cancellation.
-        bank = features if features.dtype.kind == "f" else features.astype(np.float64)
-        bank = unit_rows(bank) if self.normalizes_ else bank
+        bank = self._prepare(features if features.dtype.kind == "f" else as_float64(features))
         origin = bank.mean(0, dtype=np.float64).astype(bank.dtype)
         self.bank_ = bank - origin
         self._origin = origin.astype(np.float64)
         self._half_square = np.square(self.bank_).sum(1) / 2
 
-    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        queries = (unit_rows(features) if self.normalizes_ else features) - self._origin
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        queries = self._prepare(outputs.features) - self._origin
         k = self.n_neighbors_
-        # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. The order among almost equals is
-        # decided in double precision.
+        # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. Double precision then ranks the
+        # nearest few.
         _, rows = largest_products(
             queries.astype(self.bank_.dtype),
             torch.from_numpy(self.bank_),
@@ -253,17 +232,17 @@ class GMM(FeatureDetector):
     r"""Density of a Gaussian for each class, :math:`\log\sum_k \pi_k N(z; \mu_k, S_k + r I)`.
 
     :math:`\pi_k` is the frequency of a class and :math:`S_k` its covariance, divided by the
-    number of its rows. Without labels there is one class.
+    number of its rows. Without labels, there is one class.
 
     Parameters
     ----------
     reg_covar : float, default=0.001
-        r, in the squared unit of the features.
+        The r, in squared units of the features.
 
     Attributes
     ----------
     means_ : ndarray of shape (n_classes, n_features)
-        Of each class.
+        Mean of each class.
     weights_ : ndarray of shape (n_classes,)
         Frequency of each class.
 
@@ -290,44 +269,26 @@ class GMM(FeatureDetector):
 
     _overfits = True
 
-    def _fit_on_features(
-        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
-    ) -> None:
-        class_indices = one_class(features) if class_indices is None else class_indices
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        features = outputs.features
         counts = np.bincount(class_indices)
         self.means_ = class_means(features, class_indices, as_float64)
         self.weights_ = counts / len(features)
         self._factors = []
         for k, mean in enumerate(self.means_):
             rows = features[class_indices == k]
-            covariance = scatter(rows, mean[None], one_class(rows), as_float64) / len(rows)
+            one_class = np.zeros(len(rows), dtype=np.int64)
+            covariance = scatter(rows, mean[None], one_class, as_float64) / len(rows)
             covariance.flat[:: len(covariance) + 1] += self.reg_covar
             try:
                 factor = np.linalg.inv(np.linalg.cholesky(covariance)).T
             except np.linalg.LinAlgError as error:
                 raise ValueError(
                     f"features of a class have variances up to {np.diag(covariance).max():.3g}, "
-                    f"beside which reg_covar={self.reg_covar} is lost in rounding errors; rescale "
+                    f"so large that reg_covar={self.reg_covar} is lost in rounding error; rescale "
                     "X, or give a larger reg_covar"
                 ) from error
             self._factors.append(factor)
 
-    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        densities = [
-            np.log(weight)
-            + np.log(np.diag(factor)).sum()
-            - 0.5 * np.square((features - mean) @ factor).sum(1)
-            for weight, mean, factor in zip(self.weights_, self.means_, self._factors, strict=True)
-        ]
-        constant = -0.5 * features.shape[1] * np.log(2 * np.pi)
-        return logsumexp(densities, axis=0) + constant
-
-
-def brings_to_unit_length(normalize: bool | str, features: Any) -> bool:
-    """Whether feature vectors are normalised, by the parameter and the fitted extractor."""
-    return is_network(features) if isinstance(normalize, str) else bool(normalize)
-
-
-def one_class(features: npt.NDArray) -> npt.NDArray[np.int64]:
-    """Class indices of rows that have no labels."""
-    return np.zeros(len(features), dtype=np.int64)
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return F.gaussian_mixture(outputs.features, self.weights_, self.means_, self._factors)

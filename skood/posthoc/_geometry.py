@@ -1,4 +1,4 @@
-"""Detectors that compare a feature with the last layer."""
+"""Detectors that relate a feature to the last layer."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import numbers
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
-from scipy.special import softmax
 
-from skood._checked_data import CheckedData
+from skood import functional as F
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import OutputsDetector, in_float64
-from skood.posthoc._covariance import as_float64, scatter, unit_rows, whitening
+from skood.posthoc._base import in_float64
+from skood.posthoc._covariance import as_float64, scatter, whitening
+from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
 
 @estimator
 class FDBD(OutputsDetector):
-    r"""Mean distance to the decision boundaries, divided by that to the mean feature.
+    r"""Mean distance to the decision boundaries, divided by the distance to the mean feature.
 
     .. math::
 
@@ -30,11 +30,11 @@ class FDBD(OutputsDetector):
     Attributes
     ----------
     mean_ : ndarray of shape (n_features,)
-        Of the training features.
+        Mean of the training features.
 
     Notes
     -----
-    Classes whose weights are equal have no boundary between them and are left out of the mean.
+    Two classes with equal weights have no boundary between them; the mean omits this boundary.
 
     References
     ----------
@@ -53,28 +53,18 @@ class FDBD(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
-        weight, _ = self._head
-        self._apart = cdist(weight, weight)
-        # Within rounding errors of the mean, the ratio would grow without bound.
-        size = max(np.linalg.norm(self.mean_), in_float64(self._spread, outputs.features).mean())
+        self._separations = cdist(outputs.weight, outputs.weight)
+        # A distance to the mean within rounding error would make the score arbitrarily large.
+        spread = in_float64(lambda z: np.linalg.norm(z - self.mean_, axis=1), outputs.features)
         precision = np.finfo(np.float32)
-        self._smallest_spread = float(max(precision.eps * size, precision.tiny))
-
-    def _spread(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.linalg.norm(features - self.mean_, axis=1)
+        size = max(np.linalg.norm(self.mean_), spread.mean())
+        self._smallest = float(max(precision.eps * size, precision.tiny))
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        best = outputs.logits.argmax(1)
-        gap = outputs.logits.max(1, keepdims=True) - outputs.logits
-        boundary = self._apart[best]
-        distance = np.divide(gap, boundary, out=np.zeros_like(gap), where=boundary > 0)
-        n_boundaries = np.maximum((boundary > 0).sum(1), 1)
-        spread = np.maximum(self._spread(outputs.features), self._smallest_spread)
-        return distance.sum(1) / n_boundaries / spread
+        features, logits = outputs.features, outputs.logits
+        return F.fdbd(features, logits, self.mean_, self._separations, self._smallest)
 
 
 @estimator
@@ -94,7 +84,7 @@ class NCI(OutputsDetector):
     Attributes
     ----------
     mean_ : ndarray of shape (n_features,)
-        Of the training features.
+        Mean of the training features.
 
     References
     ----------
@@ -115,30 +105,24 @@ class NCI(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         self.mean_ = outputs.features.mean(0, dtype=np.float64)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        weight, _ = self._head
-        centred = outputs.features - self.mean_
-        towards = (weight[outputs.logits.argmax(1)] * centred).sum(1)
-        length = np.linalg.norm(centred, axis=1)
-        cosine = np.divide(towards, length, out=np.zeros_like(length), where=length > 0)
-        return cosine + self.alpha * np.abs(outputs.features).sum(1)
+        return F.nci(outputs.features, outputs.logits, self.mean_, outputs.weight, self.alpha)
 
 
 @estimator
 class GradNorm(OutputsDetector):
     r"""Length of a gradient in the last layer, :math:`\|p - 1/K\|_1 \, \|z\|_1`.
 
-    This is the L1 norm of the gradient, in the weights of the last layer, of the cross-entropy
-    between the uniform distribution and the softmax; it needs no backward pass.
+    This is the L1 norm of the gradient of the cross-entropy between the uniform distribution and
+    the softmax, with respect to the weights of the last layer. It needs no backward pass.
 
     Notes
     -----
-    The paper's equation, a mean over classes; the authors' code takes the sum, K times larger.
+    As in the paper, the gradient is a mean over classes; the authors' code takes the sum, which is
+    K times larger.
 
     References
     ----------
@@ -157,9 +141,7 @@ class GradNorm(OutputsDetector):
     _reads = "features"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        proba = np.exp(outputs.log_proba)
-        from_uniform = np.abs(proba - 1 / proba.shape[1]).sum(1)
-        return from_uniform * np.abs(outputs.features).sum(1)
+        return F.gradnorm(outputs.features, outputs.log_proba)
 
 
 @estimator
@@ -171,18 +153,17 @@ class PNML(OutputsDetector):
         -\log \sum_k \frac{p_k}{p_k + (1 - p_k) p_k^t} \; / \; \log K,
         \qquad t = \frac{g}{1 + g}, \quad g = u^\top (U^\top U)^{-1} u
 
-    u is the feature brought to length 1, U the matrix of those of the training data, and p the
-    softmax of the last layer on u.
+    u is the feature scaled to length 1, U the matrix of the scaled training features, and p the
+    softmax of the last layer applied to u.
 
     Parameters
     ----------
     probabilities : {"normalized", "raw"}, default="normalized"
-        Whether p comes from u, as in the authors' code, or from the feature itself.
+        Whether p is computed from u, as in the authors' code, or from the unscaled feature.
 
     Notes
     -----
-    Directions in which the training features are zero up to rounding are left out of the
-    inverse.
+    The inverse omits directions in which the training features are zero up to rounding.
 
     References
     ----------
@@ -201,29 +182,18 @@ class PNML(OutputsDetector):
     probabilities: str = parameter(StrOptions({"normalized", "raw"}), default="normalized")
 
     _overfits = True
-
     _reads = "head"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         features = outputs.features
         one = np.zeros(len(features), dtype=np.int64)
         origin = np.zeros((1, features.shape[1]))
         self._whitening = whitening(
-            scatter(features, origin, one, lambda z: unit_rows(as_float64(z)))
+            scatter(features, origin, one, lambda z: F.unit_length(as_float64(z)))
         )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        weight, bias = self._head
-        normalized = unit_rows(outputs.features)
-        logits = outputs.logits
-        if self.probabilities == "normalized":
-            logits = normalized @ weight.T + bias
-        tiny = 1e-12
-        p = np.clip(softmax(logits, axis=1), tiny, 1 - tiny)
-        g = np.square(normalized @ self._whitening).sum(1)
-        t = (g / (1 + g))[:, None]
-        regret = np.log((p / (p + (1 - p) * p**t)).sum(1))
-        return -regret / np.log(p.shape[1])
+        u = F.unit_length(outputs.features)
+        logits = outputs.logits_of(u) if self.probabilities == "normalized" else outputs.logits
+        return F.pnml(u, logits, self._whitening)

@@ -1,4 +1,4 @@
-"""Detectors that perturb the input along its gradient."""
+"""Detectors that perturb the input along a gradient."""
 
 from __future__ import annotations
 
@@ -8,27 +8,25 @@ import warnings
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from scipy.special import softmax
-from torch import Tensor
+from torch import Tensor, nn
 
+from skood import functional as F
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
-from skood.classifiers._outputs import Outputs
+from skood.functional._shaping import number_kept, ratio
 from skood.posthoc._base import NetworkDetector, in_float64
-from skood.posthoc._scaling import energy, number_kept, ratio
 
 __all__ = ["IODIN", "ODIN", "AdaSCALE"]
 
-# Items whose pixels tell whether they are normalised.
-_N_LOOKED_AT = 100
+# Number of items that are inspected for normalised pixels.
+_N_INSPECTED = 100
 
 
 @estimator
 class ODIN(NetworkDetector):
-    r"""Maximum softmax probability at a high temperature, after a step that raises it.
+    r"""Maximum softmax probability at a high temperature, after a step that increases it.
 
     .. math::
 
@@ -40,25 +38,25 @@ class ODIN(NetworkDetector):
     temperature : float, default=1000.0
         Temperature T of the softmax.
     epsilon : float, default=0.0014
-        Size of the step, where pixels lie in [0, 1]; for rows in standard deviations of each
+        Size of the step: for images in pixels from 0 to 1, for rows in standard deviations of each
         feature. 0 skips the perturbation and the two passes that it costs.
 
     See Also
     --------
-    IODIN : Perturbs only the pixels with the largest gradient.
+    IODIN : Perturbs only the entries with the largest gradient.
 
     Notes
     -----
     As in the authors' code, the temperature divides the logits before the gradient is taken,
     a gradient of zero counts as positive, and :math:`x'` is not clipped. The published
-    :math:`\epsilon` are .0005 to .0048 for networks trained on CIFAR, chosen for each pair of
-    sets; `GridSearchCV` finds one without training the classifier again.
+    :math:`\epsilon` for networks trained on CIFAR, chosen for each pair of data sets, are 0.0005
+    to 0.0048. `GridSearchCV` finds one without training the classifier again.
 
-    The step is taken in pixels from 0 to 1, before they are normalised. For a
-    :class:`~skood.classifiers.PretrainedClassifier` without `std`, or a bare module, X counts as
-    such pixels. If it is normalised already, by the usual standard deviations of about 0.25 say,
-    the step is some four times smaller than it should be: give X in [0, 1] with ``mean`` and
-    ``std``, or divide `epsilon` by the standard deviation.
+    The step is taken in pixels from 0 to 1, before normalisation. A
+    :class:`~skood.classifiers.PretrainedClassifier` without `std` and a bare module treat X as
+    such pixels. If X is already normalised, for instance with the usual standard deviations of
+    about 0.25, the step is about four times too small: give X in [0, 1] with ``mean`` and ``std``,
+    or divide `epsilon` by the standard deviation.
 
     References
     ----------
@@ -82,25 +80,24 @@ class ODIN(NetworkDetector):
     )
     epsilon: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.0014)
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
+    def _learn_from_data(
+        self, data: CheckedData, y: npt.NDArray | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
-        rows = super()._fit(inliers, y, outliers, seed)
         if self.epsilon > 0:
-            self._warn_of_normalised(inliers)
-        return rows
+            self._warn_of_normalised(data)
+        return None
 
     def _warn_of_normalised(self, data: CheckedData) -> None:
-        """Warn where images are normalised, and nobody has said by what."""
+        """Warn if images are normalised by an unknown standard deviation."""
         trained = self.classifier_
         if not isinstance(trained, PretrainedClassifier) or trained.std is not None:
             return
-        some = data.take(np.arange(min(_N_LOOKED_AT, len(data))))
+        some = data.take(np.arange(min(_N_INSPECTED, len(data))))
         if data.is_image and some.min() < 0:
             warnings.warn(
                 f"X has pixels from {some.min():.3g} to {some.max():.3g}, so it seems to be "
                 f"normalised, and epsilon={self.epsilon} counts in its units instead of pixels "
-                "from 0 to 1: with the usual standard deviations the step is about four times too "
+                "from 0 to 1: with the usual standard deviations, the step is about four times too "
                 "small. Give PretrainedClassifier mean and std, and X in [0, 1]; or divide epsilon "
                 "by the standard deviation",
                 stacklevel=2,
@@ -108,7 +105,7 @@ class ODIN(NetworkDetector):
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return in_float64(
-            lambda logits: softmax(logits / self.temperature, axis=1).max(1),
+            lambda logits: F.msp(F.log_softmax(logits, self.temperature)),
             self._outputs(data).logits if self.epsilon == 0 else self._perturbed_logits(data),
         )
 
@@ -118,7 +115,8 @@ class ODIN(NetworkDetector):
         def perturbed_logits(x: Tensor) -> Tensor:
             def loss(logits: Tensor) -> Tensor:
                 predicted = logits.detach().argmax(1)
-                return F.cross_entropy(logits / self.temperature, predicted, reduction="sum")
+                scaled = logits / self.temperature
+                return nn.functional.cross_entropy(scaled, predicted, reduction="sum")
 
             gradient, _, _ = network.gradient(x, loss)
             direction = torch.where(gradient >= 0, -1.0, 1.0).to(x.dtype) * self._mask(gradient)
@@ -129,7 +127,7 @@ class ODIN(NetworkDetector):
         return logits
 
     def _mask(self, gradient: Tensor) -> Tensor | float:
-        """Entries that are perturbed."""
+        """Return the mask of the entries that are perturbed."""
         return 1.0
 
 
@@ -139,17 +137,12 @@ class IODIN(ODIN):
 
     Parameters
     ----------
-    temperature : float, default=1000.0
-        Temperature T of the softmax.
-    epsilon : float, default=0.0014
-        Size of the step, where pixels lie in [0, 1]; for rows in standard deviations of each
-        feature.
     n_entries : int, default=1
-        Entries of an image (a pixel has one for each channel) that are perturbed.
+        Number of perturbed entries of an image; a pixel has one entry for each channel.
 
     Notes
     -----
-    Follows the implementation in OpenOOD, which perturbs one entry.
+    As in OpenOOD, the default perturbs one entry.
 
     References
     ----------
@@ -176,17 +169,18 @@ class IODIN(ODIN):
 class AdaSCALE(NetworkDetector):
     r"""Energy of scaled activations, with a percentile adapted to their shift by a perturbation.
 
-    The entries of x with the smallest gradient of the largest logit are moved along its sign.
-    With z the features before and :math:`\tilde z` those after it,
+    The perturbation moves the entries of x in which the largest logit has the smallest gradient,
+    along the sign of the gradient. With the features z before and :math:`\tilde z` after the
+    perturbation,
 
     .. math::
 
         Q' = \lambda \sum_{top\text{-}k_2} |z - \tilde z| + \sum_{top\text{-}k_1} \tilde z^+,
         \qquad p = p_{min} + (1 - F(Q')) (p_{max} - p_{min}),
 
-    where both sums run over the largest entries of z, and F is the distribution function of Q' over
-    training data. The score is the energy of :class:`SCALE` ("activations"), or of logits scaled by
-    the squared ratio ("logits"), at the percentile p.
+    where both sums are over the largest entries of z, and F is the distribution function of Q' on
+    the training data. The score is the energy at the percentile p: of activations scaled as in
+    :class:`SCALE` ("activations"), or of logits scaled by the squared ratio ("logits").
 
     Parameters
     ----------
@@ -195,18 +189,18 @@ class AdaSCALE(NetworkDetector):
     variant : {"activations", "logits"}, default="activations"
         What is scaled: AdaSCALE-A or AdaSCALE-L.
     k1 : float, default=5.0
-        Features, in percent, that the correction sums.
+        Percentage of the features in the second sum.
     k2 : float, default=1.0
-        Features, in percent, whose shift counts.
+        Percentage of the features in the first sum.
     shift_weight : float, default=10.0
         Lambda.
     perturbed_fraction : float, default=0.05
-        Part of the entries of x that is moved.
+        Fraction of the entries of x that is moved.
     step : float, default=0.5
         Size of the step, in standard deviations of a channel, or in the input units of a module
-        that normalises its input itself.
+        that normalises its own input.
     n_samples : int, default=5000
-        Training rows that F is learned from, drawn at random.
+        Number of training rows, drawn at random, that F is learned from.
 
     Attributes
     ----------
@@ -248,27 +242,27 @@ class AdaSCALE(NetworkDetector):
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
+    ) -> npt.NDArray[np.integer] | None:
         low, high = self.percentiles
         if not 0 <= low <= high < 100:
             raise ValueError(
                 f"percentiles={self.percentiles!r}; expected (low, high) with "
                 "0 <= low <= high < 100"
             )
-        self._seed = seed
-        super()._fit(inliers, y, outliers, seed)
+        return super()._fit(inliers, y, outliers, seed)
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn_from_data(
+        self, data: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
         n_samples = min(self.n_samples, len(data))
-        rng = numpy_rng(self._seed, Stream.SHIFT_ROWS)
+        rng = numpy_rng(seed, Stream.SHIFT_ROWS)
         rows = np.sort(rng.choice(len(data), n_samples, replace=False))
         moved = self._before_and_after(data.subset(rows))
         self.shifts_ = np.sort(in_float64(self._shift, moved))
+        return None
 
     def _before_and_after(self, data: CheckedData) -> npt.NDArray:
-        """Features before and after the perturbation, shape (n, 2, d)."""
+        """Return features before and after the perturbation, shape (n, 2, d)."""
         network = self._network.in_float32()
 
         def passes(x: Tensor) -> Tensor:
@@ -304,8 +298,8 @@ class AdaSCALE(NetworkDetector):
         sums = np.cumsum(-np.sort(-positive, axis=1), axis=1)
         r = ratio(positive.sum(1), np.take_along_axis(sums, n_kept[:, None] - 1, 1)[:, 0])[:, None]
         if self.variant == "logits":
-            return energy((features @ weight.T + bias) * r**2)
-        return energy((features * np.exp(r)) @ weight.T + bias)
+            return F.energy((features @ weight.T + bias) * r**2)
+        return F.energy((features * np.exp(r)) @ weight.T + bias)
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return in_float64(self._score, self._before_and_after(data))

@@ -18,16 +18,16 @@ from skood.posthoc._base import NetworkDetector, check_magnitude
 
 __all__ = ["Gram"]
 
-# Added to divisors, as in the authors' code.
+# Added to denominators, as in the authors' code.
 _BOUND_OFFSET = 1e-6
 _EXPECTED_OFFSET = 1e-7
 
 
 @estimator
 class Gram(NetworkDetector):
-    r"""Deviation of Gram matrices from the range that training rows of the same class span.
+    r"""Deviation of Gram matrices from their range over training rows of the predicted class.
 
-    With F the map of layer l in the shape (channels, pixels), elementwise powers, and a root that
+    With the map F of layer l in the shape (channels, pixels), elementwise powers, and a root that
     preserves the sign,
 
     .. math::
@@ -39,22 +39,20 @@ class Gram(NetworkDetector):
             0 & \text{otherwise}
         \end{cases}
 
-    where :math:`\underline g, \overline g` are the smallest and the largest value of each
-    entry over training rows that the network assigns to the class it assigns x to. The score is
+    where :math:`\underline g` and :math:`\overline g` are the smallest and the largest value of
+    each entry over the training rows with the same predicted class as x. The score is
     :math:`-\sum_l \delta_l / E[\delta_l]`, with the expectation over training rows held out from
     the bounds.
 
     Parameters
     ----------
     layers : tuple of str, default=None
-        Names of the modules that are read, as in ``module.named_modules()``. None takes
-        the last one at each resolution of the maps, and every nonlinearity that outputs rows.
+        Names of the modules that are read, as in ``module.named_modules()``. None: the last module
+        at each resolution of the maps, and every nonlinearity that outputs rows.
     powers : tuple of int, default=(1, 2, 3, 4, 5)
-        The p.
+        The powers p.
     validation_fraction : float, default=0.1
-        Part of the training data held out from the bounds.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the split, and for a model whose own ``random_state`` is None.
+        Fraction of the training rows that is held out from the bounds.
 
     Attributes
     ----------
@@ -67,14 +65,14 @@ class Gram(NetworkDetector):
 
     Notes
     -----
-    Follows the authors' code: the rows of the Gram matrix are summed before the root is taken,
-    where the paper keeps its upper triangle, and deviations are divided by the confidence of the
-    prediction, which other implementations leave out. The authors take powers up to 10, read
-    every convolution and normalisation, and hold out test data for the expectation. A class that
-    no training row is assigned to gets the bounds of all rows.
+    As in the authors' code, the rows of the Gram matrix are summed before the root is taken, while
+    the paper keeps the upper triangle, and deviations are divided by the confidence of the
+    prediction, which other implementations omit. The authors use powers up to 10, read every
+    convolution and normalisation, and compute the expectation on test data. A class that is never
+    predicted for a training row gets the bounds of all rows.
 
     Rows that the bounds were learned from have a score of 0. If `threshold_fraction` holds out no
-    rows, the threshold is read from those that `validation_fraction` holds out.
+    rows, the threshold is set on the rows that `validation_fraction` holds out.
 
     References
     ----------
@@ -99,16 +97,20 @@ class Gram(NetworkDetector):
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> npt.NDArray[np.integer]:
+    ) -> npt.NDArray[np.integer] | None:
         if not self.powers or any(p != int(p) or p < 1 for p in self.powers):
-            raise ValueError(f"powers={self.powers!r}; expected whole numbers from 1 on")
-        super()._fit(inliers, y, outliers, seed)
-        self.layers_ = layers_of(self._network, inliers, self.layers)
-        order = numpy_rng(seed, Stream.GRAM_VALIDATION_ROWS).permutation(len(inliers))
+            raise ValueError(f"powers={self.powers!r}; expected whole numbers of at least 1")
+        return super()._fit(inliers, y, outliers, seed)
+
+    def _learn_from_data(
+        self, data: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
+        self.layers_ = layers_of(self._network, data, self.layers)
+        order = numpy_rng(seed, Stream.GRAM_VALIDATION_ROWS).permutation(len(data))
         n_held_out = max(1, int(self.validation_fraction * len(order)))
         learned, held_out = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
-        self._learn_bounds(inliers.subset(learned))
-        deviations = [part for _, part in self._deviations(inliers.subset(held_out))]
+        self._learn_bounds(data.subset(learned))
+        deviations = [part for _, part in self._deviations(data.subset(held_out))]
         self.expected_ = np.concatenate(deviations).mean(0) + _EXPECTED_OFFSET
         return held_out
 
@@ -134,8 +136,8 @@ class Gram(NetworkDetector):
             low[unseen], high[unseen] = low.min(0), high.max(0)
 
     def _deviations(self, data: CheckedData) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """Yield the delta of each layer, shape (b, n_layers), for a thousand items at a time."""
-        # A row that lies on a bound may exceed it by a rounding error in another batch.
+        """Yield the delta of each layer, shape (b, n_layers), about a thousand items at a time."""
+        # A row on a bound may exceed it by a rounding error in another batch.
         rounding = min(100 * torch.finfo(self._network.dtype).eps, 1e-5)
         for rows, (predicted, confidence, *grams) in self._grams(data):
             deviations = np.empty((len(predicted), len(grams)))
@@ -163,7 +165,7 @@ class Gram(NetworkDetector):
 
 
 def _row_sums(activation: Tensor, powers: Sequence[int]) -> Tensor:
-    """Rows of the Gram matrices, summed, shape (b, n_powers, n_channels)."""
+    """Return the row sums of the Gram matrices, shape (b, n_powers, n_channels)."""
     maps = as_maps(activation)
     # High powers of values far from 1 would overflow or underflow.
     size = maps.abs().amax((1, 2), keepdim=True)

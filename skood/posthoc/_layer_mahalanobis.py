@@ -39,13 +39,13 @@ class LayerMahalanobis(NetworkDetector):
 
         \sum_l \alpha_l \max_k \; -(z_l - \mu_{lk})^\top S_l^{-1} (z_l - \mu_{lk})
 
-    Without labels there is one class.
+    Without labels, there is one class.
 
     Parameters
     ----------
     layers : tuple of str, default=None
-        Names of the modules that are read, as in ``module.named_modules()``. None takes
-        the last one at each resolution of the maps, and every nonlinearity that outputs rows.
+        Names of the modules that are read, as in ``module.named_modules()``. None: the last module
+        at each resolution of the maps, and every nonlinearity that outputs rows.
     weights : sequence of float, default=None
         The :math:`\alpha_l`. None: 1 for each.
 
@@ -56,18 +56,18 @@ class LayerMahalanobis(NetworkDetector):
     weights_ : tuple of float
         The :math:`\alpha_l`.
     means_ : list of ndarray of shape (n_classes, n_channels)
-        Of each class, in each layer.
+        Mean of each class, in each layer.
 
     See Also
     --------
-    Mahalanobis : The same in the penultimate features.
+    Mahalanobis : The same distance in the penultimate features.
 
     Notes
     -----
-    The authors perturb the input like :class:`ODIN` and learn the weights by a logistic
-    regression on out-of-distribution data; neither is done here. Directions in which
-    :math:`S_l` is zero up to rounding are left out, so channels that are constant or
-    depend on each other do no harm. The distance is not halved, which their code does.
+    The authors perturb the input as in :class:`ODIN` and learn the weights with a logistic
+    regression on out-of-distribution data; this class does neither. The inverse omits directions in
+    which :math:`S_l` is zero up to rounding, so constant or linearly dependent channels do no harm.
+    The authors' code halves the distance; this class does not.
 
     References
     ----------
@@ -90,25 +90,25 @@ class LayerMahalanobis(NetworkDetector):
 
     _overfits = True
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        super()._fit(inliers, y, outliers, seed)
-        labels = np.zeros(len(inliers)) if y is None else y
+    def _learn_from_data(
+        self, data: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
+        labels = np.zeros(len(data)) if y is None else y
         class_indices = np.unique(labels, return_inverse=True)[1]
         network = self._network
-        self.layers_ = layers_of(network, inliers, self.layers)
+        self.layers_ = layers_of(network, data, self.layers)
         weights = 1.0 if self.weights is None else self.weights
         self.weights_ = one_per_layer(weights, self.layers_, "weights")
         moments = [ClassMoments(class_indices.max() + 1) for _ in self.layers_]
-        for rows, features in self._features(inliers):
+        for rows, features in self._features(data):
             for of_layer, z in zip(moments, features, strict=True):
                 of_layer.add(z, class_indices[rows])
         self.means_ = [of_layer.means for of_layer in moments]
-        self._whitening = [whitening(of_layer.scatter / len(inliers)) for of_layer in moments]
+        self._whitening = [whitening(of_layer.scatter / len(data)) for of_layer in moments]
         self._white_means = [
             means @ white for means, white in zip(self.means_, self._whitening, strict=True)
         ]
+        return None
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         scores = np.zeros(len(data))
@@ -120,7 +120,7 @@ class LayerMahalanobis(NetworkDetector):
         return scores
 
     def _features(self, data: CheckedData) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
-        """Means over space of all layers, for a thousand items at a time."""
+        """Yield means over space of all layers, for about a thousand items at a time."""
         network = self._network
         layers = modules_named(network, self.layers_)
 
@@ -135,5 +135,5 @@ class LayerMahalanobis(NetworkDetector):
 def _to_nearest(
     white: npt.NDArray[np.float64], means: npt.NDArray[np.float64], z: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Squared distance of whitened features to the nearest of the means."""
+    """Return the squared distance of whitened features to the nearest mean."""
     return cdist(z @ white, means, "sqeuclidean").min(1)

@@ -6,13 +6,12 @@ import numbers
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp, rel_entr
 
-from skood._checked_data import CheckedData
+from skood import functional as F
 from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import OutputsDetector
 from skood.posthoc._models import require_logits
+from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 
@@ -21,15 +20,8 @@ __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 class MSP(OutputsDetector):
     r"""Maximum softmax probability, :math:`\max_k p_k(x)`.
 
-    The baseline of out-of-distribution detection in classifiers. The probabilities of a multilabel
-    network are the sigmoids of its logits.
-
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
+    The baseline of out-of-distribution detection with a classifier. The probabilities of a
+    multilabel network are the sigmoids of its logits.
 
     References
     ----------
@@ -49,24 +41,17 @@ class MSP(OutputsDetector):
     _takes_multilabel = True
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return np.exp(outputs.log_proba.max(1))
+        return F.msp(outputs.log_proba)
 
 
 @estimator
 class MaxLogit(OutputsDetector):
     r"""Largest logit, :math:`\max_k f_k(x)`.
 
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
-
     Notes
     -----
-    A classifier that gives probabilities alone has their logarithms as logits. The score is the
-    logarithm of :class:`MSP` then, and orders items as MSP does.
+    If the classifier gives only probabilities, their logarithms serve as logits. The score is then
+    the logarithm of :class:`MSP` and ranks items like MSP.
 
     References
     ----------
@@ -85,28 +70,24 @@ class MaxLogit(OutputsDetector):
     _takes_multilabel = True
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return outputs.logits.max(1)
+        return F.max_logit(outputs.logits)
 
 
 @estimator
 class Energy(OutputsDetector):
     r"""Negative free energy of the logits, :math:`T \log \sum_k \exp(f_k(x) / T)`.
 
-    Of a multilabel network JointEnergy, :math:`T \sum_k \log (1 + \exp(f_k(x) / T))`.
+    For a multilabel network, JointEnergy: :math:`T \sum_k \log (1 + \exp(f_k(x) / T))`.
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, one of scikit-learn with ``decision_function``,
-        or a trained torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained
-        again. None takes a convolutional network for images and an MLP for rows.
     temperature : float, default=1.0
         Temperature T.
 
     Raises
     ------
     ValueError
-        When the classifier gives probabilities alone. The energy of their logarithms is 0 at T = 1
+        If the classifier gives only probabilities. The energy of their logarithms is 0 at T = 1
         and an entropy at other T.
 
     References
@@ -130,27 +111,19 @@ class Energy(OutputsDetector):
     _takes_multilabel = True
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        scaled = outputs.logits / self.temperature
         if outputs.multilabel:
-            return self.temperature * np.logaddexp(0, scaled).sum(1)
-        require_logits(outputs, self.classifier_, type(self).__name__)
-        return self.temperature * logsumexp(scaled, axis=1)
+            return F.joint_energy(outputs.logits, self.temperature)
+        require_logits(outputs, type(self).__name__)
+        return F.energy(outputs.logits, self.temperature)
 
 
 @estimator
 class Entropy(OutputsDetector):
     r"""Negative Shannon entropy of the probabilities, :math:`\sum_k p_k \log p_k`, in nats.
 
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
-
     Notes
     -----
-    Probabilities are not clipped; a clip changes the order of confident rows.
+    Probabilities are not clipped, because clipping changes the ranking of confident rows.
 
     References
     ----------
@@ -167,30 +140,26 @@ class Entropy(OutputsDetector):
     """
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return (np.exp(outputs.log_proba) * outputs.log_proba).sum(1)
+        return F.entropy(outputs.log_proba)
 
 
 @estimator
 class GEN(OutputsDetector):
     r"""Generalised entropy, :math:`-\sum_{m \le M} p_{(m)}^\gamma (1 - p_{(m)})^\gamma`.
 
-    The sum goes over the M largest probabilities.
+    The sum is over the M largest probabilities.
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
     gamma : float, default=0.1
-        Exponent; small values weigh small probabilities.
+        Exponent; small values give more weight to small probabilities.
     n_top : int, default=100
-        Number M of classes; all of them where there are fewer.
+        Number M of probabilities; all of them if there are fewer.
 
     Notes
     -----
-    The sum is that of the paper. Some implementations take the mean, which only rescales the score,
-    and clip probabilities at 1e-7, which changes the order of confident rows.
+    The paper takes the sum. Some implementations take the mean, which only rescales the score, and
+    clip probabilities at 1e-7, which changes the ranking of confident rows.
 
     References
     ----------
@@ -210,23 +179,15 @@ class GEN(OutputsDetector):
     n_top: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=100)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        top = np.exp(np.sort(outputs.log_proba, axis=1)[:, -self.n_top :])
-        return -(top**self.gamma * (1 - top) ** self.gamma).sum(1)
+        return F.generalized_entropy(outputs.log_proba, self.gamma, self.n_top)
 
 
 @estimator
 class KLMatching(OutputsDetector):
-    r"""Closeness to a class's mean prediction, :math:`-\min_k KL(p(x) \,\|\, d_k)`, in nats.
+    r"""Divergence from the nearest mean prediction, :math:`-\min_k KL(p(x) \,\|\, d_k)`, in nats.
 
-    :math:`d_k` is the mean prediction over the training rows that are predicted as class k;
-    classes that are never predicted have none. Labels are not used.
-
-    Parameters
-    ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
+    :math:`d_k` is the mean prediction over the training rows that are predicted as class k. A class
+    that is never predicted has no :math:`d_k`. Labels are not used.
 
     Attributes
     ----------
@@ -235,9 +196,9 @@ class KLMatching(OutputsDetector):
 
     Notes
     -----
-    The authors average over held-out rows. A network is surer of rows that it was trained on, and
-    the :math:`d_k` of these are closer to one-hot: train the classifier on other rows first, and
-    give it in a ``FrozenEstimator`` with rows that it has not seen.
+    The authors average over held-out rows. A network is more confident on its training rows, which
+    makes the :math:`d_k` closer to one-hot. To follow the authors, give a trained classifier in a
+    ``FrozenEstimator`` and fit on rows that the classifier was not trained on.
 
     References
     ----------
@@ -255,15 +216,11 @@ class KLMatching(OutputsDetector):
 
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         proba = np.exp(outputs.log_proba)
         predicted = outputs.logits.argmax(1)
         templates = [proba[predicted == k].mean(0) for k in np.unique(predicted)]
         self.templates_ = np.maximum(templates, np.finfo(np.float64).tiny)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        proba = np.exp(outputs.log_proba)
-        divergence = [rel_entr(proba, template).sum(1) for template in self.templates_]
-        return -np.min(divergence, axis=0)
+        return F.kl_matching(outputs.log_proba, self.templates_)

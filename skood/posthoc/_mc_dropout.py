@@ -1,4 +1,4 @@
-"""Uncertainty of the predictions of subnetworks that dropout draws."""
+"""Uncertainty of the predictions of subnetworks drawn by dropout."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.dropout import Subnetwork
 from skood._torch.seeding import Stream
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
@@ -20,19 +20,19 @@ from skood.classifiers._inputs import copies_of, n_items_of
 from skood.classifiers._network import Network
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import check_magnitude, in_float64
-from skood.posthoc._uncertainty import Statistic, UncertaintyDetector
+from skood.posthoc._uncertainty import UNCERTAINTIES, Statistic, UncertaintyDetector
 
 __all__ = ["MCDropout"]
 
 
 @estimator
 class MCDropout(UncertaintyDetector):
-    r"""Uncertainty of the predictions of subnetworks that dropout draws, Monte Carlo dropout.
+    r"""Uncertainty of the predictions of subnetworks drawn by dropout: Monte Carlo dropout.
 
-    With dropout left on, a network is a distribution over subnetworks, an approximate posterior.
-    Of the class probabilities :math:`p_1(x), \dots, p_S(x)` of S subnetworks, the score is minus
-    the entropy of their mean, or minus its part that comes from their disagreement, the mutual
-    information of label and subnetwork, both in nats:
+    A network with active dropout is a distribution over subnetworks, an approximate posterior. With
+    the class probabilities :math:`p_1(x), \dots, p_S(x)` of S subnetworks, the score is minus the
+    entropy of their mean, or minus the mutual information of label and subnetwork, which measures
+    their disagreement; both in nats:
 
     .. math::
 
@@ -43,54 +43,48 @@ class MCDropout(UncertaintyDetector):
     Parameters
     ----------
     classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module, with dropout. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a convolutional
-        network for images and an MLP for rows, with a dropout rate of 0.5.
+        A classifier of :mod:`skood.classifiers` or a trained torch module, with dropout. A
+        classifier in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None: a
+        convolutional network for images and an MLP for rows, with a dropout rate of 0.5.
     n_samples : int, default=32
-        Number S of subnetworks. Whole passes of the network, where dropout is not on the
-        penultimate features alone.
+        Number S of subnetworks; at least 2 for the mutual information. Each costs a pass of the
+        network, unless only the penultimate features have dropout.
     score_type : {"entropy", "mutual_information"}, default="entropy"
         "entropy" is also high between classes, where all subnetworks are uncertain;
-        "mutual_information" only where they differ, and it needs ``n_samples`` of 2 and more.
+        "mutual_information" is high only where the subnetworks differ.
     memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content; the passes of
-        subnetworks are not.
+        Where trained models and their outputs on the data are cached by content. The passes of
+        subnetworks are not cached.
     random_state : int, RandomState instance or None, default=None
         Seed of the subnetworks, and for a model whose own ``random_state`` is None.
-
-    Attributes
-    ----------
-    classes_ : ndarray of shape (n_classes,)
-        Labels, in the order of the probabilities.
 
     Raises
     ------
     ValueError
-        In `fit`, when the network has no dropout, or one over tensors whose first axis is not the
-        batch.
+        In `fit`, if the network has no dropout, or applies dropout to a tensor whose first axis is
+        not the batch.
 
     See Also
     --------
-    DeepEnsemble : The same scores of networks that are trained apart.
+    DeepEnsemble : The same scores of separately trained networks.
     Entropy : Entropy of the prediction of the whole network.
 
     Notes
     -----
-    `fit` fixes the subnetworks: each has one mask for every dropout, which all rows share, so that
-    a score does not depend on the other rows or on the order. The distribution of a row's score
-    over `random_state` is that of masks drawn for each row. Dropout of whole channels
-    (``Dropout2d``) and alpha dropout are drawn as in training.
+    `fit` fixes the subnetworks. Each subnetwork has one mask per dropout layer, which all rows
+    share, so that a score does not depend on the other rows or on their order. Over `random_state`,
+    a row's score has the same distribution as with a separate mask for each row. Dropout of whole
+    channels (``Dropout2d``) and alpha dropout are drawn as in training.
 
-    Everything but dropout stays in eval mode, batch normalisation above all. So does whatever is
-    random in training but is not one of torch's dropout layers or functions: stochastic depth, and
-    dropout inside attention weights and recurrent layers. A function of dropout that a network
-    calls only ``if self.training`` is not seen.
+    Only torch's dropout layers and functions are active. All other layers stay in eval mode: batch
+    normalisation, stochastic depth, and dropout inside attention weights and recurrent layers. A
+    dropout function that a network calls only ``if self.training`` is not found.
 
-    Where dropout acts on the penultimate features alone, as in `ConvNet`, the network runs once,
-    with the pass shared by other detectors, and only its last layer S times.
+    If only the penultimate features have dropout, as in `ConvNet`, the network runs once, shares
+    this pass with other detectors, and only its last layer runs S times.
 
-    MCD of pytorch-ood draws 30 masks for each row, and scores by the largest mean probability, or
-    by the variance of the probabilities over the samples (its default), averaged over the classes.
+    MCD of pytorch-ood draws 30 masks for each row. Its score is the largest mean probability or, by
+    default, the variance of the probabilities over the samples, averaged over the classes.
 
     References
     ----------
@@ -115,6 +109,7 @@ class MCDropout(UncertaintyDetector):
     """
 
     n_samples: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
+    score_type: str = parameter(StrOptions(set(UNCERTAINTIES)), default="entropy")
 
     _reads = "network"
 
@@ -151,16 +146,16 @@ class MCDropout(UncertaintyDetector):
         module = type(network.module).__name__
         if not shapes[0]:
             raise ValueError(
-                f"MCDropout needs a network with dropout, and {module} applies none, or none of a "
-                "rate above 0; train it with dropout, as in ConvNet(dropout=0.2) or "
-                "MLP(dropout=0.2), or use DeepEnsemble, which needs none"
+                f"MCDropout needs a network with dropout, but {module} applies none, or only at "
+                "rate 0; train a network with dropout, such as ConvNet(dropout=0.2) or "
+                "MLP(dropout=0.2), or use DeepEnsemble, which needs no dropout"
             )
         for two, three in zip(*shapes, strict=True):
             if (two, three) != ((2, *two[1:]), (3, *two[1:])):
                 raise ValueError(
                     f"{module} applies dropout to a tensor of shape {two} for a batch of 2, and of "
-                    f"shape {three} for a batch of 3; expected the batch, and nothing else, as the "
-                    "first axis, since all rows share a mask. Use DeepEnsemble, or a network with "
+                    f"shape {three} for a batch of 3; expected only the batch as the first axis, "
+                    "because all rows share a mask. Use DeepEnsemble, or a network with "
                     "batch_first=True"
                 )
         reading = network.reading

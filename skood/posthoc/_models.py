@@ -1,4 +1,4 @@
-"""Classifiers and feature extractors inside detectors: fitted, checked and read."""
+"""Fits, checks and reads the classifier or feature extractor of a detector."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ __all__ = [
 
 
 def with_handles(value: Any) -> Any:
-    """Wrap a bare module, or those in a list, in `PretrainedClassifier`; keep anything else.
+    """Wrap a bare module, or modules in a list, in `PretrainedClassifier`; keep other values.
 
-    A bare module among the parameters would be copied by clone, and hashed by its storage.
+    As a parameter, a bare module would be copied by `clone`, and its hash would depend on storage.
     """
     if isinstance(value, list):
         held = [with_handles(item) for item in value]
@@ -59,11 +59,11 @@ def is_multilabel(model: Any) -> bool:
 
 
 def is_network(model: Any) -> bool:
-    """Whether what a fitted transformer gives are features of a network.
+    """Whether a fitted transformer computes features of a network.
 
     True for our classifiers, trained modules and skorch nets, also frozen, found by a search, or as
-    the last step of a Pipeline that changes anything. Other transformers that hold a network, such
-    as densities with their latents, count as transformers.
+    the last effective step of a Pipeline. False for other transformers that contain a network, such
+    as densities with their latents.
     """
     if isinstance(model, FrozenEstimator):
         return is_network(model.estimator)
@@ -74,16 +74,16 @@ def is_network(model: Any) -> bool:
         return is_network(model.best_estimator_)
     if isinstance(model, (NetworkClassifier, ModuleHandle)):
         return True
-    # A fitted skorch net: its parameter is the module too, which our densities do not have.
+    # A fitted skorch net: unlike our densities, it also has the module as a parameter.
     return hasattr(model, "module") and isinstance(getattr(model, "module_", None), nn.Module)
 
 
 def split_multilabel(
     model: Any, data: CheckedData, y: Any
 ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
-    """Separate known outliers; labels (n, L) of a multilabel network are checked and left out.
+    """Separate known outliers; labels (n, L) of a multilabel network are checked and dropped.
 
-    No row has one class there, so that no score learns from them.
+    No score learns from such labels, because a row does not have one class.
     """
     if y is None or not is_multilabel(model) or np.ndim(y) != 2:
         return split_outliers(data, y)
@@ -98,14 +98,14 @@ def split_multilabel(
 
 
 def read_features(model: PretrainedClassifier, data: CheckedData, name: str) -> ModuleHandle:
-    """Find out how features are read from a trained module.
+    """Determine how features are read from a trained module.
 
-    A module without a head, given as it is, becomes a `FeatureExtractor`.
+    A bare module without a head becomes a `FeatureExtractor`.
 
     Raises
     ------
     ValueError
-        When the module puts out logits, but nobody knows which layer's features they are made of.
+        If the module outputs logits, but the layer that computes them from features is unknown.
     """
     bare = type(model)(model.module).get_params(deep=False)
     is_bare = all(value is bare[name] for name, value in model.get_params(deep=False).items())
@@ -125,8 +125,8 @@ def read_features(model: PretrainedClassifier, data: CheckedData, name: str) -> 
         warnings.warn(
             f"no layer of {type(model.module).__name__} was found to make its output, so the "
             f"output itself, {reading.n_outputs} values for each item, is taken for the feature. "
-            "If it is, say so with FeatureExtractor(module); if it holds logits, name the features "
-            "with PretrainedClassifier(module, features_from=...). The layers: "
+            "If this is right, give FeatureExtractor(module); if the output holds logits, name the "
+            "features with PretrainedClassifier(module, features_from=...). The layers: "
             + "; ".join(reading.failures),
             stacklevel=2,
         )
@@ -134,7 +134,7 @@ def read_features(model: PretrainedClassifier, data: CheckedData, name: str) -> 
 
 
 def check_readable(model: Any, reads: str, name: str) -> None:
-    """Raise where a fitted model does not have what a detector reads.
+    """Raise if a fitted model does not have what a detector reads.
 
     Parameters
     ----------
@@ -185,7 +185,7 @@ def fitted_model(
     if y is None and needs_labels:
         raise ValueError(
             f"{name} requires y to be passed, but the target y is None: its classifier, "
-            f"{type(model).__name__}, is yet to be trained. Give class labels, or a trained "
+            f"{type(model).__name__}, is not trained yet. Give class labels, or a trained "
             "classifier in sklearn.frozen.FrozenEstimator"
         )
     if y is not None and is_classifier(model) and len(np.unique(y)) < 2:
@@ -196,7 +196,7 @@ def fitted_model(
 def classifier_outputs(
     classifier: Any, data: CheckedData, memory: str | joblib.Memory | None
 ) -> Outputs:
-    """Return logits and probabilities of any classifier, and the features of a network."""
+    """Return the logits and probabilities of any classifier, and the features of a network."""
     if isinstance(classifier, NetworkClassifier):
         return classifier.network().outputs(data, memory)
     no_features = np.empty((len(data), 0))
@@ -204,7 +204,7 @@ def classifier_outputs(
     if not known:
         raise TypeError(
             f"{type(classifier).__name__} has neither predict_proba nor decision_function; a "
-            "detector needs one of them to read how sure the classifier is"
+            "detector needs one of them"
         )
     made = dict(zip(known, all_through(classifier, known, data), strict=True))
     logits, proba = (
@@ -220,25 +220,23 @@ def classifier_outputs(
     return Outputs(log_proba if normalized else logits, log_proba, no_features, normalized)
 
 
-def require_logits(outputs: Outputs, classifier: Any, name: str) -> None:
-    """Raise where a score reads the size of logits and only probabilities are known.
+def require_logits(outputs: Outputs, name: str) -> None:
+    """Raise if a score depends on the size of logits, but only probabilities are known.
 
-    The logarithms of probabilities lack a number that differs from item to item, log sum exp of the
-    logits, and an item whose probability is 0 has none.
+    Logarithms of probabilities are logits minus their log-sum-exp, which differs between items, and
+    a probability of 0 has no logarithm.
 
     Parameters
     ----------
     outputs : Outputs
-    classifier : estimator
     name : str
         Name of the detector.
     """
     if outputs.normalized:
         raise ValueError(
-            f"{name} reads logits, and {type(classifier).__name__} gives probabilities alone, from "
-            "which logits cannot be computed; use MSP, Entropy, GEN or KLMatching, which read "
-            "probabilities, or a classifier that has logits (decision_function, or a network "
-            "without its softmax)"
+            f"{name} reads logits, but the classifier gives only probabilities, from which logits "
+            "cannot be computed; use MSP, Entropy, GEN or KLMatching, which read probabilities, or "
+            "a classifier with logits (decision_function, or a network without its softmax)"
         )
 
 
@@ -246,12 +244,12 @@ def class_positions(y: npt.NDArray | None, classifier: Any, name: str) -> npt.ND
     """Return the class indices of labels, in the order of the logits of `classifier`."""
     if y is None:
         raise ValueError(
-            f"{name} requires y to be passed, but the target y is None: it learns from the "
+            f"{name} requires y to be passed, but the target y is None: {name} learns from the "
             "class labels of X"
         )
     classes = np.asarray(classifier.classes_).tolist()
     known = (
-        f", but the classifier knows {classes[:10]}; give the labels it was trained on, or "
-        "PretrainedClassifier(module, classes=...)"
+        f", but the classifier has the classes {classes[:10]}; give the labels that it was trained "
+        "on, or PretrainedClassifier(module, classes=...)"
     )
     return encode_labels(y, classes, known=known)

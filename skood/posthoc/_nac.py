@@ -37,32 +37,31 @@ _BASE = 1000.0
 class NAC(NetworkDetector):
     r"""Neuron activation coverage: how often training rows put the neurons into the same state.
 
-    With u the uniform distribution over the classes, p the softmax and z a neuron's output (for a
-    map, output and gradient are summed over space), the state of the neuron is
+    With u the uniform distribution over the classes, p the softmax and z a neuron's output, the
+    state of the neuron is
 
     .. math::
 
         \hat z = \sigma\!\left(\alpha \, z \, \frac{\partial KL(u \,\|\, p)}{\partial z}\right).
 
-    With n(.) the number of training rows whose state lies in the same one of M bins on [0, 1], the
+    For a map, output and gradient are summed over space. [0, 1] is divided into M bins, and
+    :math:`n(\hat z)` is the number of training rows with a state in the bin of :math:`\hat z`. The
     score is the mean over neurons, and then over layers, of :math:`\min(n(\hat z) / O, 1)`.
 
     Parameters
     ----------
     layers : tuple of str, default=None
-        Names of the modules whose outputs are the neurons, as ``module.named_modules()`` has
-        them. None reads the penultimate features.
+        Names of the modules whose outputs are the neurons, as in ``module.named_modules()``. None:
+        the penultimate features.
     n_bins : int or tuple of int, default=50
-        M, one for all layers or one for each.
+        The M, one for all layers or one for each.
     steepness : "auto", float or tuple of float, default="auto"
         Alpha, one for all layers or one for each. "auto" is the inverse of the mean absolute
-        value that it multiplies, over the layer's neurons and the training rows that are counted.
+        value of the product that alpha multiplies, over the layer's neurons and the counted rows.
     min_count : int or tuple of int, default=50
-        O, the number of rows at which a bin is fully covered; one for all layers or one for each.
+        The O, the number of rows that cover a bin fully; one for all layers or one for each.
     n_samples : int, default=1000
-        Training rows that are counted, drawn at random.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the rows that are counted, and for a model whose own ``random_state`` is None.
+        Number of training rows, drawn at random, that are counted.
 
     Attributes
     ----------
@@ -71,19 +70,19 @@ class NAC(NetworkDetector):
     steepness_ : tuple of float
         Alpha of each layer.
     counts_ : list of ndarray of shape (n_neurons, n_bins)
-        Training rows in each bin, in each layer.
+        Number of training rows in each bin of each layer.
 
     Notes
     -----
-    Follows the authors' code: sums over space are taken of outputs and of gradients, before
-    they are multiplied; the bins are not of equal width but ever narrower towards 1/2, where
-    most states lie; and 1000 training rows are counted. Their M thresholds make M - 2 bins.
+    As in the authors' code, outputs and gradients are summed over space before they are multiplied,
+    the bins become narrower towards 1/2, where most states lie, and 1000 training rows are counted.
+    The authors' M thresholds form M - 2 bins.
 
-    The steepness they chose is 100 for the pooled features of a ResNet-18 on CIFAR-10, and .001
-    to 1000 for its earlier stages, with 5 to 100 for O. It does not carry over: in a smaller
-    network 100 drives most states to 0 or 1, and noise then scores above training data. "auto"
-    spreads them in every layer. Earlier stages can also lower the score's quality, which is why
-    they are read only when named.
+    For a ResNet-18 on CIFAR-10, the authors chose a steepness of 100 for the pooled features and
+    0.001 to 1000 for the earlier stages, and O from 5 to 100. These values do not transfer: in a
+    smaller network, a steepness of 100 drives most states to 0 or 1, and noise then scores above
+    training data. "auto" spreads the states in every layer. Earlier stages can also make the score
+    worse, so they are read only if named.
 
     References
     ----------
@@ -120,33 +119,33 @@ class NAC(NetworkDetector):
 
     _overfits = True
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        super()._fit(inliers, y, outliers, seed)
+    def _learn_from_data(
+        self, data: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
         self.layers_: tuple[str, ...] = ()
         if self.layers is None:
             check_readable(self.classifier_, "features", type(self).__name__)
         else:
-            self.layers_ = layers_of(self._network, inliers, self.layers)
+            self.layers_ = layers_of(self._network, data, self.layers)
         n_bins = self._for_each_layer("n_bins")
         self._for_each_layer("min_count")
-        if len(inliers) > self.n_samples:
+        if len(data) > self.n_samples:
             rng = numpy_rng(seed, Stream.COVERAGE_ROWS)
-            counted = rng.choice(len(inliers), self.n_samples, replace=False)
-            inliers = inliers.subset(np.sort(counted))
+            counted = rng.choice(len(data), self.n_samples, replace=False)
+            data = data.subset(np.sort(counted))
         if isinstance(self.steepness, str):
-            self.steepness_ = self._matching_steepness(inliers)
+            self.steepness_ = self._matching_steepness(data)
         else:
             self.steepness_ = self._for_each_layer("steepness")
         self.counts_: list[npt.NDArray[np.int64]] = []
-        for _, bins in self._bins(inliers, n_bins):
+        for _, bins in self._bins(data, n_bins):
             if not self.counts_:
                 self.counts_ = [
                     np.zeros((b.shape[1], n), np.int64) for b, n in zip(bins, n_bins, strict=True)
                 ]
             for counts, in_layer in zip(self.counts_, bins, strict=True):
                 np.add.at(counts, (np.arange(len(counts)), in_layer), 1)
+        return None
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         coverage = [

@@ -13,13 +13,13 @@ from skood._chunks import row_slices
 
 __all__ = ["MORE_NEIGHBOURS", "at_most", "largest_products"]
 
-# Extra neighbours beyond the k-th that are compared in double precision, since the k largest
-# products may differ in single precision.
+# Number of neighbours beyond the k-th that are compared in double precision, because single
+# precision may rank the k largest products differently.
 MORE_NEIGHBOURS = 8
 
-# Queries compared with the whole bank at once, which bounds the memory of the products.
+# Number of queries compared with the whole bank at once, which bounds the memory of the products.
 _QUERIES = 192
-# Bank rows in a block, of which only the largest product is inspected first.
+# Number of bank rows in a block; only the largest product of each block is inspected first.
 _BLOCK = 64
 
 
@@ -41,25 +41,25 @@ def largest_products(
     -------
     values : ndarray of shape (n, k)
     rows : ndarray of shape (n, k)
-        Which rows of the bank they belong to.
+        Their rows in the bank.
     """
     values = np.empty((len(queries), k), queries.dtype)
     rows = np.empty((len(queries), k), np.int64)
-    for part in row_slices(len(queries), _QUERIES):
-        few = torch.from_numpy(queries[part])
+    for chunk in row_slices(len(queries), _QUERIES):
+        few = torch.from_numpy(queries[chunk])
         if offset is None:
             products = few @ bank.T
         else:
             products = torch.addmm(offset, few, bank.T)
-        values[part], rows[part] = (found.numpy() for found in _top(products, k))
+        values[chunk], rows[chunk] = (found.numpy() for found in _top(products, k))
     return values, rows
 
 
 def _top(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the `k` largest entries of each row, and their columns.
 
-    These lie in the k blocks of columns with the largest maxima, and a maximum is much cheaper
-    than a selection.
+    They lie in the k blocks of columns with the largest maxima, and a maximum is much cheaper than
+    a selection.
     """
     n, m = products.shape
     n_blocks = m // _BLOCK
@@ -75,7 +75,7 @@ def _top(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def at_most(n_neighbors: int, n_rows: int, which: str) -> int:
-    """Return the number of neighbours to use, with a warning where there are too few rows."""
+    """Return the number of neighbours to use, with a warning if there are too few rows."""
     if n_neighbors > n_rows:
         warnings.warn(
             f"n_neighbors={n_neighbors} is more than the {n_rows} {which}; all of them are used. "

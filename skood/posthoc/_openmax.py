@@ -1,4 +1,4 @@
-"""OpenMax: how far logits lie in the tail of a class, by extreme value theory."""
+"""OpenMax: recalibrated logits, by extreme value theory."""
 
 from __future__ import annotations
 
@@ -7,18 +7,15 @@ import numbers
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.special import softmax
 
-from skood._checked_data import CheckedData
+from skood import functional as F
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import OutputsDetector
+from skood.functional._logits import SHIFT
 from skood.posthoc._models import require_logits
+from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["OpenMax"]
-
-# The Weibull distribution starts at 0; distances are shifted well above it, as in libmr.
-_SHIFT = 10_000.0
 
 
 @estimator
@@ -28,21 +25,17 @@ class OpenMax(OutputsDetector):
     For each class, a Weibull distribution is fitted by maximum likelihood to the `n_tail`
     largest distances between the mean logits of the class and its training rows. With
     :math:`\omega_k` its distribution function at the distance of a row, the `alpha` largest
-    logits, of rank r = 0, 1, ..., become :math:`f_k (1 - \omega_k (\alpha - r) / \alpha)`; the sum
+    logits, of rank r = 0, 1, ..., become :math:`f_k (1 - \omega_k (\alpha - r) / \alpha)`. The sum
     of the differences is the logit of the unknown class.
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, one of scikit-learn with ``decision_function``,
-        or a trained torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained
-        again. None takes a convolutional network for images and an MLP for rows.
     n_tail : int, default=20
-        Distances that the tail is fitted to.
+        Number of distances that the tail is fitted to.
     alpha : int, default=3
-        Logits that are recalibrated.
+        Number of logits that are recalibrated.
     rows : {"correct", "all"}, default="correct"
-        Training rows of a class: only those predicted correctly, as in the paper, or all.
+        Training rows of a class: only the correctly predicted ones, as in the paper, or all.
 
     Attributes
     ----------
@@ -54,8 +47,8 @@ class OpenMax(OutputsDetector):
     Raises
     ------
     ValueError
-        When the classifier gives probabilities alone: distances between their logarithms would be
-        those of probabilities that are 0. When too few rows of a class are there for its tail.
+        If the classifier gives only probabilities, because probabilities of 0 would dominate the
+        distances between their logarithms; or if a class has too few rows for its tail.
 
     References
     ----------
@@ -77,10 +70,8 @@ class OpenMax(OutputsDetector):
 
     _needs = "labels"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
-        require_logits(outputs, self.classifier_, type(self).__name__)
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        require_logits(outputs, type(self).__name__)
         logits = outputs.logits.astype(np.float64)
         predicted = logits.argmax(1)
         centres, weibull = [], []
@@ -95,41 +86,29 @@ class OpenMax(OutputsDetector):
             if len(tail) < 2 or tail[-1] - tail[0] <= 1e-9 * tail[-1]:
                 correct = "correctly classified " if self.rows == "correct" else ""
                 raise ValueError(
-                    f"class {self.classifier_.classes_[k]} has {used.sum()} {correct}training "
+                    f"class {self._label_of(k)} has {used.sum()} {correct}training "
                     "rows; OpenMax fits a tail to at least 2 different distances in each class. "
                     "Train the classifier better, give more rows, or rows='all'"
                 )
             centres.append(centre)
-            weibull.append((*fit_weibull(tail - tail[0] + _SHIFT), tail[0]))
+            weibull.append((*fit_weibull(tail - tail[0] + SHIFT), tail[0]))
         self.centres_, self.weibull_ = np.array(centres), np.array(weibull)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        logits = outputs.logits
-        n_classes = logits.shape[1]
-        shape, scale, smallest = self.weibull_.T
-        distance = np.stack(
-            [np.linalg.norm(logits - centre, axis=1) for centre in self.centres_], 1
-        )
-        moved = np.maximum(distance - smallest + _SHIFT, 0.0)
-        cumulative = -np.expm1(-((moved / scale) ** shape))
-        rank = np.argsort(np.argsort(-logits, axis=1, kind="stable"), axis=1)
-        alpha = min(self.alpha, n_classes)
-        known = logits * (1 - cumulative * np.maximum(alpha - rank, 0) / alpha)
-        unknown = (logits - known).sum(1, keepdims=True)
-        return -softmax(np.concatenate([unknown, known], 1), axis=1)[:, 0]
+        return F.openmax(outputs.logits, self.centres_, self.weibull_, self.alpha)
 
 
 def fit_weibull(x: npt.NDArray[np.float64]) -> tuple[float, float]:
-    r"""Shape and scale of the Weibull distribution that makes x most likely.
+    r"""Maximum-likelihood shape and scale of a Weibull distribution.
 
     The shape c is the root of :math:`\sum x^c \log x / \sum x^c - 1/c - \overline{\log x}`,
     the scale :math:`(\overline{x^c})^{1/c}`.
     """
     largest = x.max()
-    if _SHIFT < 10 * np.finfo(np.float64).eps * largest:
+    if SHIFT < 10 * np.finfo(np.float64).eps * largest:
         raise ValueError(
             f"logits of training rows lie up to {largest:.3g} from the mean of their class, too "
-            "far to fit a tail to; rescale X, with StandardScaler for instance"
+            "far to fit a tail to; rescale X, for instance with StandardScaler"
         )
     log_x = np.log1p((x - largest) / largest)
 

@@ -1,4 +1,4 @@
-"""Detectors that compare features with those of training, guided by the logits."""
+"""Detectors that compare features with training features, guided by the logits."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ import numbers
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.special import logsumexp
 
-from skood._checked_data import CheckedData
+from skood import functional as F
 from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import OutputsDetector
-from skood.posthoc._covariance import unit_rows
 from skood.posthoc._models import require_logits
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
+from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["SHE", "NNGuide"]
 
@@ -25,8 +23,8 @@ __all__ = ["SHE", "NNGuide"]
 class SHE(OutputsDetector):
     r"""Simplified Hopfield energy, :math:`\langle z, m_c \rangle`, c the predicted class.
 
-    :math:`m_c` is the mean feature of the training rows of class c that are predicted as c,
-    and of all rows of the class where none is.
+    :math:`m_c` is the mean feature of the training rows of class c that are predicted as c, or of
+    all rows of the class if none is.
 
     Attributes
     ----------
@@ -51,9 +49,7 @@ class SHE(OutputsDetector):
     _reads = "features"
     _needs = "labels"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         predicted = outputs.logits.argmax(1)
         patterns = []
         for k in range(outputs.logits.shape[1]):
@@ -61,15 +57,15 @@ class SHE(OutputsDetector):
             correct = of_class & (predicted == k)
             if not of_class.any():
                 raise ValueError(
-                    f"no training row is of class {self.classifier_.classes_[k]}, which the "
-                    "classifier knows; SHE needs rows of every class"
+                    f"no training row is of class {self._label_of(k)}; SHE needs training rows of "
+                    "every class of the classifier"
                 )
             rows = outputs.features[correct if correct.any() else of_class]
             patterns.append(rows.mean(0, dtype=np.float64))
         self.patterns_ = np.array(patterns)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return (outputs.features * self.patterns_[outputs.logits.argmax(1)]).sum(1)
+        return F.she(outputs.features, outputs.logits, self.patterns_)
 
 
 @estimator
@@ -82,14 +78,14 @@ class NNGuide(OutputsDetector):
         \left\langle \frac{z}{\|z\|}, E(z_i) \frac{z_i}{\|z_i\|} \right\rangle,
         \qquad E = \log\sum_j \exp f_j
 
-    The k largest products count, after they are multiplied by the energy of the training row.
+    The neighbours are the training rows with the k largest products.
 
     Parameters
     ----------
     n_neighbors : int, default=10
-        Number of neighbours, k. All rows of the bank are used where there are fewer.
+        Number k of neighbours; at most the number of rows in the bank.
     bank_fraction : float, default=1.0
-        Part of the training rows, drawn at random, that is searched.
+        Fraction of the training rows, drawn at random, that forms the bank.
 
     Attributes
     ----------
@@ -100,8 +96,7 @@ class NNGuide(OutputsDetector):
 
     Notes
     -----
-    Features are always scaled to length 1, as in the paper. They come from a network, because the
-    score reads its logits too.
+    Features are always scaled to length 1, as in the paper.
 
     References
     ----------
@@ -123,27 +118,19 @@ class NNGuide(OutputsDetector):
     _reads = "features"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
-        require_logits(outputs, self.classifier_, type(self).__name__)
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        require_logits(outputs, type(self).__name__)
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
         if n_bank < len(outputs):
-            rng = numpy_rng(self._seed, Stream.BANK)
+            rng = numpy_rng(seed, Stream.BANK)
             outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
-        energy = logsumexp(outputs.logits, axis=1, keepdims=True)
+        energy = F.energy(outputs.logits)[:, None]
         # In the dtype of the network's features, float32 for almost all networks.
-        self.bank_ = unit_rows(outputs.features) * energy.astype(outputs.features.dtype)
-
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        self._seed = seed
-        super()._fit(inliers, y, outliers, seed)
+        self.bank_ = F.unit_length(outputs.features) * energy.astype(outputs.features.dtype)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        features = unit_rows(outputs.features)
+        features = F.unit_length(outputs.features)
         k = self.n_neighbors_
         _, rows = largest_products(
             features.astype(self.bank_.dtype),
@@ -154,4 +141,4 @@ class NNGuide(OutputsDetector):
         for i, z in enumerate(features):
             products = (self.bank_[rows[i]].astype(np.float64) * z).sum(1)
             guidance[i] = np.sort(products)[-k:].mean()
-        return logsumexp(outputs.logits, axis=1) * guidance
+        return F.energy(outputs.logits) * guidance

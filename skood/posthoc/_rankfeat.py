@@ -10,13 +10,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skood import functional as F
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._layers import last_map, modules_named, named_layers, output_shapes
 from skood.classifiers._network import Network
 from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64
 from skood.posthoc._models import require_logits
-from skood.posthoc._scaling import energy
 
 __all__ = ["RankFeat"]
 
@@ -25,24 +25,21 @@ __all__ = ["RankFeat"]
 class RankFeat(NetworkDetector):
     r"""Energy after the rank-1 part of a feature map is removed.
 
-    With X the map of shape (channels, pixels), and :math:`s_1, u_1, v_1` its largest singular
-    value and the vectors that belong to it, the rest of the network runs on
+    With the map X of shape (channels, pixels), its largest singular value :math:`s_1` and the
+    singular vectors :math:`u_1, v_1`, the rest of the network runs on
 
     .. math::
 
         X' = X - s_1 u_1 v_1^\top, \qquad T \log \sum_k \exp(f_k(X') / T)
 
     Out-of-distribution images tend to have one dominant direction, which determines their logits.
+    The network has to be convolutional.
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers` or a trained torch module, whose network has
-        maps. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes a
-        convolutional network.
     layer : str or tuple of str, default=None
         Name of the module whose output is X, as in ``module.named_modules()``. The logits
-        for several are averaged. None takes the last one before the pooling, whose output has
+        for several modules are averaged. None: the last module before the pooling whose output has
         more than one pixel.
     temperature : float, default=1.0
         Temperature T.
@@ -54,13 +51,13 @@ class RankFeat(NetworkDetector):
 
     See Also
     --------
-    Energy : The same without removing anything.
+    Energy : The same score of the unchanged map.
 
     Notes
     -----
     The authors average the logits of the last two stages of a residual network,
-    ``layer=("layer3", "layer4")``. Their code can replace the singular vectors by twenty steps of
-    a power iteration from a random start; here they are exact.
+    ``layer=("layer3", "layer4")``. Their code can approximate the singular vectors with twenty
+    steps of a power iteration from a random start; here they are exact.
 
     References
     ----------
@@ -81,21 +78,20 @@ class RankFeat(NetworkDetector):
     layer: str | Sequence[str] | None = parameter(str, tuple, list, None, default=None)
     temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
-        super()._fit(inliers, y, outliers, seed)
-        first = self._outputs(inliers.subset(np.arange(1)))
-        require_logits(first, self.classifier_, type(self).__name__)
-        shapes = output_shapes(self._network, inliers)
+    def _learn_from_data(
+        self, data: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
+        require_logits(self._outputs(data.subset(np.arange(1))), type(self).__name__)
+        shapes = output_shapes(self._network, data)
         maps = {name: shape for name, shape in shapes.items() if len(shape) > 1}
         if not maps:
             raise ValueError(
                 "RankFeat removes a direction from a map (C, ...), but no module before the last "
-                "layer puts one out; give a convolutional network"
+                "layer outputs a map; give a convolutional network"
             )
         layer = last_map(maps) if self.layer is None else self.layer
         self.layers_ = named_layers(layer, maps, "layer")
+        return None
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         network = self._network
@@ -106,13 +102,11 @@ class RankFeat(NetworkDetector):
             return torch.stack(logits).mean(0)
 
         logits = network.map(mean_logits, data, "logits without the largest singular value")
-        return in_float64(
-            lambda rows: self.temperature * energy(rows / self.temperature), np.asarray(logits)
-        )
+        return in_float64(lambda rows: F.energy(rows, self.temperature), np.asarray(logits))
 
 
 def _logits_without(network: Network, x: Tensor, layer: nn.Module) -> Tensor:
-    """Logits of a pass in which the output of `layer` lacks its rank-1 part."""
+    """Return the logits of a pass in which the output of `layer` lacks its rank-1 part."""
     hook = layer.register_forward_hook(lambda layer, args, output: _without_rank_one(output))
     try:
         return network.forward(x)[1]
@@ -124,7 +118,7 @@ def _without_rank_one(maps: Tensor) -> Tensor:
     values = maps.flatten(2).double()
     check_magnitude(values.cpu().numpy())
     n_channels, n_pixels = values.shape[1:]
-    # The smaller of the two products, whose last eigenvector is u_1 or v_1.
+    # The last eigenvector of the smaller product is u_1 or v_1.
     if n_channels < n_pixels:
         first = torch.linalg.eigh(values @ values.mT).eigenvectors[..., -1:]
         values = values - first @ (first.mT @ values)

@@ -7,11 +7,10 @@ import numbers
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
+from skood import functional as F
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import OutputsDetector
-from skood.posthoc._scaling import energy
+from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["DICE", "VRA", "ReAct"]
 
@@ -49,14 +48,11 @@ class ReAct(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         self.threshold_ = float(np.percentile(outputs.features, self.percentile))
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        weight, bias = self._head
-        return energy(np.minimum(outputs.features, self.threshold_) @ weight.T + bias)
+        return F.energy(outputs.logits_of(F.react(outputs.features, self.threshold_)))
 
 
 @estimator
@@ -75,10 +71,10 @@ class VRA(OutputsDetector):
     high : float, default=95.0
         Percentile of the training activations that defines beta.
     suppress : {"zero", "clip"}, default="zero"
-        Treatment of activations below alpha: "zero" sets them to 0, as in the paper; "clip"
-        raises them to alpha, as public implementations do.
+        What happens to activations below alpha: "zero" sets them to 0, as in the paper; "clip"
+        sets them to alpha, as in public implementations.
     per_feature : bool, default=False
-        Whether every feature has separate thresholds.
+        Whether each feature has its own thresholds.
 
     Attributes
     ----------
@@ -107,9 +103,7 @@ class VRA(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         if self.low > self.high:
             raise ValueError(f"low={self.low} is above high={self.high}; give low <= high")
         axis = 0 if self.per_feature else None
@@ -118,24 +112,21 @@ class VRA(OutputsDetector):
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         low, high = self.thresholds_
-        weight, bias = self._head
-        shaped = np.clip(outputs.features, low, high)
-        if self.suppress == "zero":
-            shaped[outputs.features < low] = 0.0
-        return energy(shaped @ weight.T + bias)
+        shaped = F.vra(outputs.features, low, high, self.suppress)
+        return F.energy(outputs.logits_of(shaped))
 
 
 @estimator
 class DICE(OutputsDetector):
     r"""Energy of a sparse last layer, :math:`\log\sum_k \exp((W \odot M) z + b)_k`.
 
-    M keeps the weights whose mean contribution over the training data,
-    :math:`V = E[z] \odot W`, lies above a percentile of all contributions.
+    M keeps the weights whose mean contribution over the training data, :math:`E[z] \odot W`, is
+    above a percentile of all contributions.
 
     Parameters
     ----------
     percentile : float, default=90.0
-        Part of the weights, in percent, that is set to zero.
+        Percentage of the weights that is set to zero.
 
     Attributes
     ----------
@@ -161,13 +152,10 @@ class DICE(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
-        weight, _ = self._head
-        contribution = outputs.features.mean(0, dtype=np.float64) * weight
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        contribution = outputs.features.mean(0, dtype=np.float64) * outputs.weight
         kept = contribution > np.percentile(contribution, self.percentile)
-        self.weight_ = weight * kept
+        self.weight_ = outputs.weight * kept
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return energy(outputs.features @ self.weight_.T + self._head[1])
+        return F.energy(outputs.features @ self.weight_.T + outputs.bias)

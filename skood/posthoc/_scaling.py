@@ -6,37 +6,36 @@ import numbers
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 
+from skood import functional as F
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import OutputsDetector
 from skood.posthoc._models import require_logits
+from skood.posthoc._outputs_detector import OutputsDetector
 
-__all__ = ["ASH", "LTS", "SCALE", "energy", "number_kept", "ratio"]
+__all__ = ["ASH", "LTS", "SCALE"]
 
 
 @estimator
 class ASH(OutputsDetector):
     r"""Energy after activation shaping: all but the largest activations are set to zero.
 
-    Of D activations the :math:`k = D - round(q D)` largest are kept, q being the percentile.
-    What is kept stays as it is ("p"), is set to :math:`\sum z / k` ("b"), or is multiplied by
+    Of D activations, the :math:`k = D - round(q D)` largest are kept; q is the percentile. The kept
+    activations are unchanged ("p"), set to :math:`\sum z / k` ("b"), or multiplied by
     :math:`\exp(\sum z / \sum z_{kept})` ("s").
 
     Parameters
     ----------
     percentile : float, default=65.0
-        Part of the activations, in percent, that is set to zero.
+        Percentage of the activations that is set to zero.
     variant : {"s", "b", "p"}, default="s"
-        Treatment of the activations that are kept.
+        How the kept activations change.
 
     Notes
     -----
     The penultimate features are shaped, after the pooling, as in OpenOOD and pytorch-ood. They
-    are assumed to be non-negative, as after a ReLU.
-    For "s" the authors take percentiles of 90 to 99; 65 is pytorch-ood's default for all three.
-    The best one depends on the network: it is worth a search.
+    are assumed to be non-negative, as after a ReLU. For "s", the authors use percentiles from 90 to
+    99; pytorch-ood's default is 65 for all variants. The best percentile depends on the network.
 
     References
     ----------
@@ -58,27 +57,16 @@ class ASH(OutputsDetector):
     _reads = "head"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        features = outputs.features
-        weight, bias = self._head
-        n_kept = number_kept(features.shape[1], self.percentile)
-        kept = np.argpartition(-features, n_kept - 1, axis=1)[:, :n_kept]
-        values = np.take_along_axis(features, kept, 1)
-        total = features.sum(1, keepdims=True)
-        if self.variant == "b":
-            values = np.broadcast_to(total / n_kept, values.shape)
-        elif self.variant == "s":
-            values = values * np.exp(ratio(total, values.sum(1, keepdims=True)))
-        shaped = np.zeros_like(features)
-        np.put_along_axis(shaped, kept, values, 1)
-        return energy(shaped @ weight.T + bias)
+        shaped = F.ash(outputs.features, self.percentile, self.variant)
+        return F.energy(outputs.logits_of(shaped))
 
 
 @estimator
 class SCALE(OutputsDetector):
     r"""Energy of scaled activations, :math:`\log\sum_k \exp(e^r W z + b)_k`.
 
-    :math:`r = \sum z / \sum z_{top}`, the top being the :math:`k = D - round(q D)` largest
-    activations; nothing is set to zero.
+    :math:`r = \sum z / \sum z_{top}`, where the top are the :math:`D - round(q D)` largest of D
+    activations. No activation is set to zero.
 
     Parameters
     ----------
@@ -104,24 +92,20 @@ class SCALE(OutputsDetector):
     _reads = "head"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        features = outputs.features
-        weight, bias = self._head
-        n_top = number_kept(features.shape[1], self.percentile)
-        r = ratio(features.sum(1), top_sum(features, n_top))
-        return energy(np.exp(r)[:, None] * (features @ weight.T) + bias)
+        return F.energy(outputs.logits_of(F.scale(outputs.features, self.percentile)))
 
 
 @estimator
 class LTS(OutputsDetector):
     r"""Energy of scaled logits, :math:`\log\sum_k \exp(s f)_k` with :math:`s = r^2`.
 
-    :math:`r = \sum z^+ / \sum z^+_{top}`, the top being the :math:`\max(1, D - round((1 - p)
-    D))` largest activations.
+    :math:`r = \sum z^+ / \sum z^+_{top}`, where the top are the
+    :math:`\max(1, D - round((1 - p) D))` largest of D activations.
 
     Parameters
     ----------
     top_fraction : float, default=0.05
-        Part p of the activations that is the top.
+        Fraction p of the activations that forms the top.
 
     References
     ----------
@@ -142,28 +126,5 @@ class LTS(OutputsDetector):
     _reads = "features"
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        require_logits(outputs, self.classifier_, type(self).__name__)
-        positive = np.maximum(outputs.features, 0.0)
-        n_top = number_kept(positive.shape[1], 100 * (1 - self.top_fraction))
-        scale = ratio(positive.sum(1), top_sum(positive, n_top)) ** 2
-        return energy(scale[:, None] * outputs.logits)
-
-
-def energy(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Log of the summed exponentials of each row."""
-    return logsumexp(logits, axis=1)
-
-
-def number_kept(n_features: int, percentile: float) -> int:
-    """Activations above the percentile, at least one; halves are rounded to even."""
-    return max(1, n_features - round(n_features * percentile / 100))
-
-
-def top_sum(features: npt.NDArray[np.float64], n_top: int) -> npt.NDArray[np.float64]:
-    """Sum of the `n_top` largest entries of each row."""
-    return np.partition(features, -n_top, axis=1)[:, -n_top:].sum(1)
-
-
-def ratio(total: npt.NDArray[np.float64], part: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Return total / part, and 1 where all activations are zero."""
-    return np.divide(total, part, out=np.ones_like(total), where=part != 0)
+        require_logits(outputs, type(self).__name__)
+        return F.energy(F.lts(outputs.features, outputs.logits, self.top_fraction))

@@ -1,4 +1,4 @@
-"""Detectors that split the feature space into a principal part and the rest."""
+"""Detectors that split the feature space into a principal space and the rest."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import numbers
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import logsumexp
 
-from skood._checked_data import CheckedData
+from skood import functional as F
 from skood._parameters import Interval, estimator, parameter
-from skood.classifiers._network_classifier import NetworkClassifier
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import FeatureDetector, OutputsDetector, in_float64
+from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter
+from skood.posthoc._outputs_detector import FeatureDetector, OutputsDetector
 
 __all__ = ["NECO", "Residual", "ViM"]
 
@@ -22,14 +21,14 @@ __all__ = ["NECO", "Residual", "ViM"]
 class Residual(OutputsDetector):
     r"""Length of the component outside the principal space, :math:`-\|R^\top (z - u)\|`.
 
-    The origin :math:`u = -W^+ b` is where all logits are zero. R holds the eigenvectors of
+    All logits are zero at the origin :math:`u = -W^+ b`. R contains the eigenvectors of
     :math:`\sum_i (z_i - u)(z_i - u)^\top` beyond the first `n_components`.
 
     Parameters
     ----------
     n_components : int, default=None
-        Dimension of the principal space. None, as in the paper: 1000 of 2048 features and
-        more, 512 of 768 and more, half of them below.
+        Dimension of the principal space. None, as in the paper: 1000 for at least 2048 features,
+        512 for at least 768, and half the number of features below that.
 
     Attributes
     ----------
@@ -57,16 +56,12 @@ class Residual(OutputsDetector):
     )
 
     _overfits = True
-
     _reads = "head"
     _needs = "data"
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
-        weight, bias = self._head
-        self.origin_ = -np.linalg.pinv(weight) @ bias
-        n_features = weight.shape[1]
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        self.origin_ = -np.linalg.pinv(outputs.weight) @ outputs.bias
+        n_features = outputs.features.shape[1]
         n_components = self.n_components
         if n_components is None:
             n_components = 1000 if n_features >= 2048 else 512
@@ -74,43 +69,28 @@ class Residual(OutputsDetector):
         if n_components >= n_features:
             raise ValueError(
                 f"n_components={n_components} leaves no residual of {n_features} features; give "
-                "fewer"
+                "fewer components"
             )
         one = np.zeros(len(outputs), dtype=np.int64)
         second_moment = scatter(outputs.features, self.origin_[None], one, as_float64)
         _, vectors = np.linalg.eigh(second_moment)
         self.residual_space_ = np.ascontiguousarray(vectors[:, : n_features - n_components])
-        self._shift = self.origin_ @ self.residual_space_
-
-    def _residual(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        outside = features @ self.residual_space_ - self._shift
-        return np.sqrt(np.einsum("ij,ij->i", outside, outside))
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return -self._residual(outputs.features)
+        return F.residual(outputs.features, self.residual_space_, self.origin_)
 
 
 @estimator
 class ViM(Residual):
     r"""Energy minus the virtual logit, :math:`\log\sum_k e^{f_k} - \alpha \|R^\top (z - u)\|`.
 
-    :math:`\alpha` scales the residual to the logits: it is the mean largest logit divided by
-    the mean residual, over the training data. u and R are those of :class:`Residual`.
-
-    Parameters
-    ----------
-    n_components : int, default=None
-        Dimension of the principal space. None, as in the paper: 1000 of 2048 features and
-        more, 512 of 768 and more, half of them below.
+    :math:`\alpha` scales the residual to the logits: it is the mean largest logit of the training
+    data, divided by their mean residual. u and R are defined as in :class:`Residual`.
 
     Attributes
     ----------
     alpha_ : float
-        Scale of the virtual logit; 0 where the training data have no residual.
-    origin_ : ndarray of shape (n_features,)
-        The origin u.
-    residual_space_ : ndarray of shape (n_features, n_features - n_components)
-        An orthonormal basis R of the residual space.
+        Scale of the virtual logit; 0 if the training data have no residual.
 
     References
     ----------
@@ -126,37 +106,35 @@ class ViM(Residual):
     (150,)
     """
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
-        super()._fit_on_outputs(outputs, class_indices, data)
-        residual = in_float64(self._residual, outputs.features).mean()
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        super()._learn(outputs, class_indices, seed)
+        residual = -in_float64(super()._score, outputs).mean()
         largest = outputs.logits.max(1).mean(dtype=np.float64)
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return logsumexp(outputs.logits, axis=1) - self.alpha_ * self._residual(outputs.features)
+        residual = self.residual_space_, self.origin_
+        return F.vim(outputs.features, outputs.logits, *residual, self.alpha_)
 
 
 @estimator
 class NECO(FeatureDetector):
     r"""Share of a feature's length in the principal space, :math:`\|P^\top e\| / \|e\|`.
 
-    P holds the first principal directions of the training features and e is the feature
-    itself, centred and divided by the standard deviation of each coordinate where
-    `standardize` is on.
+    P contains the first principal directions of the training features. e is the feature, centred
+    and divided by the standard deviation of each coordinate if `standardize` is true.
 
     Parameters
     ----------
     n_components : int or float, default=0.9
-        Dimension of the principal space, or, below 1, the share of the variance it explains; at
-        least one dimension is left out.
+        Dimension of the principal space or, below 1, the fraction of the variance that it explains;
+        at least one dimension is left out.
     standardize : bool, default=True
-        As the authors do for most networks. False: e is the raw feature, as in the paper's
-        formula, and P the directions of the centred features.
+        True: as the authors do for most networks. False: e is the raw feature, as in the paper's
+        formula, and P contains the directions of the centred features.
     max_logit : bool, default=False
-        Multiply by the largest logit; `features` must then be a network. The authors do so for
-        some networks; here it is off, so that features from anywhere will do.
+        Whether the score is multiplied by the largest logit, as the authors do for some networks;
+        `features` must then be a network.
 
     Attributes
     ----------
@@ -166,9 +144,8 @@ class NECO(FeatureDetector):
     Notes
     -----
     There is no parameter `normalize`: the authors' code standardises features and does not scale
-    them to length 1. The ratio does not depend on the length of e, so rows of a table that lie far
-    out in a principal direction are not detected. :class:`~skood.posthoc.KNN` and
-    :class:`~skood.posthoc.Mahalanobis` detect them.
+    them to length 1. The ratio does not depend on the length of e, so it does not detect rows of a
+    table that are extreme in a principal direction; :class:`KNN` and :class:`Mahalanobis` do.
 
     References
     ----------
@@ -192,14 +169,13 @@ class NECO(FeatureDetector):
     standardize: bool = parameter("boolean", default=True, kw_only=True)
     max_logit: bool = parameter("boolean", default=False, kw_only=True)
 
-    def _fit_on_features(
-        self, features: npt.NDArray, class_indices: npt.NDArray[np.int64] | None
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        features = outputs.features
         n_features = features.shape[1]
         if max(self.n_components, 1) >= n_features:
             raise ValueError(
                 f"n_components={self.n_components}, but there are {n_features} feature(s); NECO "
-                "compares a part of the feature space with all of it: give fewer components"
+                "compares a subspace with the whole feature space: give fewer components"
             )
         one = np.zeros(len(features), dtype=np.int64)
         mean = class_means(features, one, as_float64)
@@ -218,20 +194,10 @@ class NECO(FeatureDetector):
             n_components = min(int(np.searchsorted(explained, n_components)), n_features - 2) + 1
         self.components_ = np.ascontiguousarray(vectors[:, n_features - int(n_components) :])
 
-    def _score(self, features: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        e = (features - self._mean) / self._scale
-        length = np.linalg.norm(e, axis=1)
-        inside = np.linalg.norm(e @ self.components_, axis=1)
-        return np.divide(inside, length, out=np.ones_like(length), where=length > 0)
+    @property
+    def _reads_logits(self) -> bool:
+        return self.max_logit
 
-    def _score_features(self, features: npt.NDArray, data: CheckedData) -> npt.NDArray[np.float64]:
-        scores = super()._score_features(features, data)
-        if not self.max_logit:
-            return scores
-        if not isinstance(self.features_, NetworkClassifier):
-            raise TypeError(
-                "max_logit=True needs logits: give a classifier of skood.classifiers or a "
-                f"trained torch module as features, not {self.features!r}"
-            )
-        logits = self.features_.network().outputs(data, self.memory).logits
-        return scores * logits.max(1).astype(np.float64)
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        share = F.neco((outputs.features - self._mean) / self._scale, self.components_)
+        return share * outputs.logits.max(1) if self.max_logit else share

@@ -1,4 +1,4 @@
-"""Calibration of the logits by a temperature."""
+"""Calibration of the logits with a temperature."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from scipy.optimize import brentq
 from scipy.special import softmax
 from sklearn.frozen import FrozenEstimator
 
+from skood import functional as F
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import OutputsDetector
+from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["TemperatureScaling"]
 
@@ -26,27 +27,23 @@ class TemperatureScaling(OutputsDetector):
     r"""Maximum softmax probability of calibrated logits, :math:`\max_k softmax(f(x) / T)_k`.
 
     T minimises the negative log-likelihood of held-out labels. If the classifier is already
-    trained, all data given to `fit` count as held out; otherwise a part is held out from
-    its training. The threshold is set on the same held-out data.
+    trained, all rows given to `fit` count as held out. Otherwise `validation_fraction` of the rows
+    is held out from training. The threshold is set on the same held-out rows.
 
     Parameters
     ----------
-    classifier : classifier or Module, default=None
-        A classifier of :mod:`skood.classifiers`, any classifier of scikit-learn, or a trained
-        torch module. One in :class:`sklearn.frozen.FrozenEstimator` is not trained again. None
-        takes a convolutional network for images and an MLP for rows.
     validation_fraction : float, default=0.1
-        Part of the data that T is fitted on, where the classifier is trained on the rest.
+        Fraction of the rows that T is fitted to, if the classifier is trained on the others.
 
     Attributes
     ----------
     temperature_ : float
-        T; 1, with a warning, where the likelihood has no optimum.
+        The T; 1, with a warning, if the likelihood has no optimum.
 
     Notes
     -----
-    The likelihood is convex in 1 / T, so its optimum is found exactly, as the root of its
-    derivative. Implementations that run a few gradient steps do not reach it.
+    The negative log-likelihood is convex in 1 / T, so its optimum is the root of its derivative.
+    Implementations that take a few gradient steps do not reach the optimum.
 
     References
     ----------
@@ -67,10 +64,11 @@ class TemperatureScaling(OutputsDetector):
     validation_fraction: float = parameter(
         Interval(numbers.Real, 0, 1, closed="neither"), default=0.1
     )
-    # The rows that `validation_fraction` holds out give the threshold, too.
+    # The threshold is set on the rows that `validation_fraction` holds out.
     threshold_fraction: float = parameter(default=0.0, init=False)
 
     _needs = "labels"
+    _learns_from_new = True
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -80,25 +78,23 @@ class TemperatureScaling(OutputsDetector):
         if y is not None and not trained:
             order = numpy_rng(seed, Stream.TEMPERATURE_ROWS).permutation(len(inliers))
             n_held_out = max(1, int(self.validation_fraction * len(order)))
-            # The first row of every class is for training, so that no class is missing there.
+            # The first row of each class is used for training, so that no class is missing there.
             _, first = np.unique(y[order], return_index=True)
             order = np.concatenate([order[first], np.delete(order, first)])
             training, held_out = np.sort(order[:-n_held_out]), np.sort(order[-n_held_out:])
         self._fit_classifier(inliers.subset(training), None if y is None else y[training], seed)
-        self._fit_scores(inliers.subset(held_out), None if y is None else y[held_out])
+        self._learn_from_data(inliers.subset(held_out), None if y is None else y[held_out], seed)
         return held_out
 
-    def _fit_on_outputs(
-        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], data: CheckedData
-    ) -> None:
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         logits = outputs.logits.astype(np.float64)
         of_class = np.take_along_axis(logits, class_indices[:, None], 1)
         impossible = of_class <= np.log(np.finfo(np.float64).tiny)
         if outputs.normalized and impossible.any():
             raise ValueError(
-                f"{type(self.classifier_).__name__} gives {impossible.sum()} of {len(logits)} "
-                "held-out rows the probability 0 for their own class, which is 0 at every "
-                "temperature; use MSP, or a classifier that has logits (decision_function)"
+                f"the classifier gives {impossible.sum()} of {len(logits)} held-out rows the "
+                "probability 0 for their own class, which is 0 at every temperature; use MSP, or a "
+                "classifier that has logits (decision_function)"
             )
         target = of_class.mean()
 
@@ -114,13 +110,13 @@ class TemperatureScaling(OutputsDetector):
         self.temperature_ = 1.0
         what = "all right" if slope(high) <= 0 else "no better than chance"
         warnings.warn(
-            f"the classifier is {what} on the {len(class_indices)} held-out rows, which no "
-            "temperature fits best; T = 1 is kept. Give more held-out rows",
+            f"the classifier is {what} on the {len(class_indices)} held-out rows, so no "
+            "temperature is optimal; T = 1 is kept. Give more held-out rows",
             stacklevel=2,
         )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return softmax(outputs.logits / self.temperature_, axis=1).max(1)
+        return F.msp(F.log_softmax(outputs.logits, self.temperature_))
 
     def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
         logits = self._outputs(data).logits.astype(np.float64)

@@ -35,7 +35,7 @@ NETWORKS = {
 
 # What a network or its data cannot serve, and what is said.
 _NO_GRADIENT = r"gradient by the input, but X holds dicts of fields"
-_SEVERAL = r"trained already.*a list of classifiers"
+_SEVERAL = r"already trained.*a list of classifiers"
 REFUSED = {
     ("resnet", "MCDropout"): r"needs a network with dropout.*DeepEnsemble",
     ("resnet", "DeepEnsemble"): _SEVERAL,

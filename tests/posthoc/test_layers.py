@@ -337,7 +337,7 @@ def test_error_for_a_network_without_inner_layers(detector):
 
 
 def test_errors_of_rankfeat(X):
-    with pytest.raises(ValueError, match="no module before the last layer puts one out"):
+    with pytest.raises(ValueError, match="no module before the last layer outputs a map"):
         RankFeat(mlp(nn.ReLU())).fit(np.eye(4))
     with pytest.raises(ValueError, match=r"layer='7' names \['7'\]"):
         RankFeat(convolutional(), "7").fit(X)
@@ -348,7 +348,7 @@ def test_errors_of_rankfeat(X):
     [
         (LayerMahalanobis(weights=[1.0]), r"weights has 1 values, but there are 2 layers"),
         (Gram(powers=()), r"powers=\(\)"),
-        (Gram(powers=(1, 0)), r"powers=\(1, 0\); expected whole numbers from 1 on"),
+        (Gram(powers=(1, 0)), r"powers=\(1, 0\); expected whole numbers of at least 1"),
         (Gram(powers=(1.5,)), r"powers=\(1.5,\)"),
         (NAC(n_bins=(10, 20)), r"n_bins has 2 values, but there are 1 layers"),
         (NAC(steepness=(-1.0,)), r"steepness=\(-1.0,\); expected positive numbers"),

@@ -25,8 +25,9 @@ from torchvision.ops import StochasticDepth
 import skood
 from skood import DeepEnsemble, MCDropout
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
+from skood.functional import mutual_information, predictive_entropy
+from skood.functional._logits import mean_log_proba
 from skood.metrics import auroc
-from skood.posthoc._uncertainty import mean_log_proba, mutual_information, predictive_entropy
 
 SCORE_TYPES = ["entropy", "mutual_information"]
 STATISTICS = mean_log_proba, predictive_entropy, mutual_information
@@ -247,7 +248,7 @@ def test_what_dropout_cannot_use(X):
     y = (X[:, 0] > 0).astype(int)
     with pytest.raises(TypeError, match="LogisticRegression does not have"):
         MCDropout(LogisticRegression()).fit(X, y)
-    with pytest.raises(ValueError, match=r"n_samples=1; at least 2"):
+    with pytest.raises(ValueError, match=r"n_samples=1; give at least 2"):
         MCDropout(linear(0.5), 1, "mutual_information").fit(X)
 
 
@@ -453,14 +454,14 @@ def fitted_regression():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"classifier": skood.PretrainedClassifier(nn.Linear(5, 3))}, "trained already"),
-        ({"classifier": FrozenEstimator(fitted_regression())}, "trained already"),
+        ({"classifier": skood.PretrainedClassifier(nn.Linear(5, 3))}, "already trained"),
+        ({"classifier": FrozenEstimator(fitted_regression())}, "already trained"),
         ({"classifier": []}, "a list of 0 members"),
         ({"classifier": [nn.Linear(5, 3)], "n_members": 2}, "a list of 1 members, and n_members=2"),
         ({"classifier": [nn.Linear(5, 3), "mlp"]}, "a list with 'mlp'"),
         ({"classifier": GaussianNB()}, "GaussianNB has no random_state"),
-        ({"classifier": [nn.Linear(5, 3), nn.Linear(5, 2)]}, r"\[0, 1, 2\], number 2 \[0, 1\]"),
-        ({"n_members": 1, "score_type": "mutual_information"}, "n_members=1; at least 2"),
+        ({"classifier": [nn.Linear(5, 3), nn.Linear(5, 2)]}, r"\[0, 1, 2\], member 2 \[0, 1\]"),
+        ({"n_members": 1, "score_type": "mutual_information"}, "n_members=1; give at least 2"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -475,5 +476,5 @@ def test_classes_in_another_order_are_other_classes(X):
         skood.PretrainedClassifier(nn.Linear(4, 2), classes=classes)
         for classes in (["ant", "bee"], ["bee", "ant"])
     ]
-    with pytest.raises(ValueError, match=r"the first \['ant', 'bee'\], number 2 \['bee', 'ant'\]"):
+    with pytest.raises(ValueError, match=r"member 1 \['ant', 'bee'\], member 2 \['bee', 'ant'\]"):
         DeepEnsemble(named).fit(X)

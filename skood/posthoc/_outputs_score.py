@@ -1,0 +1,238 @@
+"""Base of the scores that are functions of a network's outputs, saved or computed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from skood._checked_data import CheckedData
+from skood._data import check_scores
+from skood._labels import check_labels, is_outlier
+from skood._parameters import fit_context
+from skood._thresholds import threshold_rows
+from skood._torch.seeding import draw_seed
+from skood.classifiers._outputs import Outputs
+from skood.posthoc._base import PosthocDetector, check_magnitude, in_float64, refuse_multilabel
+
+__all__ = ["OutputsScore", "Part"]
+
+# A part of the outputs that a score may read.
+Part = Literal["logits", "features", "head"]
+
+
+class OutputsScore(PosthocDetector):
+    """Base of the scores that are functions of :class:`Outputs`.
+
+    Attributes
+    ----------
+    _learns_from_new : bool
+        Whether the training rows score like new ones, although the score learns from them.
+    """
+
+    _takes_multilabel = False
+    _needs = "nothing"
+    _learns_from_new = False
+
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        """Learn the score's statistics from the training data, unless ``_needs`` is "nothing".
+
+        Parameters
+        ----------
+        outputs : Outputs
+            In the precision of the network.
+        class_indices : ndarray of shape (n,)
+            0, 1, ..., for each row; all 0 without labels.
+        seed : int
+            Seed of this fit.
+        """
+
+    @abstractmethod
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        """Score a few hundred rows in float64; larger is more in-distribution."""
+
+    @abstractmethod
+    def _outputs(self, data: CheckedData) -> Outputs:
+        """Return what the score reads of checked data."""
+
+    @property
+    @abstractmethod
+    def _parts_read(self) -> tuple[Part, ...]:
+        """Which parts of the outputs the score reads."""
+
+    @abstractmethod
+    def _indices_of(self, y: npt.NDArray | None, outputs: Outputs) -> npt.NDArray[np.int64]:
+        """Return the class index of each row of saved outputs, from its label."""
+
+    def _learn_from(
+        self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int
+    ) -> None:
+        if self._needs != "nothing":
+            check_magnitude(outputs.logits, outputs.features)
+            self._learn(outputs, class_indices, seed)
+            self._n_columns = {"logits": outputs.logits.shape[1]}
+            self._n_columns["features"] = outputs.features.shape[1]
+
+    def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return in_float64(self._score, self._outputs(data))
+
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit_outputs(
+        self, logits: Any = None, *, features: Any = None, head: Any = None, y: Any = None
+    ) -> OutputsScore:
+        """Learn from saved outputs of a network, and set the threshold on them.
+
+        The detector then scores saved outputs with :meth:`score_outputs`, which can be compared
+        with ``offset_``. It has no network, so that methods that take X raise an error.
+
+        Parameters
+        ----------
+        logits : array-like or Tensor of shape (n, n_classes), or Outputs, default=None
+            None: computed from `features` and `head` if the score reads logits.
+        features : array-like or Tensor of shape (n, d), default=None
+            Penultimate features.
+        head : tuple of array-like or Tensor, default=None
+            Weight (n_classes, d) and bias (n_classes,) of the last layer.
+        y : array-like of shape (n,), default=None
+            Labels. A detector on logits takes the column of each row's class, 0, 1, ...; rows
+            with y == -1 are left out.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If an array is invalid or missing.
+        """
+        earlier = [name for name in vars(self) if name.endswith("_")]
+        for name in [*earlier, "_saved_head", "_n_columns"]:
+            self.__dict__.pop(name, None)
+        outputs = self._saved(logits, features, head, "fit_outputs")
+        if y is not None:
+            y = check_labels(y, len(outputs))
+            inlying = np.flatnonzero(~is_outlier(y))
+            outputs, y = outputs[inlying], y[inlying]
+        if len(outputs) < 2:
+            raise ValueError(f"there are {len(outputs)} in-distribution rows; give at least 2")
+        seed = draw_seed(self.random_state)
+        class_indices = self._indices_of(y, outputs)
+        learned, held_out = np.arange(len(outputs)), np.arange(0)
+        if self._overfits:
+            learned, held_out = self._split_for_threshold(len(outputs), y)
+        self._learn_from(outputs[learned], class_indices[learned], seed)
+        self._saved_head = outputs.head
+        is_new = len(held_out) > 0
+        rows = held_out if is_new else threshold_rows(learned, seed)
+        scores = in_float64(self._score, outputs[rows])
+        self._set_threshold(scores, is_new=is_new or self._learns_from_new)
+        return self
+
+    def score_outputs(
+        self, logits: Any = None, *, features: Any = None, head: Any = None
+    ) -> npt.NDArray[np.float64]:
+        """Score saved outputs of a network.
+
+        A score that learns nothing from training data needs no fit.
+
+        Parameters
+        ----------
+        logits : array-like or Tensor of shape (n, n_classes), or Outputs, default=None
+            None: computed from `features` and `head` if the score reads logits.
+        features : array-like or Tensor of shape (n, d), default=None
+            Penultimate features.
+        head : tuple of array-like or Tensor, default=None
+            Weight (n_classes, d) and bias (n_classes,) of the last layer. None: as in the fit.
+
+        Returns
+        -------
+        ndarray of shape (n,), float64
+            Larger is more in-distribution. The scores equal those of the network that made the
+            outputs.
+
+        Raises
+        ------
+        ValueError
+            If an array is invalid or missing.
+        NotFittedError
+            If the score learns from training data and was not fitted.
+        """
+        name = type(self).__name__
+        if self._needs == "nothing":
+            self._validate_params()
+        else:
+            check_is_fitted(
+                self,
+                msg=f"{name} learns from training data; call fit_outputs with saved training "
+                "outputs, or fit, before score_outputs",
+            )
+        outputs = self._saved(logits, features, head, "score_outputs")
+        for part, n_columns in getattr(self, "_n_columns", {}).items():
+            given = getattr(outputs, part).shape[1]
+            if part in self._parts_read and given != n_columns:
+                raise ValueError(
+                    f"{part} have {given} columns, but {name} was fitted on {n_columns} columns"
+                )
+        scores = in_float64(self._score, outputs)
+        check_scores(self, scores)
+        return scores
+
+    def _saved(self, logits: Any, features: Any, head: Any, method: str) -> Outputs:
+        """Return saved outputs with all parts that the score reads.
+
+        `method` is the method that was called, for error messages.
+        """
+        name = type(self).__name__
+        if isinstance(logits, Outputs):
+            if features is not None or head is not None:
+                raise ValueError("logits is an Outputs; leave out features and head")
+            outputs = logits
+            if outputs.head is None:
+                outputs = replace(outputs, head=self._known_head)
+        else:
+            head = self._known_head if head is None else head
+            outputs = Outputs.from_arrays(logits, features=features, head=head)
+        known = {
+            "logits": outputs.logits.shape[1] > 0,
+            "features": outputs.features.shape[1] > 0,
+            "head": outputs.head is not None,
+        }
+        missing = [part for part in self._parts_read if not known[part]]
+        if missing:
+            arguments = {
+                "logits": "logits",
+                "features": "features=features",
+                "head": "head=(weight, bias)",
+            }
+            call = ", ".join(arguments[part] for part in self._parts_read)
+            raise ValueError(
+                f"{name} reads {', '.join(self._parts_read)}, but {', '.join(missing)} are "
+                f"missing; give {method}({call})"
+            )
+        if outputs.multilabel and not self._takes_multilabel:
+            refuse_multilabel(name)
+        return self._only_read(outputs)
+
+    def _only_read(self, outputs: Outputs) -> Outputs:
+        return outputs
+
+    @property
+    def _known_head(self) -> Any:
+        """The head of the fit, if the score reads it."""
+        return getattr(self, "_saved_head", None)
+
+    def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
+        if not reset and "offset_" in vars(self) and not hasattr(self, "n_features_in_"):
+            name = type(self).__name__
+            raise NotFittedError(
+                f"this {name} was fitted by fit_outputs on saved outputs, so it has no network to "
+                "read X with; score saved outputs with score_outputs and compare the scores with "
+                f"offset_, or give {name} the network and call fit(X)"
+            )
+        return super()._check(X, reset=reset)
