@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_scores
 from skood._docs_link import DocumentationLinkMixin
+from skood._internal import internal
 from skood._models import (
     checks_columns,
     input_tags,
@@ -26,7 +27,7 @@ from skood._models import (
     only_transforms,
     reads_as_it_came,
 )
-from skood._parameters import StrOptions, estimator, parameter
+from skood._parameters import StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 
@@ -83,6 +84,36 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
     @abstractmethod
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Score checked data; higher = more in-distribution."""
+
+    @abstractmethod
+    def _fit_split(
+        self,
+        earlier: Mapping[str, Any],
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | None,
+    ) -> Detector:
+        """Fit to data whose known outliers are separated; `earlier` as for ``_keeps_models``."""
+
+    @internal
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit_split(
+        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None
+    ) -> Detector:
+        """Fit as `fit` does, to checked data whose known outliers are separated.
+
+        Parameters
+        ----------
+        inliers : CheckedData
+        y : ndarray or None
+            Labels of the inliers.
+        outliers : CheckedData or None
+
+        Returns
+        -------
+        self
+        """
+        return self._fit_split({}, self._check(inliers, reset=True), y, outliers)
 
     @contextlib.contextmanager
     def _keeps_models(

@@ -55,6 +55,7 @@ def fit_model(
     data: CheckedData,
     y: npt.NDArray | None,
     *,
+    outliers: CheckedData | None = None,
     seed: int | None = None,
     memory: str | joblib.Memory | None = None,
 ) -> Any:
@@ -66,6 +67,8 @@ def fit_model(
         A ``FrozenEstimator`` is returned unchanged.
     data : CheckedData
     y : ndarray or None
+    outliers : CheckedData or None, default=None
+        Known outliers, for a detector of this package.
     seed : int or None
         Seed of a model whose ``random_state`` is None.
     memory : str, joblib.Memory or None
@@ -77,7 +80,7 @@ def fit_model(
     model = clone(model)
     if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
         model.set_params(random_state=seed)
-    return cached_call(memory, _fit, model, data, y)
+    return cached_call(memory, _fit, model, data, y, outliers)
 
 
 def cached_call(memory: str | joblib.Memory | None, function: Callable, *args: Any) -> Any:
@@ -97,9 +100,13 @@ def cached_call(memory: str | joblib.Memory | None, function: Callable, *args: A
         return interrupted.result
 
 
-def _fit(model: Any, data: CheckedData, y: npt.NDArray | None) -> Any:
+def _fit(model: Any, data: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None) -> Any:
     before = n_interrupted()
-    return kept_unless_interrupted(model.fit(as_input(model, data), y), before)
+    if outliers is None:
+        fitted = model.fit(as_input(model, data), y)
+    else:
+        fitted = model.fit_split(data, y, outliers)
+    return kept_unless_interrupted(fitted, before)
 
 
 def check_same_columns(model: Any, data: CheckedData) -> None:

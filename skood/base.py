@@ -8,6 +8,7 @@ from __future__ import annotations
 import numbers
 import warnings
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import joblib
@@ -125,7 +126,16 @@ class BaseDetector(Detector):
         check_parts_fitted(self)
         earlier = dict(vars(self))
         data = self._check(X, reset=True)
-        inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
+        parts = self._split_outliers(data, labels_of(self, data, y))
+        return self._fit_split(earlier, *parts)
+
+    def _fit_split(
+        self,
+        earlier: Mapping[str, Any],
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | None,
+    ) -> BaseDetector:
         seed = draw_seed(self.random_state)
         learned, held_out = self._split_for_threshold(len(inliers), y)
         if len(held_out):
@@ -176,7 +186,7 @@ class BaseDetector(Detector):
         )
         if not ends_fit:
             message += "; a second Ctrl-C within 3 seconds also ends the code that called fit"
-        warnings.warn(message, stacklevel=3)
+        warnings.warn(message, stacklevel=4)
         return not ends_fit
 
     def _split_for_threshold(

@@ -1,10 +1,10 @@
-"""Base of the calibrated detectors: one part of the data to fit a detector, one to calibrate it."""
+"""Base of the calibrated detectors, which fit detectors to some rows and calibrate on others."""
 
 from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import joblib
@@ -34,13 +34,11 @@ from skood.classifiers._module import ModuleHandle
 __all__ = [
     "CalibratedDetector",
     "fit_detector",
-    "hold_out",
     "needs_labels",
     "scores_of",
-    "warn_of_trained",
 ]
 
-# Beyond these, the difference of two scores could overflow.
+# The difference of two larger scores could overflow.
 _LARGEST = np.finfo(np.float64).max / 2
 
 
@@ -48,13 +46,16 @@ _LARGEST = np.finfo(np.float64).max / 2
 class CalibratedDetector(OpenSetDetector):
     """Base of the detectors that wrap detectors and set the threshold on held-out rows.
 
-    A subclass writes ``_fit``, which sets ``offset_`` too, ``_score_samples`` and
+    A subclass implements ``_fit``, which also sets ``offset_``, ``_score_samples`` and
     ``_class_models``.
 
     Parameters
     ----------
     memory : str or joblib.Memory, default=None
-        Where fitted detectors are cached by their parameters and data.
+        Where fitted models are cached by their parameters and data. With an integer
+        `random_state`, a search over parameters of the calibration alone fits them once.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the split, and of models inside whose own ``random_state`` is None.
     """
 
     memory: str | joblib.Memory | None = parameter(
@@ -86,27 +87,24 @@ class CalibratedDetector(OpenSetDetector):
         seed : int
             Seed of this fit.
         calibration : CheckedData or None
-            Inliers that are not among those to fit to; None: some of `inliers` are to be held out.
+            Other inliers to calibrate with; None holds out some of `inliers`.
         """
 
     @abstractmethod
     def _class_models(self) -> list[Any]:
-        """Return the models whose mean class probabilities are those of this detector.
-
-        Fitted ones; before `fit` those that are given.
-        """
+        """Return the models whose class probabilities are averaged, also before `fit`."""
 
     @property
     def classes_(self) -> npt.NDArray:
         """Labels, in the order of the class probabilities."""
         if not hasattr(self, "offset_"):
-            raise AttributeError(f"{type(self).__name__} is not fitted, and has no classes_ yet")
+            raise AttributeError(f"{type(self).__name__} has no classes_ before it is fitted")
         models = self._class_models()
         if not models or not all(map(knows_classes, models)):
             names = ", ".join(type(model).__name__ for model in models) or "none of the detectors"
             raise AttributeError(
                 f"{type(self).__name__} has no classes_: {names} has no predict_proba and "
-                "classes_, which detectors on a classifier have"
+                "classes_; detectors on a classifier have both"
             )
         known = [np.asarray(model.classes_) for model in models]
         if all(set(classes.tolist()) == set(known[0].tolist()) for classes in known):
@@ -114,15 +112,15 @@ class CalibratedDetector(OpenSetDetector):
         return self._different_classes(known)
 
     def _different_classes(self, known: list[npt.NDArray]) -> npt.NDArray:
-        """Return the classes of models that know different ones."""
+        """Return the classes of models whose classes differ."""
         raise AttributeError(
-            f"{type(self).__name__} has no classes_: its detectors know different classes, "
+            f"{type(self).__name__} has no classes_: the classes of its detectors differ, "
             + " and ".join(str(classes.tolist()[:10]) for classes in known[:3])
         )
 
     @property
     def classifier_(self) -> Any:
-        """Classifier of the wrapped detector, if there is one detector with one classifier."""
+        """Classifier of the wrapped detector, if there is a single one."""
         models = self._class_models()
         if len(models) != 1:
             raise AttributeError(
@@ -152,19 +150,19 @@ class CalibratedDetector(OpenSetDetector):
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit(self, X: Any, y: Any = None, X_calibration: Any = None) -> CalibratedDetector:
-        """Fit the detector on one part of the data, and learn the threshold from another.
+        """Fit the detector to some of the rows, and set the threshold on others.
 
         Parameters
         ----------
         X : array-like, Tensor, Dataset, DataLoader or dict of shape (n_samples, ...)
-            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C); whatever a network of
-            yours takes, where the detector is given one.
+            Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C). A detector on your own
+            network accepts the items of that network.
         y : array-like of shape (n_samples,), default=None
-            Labels, for detectors that need them. Rows with y == -1 are known outliers. None takes
-            the labels of a Dataset of pairs (x, y), where they are needed.
+            Labels, for detectors that need them. Rows with y == -1 are known outliers. None: a
+            detector that needs labels reads them from a Dataset of pairs (x, y).
         X_calibration : array-like, Tensor or Dataset of shape (n_calibration, ...), default=None
-            In-distribution rows to learn the threshold from, which no model in the detector has
-            been trained on; all rows of X are then for fitting. None holds a part of X out.
+            In-distribution rows that no model in the detector was trained on, to set the threshold
+            on; the detector is then fitted to all rows of X. None holds out some rows of X.
 
         Returns
         -------
@@ -173,19 +171,71 @@ class CalibratedDetector(OpenSetDetector):
         Warns
         -----
         UserWarning
-            Where, without `X_calibration`, the detector holds a model that was trained before,
-            perhaps on rows of X; and where rows are too few for what was asked for.
+            If the detector holds a model that was trained before, perhaps on rows of X, and
+            `X_calibration` is None; and if there are too few calibration rows.
         """
         check_parts_fitted(self)
         earlier = dict(vars(self))
         data = self._check(X, reset=True)
-        inliers, y, outliers = split_outliers(data, labels_of(self, data, y))
-        calibration = None
-        if X_calibration is not None:
-            calibration = self._check(X_calibration)
+        parts = split_outliers(data, labels_of(self, data, y))
+        calibration = None if X_calibration is None else self._check(X_calibration)
+        return self._fit_split(earlier, *parts, calibration)
+
+    def _fit_split(
+        self,
+        earlier: Mapping[str, Any],
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | None,
+        calibration: CheckedData | None = None,
+    ) -> CalibratedDetector:
         with self._keeps_models(earlier, "calibration"), self._shows_progress():
             self._fit(inliers, y, outliers, draw_seed(self.random_state), calibration)
         return self
+
+    def _hold_out(
+        self,
+        models: Sequence[Any],
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        calibration: CheckedData | None,
+        seed: int,
+        fraction: str = "calibration_fraction",
+    ) -> tuple[CheckedData, npt.NDArray | None, CheckedData]:
+        """Return the rows to fit `models` to, with their labels, and those to calibrate with.
+
+        The rows are held out at random and not class by class, so that they are exchangeable with
+        new rows.
+
+        Parameters
+        ----------
+        models : sequence of estimators
+            If all are in ``FrozenEstimator``, all inliers are held out.
+        inliers : CheckedData
+        y : ndarray or None
+        calibration : CheckedData or None
+            Rows to calibrate with, so that none are held out.
+        seed : int
+        fraction : str
+            Name of the parameter with the fraction that is held out.
+        """
+        if calibration is not None:
+            return inliers, y, calibration
+        warn_of_trained(models)
+        n_items, part = len(inliers), getattr(self, fraction)
+        order = numpy_rng(seed, Stream.CALIBRATION_ROWS).permutation(n_items)
+        n_held_out = max(1, round(part * n_items))
+        if all(isinstance(model, FrozenEstimator) for model in models):
+            n_held_out = n_items
+        elif n_items - n_held_out < 2:
+            raise ValueError(
+                f"{fraction}={part} of {n_items} in-distribution items leaves "
+                f"{n_items - n_held_out} to fit on, at least 2 are needed; give more data, or a "
+                "fitted detector in sklearn.frozen.FrozenEstimator, which needs none"
+            )
+        kept, held_out = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+        labels = None if y is None else y[kept]
+        return inliers.subset(kept), labels, inliers.subset(held_out)
 
 
 def fit_detector(
@@ -208,69 +258,25 @@ def fit_detector(
     y : ndarray or None
         Labels of the inliers.
     outliers : CheckedData or None
-        Subset of the same data as `inliers`.
     seed : int
-        Replaces every ``random_state`` of None inside, with which estimators other than ours would
-        draw from numpy's global generator.
+        Replaces every ``random_state`` of None inside, which makes other estimators than ours draw
+        from numpy's global generator.
     memory : str, joblib.Memory or None
     """
     if isinstance(detector, FrozenEstimator):
         check_same_columns(detector.estimator, inliers)
         return detector.estimator
-    if outliers is not None and y is not None and isinstance(detector, Detector):
-        y = np.concatenate([y, np.full(len(outliers), -1)])
-        (data, rows), (_, outlying) = _rows_in_root(inliers), _rows_in_root(outliers)
-        inliers = data.subset(np.concatenate([rows, outlying]))
     settings: dict[str, Any] = {}
     for name, value in detector.get_params().items():
         last = name.split("__")[-1]
         if value is None and last == "random_state":
             settings[name] = seed
         elif last == "threshold_fraction":
-            # The threshold of a detector inside is not used, so it trains on all rows.
+            # The threshold of an inner detector is not used, so the detector trains on all rows.
             settings[name] = 0.0
     seeded = clone(detector).set_params(**settings)
-    return fit_model(seeded, inliers, y, memory=memory)
-
-
-def _rows_in_root(data: CheckedData) -> tuple[CheckedData, npt.NDArray[np.integer]]:
-    """Return the data set that `data` is a subset of, and the indices of its rows."""
-    rows: npt.NDArray[np.integer] = np.arange(len(data))
-    while data.parent is not None:
-        data, indices = data.parent
-        rows = indices[rows]
-    return data, rows
-
-
-def hold_out(
-    models: Sequence[Any], n_items: int, fraction: float, seed: int, name: str
-) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
-    """Split rows at random: those to fit `models` on, and those to calibrate with.
-
-    Not stratified by class: the rows held out must be exchangeable with new rows.
-
-    Parameters
-    ----------
-    models : sequence of estimators
-        Where all are in ``FrozenEstimator``, every row is held out.
-    n_items : int
-    fraction : float
-        Part that is held out.
-    seed : int
-    name : str
-        Name of the parameter that holds `fraction`, for the error message.
-    """
-    if all(isinstance(model, FrozenEstimator) for model in models):
-        return np.arange(0), np.arange(n_items)
-    order = numpy_rng(seed, Stream.CALIBRATION_ROWS).permutation(n_items)
-    n_held_out = max(1, round(fraction * n_items))
-    if n_items - n_held_out < 2:
-        raise ValueError(
-            f"{name}={fraction} of {n_items} in-distribution items leaves "
-            f"{n_items - n_held_out} to fit on, at least 2 are needed; give more data, or a "
-            "fitted detector in sklearn.frozen.FrozenEstimator, which takes none"
-        )
-    return np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
+    given = outliers if isinstance(detector, Detector) else None
+    return fit_model(seeded, inliers, y, outliers=given, memory=memory)
 
 
 def scores_of(detector: Any, data: CheckedData) -> npt.NDArray[np.float64]:
@@ -279,13 +285,13 @@ def scores_of(detector: Any, data: CheckedData) -> npt.NDArray[np.float64]:
     Raises
     ------
     ValueError
-        When a score is NaN, which can be neither above nor below a threshold.
+        When a score is NaN.
     """
     scores = rows_through(detector, "score_samples", data).astype(np.float64)
     if np.isnan(scores).any():
         raise ValueError(
             f"{type(detector).__name__} gave NaN as the score of {np.isnan(scores).sum()} of "
-            f"{len(scores)} items; a calibrated detector needs numbers"
+            f"{len(scores)} items; a calibrated detector cannot compare NaN with a threshold"
         )
     return np.clip(scores, -_LARGEST, _LARGEST)
 
@@ -298,11 +304,11 @@ def needs_labels(model: Any) -> bool:
 
 
 def warn_of_trained(models: Sequence[Any]) -> None:
-    """Warn where detectors that are to be fitted hold models that are not.
+    """Warn if detectors that are to be fitted hold trained models.
 
-    Such a model may have been trained on rows that are now held out from the detector, which look
-    too typical to it. Where all of `models` are in ``FrozenEstimator``, the rows given to ``fit``
-    are for calibration alone, and it is said there what they have to be.
+    Such a model may have been trained on the rows that are now held out, and then scores them too
+    high. There is no warning if all of `models` are in ``FrozenEstimator``: all rows given to
+    ``fit`` are then calibration rows, and its documentation states the condition.
     """
     if all(isinstance(model, FrozenEstimator) for model in models):
         return
@@ -311,14 +317,15 @@ def warn_of_trained(models: Sequence[Any]) -> None:
         names = ", ".join(dict.fromkeys(_name_of(part) for part in found))
         warnings.warn(
             f"{names} was trained before, and is not trained again. If it was trained on rows of "
-            "X, those among them that calibrate look too typical, and there will be more false "
-            "alarms than promised. Give rows that it has not seen as fit(X, y, X_calibration=...)",
+            "X, it scores the calibration rows among them too high, and there will be more false "
+            "alarms than stated. Give rows that it was not trained on as fit(X, y, "
+            "X_calibration=...)",
             stacklevel=2,
         )
 
 
 def _parts_of(model: Any) -> list[Any]:
-    """Return the model and everything that is given to it and to the estimators inside it."""
+    """Return the model, its parameters, and the parameters of the estimators inside it."""
     parts = [model]
     values = model.get_params().values() if hasattr(model, "get_params") else ()
     for value in values:

@@ -18,14 +18,9 @@ from skood._open_set import excludes_classes, knows_classes
 from skood._parameters import HasMethods, Interval, IsDetector, StrOptions, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
-from skood.calibration._base import (
-    fit_detector,
-    hold_out,
-    needs_labels,
-    scores_of,
-    warn_of_trained,
-)
+from skood.calibration._base import fit_detector, needs_labels, scores_of, warn_of_trained
 from skood.calibration._p_values import (
+    LEVEL,
     PValueDetector,
     conformal_p_values,
     count_up_to,
@@ -199,7 +194,7 @@ class ConformalDetector(PValueDetector):
     """
 
     detector: Any = parameter(IsDetector())
-    alpha: float = parameter(default=0.05)
+    alpha: float = parameter(LEVEL, default=0.05)
     method: str = parameter(StrOptions({"split", "cross"}), default="split", kw_only=True)
     n_splits: int = parameter(
         Interval(numbers.Integral, 2, None, closed="left"), default=5, kw_only=True
@@ -220,25 +215,10 @@ class ConformalDetector(PValueDetector):
         self.detectors_: list[Any] = []
         self.calibration_scores_: list[npt.NDArray[np.float64]] = []
         settings: dict[str, Any] = {"seed": seed, "memory": self.memory}
-        if calibration is None:
-            warn_of_trained(self._models())
-            parts = [
-                (kept, inliers.subset(held_out))
-                for kept, held_out in self._parts(len(inliers), seed)
-            ]
-        elif self.method == "cross":
-            raise ValueError(
-                'X_calibration is for method="split", got "cross", which calibrates with the folds '
-                "of X"
-            )
-        else:
-            parts = [(np.arange(len(inliers)), calibration)]
-        for number, (kept, held_out) in enumerate(parts, 1):
-            training = inliers.subset(kept)
-            labels = None if y is None else y[kept]
-            with progress_scope(
-                label=f"(fold {number} of {len(parts)})" if len(parts) > 1 else None
-            ):
+        parts = self._parts(inliers, y, calibration, seed)
+        for number, (training, labels, held_out) in enumerate(parts, 1):
+            label = f"(fold {number} of {len(parts)})" if len(parts) > 1 else None
+            with progress_scope(label=label):
                 detector = fit_detector(self.detector, training, labels, outliers, **settings)
                 scores = scores_of(detector, held_out)
             self.detectors_.append(detector)
@@ -269,26 +249,40 @@ class ConformalDetector(PValueDetector):
             )
 
     def _models(self) -> list[Any]:
-        """Return what is fitted, or was."""
+        """Return the detector, and the classifier of a class-conditional one."""
         if self.class_conditional and self.classifier is not None:
             return [self.detector, self.classifier]
         return [self.detector]
 
     def _parts(
-        self, n_items: int, seed: int
-    ) -> list[tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]]:
-        """Return rows to fit on and rows to calibrate with, a pair for each detector."""
-        models = self._models()
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        calibration: CheckedData | None,
+        seed: int,
+    ) -> list[tuple[CheckedData, npt.NDArray | None, CheckedData]]:
+        """Return for each detector the rows to fit to, their labels, and rows to calibrate with."""
+        models, n_items = self._models(), len(inliers)
+        if self.method == "cross" and calibration is not None:
+            raise ValueError(
+                'X_calibration is for method="split", got "cross", which calibrates with the folds '
+                "of X"
+            )
         if self.method == "split" or isinstance(self.detector, FrozenEstimator):
-            fraction = self.calibration_fraction
-            return [hold_out(models, n_items, fraction, seed, "calibration_fraction")]
+            return [self._hold_out(models, inliers, y, calibration, seed)]
+        warn_of_trained(models)
         if n_items - math.ceil(n_items / self.n_splits) < 2 or n_items < self.n_splits:
             raise ValueError(
                 f"{n_items} in-distribution items are too few for n_splits={self.n_splits} folds "
                 "with at least 2 to fit on; give more data or fewer folds"
             )
-        folds = np.array_split(numpy_rng(seed, Stream.FOLDS).permutation(n_items), self.n_splits)
-        return [(np.setdiff1d(np.arange(n_items), fold), np.sort(fold)) for fold in folds]
+        parts = []
+        order = numpy_rng(seed, Stream.FOLDS).permutation(n_items)
+        for fold in np.array_split(order, self.n_splits):
+            kept = np.setdiff1d(np.arange(n_items), fold)
+            labels = None if y is None else y[kept]
+            parts.append((inliers.subset(kept), labels, inliers.subset(np.sort(fold))))
+        return parts
 
     def _fit_classifier(
         self, training: CheckedData, labels: npt.NDArray | None, **settings: Any

@@ -15,14 +15,9 @@ from skood._open_set import knows_classes
 from skood._parameters import EXTERNAL, StrOptions, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
-from skood.calibration._base import (
-    fit_detector,
-    hold_out,
-    needs_labels,
-    scores_of,
-    warn_of_trained,
-)
+from skood.calibration._base import fit_detector, needs_labels, scores_of
 from skood.calibration._p_values import (
+    LEVEL,
     PValueDetector,
     conformal_p_values,
     smooth_p_values,
@@ -172,7 +167,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
 
     detectors: list[tuple[str, Any]] = parameter(list)
     combination: str = parameter(StrOptions(set(_COMBINATIONS)), default="fisher")
-    alpha: float = parameter(default=0.05)
+    alpha: float = parameter(LEVEL, default=0.05)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters, those of the detectors as ``name__parameter``.
@@ -212,20 +207,8 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     ) -> None:
         self._check_detectors()
         names, detectors = zip(*self.detectors, strict=True)
-        n_items = None
-        if calibration is None:
-            warn_of_trained(detectors)
-            n_items = len(inliers)
-            kept, held_out = hold_out(
-                detectors, n_items, self.calibration_fraction, seed, "calibration_fraction"
-            )
-            source = inliers
-        else:
-            kept, held_out, source = (
-                np.arange(len(inliers)),
-                np.arange(len(calibration)),
-                calibration,
-            )
+        n_items = len(inliers) if calibration is None else None
+        training, labels, held_out = self._hold_out(detectors, inliers, y, calibration, seed)
         if len(held_out) < 2:
             origin = "X_calibration has 1 row"
             if n_items is not None:
@@ -237,10 +220,10 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
                 f"{origin}, at least 2 are needed: one half for the p-values of the detectors, one "
                 "for their combination. Give more data, or a larger fraction"
             )
-        halves = numpy_rng(seed, Stream.REFERENCE_HALF).permutation(held_out)
-        reference = source.subset(np.sort(halves[: len(halves) // 2]))
-        calibration = source.subset(np.sort(halves[len(halves) // 2 :]))
-        training, labels = inliers.subset(kept), None if y is None else y[kept]
+        order = numpy_rng(seed, Stream.REFERENCE_HALF).permutation(len(held_out))
+        half = len(held_out) // 2
+        reference = held_out.subset(np.sort(order[:half]))
+        calibration = held_out.subset(np.sort(order[half:]))
         self.detectors_ = []
         for number, (name, detector) in enumerate(self.detectors, 1):
             with progress_scope(label=f"({number} of {len(detectors)}, {name})"):

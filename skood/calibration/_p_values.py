@@ -18,6 +18,7 @@ from skood._parameters import Interval, estimator, parameter
 from skood.calibration._base import CalibratedDetector
 
 __all__ = [
+    "LEVEL",
     "PValueDetector",
     "conformal_p_values",
     "count_up_to",
@@ -28,28 +29,37 @@ __all__ = [
 ]
 
 
+# Each subclass declares its `alpha`, which stands after a parameter without a default.
+LEVEL = Interval(numbers.Real, 0, 1, closed="neither")
+
+
 @estimator
 class PValueDetector(CalibratedDetector):
     """Base of the detectors with conformal p-values, which decide at level `alpha`.
 
-    A subclass writes ``_p_values`` in addition to the methods that :class:`CalibratedDetector`
+    A subclass implements ``_p_values`` in addition to the methods that :class:`CalibratedDetector`
     requires, such that ``score >= offset_`` if and only if ``p > alpha``.
+
+    Parameters
+    ----------
+    alpha : float, default=0.05
+        Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
+    calibration_fraction : float, default=0.3
+        Fraction of the in-distribution rows that is held out for calibration.
     """
 
-    calibration_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.3, kw_only=True
-    )
+    calibration_fraction: float = parameter(LEVEL, default=0.3, kw_only=True)
 
     @abstractmethod
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Return the p-values of checked data."""
 
     def _p_values_to_select(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        """Return p-values that are valid for every row, whatever is known about the row."""
+        """Return p-values that control the false discovery rate."""
         return self._p_values(data)
 
     def p_values(self, X: Any) -> npt.NDArray[np.float64]:
-        """Test for each row or image whether it comes from the distribution of the inliers.
+        """Test each row or image for coming from the distribution of the inliers.
 
         Parameters
         ----------
@@ -68,16 +78,16 @@ class PValueDetector(CalibratedDetector):
     def select(self, X: Any, fdr: float = 0.1) -> npt.NDArray[np.bool_]:
         r"""Declare rows of X out-of-distribution, at most `fdr` of them wrongly in expectation.
 
-        By the procedure of Benjamini and Hochberg over the p-values of all rows of X: with
-        :math:`p_{(1)} \le \dots \le p_{(m)}`, those up to the largest k with
+        The procedure of Benjamini and Hochberg sorts the p-values of all rows of X,
+        :math:`p_{(1)} \le \dots \le p_{(m)}`, and declares the rows up to the largest k with
         :math:`p_{(k)} \le k \, \mathrm{fdr} / m`.
 
         Parameters
         ----------
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
         fdr : float, default=0.1
-            Bound on the false discovery rate, the expected share of in-distribution rows among
-            those declared, in (0, 1).
+            Bound on the false discovery rate, the expected fraction of in-distribution rows among
+            the declared ones, in (0, 1).
 
         Returns
         -------
@@ -91,7 +101,7 @@ class PValueDetector(CalibratedDetector):
         with self._shows_progress("scoring"):
             p_values = self._p_values_to_select(data)
         adjusted = false_discovery_control(p_values, method="bh")
-        # Fractions of n + 1 often equal the bound, and rounding errors must not decide then.
+        # Fractions of n + 1 often equal the bound; rounding errors must not decide then.
         return adjusted <= fdr * (1 + 1e-12)
 
 
@@ -116,7 +126,7 @@ def n_rejected_ranks(n_calibration: int, alpha: float) -> int:
 
 
 def threshold_at(calibration: npt.NDArray[np.float64], alpha: float) -> float:
-    """Smallest score with a p-value above `alpha`; -inf when every score has one."""
+    """Return the smallest score with a p-value above `alpha`; -inf if all p-values are."""
     n_rejected = n_rejected_ranks(len(calibration), alpha)
     return float(calibration[n_rejected - 1]) if n_rejected else -math.inf
 
@@ -124,10 +134,10 @@ def threshold_at(calibration: npt.NDArray[np.float64], alpha: float) -> float:
 def smooth_p_values(
     calibration: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Continuous p-values that grow with the score; without ties, within 1 / (n + 1) of the exact.
+    """Return continuous p-values; without ties, they are within 1 / (n + 1) of the exact ones.
 
-    Ranks are interpolated between the calibration scores. Beyond these they approach 0 and n + 1
-    with the inverse of the distance, so that outliers below all calibration scores differ.
+    Ranks are interpolated between the calibration scores. Outside their range, ranks approach 0 or
+    n + 1 with the inverse of the distance, so that outliers below all calibration scores differ.
     """
     values, n_equal = np.unique(calibration, return_counts=True)
     middle_ranks = np.cumsum(n_equal) - (n_equal - 1) / 2
@@ -142,14 +152,14 @@ def smooth_p_values(
 
 
 def warn_if_too_few(n_calibration: int, alpha: float, n_items: int | None, offset: float) -> None:
-    """Warn where no p-value can be as small as `alpha`.
+    """Warn if no p-value can be as small as `alpha`.
 
     Parameters
     ----------
     n_calibration : int
     alpha : float
     n_items : int or None
-        In-distribution items, of which the calibration rows are a part; None if they are not.
+        Number of in-distribution items that the calibration rows are held out of, if any.
     offset : float
         The resulting threshold.
     """
@@ -158,8 +168,8 @@ def warn_if_too_few(n_calibration: int, alpha: float, n_items: int | None, offse
         source = ""
         if n_items is not None:
             source = (
-                f", which are held out of {math.ceil(needed * n_items / n_calibration)} "
-                f"in-distribution rows, but X has {n_items}"
+                f", held out of {math.ceil(needed * n_items / n_calibration)} in-distribution "
+                f"rows, but X has {n_items}"
             )
         warnings.warn(
             f"{n_calibration} calibration rows are too few for alpha={alpha}: no p-value is below "

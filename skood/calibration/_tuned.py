@@ -13,14 +13,7 @@ from skood._checked_data import CheckedData
 from skood._detector import Detector
 from skood._parameters import Interval, IsDetector, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
-from skood.calibration._base import (
-    CalibratedDetector,
-    fit_detector,
-    hold_out,
-    needs_labels,
-    scores_of,
-    warn_of_trained,
-)
+from skood.calibration._base import CalibratedDetector, fit_detector, needs_labels, scores_of
 
 __all__ = ["TunedThreshold"]
 
@@ -144,21 +137,12 @@ class TunedThreshold(CalibratedDetector):
                 "give some rows with y == -1, as np.where(is_ood, -1, y) makes them of other "
                 'labels, or take objective="tpr"'
             )
-        kept: npt.NDArray[np.integer] = np.arange(len(inliers))
-        if calibration is None:
-            warn_of_trained([self.detector])
-            kept, held_out = hold_out(
-                [self.detector], len(inliers), self.validation_fraction, seed, "validation_fraction"
-            )
-            calibration = inliers.subset(held_out)
+        training, labels, calibration = self._hold_out(
+            [self.detector], inliers, y, calibration, seed, "validation_fraction"
+        )
         given, validation = self._divide_outliers(outliers, seed)
         self.detector_ = fit_detector(
-            self.detector,
-            inliers.subset(kept),
-            None if y is None else y[kept],
-            given,
-            seed=seed,
-            memory=self.memory,
+            self.detector, training, labels, given, seed=seed, memory=self.memory
         )
         id_scores = scores_of(self.detector_, calibration)
         ood_scores = np.empty(0) if validation is None else scores_of(self.detector_, validation)
