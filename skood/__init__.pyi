@@ -97,6 +97,7 @@ from skood.posthoc import (
     Entropy as Entropy,
     GradNorm as GradNorm,
     Gram as Gram,
+    KernelPCA as KernelPCA,
     KLMatching as KLMatching,
     LayerMahalanobis as LayerMahalanobis,
     Mahalanobis as Mahalanobis,
@@ -121,6 +122,7 @@ from skood.training_time import (
     LogitNorm as LogitNorm,
     OODGen as OODGen,
     OutlierExposure as OutlierExposure,
+    RegMixup as RegMixup,
 )
 
 __version__: str

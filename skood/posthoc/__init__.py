@@ -7,6 +7,7 @@ from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm
 from skood.posthoc._gradients import IODIN, ODIN, AdaSCALE
 from skood.posthoc._gram import Gram
+from skood.posthoc._kernel_pca import KernelPCA
 from skood.posthoc._layer_mahalanobis import LayerMahalanobis
 from skood.posthoc._logits import (
     GEN,
@@ -54,6 +55,7 @@ __all__ = [
     "GradNorm",
     "Gram",
     "KLMatching",
+    "KernelPCA",
     "LayerMahalanobis",
     "MCDropout",
     "Mahalanobis",

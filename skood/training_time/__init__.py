@@ -8,6 +8,7 @@ from skood.training_time._logit_norm import LogitNorm
 from skood.training_time._oodgen import OODGen
 from skood.training_time._outlier_exposure import OutlierExposure
 from skood.training_time._outliers import OutlierTrainingDetector
+from skood.training_time._reg_mixup import RegMixup
 from skood.training_time._sad import DeepSAD
 from skood.training_time._svdd import DeepSVDD
 from skood.training_time._vmdls import VMDLS
@@ -26,6 +27,7 @@ __all__ = [
     "OODGen",
     "OutlierExposure",
     "OutlierTrainingDetector",
+    "RegMixup",
     "Task",
     "TrainingDetector",
 ]
