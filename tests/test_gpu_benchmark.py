@@ -69,7 +69,7 @@ def test_a_queue_goes_on_where_it_stopped(gpu, args, monkeypatch, tmp_path, caps
     assert queue.left() == ["slow", "broken", "never"]
     output = capsys.readouterr().out
     assert "no such luck" in output
-    assert "to go on at the next call: slow" in output
+    assert "the next call resumes: slow" in output
 
     (tmp_path / "slow.py").write_text("")
     (tmp_path / "broken.py").write_text("")
