@@ -12,6 +12,7 @@ __all__ = [
     "generalized_entropy",
     "joint_energy",
     "kl_matching",
+    "log_msp",
     "log_softmax",
     "max_logit",
     "msp",
@@ -68,6 +69,29 @@ def msp(log_proba: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     array([0.5 , 0.75])
     """
     return np.exp(log_proba.max(1))
+
+
+def log_msp(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    r"""Logarithm of the maximum softmax probability, :math:`\max_k \log p_k`, in nats.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n, n_classes)
+
+    Returns
+    -------
+    ndarray of shape (n,)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skood.functional import log_msp
+    >>> np.exp(log_msp(np.array([[0.0, 0.0], [0.0, np.log(3)]])))
+    array([0.5 , 0.75])
+    """
+    # Near p = 1, log p loses precision; computing it from the other probabilities does not.
+    ordered = np.sort(logits, axis=1)
+    return -np.log1p(np.exp(ordered[:, :-1] - ordered[:, -1:]).sum(1))
 
 
 def max_logit(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

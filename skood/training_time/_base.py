@@ -31,20 +31,21 @@ from skood.classifiers._network import Network
 from skood.classifiers._objective import ClassifierObjective, Task
 from skood.classifiers._outputs import Outputs
 
-__all__ = ["ClassifierTrainingDetector", "TrainingDetector", "log_max_proba"]
+__all__ = ["ClassifierTrainingDetector", "TrainingDetector"]
 
 
 @estimator
 class TrainingDetector(ModelDetector):
     """Base of the detectors that train a network on their own objective.
 
-    The base class clones the architecture, holds out the part of every class that its
-    `validation_fraction` asks for, trains, caches, and reads the threshold from the rows held out.
-    If that is 0, a tenth of 500 rows or more is held out all the same, for the threshold alone.
-    A subclass has a parameter that holds the architecture, and writes ``_make_objective`` and
-    ``_score_samples``. Whatever it learns in training beside the network is set in
-    ``_make_objective``, and what it learns after training in ``_learn_scores``, as attributes that
-    end in ``_``.
+    The base class clones the architecture, holds out its `validation_fraction` of every class,
+    trains, caches, and sets the threshold on the rows held out. If that fraction is 0, a tenth of
+    500 rows or more is held out for the threshold alone.
+
+    A subclass has a parameter that holds the architecture, and writes ``_loss`` and
+    ``_score_samples``. A loss with state is an objective that ``_make_objective`` returns. Fitted
+    attributes, whose names end in ``_``, are set in ``_make_objective`` before training, or in
+    ``_learn_scores`` after it.
 
     Parameters
     ----------
@@ -56,19 +57,20 @@ class TrainingDetector(ModelDetector):
     history_ : dict of str to list of float
         Loss of each epoch and, where rows were held out, "validation_loss".
     _architecture : str
-        Parameter that holds the architecture; the trained one has its name and ``_``.
+        Parameter that holds the architecture. The attribute of the trained network has the same
+        name, followed by ``_``.
     _scoring_parameters : tuple of str
-        Parameters that training does not depend on, so that a search over them trains once.
+        Parameters that training does not depend on; a search over them trains once.
     _needs_labels : bool
-        Whether y must hold class labels. If not, labels other than -1 are ignored.
+        Whether y must contain class labels. If not, labels other than -1 are ignored.
     _trains_on_outliers : bool
-        Whether known outliers, which y marks by -1, are trained on.
+        Whether the network is trained on known outliers, the rows with y == -1.
     _unused : tuple of str
-        Training parameters of the architecture that the objective does not use; `fit` warns where
-        they are given.
+        Training parameters of the architecture that the objective does not use; `fit` warns if
+        they are set.
     """
 
-    # `validation_fraction` of the architecture takes its place.
+    # Replaced by the architecture's `validation_fraction`.
     threshold_fraction: float = parameter(default=0.1, init=False)
 
     _architecture = "backbone"
@@ -78,24 +80,24 @@ class TrainingDetector(ModelDetector):
     _unused: ClassVar[tuple[str, ...]] = ()
 
     def _make_objective(self, task: Task) -> ClassifierObjective:
-        """Return the training objective; override if it has a state, or batches of its own.
+        """Return the training objective; override it if the loss has state or needs other batches.
 
         Parameters
         ----------
         task : Task
-            The untrained network and its data.
+            Untrained network, and its data.
         """
         return _LossObjective(task, self)
 
     def _loss(
         self, objective: ClassifierObjective, x: Tensor, class_index: Tensor
     ) -> Tensor | dict[str, Tensor]:
-        """Compute the loss of a batch: by default the cross-entropy.
+        """Compute the loss of a batch, by default the cross-entropy.
 
         Parameters
         ----------
         objective : ClassifierObjective
-            Holds the network, and is in training mode in training alone.
+            Contains the network. Its ``training`` is False for validation batches.
         x : Tensor of shape (b, ...)
             Input of the network.
         class_index : Tensor of shape (b,)
@@ -103,16 +105,17 @@ class TrainingDetector(ModelDetector):
         Returns
         -------
         Tensor of shape (b,), or dict of str to Tensor
-            As :meth:`Objective.loss` returns it.
+            Loss of each row; or named terms, whose means add up to the loss and are recorded in
+            ``history_``.
         """
         return objective.cross_entropy(objective.network(x).float(), class_index)
 
     def _n_outputs(self, n_classes: int) -> int | None:
-        """Return the number of the network's outputs; None if these are the logits of classes."""
+        """Return the number of network outputs; None if they are the logits of the classes."""
         return None
 
     def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
-        """Architecture for None."""
+        """Return the architecture that None stands for."""
         if not data.is_image:
             return MLP(validation_fraction=0.1)
         return ShallowConvNet(
@@ -122,7 +125,7 @@ class TrainingDetector(ModelDetector):
     def _training_outliers(
         self, known: CheckedData | None, seed: int
     ) -> CheckedData | Callable[[CheckedData], CheckedData] | None:
-        """Return the outliers to train on, or a function that makes them of the training rows.
+        """Return the outliers to train on, or a function that makes them from the training rows.
 
         Parameters
         ----------
@@ -148,18 +151,18 @@ class TrainingDetector(ModelDetector):
         Returns
         -------
         prepared : dict of str to object
-            Attributes that end in ``_``, which ``_make_objective`` finds.
+            Attributes that end in ``_``, which ``_make_objective`` may use.
         key : object
-            What the cache and the checkpoint of the network depend on: the weights of that model.
+            Key of the network's cache and checkpoint, for example a hash of that model's weights.
         """
         return {}, None
 
     def _next_phase(self) -> str | None:
-        """Name what comes after the training of the network, unless that is the threshold."""
+        """Return the name of the phase between the network's training and the threshold, if any."""
         return None
 
     def _check_training(self) -> None:
-        """Warn where training, that Ctrl-C has not cut short, did not do what it is for."""
+        """Warn if training failed its purpose; not called after Ctrl-C."""
 
     def _warn_of_unused(self) -> None:
         """Warn of parameters of the architecture that training does not use."""
@@ -175,7 +178,7 @@ class TrainingDetector(ModelDetector):
                 f"{type(self).__name__} does not use {' and '.join(unused)} of its "
                 f"{self._architecture}; leave the default ({defaults})",
                 # The caller of `fit`.
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _make_network(self, inliers: CheckedData, seed: int) -> NeuralClassifier:
@@ -193,14 +196,14 @@ class TrainingDetector(ModelDetector):
         held_out: npt.NDArray[np.integer],
         seed: int,
     ) -> None:
-        """Learn what else scores depend on, after training; this is not cached.
+        """Learn what the score needs beyond the network, after training; this is not cached.
 
         Parameters
         ----------
         inliers : CheckedData
         y : ndarray or None
         held_out : ndarray
-            Rows of `inliers` that were not trained on; there may be none.
+            Rows of `inliers` that were not trained on; may be empty.
         seed : int
         """
 
@@ -235,7 +238,7 @@ class TrainingDetector(ModelDetector):
 
     @property
     def _trains_model(self) -> bool:
-        """Whether the architecture holds out no rows, so that `fit` has to."""
+        """Whether `fit` must hold out rows, since the architecture does not."""
         architecture = getattr(self, self._architecture)
         return architecture is not None and not architecture.validation_fraction
 
@@ -253,16 +256,15 @@ class TrainingDetector(ModelDetector):
 class ClassifierTrainingDetector(OpenSetDetector, TrainingDetector):
     """Base of the detectors that train a classifier.
 
-    A subclass writes ``_make_objective`` and ``_score``.
+    A subclass writes ``_loss``, or ``_make_objective`` if the loss has state, and ``_score``.
 
     Parameters
     ----------
     classifier : NeuralClassifier or None, default=None
-        Architecture and training. The threshold is read from the rows that its
-        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
-        learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
-        ``MLP(validation_fraction=0.1)`` for rows. If `validation_fraction` is 0, a tenth of 500
-        rows or more is held out for the threshold.
+        Architecture and training. The threshold is set on the rows that its `validation_fraction`
+        holds out; if that is 0, on a tenth of 500 rows or more. None:
+        ``ShallowConvNet(optimizer="adam", learning_rate=1e-3, weight_decay=0.0,
+        validation_fraction=0.1)`` for images, ``MLP(validation_fraction=0.1)`` for rows.
 
     Attributes
     ----------
@@ -278,7 +280,17 @@ class ClassifierTrainingDetector(OpenSetDetector, TrainingDetector):
 
     @abstractmethod
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        """Score the network's outputs, of float64, higher = more in-distribution."""
+        """Score the network's outputs (float64); higher is more in-distribution.
+
+        Parameters
+        ----------
+        outputs : Outputs
+            Logits, log-probabilities and penultimate features.
+
+        Returns
+        -------
+        ndarray of shape (n,)
+        """
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return in_chunks(self._score, self._network.outputs(data).astype(np.float64))
@@ -287,15 +299,8 @@ class ClassifierTrainingDetector(OpenSetDetector, TrainingDetector):
         return np.exp(self._network.outputs(data).log_proba)
 
 
-def log_max_proba(outputs: Outputs) -> npt.NDArray[np.float64]:
-    """Logarithm of the largest softmax probability of each row, in nats."""
-    # Where one probability is all but 1, the others have the digits that its own lacks.
-    ordered = np.sort(outputs.logits, axis=1)
-    return -np.log1p(np.exp(ordered[:, :-1] - ordered[:, -1:]).sum(1))
-
-
 class _LossObjective(ClassifierObjective):
-    """Objective without a state: the loss of a detector."""
+    """Objective without state, whose loss is the detector's ``_loss``."""
 
     def __init__(self, task: Task, detector: TrainingDetector) -> None:
         super().__init__(task)

@@ -1,4 +1,4 @@
-"""Samples off the manifold of in-distribution data, and beyond its boundary, from a VAE."""
+"""Samples off the manifold of in-distribution data, and on it beyond the data, from a VAE."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["BoundarySampler"]
 class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     r"""Out-of-distribution samples close to in-distribution data.
 
-    The decoder g of a variational autoencoder describes the data as a manifold. Points next to the
+    The decoder g of a variational autoencoder describes the data as a manifold. Points near the
     manifold, and points on it outside the region of the data, are out-of-distribution [1]_.
 
     *Off the manifold* (type 1): :math:`x + s \varepsilon v` with a sign s, a distance
@@ -51,36 +51,37 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     sphere, and a Mahalanobis radius r beyond that of 95 % of the class.
 
     The defaults of `directions`, `radius` and `vae`, and the `reconstruction_weight` of
-    :class:`OODGen`, were chosen among combinations trained on 6 000 images of Fashion-MNIST, by the
-    mean AUROC of :class:`OODGen` against Omniglot, two kinds of noise and
-    :func:`~skood.datasets.synthetic_outliers`, and by how many reconstructions of held-out images
-    it accepts (``benchmarks/oodgen_trials.py``); no set that is reported was looked at.
+    :class:`OODGen`, were selected on 6 000 images of Fashion-MNIST by the mean AUROC of
+    :class:`OODGen` against Omniglot, two kinds of noise and
+    :func:`~skood.datasets.synthetic_outliers`, and by the fraction of reconstructions of held-out
+    images that it accepts (``benchmarks/oodgen_trials.py``). The OOD sets of reported results were
+    not used.
 
     Parameters
     ----------
     vae : VAE or None, default=None
         Fitted to X, unless it is in a ``FrozenEstimator``. A conditional VAE decodes each class
-        separately. None: ``VAE()``, conditional if there are labels; for images with the likelihood
-        "bernoulli" and ``sample_latents=False``, as in the released code, and for rows of d values
-        with min(8, ceil(d / 2)) latents.
+        separately. None: ``VAE()``, conditional if there are labels; for images, with the
+        likelihood "bernoulli" and ``sample_latents=False``, as in the released code; for rows of d
+        values, with min(8, ceil(d / 2)) latents.
     distance : (float, float or None), default=(0.1, None)
         Smallest and largest :math:`\varepsilon`, drawn uniformly, in units of pixels in [0, 1]
-        or of the standard deviation of a feature. None is the root of the number of values, 28
-        for an image of 28 x 28.
+        or of the standard deviation of a feature. None: the square root of the number of values,
+        28 for an image of 28 x 28.
     directions : {"mixed", "uniform", "reduced"}, default="mixed"
-        How v is drawn. "uniform": as above and in [1]_, uniform on the unit sphere of the null
-        space of :math:`J^\top`. "reduced": as in the released code, the vectors of the reduced row
-        echelon basis of that space, each scaled to length 1, are added with weights from U(-1, 1).
-        It puts most of v on the first `n_latent` values of an item. "mixed": one of the two for
-        each item, with equal probability, so that noise all over an item and a few values that are
-        off are both learned. Where the order of the features means nothing, "uniform" is natural.
+        Distribution of v. "uniform": as above and in [1]_, uniform on the unit sphere of the null
+        space of :math:`J^\top`. "reduced": as in the released code, a sum of the vectors of the
+        reduced row echelon basis of that space, each scaled to length 1, with weights from
+        U(-1, 1); v is then concentrated on the first `n_latent` values of an item. "mixed": one of
+        the two with equal probability for each item, so that a classifier learns both noise over
+        the whole item and deviations of a few values. "uniform" suits features in arbitrary order.
     quantile : float, default=0.95
-        Part of each class's latents that lies within its ellipsoid.
+        Fraction of the latents of each class inside its ellipsoid.
     radius : (float, float), default=(1.0, 8.0)
-        Smallest and largest r, drawn uniformly, as multiples of that ellipsoid's radius. [1]_ has
-        (1, 1.5), and the released code scatters its samples at 1.6 to 4.2 times in the median of a
-        class. Close to the data alone, samples teach a classifier what decoded items look like; far
-        ones, where the data end.
+        Smallest and largest r, drawn uniformly, as multiples of the ellipsoid's radius. [1]_ has
+        (1, 1.5); in the released code the median multiple of a class is 1.6 to 4.2. If all samples
+        lie close to the data, a classifier learns to recognise decoded items; distant samples teach
+        it where the data end.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
         more than a few seconds.
@@ -92,23 +93,23 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     vae_ : VAE
         The fitted VAE.
     classes_ : ndarray of shape (n_classes,) or None
-        Labels; None if `fit` was not given any, and all data count as one class.
+        Labels; None if `fit` received none, and all data form one class.
     class_frequency_ : ndarray of shape (n_classes,)
-        Part of the data that each class makes up.
+        Fraction of the data in each class.
     mean_ : ndarray of shape (n_classes, n_latent)
         Mean of the latents of each class.
     cholesky_ : ndarray of shape (n_classes, n_latent, n_latent)
-        Lower triangular factor of their covariance.
+        Lower triangular factor of the covariance of the latents.
     radius_ : ndarray of shape (n_classes,)
         Mahalanobis radius of each class's ellipsoid.
 
     See Also
     --------
-    OODGen : Classifier that learns to reject such samples.
+    OODGen : Classifier that learns to reject these samples.
 
     Notes
     -----
-    The Jacobian is computed in forward mode, at the cost of about `n_latent` + 1 passes of the
+    The Jacobian is computed in forward mode, at the cost of about `n_latent` + 1 passes through the
     decoder.
 
     References
@@ -164,22 +165,22 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When there are as many latents as values in an item, so that no direction leaves the
-            manifold, or when a class has too few samples, or too few different ones, for the
-            covariance of its latents to be inverted.
+            If the number of latents is not smaller than the number of values in an item, so that no
+            direction leaves the manifold; or if a class has too few samples, or too few distinct
+            ones, for an invertible covariance of its latents.
         """
         return self.fit_cached(X, y, None)
 
     @internal
     def fit_cached(self, X: Any, y: Any, memory: str | joblib.Memory | None) -> BoundarySampler:
-        """Fit as `fit` does, with the VAE from a cache.
+        """Fit as `fit` does, with a cached VAE.
 
         Parameters
         ----------
         X, y : object
             As for `fit`.
         memory : str, joblib.Memory or None
-            Where the fitted VAE is cached.
+            Cache of the fitted VAE.
         """
         largest = self.distance[-1] if self.distance[-1] is not None else np.inf
         for name, bounds in [("distance", (*self.distance[:-1], largest)), ("radius", self.radius)]:
@@ -213,7 +214,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         return self
 
     def _check_vae(self, vae: Any, class_indices: npt.NDArray[np.intp]) -> None:
-        """Raise before training if the VAE cannot describe these data."""
+        """Raise an error before training if the VAE cannot describe these data."""
         vae = vae.estimator if isinstance(vae, FrozenEstimator) else vae
         if not isinstance(vae, VAE):
             raise TypeError(f"vae={self.vae!r}; expected a skood.density.VAE")
@@ -249,7 +250,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             In-distribution items.
         y : array-like of shape (n_samples,), default=None
-            Labels of X. None: a conditional VAE takes the most probable class of each item.
+            Labels of X. None: a conditional VAE uses the most probable class of each item.
         random_state : int, RandomState instance or None, default=None
 
         Returns
@@ -276,7 +277,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         Parameters
         ----------
         n_samples : int, default=1
-            Ignored where `y` is given.
+            Ignored if `y` is given.
         y : array-like of shape (n_samples,), default=None
             Class of each sample. None draws classes by their training frequencies.
         random_state : int, RandomState instance or None, default=None
@@ -302,7 +303,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
         return torch.cat(parts).cpu().numpy()
 
     def _class_indices(self, y: Any) -> npt.NDArray[np.int64]:
-        """Positions of labels in ``classes_``."""
+        """Return the positions of labels in ``classes_``."""
         if self.classes_ is None:
             raise ValueError("y was given, but the sampler was fitted without; leave y out")
         return encode_labels(check_labels(y), self.classes_)

@@ -1,4 +1,4 @@
-"""Samples off and on the manifold of a fitted VAE, as tensors and in the units of X."""
+"""Draws off and on the manifold of a fitted VAE, as tensors and in the units of X."""
 
 from __future__ import annotations
 

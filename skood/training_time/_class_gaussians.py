@@ -1,4 +1,4 @@
-"""A Gaussian of the features for each class."""
+"""A Gaussian of the features of each class."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ _JITTER = 1e-6
 
 
 class ClassGaussians:
-    r"""A Gaussian for each class, with a full covariance of its own.
+    r"""A Gaussian for each class, each with its own full covariance.
 
-    With :math:`S_k` the covariance of the rows of class k, divided by their number, d the number
-    of features and s the shrinkage, the covariance is
+    With the biased covariance :math:`S_k` of the rows of class k, the number of features d and the
+    shrinkage s, the covariance is
 
     .. math:: \Sigma_k = (1 - s) S_k + s \frac{\operatorname{tr} S_k}{d} I + \epsilon I
 
-    where :math:`\epsilon` is 0 if all :math:`\Sigma_k` are then positive definite, and else the
-    smallest of :math:`10^{-6}, 2 \cdot 10^{-6}, 4 \cdot 10^{-6}, \dots` with which they are: one
-    value for all classes, so that their likelihoods compare.
+    where :math:`\epsilon` is the smallest of :math:`0, 10^{-6}, 2 \cdot 10^{-6},
+    4 \cdot 10^{-6}, \dots` for which all :math:`\Sigma_k` are positive definite. One value for all
+    classes keeps their likelihoods comparable.
 
     Parameters
     ----------
     moments : ClassMoments
         Accumulated with ``pooled=False``.
     shrinkage : float or "oas", default=0.0
-        From 0 to 1. "oas" estimates it for each class, with the formula of
-        :class:`sklearn.covariance.OAS`.
+        From 0 to 1. "oas" estimates it for each class as :class:`sklearn.covariance.OAS` does.
 
     Attributes
     ----------
@@ -48,7 +47,7 @@ class ClassGaussians:
     Raises
     ------
     ValueError
-        When a class has fewer than two rows, or no jitter makes the covariances positive definite.
+        If a class has fewer than two rows, or no jitter makes the covariances positive definite.
 
     Examples
     --------
@@ -66,7 +65,7 @@ class ClassGaussians:
         if len(few):
             raise ValueError(
                 f"the class with index {few[0]} has {moments.counts[few[0]]:.0f} row(s), but a "
-                "covariance takes at least 2; leave out classes that small"
+                "covariance needs at least 2; leave out classes with a single row"
             )
         self.means = moments.means
         self.covariances = np.stack(
@@ -85,7 +84,7 @@ class ClassGaussians:
         class_indices: npt.NDArray[np.integer],
         shrinkage: float | str = 0.0,
     ) -> ClassGaussians:
-        """Estimate from all rows at once.
+        """Estimate the Gaussians from all rows at once.
 
         Parameters
         ----------
@@ -135,9 +134,9 @@ def _shrunk(
 def _factorize(
     covariances: npt.NDArray[np.float64],
 ) -> tuple[float, list[npt.NDArray[np.float64]]]:
-    """Cholesky factors, with the smallest common jitter that makes all of them possible."""
+    """Return the Cholesky factors, and the smallest jitter for which all of them exist."""
     identity = np.eye(covariances.shape[1])
-    # Smaller pivots are rounding errors of float32 features.
+    # Smaller pivots are rounding errors of features in float32.
     smallest = np.finfo(np.float32).eps ** 2 * max(float(covariances.max()), 0.0)
     for jitter in (0.0, *(_JITTER * 2.0 ** np.arange(60))):
         try:

@@ -1,4 +1,4 @@
-"""Steps off the manifold that a decoder describes."""
+"""Steps off the manifold of a decoder."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def move_off_manifold(
     Parameters
     ----------
     model : Generator
-        Model whose decoder defines the manifold.
+        Its decoder defines the manifold.
     x : Tensor of shape (b, \*item_shape)
     class_indices : Tensor of shape (b,) or None
-        Class indices of the model; None takes the most probable ones, if it is conditional.
+        Class indices of the model; None uses the most probable ones if it is conditional.
     draw_direction : callable
         Takes Jacobians of shape (b, D, d), returns unit vectors of shape (b, D).
     distance : (float, float)
@@ -40,7 +40,7 @@ def move_off_manifold(
     Returns
     -------
     Tensor of shape (b, \*item_shape)
-        Clipped to [0, 1] where x has that range.
+        Clipped to [0, 1] if x has that range.
     """
     z, class_indices = model.encode(x, class_indices)
     jacobian = forward_jacobian(lambda z: model.decode(z, class_indices), z)
@@ -55,7 +55,7 @@ def move_off_manifold(
 
 
 def _uniform(jacobian: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw unit vectors that are uniform in the null space of the Jacobian's transpose."""
+    """Draw unit vectors that are uniform in the null space of the transposed Jacobian."""
     noise = torch.randn(jacobian.shape[:2], generator=generator, device=jacobian.device)
     return normal_vectors(jacobian, noise)
 
@@ -67,7 +67,7 @@ def _reduced(jacobian: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _mixed(jacobian: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw unit vectors in one of the two ways, with equal probability."""
+    """Draw each unit vector in one of the two ways, with equal probability."""
     first, second = _uniform(jacobian, generator), _reduced(jacobian, generator)
     coin = torch.randint(2, (len(jacobian), 1), generator=generator, device=jacobian.device)
     return torch.where(coin == 0, first, second)
@@ -93,18 +93,18 @@ def normal_vectors(jacobian: Tensor, noise: Tensor) -> Tensor:
     """
     basis = torch.linalg.qr(jacobian)[0]
     normal = noise[:, :, None]
-    # Twice, since the first projection leaves rounding errors of the size of the noise.
+    # A second projection removes the rounding errors of the first.
     for _ in range(2):
         normal = normal - basis @ (basis.mT @ normal)
     return torch.nn.functional.normalize(normal[:, :, 0], dim=1)
 
 
 def reduced_normal_vectors(jacobian: Tensor, weights: Tensor) -> Tensor:
-    r"""Combine the normalised reduced row echelon basis of the null space, as the release does.
+    r"""Add vectors of the reduced row echelon basis of the null space, as in the released code.
 
-    With the first d rows A and the other rows B of the Jacobian, vector j of that basis is 1 at
-    value d + j, 0 at the others from d on, and column j of :math:`-A^{-\top} B^\top` at the first
-    d. Each vector is scaled to length 1 before they are added with their weights.
+    With the first d rows A and the other rows B of the Jacobian, vector j of the basis has column j
+    of :math:`-A^{-\top} B^\top` as its first d values, then 1 as value d + j and 0 elsewhere. Each
+    vector is scaled to length 1 before the weighted sum.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Ellipsoids around the latents of a class, and latents outside them."""
+"""Ellipsoids around the latents of a class, and draws outside of them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["draw_outside", "fit_ellipsoid"]
 def fit_ellipsoid(
     latents: npt.NDArray[np.float64], quantile: float, name: str
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """Fit an ellipsoid that contains a given part of the latents.
+    """Fit an ellipsoid that contains a given fraction of the latents.
 
     Parameters
     ----------
     latents : ndarray of shape (n, n_latent)
     quantile : float
-        Part of the latents inside the ellipsoid.
+        Fraction of the latents inside the ellipsoid.
     name : str
         Description of the latents, for the error message.
 
@@ -37,7 +37,7 @@ def fit_ellipsoid(
     Raises
     ------
     ValueError
-        When the covariance has no inverse.
+        If the covariance has no inverse.
     """
     n_latent = latents.shape[1]
     mean = latents.mean(0)
@@ -49,7 +49,7 @@ def fit_ellipsoid(
         raise ValueError(
             f"the latents of {name} vary in {rank} of {n_latent} directions only, so their "
             "covariance has no inverse; X may repeat the same values, or the VAE has more latents "
-            "than it uses: lower its n_latent, or train it for longer"
+            "than it uses: lower its n_latent, or train it longer"
         ) from error
     distances = np.linalg.norm(solve_triangular(cholesky, (latents - mean).T, lower=True), axis=0)
     return mean, cholesky, float(np.quantile(distances, quantile))
@@ -62,7 +62,7 @@ def draw_outside(
     multiples: tuple[float, float],
     generator: torch.Generator,
 ) -> Tensor:
-    """Draw one latent outside each of some ellipsoids, in a direction uniform on the sphere.
+    """Draw one latent outside each ellipsoid, in a direction that is uniform on the sphere.
 
     Parameters
     ----------

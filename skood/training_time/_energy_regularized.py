@@ -1,4 +1,4 @@
-"""Classifier that learns a high energy of outliers and a low one of inliers."""
+"""Classifier that learns high energies of outliers and low energies of inliers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.special import logsumexp
 from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
+from skood.functional import energy
 from skood.training_time._outliers import OutlierTrainingDetector
 
 __all__ = ["EnergyRegularized"]
@@ -33,9 +33,9 @@ class EnergyRegularized(OutlierTrainingDetector):
 
     The score is the negative energy, :math:`\log \sum_k \exp f_k(x)`, in nats.
 
-    **The network is trained on the outliers.** Rows with y == -1, which most detectors leave alone,
-    are learned from here, unless `outliers` are given. Choose others than those you test on: scores
-    of outliers like those seen in training say nothing about new ones.
+    **The network is trained on outliers**: on `outliers`, or on the rows with y == -1, which most
+    detectors ignore. Test on outliers of other kinds: the scores of outliers like those in training
+    do not predict the scores of new ones.
 
     Parameters
     ----------
@@ -45,41 +45,28 @@ class EnergyRegularized(OutlierTrainingDetector):
         Energy in nats below which outliers are penalised; greater than `m_in`.
     energy_weight : float, default=0.1
         :math:`\lambda`.
-    outlier_ratio : float, default=2.0
-        Outliers in a batch for each in-distribution row.
 
     Attributes
     ----------
     history_ : dict of str to list of float
-        Of each epoch: "loss" and its terms "cross_entropy", "energy_in" and "energy_out" (with
-        their weight); where rows were held out, "validation_loss" and its terms without the last.
+        Of each epoch: "loss" and its terms "cross_entropy", "energy_in" and "energy_out" (times
+        their weight); if rows were held out, "validation_loss" and its terms except the last.
 
     See Also
     --------
-    OutlierExposure : Learns to be undecided about outliers instead.
-    skood.posthoc.Energy : The same score of a classifier that was trained as usual.
+    OutlierExposure : Learns uniform probabilities for outliers instead.
+    skood.posthoc.Energy : The same score of a classifier trained with cross-entropy.
     skood.datasets.synthetic_outliers : Makes outliers of in-distribution data.
 
     Notes
     -----
-    The defaults of the margins are for training from random weights, where all energies begin near
-    -log K of K classes. The authors fine-tune a trained network for 10 epochs, at a learning rate
-    of 0.001 and with margins around the mean energies that it gives: ``m_in=-23, m_out=-5`` for
-    CIFAR-10 and ``m_in=-27, m_out=-5`` for CIFAR-100. Give a trained network as the classifier's
-    `weights_init` to do so; from random weights, such distant margins can cost accuracy.
+    The default margins suit training from random weights, where all energies start near -log K for
+    K classes. The authors fine-tune a trained network for 10 epochs, at a learning rate of 0.001
+    and with margins around the mean energies under that network: ``m_in=-23, m_out=-5`` for
+    CIFAR-10 and ``m_in=-27, m_out=-5`` for CIFAR-100. To fine-tune, give the trained network as the
+    classifier's `weights_init`; from random weights, such distant margins can cost accuracy.
 
-    There is no default for outliers, since everything depends on them: `fit` raises a ValueError
-    without. In a search, where :class:`skood.model_selection.OODSplit` keeps rows with y == -1 for
-    tests, and in a Pipeline with a callable, which sees X as the steps before leave it, give
-    `outliers`. A callable must be a function of a module, or a ``functools.partial`` of one, for
-    `memory` to hit.
-    `outliers` is a parameter, which ``clone`` copies; a large set is best a Dataset that reads
-    files.
-
-    Each epoch goes through the outliers in a new order, so that none comes twice before all have
-    come. Outliers pass through the classifier's augmentation and normalisation, whose moments are
-    those of the in-distribution rows. Held-out rows hold no outliers, so the weights of the last
-    epoch are kept and the classifier's `patience` has no effect.
+    The notes of :class:`OutlierExposure` on outliers apply here too.
 
     References
     ----------
@@ -109,7 +96,7 @@ class EnergyRegularized(OutlierTrainingDetector):
         if self.m_in >= self.m_out:
             raise ValueError(
                 f"m_in={self.m_in} and m_out={self.m_out}; expected m_in < m_out, since the energy "
-                "-log sum exp of the logits is to be lower for inliers than for outliers"
+                "-log sum exp of the logits should be lower for inliers than for outliers"
             )
         return super()._fit(inliers, y, outliers, seed)
 
@@ -122,4 +109,4 @@ class EnergyRegularized(OutlierTrainingDetector):
         return terms
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return logsumexp(outputs.logits, axis=1)
+        return energy(outputs.logits)

@@ -1,4 +1,4 @@
-"""Features from all layers of a network, and how an autoencoder changes those of the first."""
+"""Features from several layers of a network, and reconstruction errors in its first layer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from skood.classifiers._network import Network
 
 __all__ = ["distinct_layers", "layer_features", "reconstruction_errors"]
 
-# Items that are looked at to see whether two layers give the same features.
+# Number of items on which the features of two layers are compared.
 _LOOKED_AT = 32
 
 
@@ -29,7 +29,7 @@ def layer_features(
     *,
     with_penultimate: bool = True,
 ) -> Iterator[tuple[slice, npt.NDArray[np.float32]]]:
-    """Features of every item from several layers, in one forward pass.
+    """Yield the features of every item from several layers, in one forward pass.
 
     Parameters
     ----------
@@ -38,14 +38,14 @@ def layer_features(
         Names of inner layers.
     data : CheckedData
     n_outputs : int
-        How many outputs of the last layer to include.
+        Number of outputs of the last layer to include.
     with_penultimate : bool, default=True
         Whether the penultimate features are included.
 
     Yields
     ------
     rows : slice
-        A thousand items at a time.
+        About a thousand items at a time.
     features : ndarray of shape (n_rows, n_features), float32
         Spatial means of the layers, penultimate features and outputs, side by side.
     """
@@ -64,14 +64,14 @@ def layer_features(
 
 
 def distinct_layers(network: Network, layers: Sequence[str], data: CheckedData) -> tuple[str, ...]:
-    """Return the names of the layers whose means are not the penultimate features.
+    """Return the names of the layers whose spatial means are not the penultimate features.
 
     Parameters
     ----------
     network : Network
     layers : sequence of str
     data : CheckedData
-        Of which the first few items are looked at.
+        The first items are compared.
     """
     modules = modules_named(network, layers)
 
@@ -95,7 +95,7 @@ def reconstruction_errors(
     data: CheckedData,
     value_range: tuple[float, float] | None = None,
 ) -> npt.NDArray[np.float64]:
-    r"""Mean squared difference between the means of a layer for items and their reconstructions.
+    r"""Mean squared difference of a layer's spatial means between items and reconstructions.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ def reconstruction_errors(
         With ``transform`` and ``inverse_transform``.
     data : CheckedData
     value_range : (float, float), default=None
-        To which reconstructions are clipped, since a network may take no other values.
+        Range to which reconstructions are clipped, since the network may accept no other values.
 
     Returns
     -------
@@ -133,5 +133,5 @@ def reconstruction_errors(
 
 
 def _mean_over_space(output: Tensor) -> Tensor:
-    """Mean over height and width of maps; rows as they are."""
+    """Return the mean over height and width of maps, and rows unchanged."""
     return output.flatten(2).mean(2) if output.ndim > 2 else output

@@ -1,4 +1,4 @@
-"""Classifier trained on logits of one length, so that confidence does not grow with it."""
+"""Classifier trained on the direction of its logits, so that their length adds no confidence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from skood._parameters import Interval, estimator, parameter
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
-from skood.training_time._base import ClassifierTrainingDetector, log_max_proba
+from skood.functional import log_msp
+from skood.training_time._base import ClassifierTrainingDetector
 
 __all__ = ["LogitNorm"]
 
@@ -24,40 +25,39 @@ __all__ = ["LogitNorm"]
 class LogitNorm(ClassifierTrainingDetector):
     r"""Logit normalisation: cross-entropy of logits that all have the same length.
 
-    Cross-entropy falls as long as the logits f(x) of a network grow, also those of rows that are
-    already right, and with them confidence in everything. The loss [1]_
+    Cross-entropy decreases as the logits f(x) grow, even for rows that are classified correctly;
+    the network becomes overconfident. The loss [1]_
 
     .. math:: -\log \frac{\exp(f_y(x) / (\tau \lVert f(x) \rVert))}
         {\sum_k \exp(f_k(x) / (\tau \lVert f(x) \rVert))}
 
-    depends on their direction alone. The score is the logarithm of the maximal softmax probability
-    of the plain logits,
+    depends on the direction of the logits alone. The score is the logarithm of the maximum softmax
+    probability of the plain logits,
 
     .. math:: \max_k \log \frac{\exp f_k(x)}{\sum_j \exp f_j(x)}.
 
     Parameters
     ----------
     classifier : NeuralClassifier or None, default=None
-        Architecture and training. The threshold is read from the rows that its
-        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
-        learning_rate=1e-3, weight_decay=0.0, validation_fraction=0.1)`` for images,
-        ``MLP(learning_rate=0.005, validation_fraction=0.1)`` for rows.
-        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
+        Architecture and training. The threshold is set on the rows that its `validation_fraction`
+        holds out; if that is 0, on a tenth of 500 rows or more. None:
+        ``ShallowConvNet(optimizer="adam", learning_rate=1e-3, weight_decay=0.0,
+        validation_fraction=0.1)`` for images, ``MLP(learning_rate=0.005,
+        validation_fraction=0.1)`` for rows.
     temperature : float, default=0.04
         :math:`\tau`; the length of the logits in the loss is :math:`1 / \tau`.
 
     See Also
     --------
-    skood.posthoc.MSP : The same score of a classifier that was trained as usual.
+    skood.posthoc.MSP : The same score of a classifier trained with cross-entropy.
 
     Notes
     -----
     1e-7 is added to the length, as in the released code. The authors and OpenOOD score the plain
-    logits too, and `predict_proba` is their softmax. Their length is free in training and grows
-    with each step, the more the higher the learning rate is: if the probabilities of most rows are
-    1, lower that of the classifier. At a rate of 0.05, the default of
-    :class:`~skood.classifiers.MLP`, a network may learn nothing at all; `fit` warns if the loss
-    does not fall below that of equal probabilities.
+    logits too, and `predict_proba` is their softmax. The loss leaves the logits' length free; it
+    grows during training, faster at high learning rates. If most rows get probability 1, lower the
+    classifier's `learning_rate`. At 0.05, the default of :class:`~skood.classifiers.MLP`, a network
+    may learn nothing; `fit` warns if the loss does not fall below the loss of equal probabilities.
 
     References
     ----------
@@ -79,7 +79,7 @@ class LogitNorm(ClassifierTrainingDetector):
 
     def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
         default = super()._default_architecture(data)
-        # The gradient is longer than that of cross-entropy, by 1 / temperature at first.
+        # The gradient is at first 1 / temperature times the gradient of cross-entropy.
         return default if data.is_image else default.set_params(learning_rate=0.005)
 
     def _check_training(self) -> None:
@@ -92,7 +92,7 @@ class LogitNorm(ClassifierTrainingDetector):
                 f"Its gradient is up to 1 / temperature = {1 / self.temperature:g} times that of "
                 "cross-entropy: lower the classifier's learning_rate="
                 f"{self.classifier_.learning_rate:g}, or train for more epochs",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _loss(self, objective: ClassifierObjective, x: Tensor, class_index: Tensor) -> Tensor:
@@ -101,4 +101,4 @@ class LogitNorm(ClassifierTrainingDetector):
         return objective.cross_entropy(logits / (self.temperature * length), class_index)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return log_max_proba(outputs)
+        return log_msp(outputs.logits)

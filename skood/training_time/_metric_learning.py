@@ -30,7 +30,7 @@ __all__ = ["MetricLearningDetector", "MetricLearningObjective"]
 _FIRST_MARGIN = 0.15
 # Steps before the margin grows and the KL term counts: an epoch of 50 000 rows in batches of 80.
 _FIRST_STEPS = 500
-# Between these bounds of the logarithm of a variance, exp is finite.
+# Bounds of the logarithm of a variance, between which exp is finite.
 _LOG_VARIANCES = -15.0, 15.0
 
 
@@ -41,39 +41,39 @@ class MetricLearningDetector(TrainingDetector):
     Parameters
     ----------
     backbone : NeuralClassifier or None, default=None
-        Architecture and training; its last layer is replaced by the two heads. The rows that its
-        `validation_fraction` holds out are the calibration rows, which also give the threshold;
-        if it holds out none, all rows are. Its `weights_init` makes the training a fine-tuning. Its
-        `batch_size` and `label_smoothing` are not used. None: ``ConvNet(optimizer="adam",
-        learning_rate=1e-3, weight_decay=1e-4, validation_fraction=0.1)`` for images, an
-        :class:`~skood.classifiers.MLP` trained in the same way for rows.
+        Architecture and training; the two heads replace its last layer. The rows that its
+        `validation_fraction` holds out calibrate the score and set the threshold; without held-out
+        rows, all rows do. With `weights_init`, training is fine-tuning. `batch_size` and
+        `label_smoothing` are not used. None: ``ConvNet(optimizer="adam", learning_rate=1e-3,
+        weight_decay=1e-4, validation_fraction=0.1)`` for images, and
+        :class:`~skood.classifiers.MLP` with the same parameters for rows.
     n_latent : int, default=32
-        Latent dimensions.
+        Number of latent dimensions.
     margin : float, default=32.0
-        Largest distance between classes that is asked for.
+        Final margin, the required distance between classes.
     margin_step : float, default=1.0
-        Growth of the margin in each epoch.
+        Growth of the margin per epoch.
     margin_start_epoch : int or None, default=None
-        Epoch, counted from 0, in which the margin first grows. None: the first after 500 steps, but
-        no later than a third of the training. Epochs of MNIST and CIFAR-10 have more steps, so
-        that it is epoch 1; where epochs are short, classes must first come apart.
+        Epoch, counted from 0, in which the margin first grows. None: the first epoch after 500
+        steps, but no later than a third of the training, so that classes separate first. For MNIST
+        and CIFAR-10 this is epoch 1.
     kl_weight : float, default=0.1
-        The :math:`\lambda`.
+        Weight :math:`\lambda` of the KL term.
     kl_start_epoch : int or None, default=None
-        Epoch, counted from 0, from which on the KL term counts. It holds classes where they are.
-        None: as for the margin.
+        Epoch, counted from 0, in which the KL term starts; it keeps classes in place. None: the
+        default of `margin_start_epoch`.
     n_classes_per_batch : int, default=10
-        Classes in a training batch, see ``class_balanced_batches``.
+        Number of classes in a training batch.
     n_samples_per_batch : int, default=8
-        Rows of each of these.
+        Number of rows per class in a training batch.
     normalize_embeddings : bool, default=False
-        Whether the metric term sees z scaled to unit length, as in the authors' code. Distances are
+        Whether the metric term uses z scaled to unit length, as in the authors' code. Distances are
         then at most 2, and a larger margin has no effect.
     n_head_epochs : int, default=0
-        Epochs at the beginning in which only the heads are trained, for a backbone with
+        Number of first epochs in which only the heads are trained, for a backbone with
         `weights_init`.
     head_lr_scale : float, default=1.0
-        Learning rate of the heads, as a multiple of the backbone's.
+        Learning rate of the heads, as a multiple of the backbone's learning rate.
     """
 
     backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
@@ -117,8 +117,8 @@ class MetricLearningDetector(TrainingDetector):
             label = task.classes[counts.argmin()].item()
             raise ValueError(
                 f"y has {counts.min()} training row(s) of the class {label!r}, but VMDLS needs at "
-                "least 2, to compare and for a covariance; leave the class out, or hold out less "
-                f"than validation_fraction={task.classifier.validation_fraction}"
+                "least 2, for comparisons and a covariance; leave the class out, or lower "
+                f"validation_fraction={task.classifier.validation_fraction}"
             )
         if task.classifier.patience is not None:
             raise ValueError(
@@ -129,9 +129,9 @@ class MetricLearningDetector(TrainingDetector):
 
 
 class MetricLearningObjective(ClassifierObjective):
-    """Metric and KL terms of draws from q(z | x), in batches balanced by class."""
+    """Metric and KL terms for draws from q(z | x), in batches balanced by class."""
 
-    # The margin grows, and the loss with it.
+    # The loss grows with the margin.
     epochs_compare = False
 
     margin: Tensor

@@ -19,21 +19,21 @@ def class_balanced_batches(
     n_samples_per_batch: int,
     rng: np.random.Generator,
 ) -> list[npt.NDArray[np.intp]]:
-    """Divide rows into batches with the same number of rows of each of a few classes.
+    """Divide rows into batches of a few classes, with the same number of rows per class.
 
     Parameters
     ----------
     class_indices : ndarray of shape (n,)
     n_classes_per_batch : int
-        Different classes in a batch, drawn at random; all of them, where there are fewer.
+        Number of classes in a batch, drawn at random; all classes if there are fewer.
     n_samples_per_batch : int
-        Rows of each of these. A class goes through its rows in random order before one comes again.
+        Number of rows per class. A class uses all its rows, in random order, before any recurs.
     rng : numpy Generator
 
     Returns
     -------
     list of ndarray of shape (n_classes_per_batch * n_samples_per_batch,)
-        Rows, class by class. There are as many batches as the n rows would fill, and at least one.
+        Rows, class by class. The number of batches is the number that n rows fill, at least one.
 
     Examples
     --------
@@ -79,20 +79,20 @@ def triplet_margin_loss(
     embeddings : Tensor of shape (b, d)
     class_index : Tensor of shape (b,)
     margin : float or Tensor of shape ()
-        M, the distance between classes that is asked for.
+        M, the required distance between classes.
     gap : float, default=0.1
-        How much nearer rows of the same class have to be.
+        Required difference between the distances to other classes and within a class.
 
     Returns
     -------
     Tensor of shape ()
-        0 where no t is positive, as in a batch of a single class.
+        0 if no t is positive, as in a batch of a single class.
 
     Notes
     -----
-    The number of triplets grows with b cubed, 2.9 million for 400 rows of 20 classes, but none of
-    them is visited: with the distances :math:`d_{an}` of an anchor in ascending order, the sum over
-    n is that of the first few, so that time and memory grow with b squared only.
+    The number of triplets grows with b cubed: 2.9 million for 400 rows of 20 classes. They are not
+    enumerated: with the distances :math:`d_{an}` of an anchor in ascending order, the positive
+    terms of the sum over n are the first ones, so time and memory grow with b squared.
 
     References
     ----------
@@ -107,12 +107,12 @@ def triplet_margin_loss(
     >>> triplet_margin_loss(z, torch.tensor([0, 0, 1]), margin=4.0)
     tensor(1.5000)
     """
-    # By matrix products, small distances would be rounding errors of large norms.
+    # Matrix products would lose small distances between rows of large norm to rounding.
     distances = torch.cdist(embeddings, embeddings, compute_mode="donot_use_mm_for_euclid_dist")
     same = class_index[:, None] == class_index
     itself = torch.eye(len(same), dtype=torch.bool, device=same.device)
     positive = same & ~itself
-    # Row a: the d_an in ascending order, then infinity.
+    # Row a: d_an in ascending order, then infinity.
     negatives = distances.masked_fill(same, math.inf).sort(1).values
     sums = F.pad(negatives.masked_fill(negatives.isinf(), 0.0).cumsum(1), (1, 0))
     limits = distances + gap
@@ -134,9 +134,10 @@ def class_divergence(
     *,
     scale: float = 0.1,
 ) -> Tensor:
-    r"""Kullback-Leibler divergence of q(z | x) from a Gaussian of its class, by one draw.
+    r"""Kullback-Leibler divergence of q(z | x) from a Gaussian of its class, estimated by one draw.
 
-    The mean over the classes of the batch, and in each over its rows and all latent dimensions, of
+    The mean over the classes of the batch, and within each class over rows and latent dimensions,
+    of
 
     .. math:: \log \mathcal{N}(z; \mu(x), \sigma(x)) - \log \mathcal{N}(z; m_y, \text{scale})
 
@@ -147,10 +148,10 @@ def class_divergence(
     z : Tensor of shape (b, n_latent)
         Draws from q(z | x).
     mean, log_variance : Tensor of shape (b, n_latent)
-        Of q(z | x).
+        Parameters of q(z | x).
     class_index : Tensor of shape (b,)
     class_means : Tensor of shape (n_classes, n_latent)
-        The m.
+        Means m.
     scale : float, default=0.1
         Standard deviation of the Gaussian of a class.
 

@@ -1,4 +1,4 @@
-"""Classifier with a reject class, trained on generated out-of-distribution samples."""
+"""Classifier with a reject class that is trained on generated samples."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from skood.training_time._directions import DIRECTIONS
 
 __all__ = ["OODGen"]
 
-# Kinds of rows in a training batch: real, moved off the manifold, decoded outside the ellipsoids,
+# Kinds of items in a training batch: real, moved off the manifold, decoded outside the ellipsoids,
 # and reconstructed.
 _REAL, _OFF, _ON, _RECONSTRUCTED = range(4)
 
-# Scores whose every percentile is 0.
+# Scores whose percentiles are all 0.
 _ONLY_ZERO = np.zeros(1)
 
 
@@ -39,9 +39,9 @@ _ONLY_ZERO = np.zeros(1)
 class OODGen(ClassifierTrainingDetector):
     r"""Out-of-distribution detection via generation: a classifier with a reject class.
 
-    A conditional VAE makes samples off the manifold of the data and on it, but outside the data
-    (:class:`BoundarySampler`). A classifier learns the N classes and, as class N + 1, these
-    samples. With p its softmax, the score is one of
+    A conditional VAE generates samples off the manifold of the data, and samples on the manifold
+    outside the data (:class:`BoundarySampler`). A classifier learns the N classes, and these
+    samples as class N + 1. With its softmax p, the score is one of
 
     .. math:: 1 - p_{N+1}(x) \quad \text{("reject")}, \qquad
         \max_{k \le N} p_k(x) \quad \text{("max")}, \qquad
@@ -49,72 +49,64 @@ class OODGen(ClassifierTrainingDetector):
 
     Parameters
     ----------
-    classifier : NeuralClassifier or None, default=None
-        Architecture and training. The threshold is read from the rows that its
-        `validation_fraction` holds out. None: ``ShallowConvNet(optimizer="adam",
-        learning_rate=1e-3, validation_fraction=0.1)`` for images,
-        ``MLP(validation_fraction=0.1)`` for rows.
-        If `validation_fraction` is 0, a tenth of 500 rows or more is held out for the threshold.
-        Its `label_smoothing` is not used.
     vae : VAE or None, default=None
-        See :class:`BoundarySampler`; one in a ``FrozenEstimator`` is not trained again.
+        VAE of the :class:`BoundarySampler`; a VAE in a ``FrozenEstimator`` is not trained again.
     off_manifold_interval : int, default=5
-        Epochs after which the samples off the manifold, one for each training item, are drawn
+        Number of epochs after which the samples off the manifold, one per training item, are drawn
         again. Samples on the manifold are drawn for every batch.
     reject_weight : float, default=0.1
-        Weight of the cross-entropy of generated samples; that of real ones is 1.
+        Weight of the cross-entropy of generated samples, relative to real items.
     score_type : {"reject", "max", "margin"}, default="reject"
-        Which of the three scores above. With "margin" the threshold is 0 and `contamination` is not
-        used: a row is rejected if class N + 1 is the most probable class.
+        Which of the three scores above. With "margin", the threshold is 0 and `contamination` is
+        not used: a row is rejected if class N + 1 is the most probable class.
     reconstruction_weight : float, default=1.0
-        Weight of the cross-entropy of the VAE's reconstructions of real items, which are trained on
-        as items of their class. They keep the classifier from rejecting whatever looks decoded, and
-        so teach it where the data end. 0 trains on none, as [1]_.
+        Weight of the cross-entropy of reconstructions: the VAE reconstructs real items, and the
+        classifier learns them as items of their class. Otherwise it would reject all decoded
+        samples instead of learning where the data end. 0 trains on none, as in [1]_.
     distance : (float, float or None), default=(0.1, None)
-        How far samples off the manifold are moved, see :class:`BoundarySampler`.
+        Distances of samples off the manifold, see :class:`BoundarySampler`.
     directions : {"mixed", "uniform", "reduced"}, default="mixed"
-        In which directions they are moved, see :class:`BoundarySampler`.
+        Directions of samples off the manifold, see :class:`BoundarySampler`.
     quantile : float, default=0.95
-        Part of each class's latents inside its ellipsoid.
+        Fraction of the latents of each class inside its ellipsoid.
     radius : (float, float), default=(1.0, 8.0)
-        How far samples on the manifold are from the middle of their class, in radii of its
-        ellipsoid. :class:`BoundarySampler` says how this default and that of `directions` were
-        chosen; [1]_ has (1, 1.5) and "uniform".
+        Distances of samples on the manifold from their class mean, in radii of the class's
+        ellipsoid. [1]_ has (1, 1.5), and "uniform" `directions`; :class:`BoundarySampler` states
+        how the defaults were chosen.
     memory : str, joblib.Memory or None, default=None
-        Where the fitted VAE and classifier are cached: a grid over `score_type` trains both once,
-        and one over `reject_weight` trains the VAE once. Needs an integer `random_state`.
+        Cache of the fitted VAE and classifier: a grid over `score_type` trains both once, a grid
+        over `reject_weight` trains the VAE once. Needs an integer `random_state`.
 
     Attributes
     ----------
     sampler_ : BoundarySampler
-        Generator of the samples, with the fitted VAE.
+        Sampler with the fitted VAE.
     classifier_ : NeuralClassifier
-        The trained classifier with N + 1 outputs. The label of the last output is -1, and its
-        probability is that of rejection.
+        The trained classifier with N + 1 outputs. The last output has the label -1 and gives the
+        probability of rejection.
     history_ : dict of str to list of float
-        Of each epoch: "loss" and, where rows were held out, "validation_loss",
-        "validation_accuracy" (of real items, among the N classes), and the part of generated
-        samples that is rejected, "validation_off_manifold_recall" and
-        "validation_on_manifold_recall".
+        Of each epoch: "loss" and, if rows were held out, "validation_loss", "validation_accuracy"
+        (of real items, among the N classes), and the fractions of generated samples that are
+        rejected, "validation_off_manifold_recall" and "validation_on_manifold_recall".
 
     See Also
     --------
-    BoundarySampler : Makes the generated samples.
-    skood.inspection.BoundarySamplesDisplay : Draws the generated samples.
+    BoundarySampler : Generates the samples.
+    skood.inspection.BoundarySamplesDisplay : Shows the samples.
 
     Notes
     -----
-    A batch holds as many generated samples as real items: half moved off the manifold from
-    items of the batch, half decoded outside the ellipsoids of their classes. The items of the batch
-    that are not moved are reconstructed. All pass through the classifier's augmentation and
-    normalisation like real items.
+    A batch contains equal numbers of real items and generated samples. One half of the real items
+    are moved off the manifold; the other half are reconstructed, and one sample is decoded outside
+    the ellipsoid of each of their classes. All samples are augmented and normalised like real
+    items. The classifier's `label_smoothing` is not used.
 
     `predict_proba` is the softmax of the first N logits: the probabilities of the classes, given
-    that the row is of one of them.
+    that the row belongs to one of them.
 
-    With a VAE whose latents say little about the items (decoded, they all look like the mean of
-    their class) samples on the manifold are no different from reconstructions, and are accepted;
-    `history_` shows it. More epochs, or ``sample_latents=False``, make a better VAE.
+    If the latents of the VAE carry little information (all decoded items look like the mean of
+    their class), samples on the manifold resemble reconstructions and are accepted; `history_`
+    shows this. More epochs, or ``sample_latents=False``, improve the VAE.
 
     References
     ----------
@@ -199,10 +191,7 @@ class OODGen(ClassifierTrainingDetector):
 
 
 class _OODGenObjective(ClassifierObjective):
-    """Cross-entropy of real items and of as many generated ones, which are one class more.
-
-    Reconstructions of real items are in their class.
-    """
+    """Cross-entropy of real items, generated samples (one more class) and reconstructions."""
 
     def __init__(self, task: Task, detector: OODGen) -> None:
         super().__init__(task)
@@ -216,7 +205,7 @@ class _OODGenObjective(ClassifierObjective):
         self._move(task.held_out, Stream.HELD_OUT_OFF_MANIFOLD)
 
     def _move(self, rows: npt.NDArray[np.integer], *stream: int) -> None:
-        """Draw samples off the manifold anew for some rows."""
+        """Draw new samples off the manifold for some rows."""
         seed = int(numpy_rng(self.seed, *stream).integers(2**31 - 1))
         draws = self.detector.sampler_.draws()
         moved = draws.off_manifold_in_units_of_x(

@@ -1,4 +1,4 @@
-"""Classifier that learns to be undecided about outliers."""
+"""Classifier that learns uniform probabilities for outliers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.training_time._base import log_max_proba
+from skood.functional import log_msp
 from skood.training_time._outliers import OutlierTrainingDetector
 
 __all__ = ["OutlierExposure"]
@@ -19,53 +19,49 @@ __all__ = ["OutlierExposure"]
 
 @estimator
 class OutlierExposure(OutlierTrainingDetector):
-    r"""Outlier Exposure: a classifier that also learns to be undecided about outliers.
+    r"""Outlier Exposure: a classifier that also learns uniform probabilities for outliers.
 
-    The network trains on in-distribution data D with cross-entropy, and on outliers O towards
-    uniform probabilities of the K classes [1]_:
+    The network is trained with cross-entropy on in-distribution data D, and with the cross-entropy
+    from the uniform distribution over the K classes on outliers O [1]_:
 
     .. math:: \mathbb{E}_{(x, y) \sim D} [-\log p_y(x)] +
         \lambda \, \mathbb{E}_{x \sim O} \Big[-\frac{1}{K} \sum_k \log p_k(x)\Big], \qquad
         -\frac{1}{K} \sum_k \log p_k = \log \sum_k \exp f_k - \frac{1}{K} \sum_k f_k \ge \log K.
 
-    The score is the logarithm of the maximal softmax probability, :math:`\max_k \log p_k(x)`.
+    The score is the logarithm of the maximum softmax probability, :math:`\max_k \log p_k(x)`.
 
-    **The network is trained on the outliers.** Rows with y == -1, which most detectors leave alone,
-    are learned from here, unless `outliers` are given. Choose others than those you test on: scores
-    of outliers like those seen in training say nothing about new ones.
+    **The network is trained on outliers**: on `outliers`, or on the rows with y == -1, which most
+    detectors ignore. Test on outliers of other kinds: the scores of outliers like those in training
+    do not predict the scores of new ones.
 
     Parameters
     ----------
     outlier_weight : float, default=0.5
         :math:`\lambda`.
-    outlier_ratio : float, default=2.0
-        Outliers in a batch for each in-distribution row.
 
     Attributes
     ----------
     history_ : dict of str to list of float
-        Of each epoch: "loss" and its terms "cross_entropy" and "outlier_exposure" (with its
-        weight); where rows were held out, "validation_loss" and "validation_cross_entropy".
+        Of each epoch: "loss" and its terms "cross_entropy" and "outlier_exposure" (times its
+        weight); if rows were held out, "validation_loss" and "validation_cross_entropy".
 
     See Also
     --------
-    EnergyRegularized : Learns the energy of outliers instead.
+    EnergyRegularized : Separates the energies of inliers and outliers instead.
     skood.datasets.synthetic_outliers : Makes outliers of in-distribution data.
 
     Notes
     -----
-    There is no default for outliers, since everything depends on them: `fit` raises a ValueError
-    without. In a search, where :class:`skood.model_selection.OODSplit` keeps rows with y == -1 for
-    tests, and in a Pipeline with a callable, which sees X as the steps before leave it, give
-    `outliers`. A callable must be a function of a module, or a ``functools.partial`` of one, for
-    `memory` to hit.
-    `outliers` is a parameter, which ``clone`` copies; a large set is best a Dataset that reads
-    files.
+    There are no default outliers, since the result depends on them; without outliers, `fit` raises
+    a ValueError. Give `outliers` in a search, where :class:`skood.model_selection.OODSplit` keeps
+    rows with y == -1 for tests, and as a function in a Pipeline: the function receives X after the
+    preceding steps. `memory` recognises a function of a module, or a ``functools.partial`` of one.
+    ``clone`` copies `outliers`; give a large set as a Dataset that reads files.
 
-    Each epoch goes through the outliers in a new order, so that none comes twice before all have
-    come. Outliers pass through the classifier's augmentation and normalisation, whose moments are
-    those of the in-distribution rows. Held-out rows hold no outliers, so the weights of the last
-    epoch are kept and the classifier's `patience` has no effect.
+    Each epoch uses the outliers in a new order; none recurs before all have been used. Outliers are
+    augmented and normalised like other items, with the moments of the in-distribution rows.
+    Held-out rows contain no outliers, so the weights of the last epoch are kept and the
+    classifier's `patience` has no effect.
 
     References
     ----------
@@ -96,4 +92,4 @@ class OutlierExposure(OutlierTrainingDetector):
         return {"outlier_exposure": self.outlier_weight * cross_entropy}
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return log_max_proba(outputs)
+        return log_msp(outputs.logits)

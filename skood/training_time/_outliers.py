@@ -1,4 +1,4 @@
-"""Training with outliers in every batch, which Outlier Exposure and its relatives share."""
+"""Training with outliers in every batch, for Outlier Exposure and related methods."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ __all__ = ["OutlierTrainingDetector"]
 
 @estimator
 class OutlierTrainingDetector(ClassifierTrainingDetector):
-    """Base of the detectors that train a classifier on outliers too.
+    """Base of the detectors that also train a classifier on outliers.
 
     A subclass writes ``_outlier_terms`` and ``_score``.
 
     Parameters
     ----------
     outliers : array-like, Tensor, Dataset, callable or None, default=None
-        Outliers to train on, of shape (n_outliers, ...), items as in X. A callable makes them, as
-        :func:`skood.datasets.synthetic_outliers` does: it takes the training rows, (n, d) or
-        (n, C, H, W), and `random_state`. With either, rows with y == -1 are not trained on. None:
+        Outliers to train on, of shape (n_outliers, ...), with items as in X; or a function that
+        makes them, such as :func:`skood.datasets.synthetic_outliers`, from the training rows,
+        (n, d) or (n, C, H, W), and `random_state`. Rows with y == -1 are then not trained on. None:
         the rows with y == -1.
     outlier_ratio : float, default=2.0
-        Number of outliers in a batch for each in-distribution row.
+        Number of outliers in a batch per in-distribution row.
     """
 
     outliers: Any = parameter("array-like", callable, None, default=None)
@@ -62,15 +62,15 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
         if known is None:
             raise ValueError(
                 f"{type(self).__name__} trains on outliers, but y marks none and outliers=None; "
-                'give rows with y == -1 ("-1" among strings), as np.where(is_ood, -1, y) makes '
-                "them of other labels, or a set of outliers or a function that makes them, such "
-                "as skood.synthetic_outliers, as outliers="
+                'give rows with y == -1 ("-1" among strings), for example '
+                "np.where(is_ood, -1, y); or give outliers=, a set of outliers or a function that "
+                "makes them, such as skood.synthetic_outliers"
             )
         return known
 
     @abstractmethod
     def _outlier_terms(self, inliers: Tensor, outliers: Tensor) -> dict[str, Tensor]:
-        """Compute what is added to the cross-entropy of the inliers.
+        """Compute the terms that are added to the cross-entropy of the inliers.
 
         Parameters
         ----------
@@ -82,7 +82,7 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
         Returns
         -------
         dict of str to Tensor
-            Named terms of the loss; none of them empty.
+            Named terms of the loss, none of them empty.
         """
 
     def _make_objective(self, task: Task) -> ClassifierObjective:
@@ -117,7 +117,7 @@ class _OutlierObjective(ClassifierObjective):
     def epoch_batches(
         self, rows: npt.NDArray[np.integer], batch_size: int, rng: np.random.Generator
     ) -> Sequence[npt.NDArray[np.integer]]:
-        """Append outliers to batches of inliers; none comes twice before all have come."""
+        """Append outliers to batches of inliers; no outlier recurs before all have been used."""
         batches = super().epoch_batches(rows, batch_size, rng)
         n_added = max(1, round(self.detector.outlier_ratio * len(batches[0])))
         n_all = n_added * len(batches)

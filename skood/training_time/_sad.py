@@ -1,4 +1,4 @@
-"""Deep semi-supervised anomaly detection: Deep SVDD that also learns from known outliers."""
+"""Deep semi-supervised anomaly detection: Deep SVDD that also trains on known outliers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from skood.training_time._svdd import HypersphereDetector, HypersphereObjective
 
 __all__ = ["DeepSAD"]
 
-# Added to the squared distance that is inverted.
+# Added to a squared distance before it is inverted.
 _SMALL = 1e-6
 
 
@@ -28,8 +28,8 @@ class DeepSAD(HypersphereDetector):
     r"""Deep semi-supervised anomaly detection.
 
     A network phi without bias terms is trained to map the data close to a center c, as in
-    :class:`DeepSVDD`, and known outliers far from it. With n rows, and m rows that y marks as
-    outliers by -1, the objective is
+    :class:`DeepSVDD`, and known outliers far from c. With n in-distribution rows x and m known
+    outliers :math:`\tilde x`, the rows with y == -1, the objective is
 
     .. math:: \frac{1}{n + m} \sum_{i=1}^{n} \lVert \varphi(x_i) - c \rVert^2
         + \frac{\eta}{n + m} \sum_{j=1}^{m}
@@ -41,39 +41,35 @@ class DeepSAD(HypersphereDetector):
     Parameters
     ----------
     eta : float, default=1.0
-        Weight of a known outlier; that of another row is 1.
-    memory : str, joblib.Memory or None, default=None
-        Where fitted models are cached. Needs an integer `random_state`.
+        Weight of a known outlier; other rows have the weight 1.
 
     Attributes
     ----------
-    backbone_ : NeuralClassifier
-        The trained network. It cannot predict, since its outputs are phi(x).
     center_ : ndarray of shape (n_latent,), float64
-        c, the mean output for all rows before training.
+        c, the mean output for all training rows, outliers included, before training.
     history_ : dict of str to list of float
-        Of each epoch: "loss" and, where rows were held out, "validation_loss", of in-distribution
-        rows alone.
+        Of each epoch: "loss" and, if rows were held out, "validation_loss", of in-distribution rows
+        alone.
 
     See Also
     --------
-    DeepSVDD : The same without known outliers, and why the network has no bias terms.
+    DeepSVDD : The same without known outliers; states why the network has no bias terms.
 
     Notes
     -----
-    Rows with y == -1 are trained on here, unlike in most detectors. There may be few or none;
-    without any this is ``DeepSVDD`` with the objective "one-class". All other labels are ignored:
-    these rows count as unlabelled data, most of them normal. A y without -1 that holds 0 and less
-    than 35 % of ones, booleans, or a name such as "anomaly", is refused, since anomalies would be
-    trained on as normal data: ``np.where(is_ood, -1, y)`` marks them. The authors weight rows that
-    are known to be normal by eta too, which is the same for eta = 1, their default.
+    Unlike most detectors, this one trains on rows with y == -1. Without such rows it is
+    ``DeepSVDD`` with the objective "one-class". All other labels are ignored: these rows count as
+    unlabelled data, mostly normal. A y without -1 is refused if it consists of 0 and less than 35 %
+    ones, of booleans, or contains a name such as "anomaly", since anomalies would be trained on as
+    normal data; ``np.where(is_ood, -1, y)`` marks them. The authors weight rows that are known to
+    be normal by eta too, which makes no difference for their default, eta = 1.
 
-    Each epoch reads every row, in random order; its last batch is filled up with rows that it
-    began with. The data are standardised by the rows that are not outliers.
+    Each epoch reads every row, in random order; its last batch is filled up with the first rows of
+    the epoch. The data are standardised with the moments of the in-distribution rows.
 
-    Where rows are held out and outliers are known, the weights of the last epoch are kept, and
-    `patience` of the backbone has no effect, since the loss of the rows held out says nothing
-    about the outliers.
+    If rows are held out and outliers are known, the weights of the last epoch are kept, and
+    `patience` of the backbone has no effect: held-out rows contain no outliers, so their loss
+    cannot select the best epoch.
 
     References
     ----------
@@ -111,7 +107,7 @@ class DeepSAD(HypersphereDetector):
 
 
 class _DeepSADObjective(HypersphereObjective):
-    """Distances of inliers, class index 0, and inverse distances of outliers, class index 1."""
+    """Distances of inliers (class index 0) and inverse distances of outliers (class index 1)."""
 
     epochs_compare = False
 
@@ -129,7 +125,7 @@ class _DeepSADObjective(HypersphereObjective):
     def epoch_batches(
         self, rows: npt.NDArray[np.integer], batch_size: int, rng: np.random.Generator
     ) -> Sequence[npt.NDArray[np.integer]]:
-        # Every row, since there may be very few outliers.
+        # All rows, since there may be very few outliers.
         order = rng.permutation(np.concatenate([rows, self.outlier_rows]))
         size = min(batch_size, len(order))
         n_batches = math.ceil(len(order) / size)

@@ -1,4 +1,4 @@
-"""Deep support vector data description: a network that maps the data close to one point."""
+"""Deep support vector data description: a network that maps the data close to a center."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from skood.training_time._base import TrainingDetector
 
 __all__ = ["DeepSVDD", "HypersphereDetector", "HypersphereObjective"]
 
-# Smallest absolute value of a coordinate of the center: all weights zero would solve a center of 0.
+# Smallest absolute coordinate of the center; with a center at 0, all-zero weights would be a
+# trivial solution.
 _SMALLEST = 0.1
 
 
@@ -31,17 +32,23 @@ _SMALLEST = 0.1
 class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, TrainingDetector):
     """Base of the detectors whose score is the distance of phi(x) from a center.
 
-    A subclass makes a :class:`HypersphereObjective`.
+    The objective of a subclass is a :class:`HypersphereObjective`.
 
     Parameters
     ----------
     backbone : NeuralClassifier or None, default=None
-        Architecture and training. Its bias terms and the weights of its batch normalisation are
-        removed, and its last linear layer maps to `n_latent` dimensions. None: ``ConvNet`` for
-        images and ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3,
-        weight_decay=5e-7``.
+        Architecture and training. Bias terms and the parameters of batch normalisation are removed,
+        and the last linear layer maps to `n_latent` dimensions. None: ``ConvNet`` for images and
+        ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3, weight_decay=5e-7``.
     n_latent : int, default=32
         Dimensions of phi(x), at least 2.
+
+    Attributes
+    ----------
+    backbone_ : NeuralClassifier
+        The trained network. It cannot predict, since its outputs are phi(x).
+    center_ : ndarray of shape (n_latent,), float64
+        c, the mean output for the training rows before training.
     """
 
     backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
@@ -113,8 +120,8 @@ class DeepSVDD(HypersphereDetector):
 
     .. math:: \frac{1}{n} \sum_i \lVert \varphi(x_i) - c \rVert^2,
 
-    and "soft-boundary" encloses the data in a hypersphere of radius R that leaves part of them
-    outside,
+    and "soft-boundary" encloses the data in a hypersphere of radius R, except for a fraction
+    :math:`\nu`,
 
     .. math:: R^2 + \frac{1}{\nu n} \sum_i
         \max(0, \lVert \varphi(x_i) - c \rVert^2 - R^2)
@@ -126,56 +133,47 @@ class DeepSVDD(HypersphereDetector):
     Parameters
     ----------
     objective : {"one-class", "soft-boundary"}, default="one-class"
-        Which of the two objectives above.
+        One of the two objectives above.
     nu : float, default=0.1
-        Part of the data outside of the hypersphere, in (0, 1]; for "soft-boundary".
+        Fraction of the data outside the hypersphere, in (0, 1]; for "soft-boundary".
     n_warm_up_epochs : int, default=10
-        Epochs in which R stays 0, for "soft-boundary". After them, every step sets R to the
+        Number of first epochs in which R is 0, for "soft-boundary". Later, every step sets R to the
         1 - nu quantile of the distances in its batch. The backbone's `max_epochs` must be larger;
-        `fit` warns where R is 0 in the end.
-    memory : str, joblib.Memory or None, default=None
-        Where fitted models are cached. Needs an integer `random_state`.
+        `fit` warns if R is still 0 at the end.
 
     Attributes
     ----------
-    backbone_ : NeuralClassifier
-        The trained network. It cannot predict, since its outputs are phi(x).
-    center_ : ndarray of shape (n_latent,), float64
-        The centre c.
     radius_ : float
         R; for "soft-boundary".
-    history_ : dict of str to list of float
-        Of each epoch: "loss" and, where rows were held out, "validation_loss".
 
     See Also
     --------
-    DeepSAD : Trains on known outliers as well.
+    DeepSAD : Also trains on known outliers.
 
     Notes
     -----
-    No labels are needed: class labels in y are ignored, and rows with y == -1 left out.
+    No labels are needed: class labels in y are ignored, and rows with y == -1 are left out.
 
-    The network could otherwise solve its task without looking at the data ("hypersphere
-    collapse", propositions 1 to 3 of [1]_): with all weights zero, if c were 0, or by a bias term
-    that equals c. Coordinates of c between -0.1 and 0.1 are therefore moved to the nearer of the
-    two. Activations should be unbounded, as in all architectures here. Dropout in the backbone adds
-    to every distance, and inputs that are constant but not 0, such as the border of images, can
-    act as a bias.
+    A trivial solution ("hypersphere collapse", propositions 1 to 3 of [1]_) would ignore the data:
+    all-zero weights if c were 0, or a bias term equal to c. Bias terms are therefore removed, and
+    coordinates of c between -0.1 and 0.1 are moved to the nearer of the two. Activations should be
+    unbounded, as in all architectures here. Dropout in the backbone increases every distance, and
+    inputs that are constant but not 0, such as the border of images, can act as a bias.
 
-    Distances of the rows that were trained on are smaller than those of new data. Of 500 rows or
-    more, a tenth is therefore held out for the threshold. With fewer rows, or to choose another
-    fraction, hold rows out by ``ConvNet(validation_fraction=0.1, ...)``; the weights of the epoch
-    with the smallest loss of these rows are then kept.
+    Training rows are closer to c than new data. A tenth of 500 rows or more is therefore held out
+    for the threshold. With fewer rows, or for another fraction, hold rows out with
+    ``ConvNet(validation_fraction=0.1, ...)``; the weights of the epoch with the smallest loss of
+    these rows are then kept.
 
-    As in the authors' code [2]_, the network is in evaluation mode when c is computed, R is
-    a quantile of the distances in one batch, and batch normalisation has no weights. The authors
-    normalise the contrast of every image and scale its values to [0, 1], where here each channel
-    is standardised over the training data. They train for 150 epochs at a learning rate of 1e-4,
-    from weights of an autoencoder, which this class does not train: `weights_init` of the backbone
-    takes any trained classifier of the same architecture, whose bias terms are dropped.
+    As in the authors' code [2]_, the network is in evaluation mode when c is computed, R is a
+    quantile of the distances in one batch, and batch normalisation has no parameters. The authors
+    normalise the contrast of every image and scale its values to [0, 1]; here, each channel is
+    standardised over the training data. They train for 150 epochs at a learning rate of 1e-4, from
+    the weights of an autoencoder. This class trains no autoencoder; `weights_init` of the backbone
+    takes any trained classifier of the same architecture, without its bias terms.
 
     PyOD's DeepSVDD is for rows, with the objective "one-class" alone. Its last layer has a ReLU
-    as well, and its defaults are dropout of 0.2 and an L2 regularisation of 0.1.
+    too, and its defaults are dropout of 0.2 and L2 regularisation of 0.1.
 
     References
     ----------
@@ -221,11 +219,11 @@ class DeepSVDD(HypersphereDetector):
     def _check_training(self) -> None:
         if self.objective == "soft-boundary" and self.backbone_.module_.get_buffer("radius") == 0:
             warnings.warn(
-                "the radius is 0 after training, so that the soft boundary had no part in it: R "
-                f"stays 0 in the first n_warm_up_epochs={self.n_warm_up_epochs} of "
+                "the radius is 0 after training, so the soft boundary had no effect: R is 0 in the "
+                f"first n_warm_up_epochs={self.n_warm_up_epochs} of "
                 f"{len(self.history_['loss'])} epochs. Give the backbone more max_epochs, or lower "
                 "n_warm_up_epochs",
-                stacklevel=5,
+                stacklevel=6,
             )
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
@@ -236,7 +234,7 @@ class DeepSVDD(HypersphereDetector):
 class HypersphereObjective(ClassifierObjective):
     """Squared distance of the network's outputs from their initial mean.
 
-    The center is a buffer of the network, so that a detector finds it there after training.
+    The center is a buffer of the network, from which the detector reads it after training.
     """
 
     def __init__(self, task: Task) -> None:
@@ -246,7 +244,7 @@ class HypersphereObjective(ClassifierObjective):
         task.network.register_buffer("center", center.float().to(self.device))
 
     def _initial_center(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        """Mean output for `data`, whose coordinates are kept away from 0."""
+        """Return the mean output for `data`, with coordinates away from 0."""
         with evaluating(self.network):
             outputs = map_batches(
                 lambda items: self.network(self.network_input(items, None)),
@@ -269,14 +267,14 @@ class HypersphereObjective(ClassifierObjective):
 
 
 class _SoftBoundaryObjective(HypersphereObjective):
-    """Squared radius of a hypersphere, and the squared distances by which items exceed it."""
+    """Squared radius of a hypersphere, plus the excess of squared distances over it."""
 
     def __init__(self, task: Task, detector: DeepSVDD) -> None:
         super().__init__(task)
         self.nu = detector.nu
         self.n_warm_up_epochs = detector.n_warm_up_epochs
         self.moves_radius = False
-        # Squared distances of the last batch.
+        # Squared distances in the last batch.
         self.seen = torch.zeros(0)
         task.network.register_buffer("radius", torch.zeros((), device=self.device))
 
@@ -297,7 +295,7 @@ class _SoftBoundaryObjective(HypersphereObjective):
 
 
 def _remove_biases(network: nn.Module) -> None:
-    """Remove bias terms, and all parameters of batch normalisation."""
+    """Remove bias terms and all parameters of batch normalisation."""
     for layer in network.modules():
         names = [name for name, _ in layer.named_parameters(recurse=False)]
         if isinstance(layer, nn.modules.batchnorm._NormBase):

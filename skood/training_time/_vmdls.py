@@ -42,20 +42,18 @@ class VMDLS(
 
     .. math:: L_\text{metric}(z) + \lambda \, L_\text{KL}(z)
 
-    where ``triplet_margin_loss`` draws the rows of a class together and pushes classes apart by
-    a margin M that grows from 0.15 to `margin`, and ``class_divergence`` makes each class a
-    narrow Gaussian around the mean of its z in the previous epoch. There is no softmax.
+    where a triplet loss pulls the rows of a class together and pushes classes apart by a margin
+    that grows from 0.15 to `margin`, and a Kullback-Leibler divergence makes each class a narrow
+    Gaussian around the mean of its z in the previous epoch. There is no softmax.
 
-    The features f(x) of an item are, by default, the spatial means of the inner layers, the
-    penultimate features and :math:`\mu`, side by side. With :math:`l_k(x)` the log-likelihood of
-    f(x) under a Gaussian of the training features of class k (``ClassGaussians``), the score
-    is
+    By default, the features f(x) of an item are the spatial means of the inner layers, the
+    penultimate features and :math:`\mu`, concatenated. With the log-likelihood :math:`l_k(x)` of
+    f(x) under a Gaussian of the training features of class k, the score is
 
     .. math:: s(x) = w(x) \, \min\big( \max_k l_k(x) - B, -1 \big)
 
-    where B is 1 more than the largest :math:`l_k` of the calibration rows, and :math:`w = 1` or,
-    with an autoencoder, the error of the reconstruction :math:`\hat x`, seen by the first layer
-    :math:`g`:
+    where B is the largest :math:`l_k` of the calibration rows plus 1, and :math:`w = 1` or, with an
+    autoencoder, the error of the reconstruction :math:`\hat x` in the first layer :math:`g`:
 
     .. math:: w(x) = \operatorname{mean}\big( (g(x) - g(\hat x))^2 \big) / w_\text{max}
 
@@ -63,68 +61,71 @@ class VMDLS(
     ----------
     reconstruction : transformer or None, default=None
         Autoencoder for w: an estimator with ``transform`` and ``inverse_transform``,
-        :class:`skood.density.Autoencoder` for instance. It is trained on the rows that the backbone
-        is trained on, unless it comes in a :class:`sklearn.frozen.FrozenEstimator`.
+        such as :class:`skood.density.Autoencoder`. It is trained on the training rows of the
+        backbone, unless it is in a :class:`sklearn.frozen.FrozenEstimator`.
     features : {"ensemble", "penultimate", "latent"}, default="ensemble"
-        What f(x) is: the means of the inner layers, the penultimate features and :math:`\mu`; the
-        penultimate features alone; or :math:`\mu` alone. See Notes.
+        Features f(x): all of the above, the penultimate features alone, or :math:`\mu` alone. See
+        Notes.
     layers : tuple of str, default=None
-        Names of the inner layers of "ensemble", as in ``module.named_modules()``; the first one
-        also sees the reconstructions. None takes the last module at each resolution of the maps,
-        and every nonlinearity that outputs rows.
+        Names of the inner layers of "ensemble", as in ``module.named_modules()``; the first one is
+        g. None: the last module at each resolution of the maps, and every nonlinearity that outputs
+        rows.
     shrinkage : float or "oas", default=0.0
-        Of the covariances, see ``ClassGaussians``; for classes with few rows.
+        Shrinkage of each class's covariance towards a multiple of the identity, from 0 to 1, for
+        classes with few rows. "oas" estimates it as :class:`sklearn.covariance.OAS` does.
     memory : str, joblib.Memory or None, default=None
-        Where the trained backbone and the autoencoder are cached, so that a search over
-        `reconstruction`, `features`, `layers` and `shrinkage` trains the backbone once. Needs an
-        integer `random_state`.
+        Cache of the trained backbone and autoencoder: a search over `reconstruction`, `features`,
+        `layers` and `shrinkage` trains the backbone once. Needs an integer `random_state`.
 
     Attributes
     ----------
     backbone_ : NeuralClassifier
-        The trained backbone. Its ``transform`` gives penultimate features; it cannot predict.
+        The trained backbone. Its ``transform`` returns penultimate features; it cannot predict.
     classes_ : ndarray of shape (n_classes,)
         Labels.
     layers_ : tuple of str
-        Names of the inner layers that are part of the features; none unless these are
-        "ensemble". A layer whose means are the penultimate features is left out.
+        Names of the inner layers in f(x); empty unless `features` is "ensemble". A layer whose
+        means are the penultimate features is left out.
     gaussians_ : ClassGaussians
-        Of the training features.
+        Gaussians of the training features, with ``means``, ``covariances`` and
+        ``log_likelihood(features)``.
     log_likelihood_bound_ : float
         B, in nats.
     reconstruction_ : transformer or None
         The fitted autoencoder.
     first_layer_ : str
-        Name of the layer that sees the reconstructions, with an autoencoder.
+        Name of the layer g, with an autoencoder.
     reconstruction_error_ : float
         :math:`w_\text{max}`, the largest error of a calibration row, with an autoencoder.
     history_ : dict of str to list of float
-        Of each epoch: "loss", its terms "metric" and "kl", and, where rows were held out, the same
-        with ``validation_`` before it and "validation_accuracy", that of the nearest class mean in
-        the latent space. The loss grows with the margin, so the weights of the last epoch are kept.
+        Of each epoch: "loss" and its terms "metric" and "kl"; if rows were held out, the same with
+        the prefix ``validation_``, and "validation_accuracy" of the nearest class mean in the
+        latent space. The loss grows with the margin, so the weights of the last epoch are kept.
 
     See Also
     --------
-    skood.posthoc.LayerMahalanobis : Distances in the layers of a classifier that is trained as
-        usual.
-    skood.inspection.LatentSpaceDisplay : Draws the latent space.
+    skood.posthoc.LayerMahalanobis : Distances in the layers of a classifier trained with
+        cross-entropy.
+    skood.inspection.LatentSpaceDisplay : Shows the latent space.
 
     Notes
     -----
-    `predict_proba` is Bayes' theorem with the Gaussians of the classes and equal priors.
+    `predict_proba` applies Bayes' theorem to the Gaussians of the classes, with equal priors.
 
-    :math:`\mu` is a linear map of the penultimate features. Next to these, as in "ensemble" and
-    in the authors' code, it tells nothing new: the covariance of every class has no extent in
-    `n_latent` directions but the common jitter of ``ClassGaussians``, so that :math:`\mu`
-    adds nearly the same number to the log-likelihood of every item. The ranking of items is that
-    of the features without :math:`\mu` (rank correlation 1.000), at the price of the jitter.
-    "latent" scores the space in which training pushes the classes apart, "penultimate" the features
-    that it is mapped from.
+    To the covariance of each class a multiple of the identity is added, the smallest of 0, 1e-6,
+    2e-6, 4e-6, ... for which the covariances of all classes are positive definite.
+
+    :math:`\mu` is a linear map of the penultimate features. Together with these features, as in
+    "ensemble" and in the authors' code, it adds no information: in `n_latent` directions every
+    covariance is that multiple of the identity alone, so :math:`\mu` adds nearly the same number to
+    the log-likelihood of every item. The ranking of items is the same as without :math:`\mu` (rank
+    correlation 1.000). "latent" scores the space in which training separates the classes,
+    "penultimate" the features that are mapped to it.
 
     Differences from the authors' code: embeddings are not normalised by default, since the paper's
-    classes are far from each other and from the origin; the covariances are those of all training
-    rows, not of the last batch; B and :math:`w_\text{max}` are taken from in-distribution
-    calibration rows, not from the test data, so that a score depends on its row alone.
+    classes are far from each other and from the origin; covariances are computed on all training
+    rows instead of the last batch; B and :math:`w_\text{max}` come from in-distribution calibration
+    rows instead of the test data, so that a score depends on its row alone.
 
     References
     ----------
@@ -219,7 +220,7 @@ class VMDLS(
         )
 
     def _log_likelihood(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        """Log-likelihood of the features under each class, shape (n, n_classes)."""
+        """Return the log-likelihood of the features under each class, shape (n, n_classes)."""
         parts = [self.gaussians_.log_likelihood(f) for _, f in self._features(data)]
         return np.concatenate(parts)
 
@@ -233,7 +234,7 @@ class VMDLS(
         )
 
     def transform(self, X: Any) -> npt.NDArray[np.float64]:
-        r"""Latents of X, the :math:`\mu` of q(z | x).
+        r"""Return the latents of X, the means :math:`\mu` of q(z | x).
 
         Parameters
         ----------

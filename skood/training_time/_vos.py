@@ -1,4 +1,4 @@
-"""Classifier that is trained on virtual outliers, drawn around the features of each class."""
+"""Classifier trained on virtual outliers, which are drawn around the features of each class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from scipy.special import logsumexp
 from torch import Tensor, nn
 from torch.distributions import Chi2
 
@@ -19,75 +18,77 @@ from skood._torch.seeding import Stream, isolated_rng
 from skood.classifiers._network_classifier import last_linear
 from skood.classifiers._objective import ClassifierObjective, Task
 from skood.classifiers._outputs import Outputs
+from skood.functional import energy
 from skood.training_time._base import ClassifierTrainingDetector
 
 __all__ = ["VOS"]
 
-# Variance that is added to every direction of the features.
+# Variance added to every direction of the features.
 _RIDGE = 1e-4
-# Smallest weight of a class in the energy, whose logarithm is finite.
+# Smallest weight of a class in the energy, so that its logarithm is finite.
 _SMALLEST_WEIGHT = 1e-6
 
 
 @estimator
 class VOS(ClassifierTrainingDetector):
-    r"""Virtual outlier synthesis: a classifier that learns the energy of outliers it makes up.
+    r"""Virtual outlier synthesis: a classifier that learns to separate synthetic outliers.
 
-    The penultimate features of each class k are described by a Gaussian with mean :math:`\mu_k` and
-    a covariance :math:`\Sigma` that all classes share. Of `n_candidates` draws from each Gaussian
-    those with the lowest density are virtual outliers v. A logistic regression
-    :math:`\phi` on the weighted energy E learns to tell them from the data, and shapes both with
-    the network [1]_. The loss is
+    A Gaussian with mean :math:`\mu_k` and a covariance :math:`\Sigma` shared by all classes
+    describes the penultimate features of each class k. Of `n_candidates` draws from each Gaussian,
+    those with the lowest density are virtual outliers v. A logistic regression :math:`\phi` on the
+    weighted energy E separates them from the data, and is trained together with the network [1]_.
+    The loss is
 
     .. math:: \mathbb{E}[-\log p_y(x)] + \beta \, \mathbb{E}[\text{BCE}(\phi(E), \text{is } x)],
         \qquad E = -\log \sum_k \max(w_k, 0) \exp f_k
 
-    with logits f of data and virtual outliers, and weights w that are learned. The score is
-    the plain negative energy, :math:`\log \sum_k \exp f_k(x)`, in nats, as in the released code.
+    with logits f of data and virtual outliers, and learned weights w. As in the released code, the
+    score is the unweighted negative energy, :math:`\log \sum_k \exp f_k(x)`, in nats.
 
     Parameters
     ----------
     n_queue : int, default=1000
-        Latest features of each class that the Gaussians are fitted to; as many as the class has
-        rows, if these are fewer.
+        Number of latest features of each class that the Gaussians are fitted to, at most the
+        number of rows of the class.
     start_fraction : float, default=0.4
-        Part of the training after which virtual outliers are made, at the beginning of an epoch.
-        The paper starts at epoch 40 of 100.
+        Fraction of the training before virtual outliers start, at the beginning of an epoch. The
+        paper starts at epoch 40 of 100.
     n_candidates : int, default=10000
-        Draws from the Gaussian of each class in a step.
+        Draws from the Gaussian of each class per step.
     n_outliers_per_class : int, default=1
-        Virtual outliers among them.
+        Draws of each class that are virtual outliers.
     uncertainty_weight : float, default=0.1
         :math:`\beta`.
 
     Attributes
     ----------
     history_ : dict of str to list of float
-        Of each epoch: "loss" and its terms "cross_entropy" and "uncertainty" (with its weight; 0
-        until virtual outliers are made); where rows were held out, "validation_loss" and
+        Of each epoch: "loss" and its terms "cross_entropy" and "uncertainty" (times its weight; 0
+        before virtual outliers start); if rows were held out, "validation_loss" and
         "validation_cross_entropy".
 
     See Also
     --------
-    EnergyRegularized : Learns the energy of real outliers.
-    skood.posthoc.Energy : The same score of a classifier that was trained as usual.
+    EnergyRegularized : Learns the energies of real outliers.
+    skood.posthoc.Energy : The same score of a classifier trained with cross-entropy.
 
     Notes
     -----
     :math:`\Sigma` is the covariance of all queues around their means, plus 1e-4 on its diagonal.
-    The density of a Gaussian falls with the Mahalanobis distance from its mean, whose square has a
-    chi-squared distribution and says nothing of the direction. So the distances of all candidates
-    are drawn, and directions of the largest alone: the same distribution as that of the farthest of
-    `n_candidates` draws, at less cost.
+    The density of a Gaussian decreases with the Mahalanobis distance from its mean. The squared
+    distance of a draw has a chi-squared distribution and is independent of its direction, so only
+    distances are drawn for all candidates, and directions for the largest distances. The result has
+    the distribution of the farthest of `n_candidates` draws.
 
-    As a function of the features, the negative energy is convex: averaged over all directions it is
-    higher around a mean than at it, which limits how low that of virtual outliers can be made.
+    The negative energy is a convex function of the features: averaged over all directions, it is
+    higher around a class mean than at the mean. This limits how far training can lower it for
+    virtual outliers.
 
     As in the released code, the logistic regression has two outputs, and its cross-entropy is
     averaged over rows and virtual outliers together; the paper adds two averages. Virtual outliers
-    begin once all queues are full, and with an epoch; `fit` warns if there were none. The
-    validation loss has none of them, so the weights of the last epoch are kept and the classifier's
-    `patience` has no effect; nor has `compile`.
+    start with an epoch, after all queues are full; `fit` warns if there were none. The validation
+    loss has no virtual outliers, so the weights of the last epoch are kept. The classifier's
+    `patience` and `compile` have no effect.
 
     References
     ----------
@@ -127,22 +128,22 @@ class VOS(ClassifierTrainingDetector):
     def _check_training(self) -> None:
         if not any(self.history_.get("uncertainty", ())):
             warnings.warn(
-                f"VOS made no virtual outliers in {len(self.history_['loss'])} epochs, so that its "
-                "classifier was trained on cross-entropy alone. They begin with an epoch, after "
-                f"start_fraction={self.start_fraction} of the training, once there are "
-                f"n_queue={self.n_queue} features of each class, or as many as it has rows. Give "
-                "the classifier more max_epochs, or lower n_queue or start_fraction",
-                stacklevel=5,
+                f"VOS made no virtual outliers in {len(self.history_['loss'])} epochs, so its "
+                "classifier was trained on cross-entropy alone. They start with an epoch, after "
+                f"start_fraction={self.start_fraction} of the training, when each class has "
+                f"n_queue={self.n_queue} features, or one for each of its rows. Give the "
+                "classifier more max_epochs, or lower n_queue or start_fraction",
+                stacklevel=6,
             )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return logsumexp(outputs.logits, axis=1)
+        return energy(outputs.logits)
 
 
 class _VOSObjective(ClassifierObjective):
-    """Cross-entropy of the classes, and of telling the energies of data and virtual outliers."""
+    """Cross-entropy of the classes, and of the separation of data from virtual outliers."""
 
-    # Features come by a hook, and virtual outliers cost more than what a compiler saves.
+    # A hook reads the features, and virtual outliers cost more than a compiler saves.
     compiles = False
 
     # The validation loss has no virtual outliers and would favour epochs before they start.
@@ -174,7 +175,7 @@ class _VOSObjective(ClassifierObjective):
         self.synthesizes = False
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        # Apart, since all the parameters of a group must get their first gradient in one step.
+        # All parameters of a group must get their first gradient in the same step.
         own = [self.class_weight, *self.logistic_regression.parameters()]
         return [{"params": list(self.network.parameters())}, {"params": own}]
 
@@ -199,11 +200,11 @@ class _VOSObjective(ClassifierObjective):
 
     @torch.no_grad()
     def enqueue(self, features: Tensor, class_index: Tensor) -> None:
-        """Put features in the place of the oldest ones of their class."""
+        """Replace the oldest features of each class."""
         of_class = F.one_hot(class_index, len(self.queues))
-        # Number of each row among those of its class in this batch.
+        # Position of each row among the rows of its class in this batch.
         number = of_class.cumsum(0).gather(1, class_index[:, None])[:, 0] - 1
-        # Of more rows than a queue has places the last ones stay.
+        # If a class has more rows than its queue has places, the last rows stay.
         is_kept = number >= (of_class.sum(0) - self.n_queued)[class_index]
         place = (self.n_seen[class_index] + number) % self.n_queued[class_index]
         self.queues[class_index[is_kept], place[is_kept]] = features[is_kept]
@@ -223,7 +224,7 @@ class _VOSObjective(ClassifierObjective):
         return (mean[:, None] + steps).flatten(0, 1).float()
 
     def gaussians(self) -> tuple[Tensor, Tensor]:
-        """Mean of each class and the Cholesky factor of their covariance, of full queues."""
+        """Return the class means and the Cholesky factor of the covariance, for full queues."""
         features = self.queues.double()
         is_queued = torch.arange(features.shape[1], device=features.device) < self.n_queued[:, None]
         mean = features.sum(1) / self.n_queued[:, None]
@@ -231,11 +232,11 @@ class _VOSObjective(ClassifierObjective):
         covariance = centered.T @ centered / self.n_queued.sum()
         covariance.diagonal().add_(_RIDGE)
         factor, failed = torch.linalg.cholesky_ex(covariance)
-        # The loss becomes NaN, of which the training loop says what to do.
+        # The loss becomes NaN, and the training loop raises an error with advice.
         return mean, torch.where(failed == 0, factor, torch.nan)
 
     def uncertainty(self, logits: Tensor, outliers: Tensor) -> Tensor:
-        """Cross-entropy of telling data from virtual outliers, shape (b + n_outliers,)."""
+        """Cross-entropy of the logistic regression, shape (b + n_outliers,)."""
         of_outliers = last_linear(self.network)(outliers)
         weight = self.class_weight.clamp_min(_SMALLEST_WEIGHT)
         negative_energy = torch.logsumexp(torch.cat([logits, of_outliers]) + weight.log(), 1)

@@ -1,8 +1,5 @@
 """LogitNorm: cross-entropy of the direction of the logits."""
 
-import re
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,9 +7,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import roc_auc_score
 
 from skood import MLP, MSP, LogitNorm, ShallowConvNet
-from skood.classifiers._outputs import Outputs
-from skood.training_time import _logit_norm
-from skood.training_time._base import log_max_proba
+from skood.functional import log_msp
 
 
 def tiny(**params):
@@ -84,8 +79,7 @@ def test_score_is_the_log_of_the_largest_plain_probability(iris):
 def test_score_of_a_probability_close_to_1():
     """log(1 - 2 e^-100), of which log_softmax makes 0."""
     logits = np.array([[0.0, 100.0, 0.0], [-100.0, -200.0, -200.0], [1.0, 1.0, 1.0]])
-    scores = log_max_proba(Outputs(logits, log_softmax(logits, axis=1), np.empty((3, 0))))
-    np.testing.assert_allclose(scores, [-2 * np.exp(-100)] * 2 + [-np.log(3)], rtol=1e-12)
+    np.testing.assert_allclose(log_msp(logits), [-2 * np.exp(-100)] * 2 + [-np.log(3)], rtol=1e-12)
 
 
 def test_default_for_rows_does_not_saturate(iris):
@@ -147,17 +141,3 @@ def test_a_learning_rate_that_is_too_high(iris):
     assert "25 times" in str(caught[0].message) and "learning_rate=0.05" in str(caught[0].message)
     network.set_params(learning_rate=0.005)
     assert LogitNorm(network, random_state=0).fit(X, y).history_["loss"][-1] < 1
-
-
-def test_contributing_shows_this_code():
-    """The example of a training-time method is this one, with parts left out as `...`."""
-    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
-    section = text.split("## Write a training-time method")[1]
-    shown = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
-    source = Path(_logit_norm.__file__).read_text()
-    parts = [part.strip("\n") for part in re.split(r"\n *\.\.\.[^\n]*\n", shown)]
-    assert len(parts) > 1
-    at = 0
-    for part in parts:
-        assert part in source[at:]
-        at = source.index(part, at)
