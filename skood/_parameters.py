@@ -66,7 +66,7 @@ def parameter(
 
 
 @dataclass_transform(eq_default=False, field_specifiers=(parameter,))
-def estimator(cls: _Class) -> _Class:
+def estimator(class_: _Class) -> _Class:
     """Make ``__init__`` of the fields of a class, check them in `fit`, and complete its docstring.
 
     Every annotated attribute of the class is a field and has to be a :func:`parameter`. The
@@ -75,8 +75,8 @@ def estimator(cls: _Class) -> _Class:
 
     Parameters
     ----------
-    cls : type
-        A subclass of scikit-learn's ``BaseEstimator``. A subclass of `cls` without fields of its
+    class_ : type
+        A subclass of scikit-learn's ``BaseEstimator``. A subclass of `class_` without fields of its
         own does not need the decorator.
 
     Returns
@@ -90,27 +90,31 @@ def estimator(cls: _Class) -> _Class:
         When an annotated attribute is no parameter, or a parameter's name begins with an
         underscore.
     """
-    own = [name for name, kind in inspect.get_annotations(cls).items() if "ClassVar" not in str(kind)]
+    own = [
+        name
+        for name, kind in inspect.get_annotations(class_).items()
+        if "ClassVar" not in str(kind)
+    ]
     for name in own:
-        if name.startswith("_") or not isinstance(cls.__dict__.get(name), dataclasses.Field):
+        if name.startswith("_") or not isinstance(class_.__dict__.get(name), dataclasses.Field):
             raise TypeError(
-                f"{cls.__name__}.{name} is annotated but no parameter; give it as "
+                f"{class_.__name__}.{name} is annotated but no parameter; give it as "
                 f"{name}: ... = parameter(...), or leave the annotation out"
             )
-    allowed = {name: cls.__dict__[name].metadata["allowed"] for name in own}
-    dataclasses.dataclass(eq=False, repr=False)(cls)
-    signature = _in_order(cls)
-    initialize: Any = cls.__dict__["__init__"]
+    allowed = {name: class_.__dict__[name].metadata["allowed"] for name in own}
+    dataclasses.dataclass(eq=False, repr=False)(class_)
+    signature = _in_order(class_)
+    initialize: Any = class_.__dict__["__init__"]
     initialize.__signature__ = signature
     constraints: dict[str, Any] = {}
-    for base in cls.__mro__[:0:-1]:
+    for base in class_.__mro__[:0:-1]:
         constraints |= base.__dict__.get("_parameter_constraints", {})
     constraints |= {name: values for name, values in allowed.items() if values}
     known = {k: v for k, v in constraints.items() if k in signature.parameters}
-    setattr(cls, "_parameter_constraints", known)  # noqa: B010 (mypy knows no such attribute)
-    if cls.__dict__["__doc__"] is not None:
-        cls.__doc__ = _completed(cls, signature)
-    return cls
+    setattr(class_, "_parameter_constraints", known)  # noqa: B010 (mypy knows no such attribute)
+    if class_.__dict__["__doc__"] is not None:
+        class_.__doc__ = _completed(class_, signature)
+    return class_
 
 
 def _in_order(cls: Any) -> inspect.Signature:
