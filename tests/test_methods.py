@@ -28,7 +28,7 @@ class Conditional(BaseEstimator):
         self.inner_ = skood.Diffusion()
         return self
 
-    @available_if(lambda self: hasattr(self.inner_, "score_function"))
+    @available_if(lambda self: hasattr(self.inner_, "denoiser"))
     def by_attribute(self):
         """Available once fitted."""
 
@@ -42,7 +42,7 @@ class Conditional(BaseEstimator):
 
     @property
     def score_above(self):
-        return self.inner_.score_function
+        return self.inner_.denoiser
 
 
 class Delegating(BaseEstimator):
@@ -64,30 +64,30 @@ def test_methods_that_may_come_with_the_fit():
         assert not hasattr(model, method)
         assert provides(model, method)
     assert not provides(model, "by_parameter")
-    assert not provides(model, "score_function")
+    assert not provides(model, "denoiser")
     assert provides(Conditional(flag=True), "by_parameter")
-    assert provides(Delegating(), "score_function")
-    assert not provides(Delegating().fit(np.eye(3)), "score_function")
+    assert provides(Delegating(), "denoiser")
+    assert not provides(Delegating().fit(np.eye(3)), "denoiser")
 
 
 def test_what_is_passed_on():
     diffusion = skood.Diffusion()
     for model in (diffusion, FrozenEstimator(diffusion)):
-        check_provides(model, "jacobian", "score_function", message="needed")
+        check_provides(model, "linearize", "denoiser", message="needed")
     pipeline = make_pipeline(StandardScaler(), diffusion)
     for model in (pipeline, FrozenEstimator(pipeline)):
         with pytest.raises(
             TypeError,
-            match=r"^needed\. The Pipeline does not pass on score_function of the Diffusion inside: "
+            match=r"^needed\. The Pipeline does not pass on denoiser of the Diffusion inside: "
             "make a Pipeline of its other steps and the detector$",
         ):
-            check_provides(model, "score_function", message="needed", error=TypeError)
+            check_provides(model, "denoiser", message="needed", error=TypeError)
     with pytest.raises(
         ValueError, match=r"^needed\. The GridSearchCV .* give the Diffusion itself"
     ):
-        check_provides(GridSearchCV(diffusion, {}), "score_function", message="needed")
+        check_provides(GridSearchCV(diffusion, {}), "denoiser", message="needed")
     with pytest.raises(ValueError, match=r"^needed$"):
-        check_provides(make_pipeline(PCA(), skood.VAE()), "score_function", message="needed")
+        check_provides(make_pipeline(PCA(), skood.VAE()), "denoiser", message="needed")
 
 
 def untrainable(cls):
@@ -170,10 +170,14 @@ def test_what_cannot_be_told_before_is_told_after(X):
 
     class Late(KernelDensity):
         @property
-        def score_function(self):
-            return self.inner_.score_function
+        def denoiser(self):
+            return self.inner_.denoiser
 
-    assert provides(Late(), "score_function")
+        @property
+        def map(self):
+            return self.inner_.map
+
+    assert provides(Late(), "denoiser")
     with pytest.raises(ValueError, match="is not a diffusion model"):
         skood.ScoreNorm(FrozenEstimator(KernelDensity().fit(X))).fit(X)
     with pytest.raises((ValueError, AttributeError), match=r"inner_|diffusion"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from abc import abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,6 +20,7 @@ from skood._checked_data import CheckedData
 from skood._chunks import row_slices
 from skood._data import check_scores
 from skood._parameters import Interval, estimator, fit_context, parameter
+from skood._progress import tracked
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._base import ModelObjective, NeuralModel
 from skood.density._conditioning import ClassConditioning
@@ -264,9 +266,14 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
         generator = torch_rng(device, draw_seed(random_state), Stream.SAMPLES)
+        slices: Iterable[slice] = list(row_slices(n_samples, self._samples_at_once or n_samples))
+        if n_samples > (self._samples_at_once or n_samples):
+            slices = tracked(
+                slices, description="drawing samples", unit="batch", verbose=self.verbose
+            )
         drawn = []
         with torch.inference_mode():
-            for rows in row_slices(n_samples, self._samples_at_once or n_samples):
+            for rows in slices:
                 x = self._draw(module, rows.stop - rows.start, generator)
                 drawn.append(self._preprocessing.inverse(x).cpu().numpy())
         values, dtype = np.concatenate(drawn), self.dtype_

@@ -20,6 +20,7 @@ __all__ = [
     "DensityDetector",
     "check_densities",
     "default_flow",
+    "evenly_spaced",
     "log_density",
     "log_density_of_pixels",
 ]
@@ -35,7 +36,7 @@ class DensityDetector(ModelDetector):
     Parameters
     ----------
     density : estimator, default=None
-        Any estimator with ``fit`` and ``score_samples``, in nats; one in
+        Any estimator with ``fit`` and ``score_samples``; one in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
         :class:`~skood.density.PixelCNN` for images and :class:`~skood.density.NeuralSplineFlow` for
         rows.
@@ -100,6 +101,12 @@ def check_densities(densities: Sequence[Any], data: CheckedData, name: str) -> N
             )
         if isinstance(density, NeuralModel):
             density.check_input(data)
+
+
+def evenly_spaced(data: CheckedData, n_items: int | None) -> CheckedData:
+    """Return at most that many items, evenly spaced; all of them for None."""
+    n_rows = min(n_items or len(data), len(data))
+    return data.subset(np.arange(n_rows) * len(data) // n_rows)
 
 
 def log_density(model: Any, data: CheckedData) -> npt.NDArray[np.float64]:

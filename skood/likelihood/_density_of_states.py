@@ -14,7 +14,7 @@ from skood._checked_data import CheckedData
 from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
-from skood.likelihood._base import DensityDetector, log_density
+from skood.likelihood._base import DensityDetector, evenly_spaced, log_density
 
 __all__ = ["DensityOfStates"]
 
@@ -152,8 +152,7 @@ class DensityOfStates(DensityDetector):
         return [CheckedData.of(part) for part in np.split(standardised, n_parts, axis=1)]
 
     def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        n_rows = min(self.n_calibration or len(data), len(data))
-        return self._score_samples(data.subset(np.arange(n_rows) * len(data) // n_rows))
+        return self._score_samples(evenly_spaced(data, self.n_calibration))
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int

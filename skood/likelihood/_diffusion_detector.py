@@ -41,7 +41,7 @@ class DiffusionDetector(DensityDetector):
     def _check_density(self, density: Any) -> None:
         check_provides(
             density,
-            "score_function",
+            "denoiser",
             message=f"density={density!r} is not a diffusion model; {type(self).__name__} needs a "
             "Diffusion",
         )

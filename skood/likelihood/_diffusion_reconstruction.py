@@ -91,9 +91,8 @@ class DiffusionReconstruction(DiffusionDetector):
         self._noise_seed = seed
         self._measure = self._make_measure(inliers)
         super()._fit(inliers, y, outliers, seed)
-        n_rows = min(self.n_calibration or len(inliers), len(inliers))
-        rows = numpy_rng(seed, Stream.RECONSTRUCTION_ROWS).permutation(len(inliers))[:n_rows]
-        distances = super()._score_samples(inliers.subset(rows))
+        rows = numpy_rng(seed, Stream.RECONSTRUCTION_ROWS).permutation(len(inliers))
+        distances = super()._score_samples(inliers.subset(rows[: self.n_calibration]))
         self.mean_distances_, std = distances.mean(0), distances.std(0)
         # If all distances are equal, they are divided by their mean instead.
         self.std_distances_ = np.where(std > 0, std, np.maximum(self.mean_distances_, 1e-12))

@@ -71,8 +71,8 @@ class InputComplexity(ImageParameters, DensityDetector):
     Notes
     -----
     The score of [1]_ is :math:`S = -\log_2 p(x) - L(x)`, larger for out-of-distribution items. Both
-    terms are bits per image if p is a probability of levels, as for
-    :class:`~skood.density.PixelCNN`; a density in other units adds a constant to score and
+    terms are bits per image if the density returns the log-probability of levels in nats, as
+    :class:`~skood.density.PixelCNN` does; a density in other units adds a constant to score and
     threshold. An image of one channel is encoded as a grey image, of three as a colour image, and
     of any other number as one grey image with the channels one above the other.
 

@@ -13,7 +13,7 @@ from skood._checked_data import CheckedData
 from skood._models import fit_model, rows_through
 from skood._parameters import HasMethods, StrOptions, estimator, parameter
 from skood.base import ModelDetector
-from skood.likelihood._base import default_flow
+from skood.likelihood._base import default_flow, evenly_spaced
 
 __all__ = ["LatentNorm"]
 
@@ -121,12 +121,11 @@ class LatentNorm(ModelDetector):
             seed=None if self.random_state is None else seed,
             memory=self.memory,
         )
-        n_rows = min(_CHECKED_ROWS, len(inliers))
-        self._check_latents(inliers.subset(np.arange(n_rows) * len(inliers) // n_rows))
+        self._check_latents(evenly_spaced(inliers, _CHECKED_ROWS))
 
     def _check_latents(self, data: CheckedData) -> None:
         """Raise where latents of in-distribution rows are far from standard normal."""
-        if hasattr(self.latents_, "jacobian") or hasattr(self.latents_, "elbo"):
+        if hasattr(self.latents_, "linearize") or hasattr(self.latents_, "elbo"):
             # A flow or a VAE is trained to have such latents.
             return
         latents = self._latents(data)

@@ -21,7 +21,7 @@ from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
 from skood.density._denoiser import Denoiser
-from skood.likelihood._base import DensityDetector, default_flow
+from skood.likelihood._base import DensityDetector, default_flow, evenly_spaced
 from skood.likelihood._dimension import (
     ConvolutionDimension,
     Dimension,
@@ -170,8 +170,8 @@ class LocalIntrinsicDimension(DensityDetector):
         n_values = int(np.prod(inliers.item_shape))
         signs = numpy_rng(seed, Stream.DIMENSION_PROBES).integers(2, size=(self.n_probes, n_values))
         self._probes = 2.0 * signs - 1
-        n_rows = min(self.n_calibration or len(inliers), len(inliers))
-        rows = numpy_rng(seed, Stream.DIMENSION_ROWS).permutation(len(inliers))[:n_rows]
+        rows = numpy_rng(seed, Stream.DIMENSION_ROWS).permutation(len(inliers))
+        rows = rows[: self.n_calibration]
         if self.scale != "lpca":
             self.scale_ = float(self.scale)
             self.target_dimension_ = None
@@ -189,7 +189,7 @@ class LocalIntrinsicDimension(DensityDetector):
         self.scale_ = find_scale(self._dimension(), spectrum, self.target_dimension_)
         dimensions = self._dimension().dimension(spectrum, self.scale_)
         self.train_pairs_ = np.stack((log_prob, dimensions.numpy()), 1)
-        if n_rows > _SCALE_ROWS:
+        if len(rows) > _SCALE_ROWS:
             others = self._pairs(inliers.subset(rows[_SCALE_ROWS:]))
             self.train_pairs_ = np.concatenate((self.train_pairs_, others))
 
@@ -203,12 +203,12 @@ class LocalIntrinsicDimension(DensityDetector):
         """Return the estimator; raise if the density, fitted or not, does not suit it."""
         check_provides(
             density,
-            "jacobian",
-            "score_function",
+            "linearize",
+            "denoiser",
             message=f"the local intrinsic dimension of density={density!r} cannot be computed; "
             "expected an ImageFlow, a NeuralSplineFlow or a Diffusion",
         )
-        is_flow = provides(density, "jacobian")
+        is_flow = provides(density, "linearize")
         known = _OF_FLOWS if is_flow else ("flipd",)
         estimator = known[0] if self.estimator == "auto" else self.estimator
         if estimator not in known:
@@ -226,8 +226,7 @@ class LocalIntrinsicDimension(DensityDetector):
         return estimator
 
     def _scores_of_held_out(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        n_rows = min(self.n_calibration or len(data), len(data))
-        return self._score_samples(data.subset(np.arange(n_rows) * len(data) // n_rows))
+        return self._score_samples(evenly_spaced(data, self.n_calibration))
 
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int

@@ -40,7 +40,7 @@ def images():
 def image_flow_network():
     """Make a flow between images and latents with random weights, float64; keywords override.
 
-    Untrained, couplings and the shifts of ActNorms would be those of the identity.
+    Untrained couplings and ActNorm shifts would be the identity.
     """
 
     def make(item_shape, n_transforms=(2, 2), **kwargs):

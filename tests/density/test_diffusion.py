@@ -1,4 +1,4 @@
-"""Diffusion as an estimator: what it learns, its likelihood in nats, its samples."""
+"""Diffusion as an estimator: training, likelihood in nats, samples."""
 
 import pickle
 
@@ -210,7 +210,8 @@ def test_weighting():
 
 def test_forms_of_the_same_images():
     images = np.random.default_rng(0).integers(256, size=(24, 6, 4), dtype=np.uint8)
-    scores = make_diffusion().fit(images).score_samples(images)
+    of_images = make_diffusion().fit(images)
+    scores = of_images.score_samples(images)
     for X in (
         images[:, None],
         images[..., None],
@@ -221,6 +222,8 @@ def test_forms_of_the_same_images():
     flat = images.reshape(24, -1)
     model = make_diffusion(image_shape=(1, 6, 4)).fit(flat)
     np.testing.assert_array_equal(model.score_samples(flat), scores)
+    gradients = of_images.score_function(images, 0.1)
+    np.testing.assert_array_equal(model.score_function(flat, 0.1), gradients)
     assert model.sample(2).shape == (2, 24)
     assert model.sample(2).dtype == np.uint8
 

@@ -29,7 +29,7 @@ def test_jacobian(image_flow_network, shape, coupling):
     jacobian = derivative.jacobian()
     torch.testing.assert_close(derivative.x, network.inverse(z), atol=1e-12, rtol=0)
     torch.testing.assert_close(jacobian, by_autograd(network, z), atol=1e-8, rtol=1e-8)
-    # It undoes that of the forward map, whose log-determinant is known.
+    # The inverse of the Jacobian of the forward map, whose log-determinant is known.
     _, log_det = network(derivative.x)
     torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, -log_det)
 

@@ -50,7 +50,7 @@ def set_linear(layer, weight, bias):
 
 
 def given(mean, cov, of, by):
-    """Coefficients, constant and covariance of one part of a normal vector given another."""
+    """Coefficients, constant and covariance of some entries of a normal vector given others."""
     A = np.linalg.solve(cov[np.ix_(by, by)], cov[np.ix_(by, of)]).T
     return A, mean[of] - A @ mean[by], cov[np.ix_(of, of)] - A @ cov[np.ix_(by, of)]
 
@@ -153,7 +153,7 @@ class TestBounds:
         vae = model.exact().set_params(n_importance_samples=512)
         exact = model.log_density(vae)
         np.testing.assert_allclose(vae.score_above(model.X, 1), exact, atol=0.1)
-        # The expectation of log p(x | z) under q(z_2 | x) p(z_1 | z_2), less KL(q(z_2 | x) || p).
+        # The expectation of log p(x | z) under q(z_2 | x) p(z_1 | z_2), minus KL(q(z_2 | x) || p).
         vae.set_params(bound="elbo")
         Z = (model.X - vae.mean_) / vae.scale_
         A, c, rest = given(model.mean, model.cov, [1], [2, 3, 4])

@@ -1,4 +1,4 @@
-"""ImageFlow as an estimator: its likelihood in nats, its samples, its training."""
+"""ImageFlow as an estimator: likelihood in nats, samples, training."""
 
 import copy
 import pickle
@@ -165,7 +165,8 @@ def test_samples_are_like_the_data(tiny_image_flow, shape, settings, dtype, rang
 
 
 def test_forms_of_the_same_images(tiny_image_flow, images):
-    scores = tiny_image_flow().fit(images).score_samples(images)
+    of_images = tiny_image_flow().fit(images)
+    scores = of_images.score_samples(images)
     for X in (
         images[:, None],
         images[..., None],
@@ -178,6 +179,7 @@ def test_forms_of_the_same_images(tiny_image_flow, images):
     flow = tiny_image_flow(image_shape=(1, 5, 4)).fit(flat)
     np.testing.assert_array_equal(flow.score_samples(flat), scores)
     assert flow.decode(flow.encode(flat)).shape == flat.shape
+    np.testing.assert_array_equal(flow.jacobian(flat[:3]), of_images.jacobian(images[:3]))
 
 
 def test_later_images_are_clipped_to_the_range_of_training(tiny_image_flow):
@@ -185,7 +187,7 @@ def test_later_images_are_clipped_to_the_range_of_training(tiny_image_flow):
     flow = tiny_image_flow(value_range="minmax", n_levels=8).fit(X)
     clipped = np.clip(3 * X, X.min(), X.max())
     np.testing.assert_array_equal(flow.score_samples(3 * X), flow.score_samples(clipped))
-    # Latents reach a little further, but not without end.
+    # Latents reach a little further, up to a limit.
     Z = flow.encode(1.01 * X)
     assert (Z != flow.encode(np.clip(1.01 * X, X.min(), X.max()))).any()
     far = np.where(X > 0, 100.0, -100.0)
@@ -237,7 +239,7 @@ def test_long_training_on_images_without_a_density(tiny_image_flow, kind, coupli
     ).fit(X)
     assert len(flow.history_["loss"]) == 63
     assert np.isfinite(flow.history_["loss"]).all()
-    # Four values, each of a density far above that of uniform pixels.
+    # Four values, each with a density far above the density of uniform pixels.
     assert flow.score(X) > 4
     new = np.random.default_rng(1).random((20, 2, 2))
     for values in (flow.score_samples(new), flow.sample(20, random_state=0), flow.encode(X)):

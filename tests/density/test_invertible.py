@@ -1,4 +1,4 @@
-"""What flows of rows and of images share: maps to latents and back, and their derivatives."""
+"""Flows of rows and of images: maps to latents and back, and their derivatives."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from skood.density._invertible import MatrixDerivative
 
 @pytest.fixture(scope="module")
 def rows():
-    """Rows of correlated features on scales of their own, shape (300, 4)."""
+    """Rows of correlated features with different scales, shape (300, 4)."""
     rng = np.random.default_rng(0)
     return rng.normal(size=(300, 4)) @ rng.normal(size=(4, 4)) * [1, 10, 0.1, 1] + [0, 50, 0, -3]
 
@@ -29,7 +29,7 @@ def of_rows(rows):
 
 @pytest.fixture(scope="module", params=["rows", "digits"])
 def case(request, rows, digits):
-    """A flow; items; what a unit of its network is in those of X; log of the volume of a bin."""
+    """A flow; items; a unit of its network in units of X; logarithm of the volume of a bin."""
     if request.param == "rows":
         flow = request.getfixturevalue("of_rows")
         return flow, rows[:40], flow.scale_, np.log(flow.scale_).sum()
@@ -47,7 +47,7 @@ def test_decode_undoes_encode(case):
 
 
 def test_encode_undoes_decode(case):
-    """All that `decode` gives is encoded, pixels beyond black and white too."""
+    """`encode` takes all outputs of `decode`, pixels beyond black and white too."""
     flow = case[0]
     Z = np.random.default_rng(0).normal(size=(40, flow.n_latent))
     np.testing.assert_allclose(flow.encode(flow.decode(Z)), Z, atol=1e-4)
@@ -157,7 +157,7 @@ def test_linearize(case):
     np.testing.assert_allclose(log_prob, flow.score_samples(X), atol=1e-3)
     assert log_prob.dtype == np.float64
     assert error.max() < 1e-4
-    # Without a size, that of scoring.
+    # The default is the size of a scoring batch.
     sizes.clear()
     flow.map(data, lambda _, x: (sizes.append(len(x)), x)[1])
     assert sizes == ([32, 8] if X.ndim > 2 else [64])

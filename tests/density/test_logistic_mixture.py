@@ -170,7 +170,7 @@ def test_values_and_gradients_are_finite_for_any_output_of_the_network(n_channel
         value.expand(-1, k, 1, 1) for value, k in zip((loc, scale, coefs), sizes, strict=True)
     ]
     raw = torch.cat([torch.zeros_like(loc), *extreme, other], 1).requires_grad_()
-    # First alone, then beside an unremarkable component.
+    # First alone, then with an unremarkable component.
     for n_components in (1, 2):
         used = raw[:, : n_components * other.shape[1]]
         parameters = mixture.split_parameters(used, n_channels, n_components, 256, 1e-5)
@@ -215,7 +215,7 @@ def test_sampled_channels_depend_on_each_other_as_the_coefficients_say():
     n, n_levels = 2000, 256
     loc = torch.tensor([127.5, 127.5, 127.5]).view(1, 1, 3, 1, 1).expand(n, -1, -1, -1, -1)
     scale = torch.tensor([25.0, 0.01, 0.01]).view(1, 1, 3, 1, 1).expand_as(loc)
-    # Green is the negative of red; blue is half of red less a quarter of green.
+    # Green is the negative of red; blue is half of red minus a quarter of green.
     coefs = torch.tensor([-1.0, 0.5, -0.25]).view(1, 1, 3, 1, 1).expand_as(loc)
     x = mixture.sample(
         torch.zeros(n, 1, 1, 1), loc, scale, coefs, n_levels, torch.Generator().manual_seed(0)
@@ -240,7 +240,7 @@ def test_sample_is_decided_by_the_generator():
 
 @pytest.mark.parametrize(("n_channels", "n_components"), [(1, 1), (1, 3), (2, 1), (3, 2)])
 def test_entropy(n_channels, n_components):
-    """Of all pixels, the mean of the channels' entropies is that of the whole distribution."""
+    """The entropies of the channels, averaged over all pixels, add up to the joint entropy."""
     n_levels = 4
     parameters = random_parameters(n_channels, n_components, n_levels)
     x = all_pixels(n_channels, n_levels)

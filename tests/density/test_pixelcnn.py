@@ -1,4 +1,4 @@
-"""PixelCNN as an estimator: what it learns, scores and samples."""
+"""PixelCNN as an estimator: training, scores, samples."""
 
 import pickle
 import random

@@ -1,4 +1,4 @@
-"""The network of PixelCNN++: its size, what sees what, initialisation and gradients."""
+"""The network of PixelCNN++: size, receptive fields, initialisation and gradients."""
 
 from itertools import product
 

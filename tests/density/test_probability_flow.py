@@ -91,7 +91,7 @@ def test_log_density_of_a_mixture(n_steps, tolerance):
     means, factors = rng.normal(size=(3, 4)), rng.normal(size=(3, 4, 4)) / 3
     covariances = factors @ factors.transpose(0, 2, 1) + 0.01 * np.eye(4)
     weights = np.array([0.2, 0.3, 0.5])
-    # Noise at time 1 hides a mean that is not 0 less well than a variance that is not 1.
+    # At time 1, a mean that is not 0 has a larger effect than a variance that is not 1.
     means -= weights @ means
     noise = noise_of_mixture(*map(torch.from_numpy, (weights, means, covariances)))
     parts = zip(means, covariances, strict=True)

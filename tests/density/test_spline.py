@@ -54,7 +54,7 @@ def test_inverse_undoes_the_spline(n_bins, bound):
 
 
 def test_inverse_in_float32():
-    """To the precision of y; that of x is lower by the slope, exp(-7) and less."""
+    """To the precision of y; the precision of x is lower by the slope, exp(-7) or smaller."""
     parameters = random_parameters(1000, n_bins=8, size=1.0).float()
     y = torch.linspace(-3.5, 3.5, 1000)
     x, log_derivative = inverse_spline(y, parameters, 3.0)

@@ -92,7 +92,7 @@ def test_scores_belong_to_rows(digits):
 def test_samples(plane, density):
     X, factors = plane
     two_step = TwoStep(PCA(2), density).fit(X)
-    # The columns of the decoder are orthonormal, so that the latents' density is that of items.
+    # The decoder has orthonormal columns, so that latents and items have the same density.
     of_latents = two_step.density_.score_samples(two_step.transform(X))
     np.testing.assert_allclose(two_step.score_samples(X), of_latents)
     drawn = two_step.sample(50, random_state=0)

@@ -1,4 +1,4 @@
-"""VAE as an estimator: its loss, training, scores, and its place among others."""
+"""VAE as an estimator: loss, training, scores, in pipelines and detectors."""
 
 import pickle
 import random
@@ -7,30 +7,16 @@ import numpy as np
 import pandas
 import pytest
 import torch
-from scipy.stats import kstest, uniform
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from tiny_models import make_vae
 from torch import distributions, nn
 
 from skood import LikelihoodRatio, LogLikelihood
 from skood.density import VAE
-
-
-def make_vae(**kwargs):
-    settings = {
-        "n_latent": 2,
-        "n_filters": (3,),
-        "hidden_features": (6,),
-        "max_steps": 3,
-        "batch_size": 16,
-        "learning_rate": 1e-2,
-        "precision": "fp32",
-        "random_state": 0,
-    }
-    return VAE(**{**settings, **kwargs})
 
 
 class TestLoss:
@@ -150,6 +136,8 @@ VARIANTS = {
     "no hidden layers": ((30, 4, 3), {"hidden_features": ()}),
     "conditional rows": ((30, 6), {"conditional": True, "hidden_features": (7, 5)}),
 }
+
+
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -236,62 +224,6 @@ def test_many_samples_are_drawn_in_parts_that_differ():
     drawn = make_vae().fit(np.random.default_rng(0).random((20, 3))).sample(2500, random_state=0)
     assert drawn.shape == (2500, 3)
     assert len(np.unique(drawn, axis=0)) == 2500
-
-
-class TestMutation:
-    def mutate(self, X, batch, rate, **settings):
-        """Mutations of a batch, in the units of X."""
-        vae = make_vae(mutation_rate=rate, **settings)
-        source = vae._open(X, reset=True)
-        vae._build(source)
-        x = vae._tensor(batch, torch.device("cpu"))
-        before = x.clone()
-        mutated = vae._mutate(x, source, torch.Generator().manual_seed(0))
-        assert torch.equal(x, before)
-        assert mutated.dtype == x.dtype
-        return vae._preprocessing.inverse(mutated).numpy()
-
-    @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-    @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "logistic"])
-    def test_of_pixels_draws_from_the_whole_range(self, rate, likelihood):
-        X = np.full((60, 3, 10, 10), -3.0)
-        mutated = self.mutate(X, X, rate, likelihood=likelihood, value_range=(-5, 11))
-        moved = mutated != -3
-        assert abs(moved.mean() - rate) <= 5 * np.sqrt(rate * (1 - rate) / X.size)
-        if rate:
-            assert kstest(mutated[moved], uniform(-5, 16).cdf).pvalue > 1e-4
-        # Each value by itself: channels and rows of a pixel move independently.
-        both = (moved[:, 0] & moved[:, 1]).mean()
-        assert abs(both - rate**2) <= 5 * np.sqrt(rate**2 * (1 - rate**2) / X[:, 0].size)
-
-    @pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
-    def test_of_standardised_rows_draws_values_of_the_feature(self, rate):
-        rng = np.random.default_rng(0)
-        first = rng.integers(4, size=500)
-        X = np.c_[first, 100 * first + 7.0]
-        batch = np.tile([[-50.0, -50.0]], (4000, 1))
-        mutated = self.mutate(X, batch, rate)
-        moved = mutated > -49
-        error = np.sqrt(rate * (1 - rate) / len(batch))
-        assert (abs(moved.mean(0) - rate) <= 5 * error).all()
-        assert abs(moved.all(1).mean() - rate**2) <= 5 * np.sqrt(rate**2 * (1 - rate**2) / 4000)
-        for feature in range(2):
-            drawn = mutated[moved[:, feature], feature]
-            assert set(np.unique(drawn.round(2))) == (set(X[:, feature]) if rate else set())
-        if rate == 1:
-            # Not from one row together.
-            assert abs(np.corrcoef(mutated.T)[0, 1]) < 5 / np.sqrt(4000)
-
-
-def test_background_model_expects_mutations():
-    X = np.zeros((40, 6, 6))
-    # Without validation, whose items are not mutated and would choose an epoch that suits them.
-    settings = {"likelihood": "bernoulli", "max_steps": 200, "learning_rate": 3e-2}
-    settings["validation_fraction"] = 0
-    plain, mutated = (make_vae(**settings, mutation_rate=r).fit(X) for r in (0.0, 0.5))
-    assert plain.score(X) > -1
-    # Half of the values are uniform: the mean of a pixel is 1 / 4.
-    assert mutated.score(X) == pytest.approx(36 * np.log(0.75), rel=0.25)
 
 
 def test_reg_weight_shrinks_the_kernels():

@@ -229,7 +229,7 @@ def test_eight_steps_of_lanczos_order_items_by_their_dimension():
 
 
 def test_lanczos_ends_early_where_nothing_is_left():
-    """Jacobians of few different singular values span no more than as many vectors."""
+    """Jacobians with k different singular values give Krylov spaces of at most k vectors."""
     z = torch.zeros(3, 10)
     estimator = LanczosDimension(random_signs(2, 10), 8)
     for J, expected in (
@@ -238,7 +238,7 @@ def test_lanczos_ends_early_where_nothing_is_left():
     ):
         dimension = estimator.at(MatrixDerivative(J.repeat(3, 1, 1)), z, -1.0)
         np.testing.assert_allclose(dimension, expected, atol=1e-5)
-    # More steps than dimensions are as many as these.
+    # The number of steps is at most the number of dimensions.
     assert LanczosDimension(random_signs(1, 3), 8).n_steps == 3
 
 

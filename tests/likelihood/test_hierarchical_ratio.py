@@ -1,4 +1,4 @@
-"""HierarchicalRatio: what its score is, where it separates, and what it does not take."""
+"""HierarchicalRatio: its score, its separation of data, and the models that it refuses."""
 
 import numpy as np
 import pytest
@@ -93,7 +93,7 @@ class Bounds:
 
 
 def test_a_failed_encoder_is_out_of_distribution():
-    """A log-ratio of either sign rejects as much as its size."""
+    """The score depends on the size of the log-ratio, and not on its sign."""
     full = -10 - np.arange(100) / 100
     training = np.stack((full, full - np.linspace(0, 3, 100)), 1)
     detector = HierarchicalRatio(FrozenEstimator(Bounds()), k=1).fit(training)

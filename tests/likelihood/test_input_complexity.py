@@ -1,4 +1,4 @@
-"""InputComplexity: bits of the density beside bits of lossless codecs."""
+"""InputComplexity: bits of the density and bits of lossless codecs."""
 
 import io
 import sys
@@ -62,7 +62,7 @@ def test_reference(monkeypatch):
 @pytest.mark.parametrize("codec", ["png", "jpeg2000", "webp"])
 @pytest.mark.parametrize("shape", [(30, 20), (1, 30, 20), (3, 30, 20)], ids=str)
 def test_codecs_are_lossless(codec, shape):
-    """The length is that of a file from which the image can be read again."""
+    """The length is the size of a file from which the image can be read again."""
     X = np.random.default_rng(0).integers(256, size=(4, *shape), dtype=np.uint8)
     detector = InputComplexity(density(), codecs=(codec,)).fit(X)
     found = detector.complexity(X)

@@ -127,7 +127,7 @@ def test_calibration_rows_get_the_numbers_of_scoring(detector, rows, estimator):
 
 @each_estimator
 def test_scale_of_local_pca(detector, rows, estimator):
-    """The mean dimension of the rows that it is found on is that of the analysis."""
+    """At the scale that is found, the mean dimension equals the dimension of the analysis."""
     detector.set_params(estimator=estimator, scale="lpca", n_calibration=None).fit(rows)
     assert 1 <= detector.target_dimension_ <= 4
     mean = detector.train_pairs_[:256, 1].mean()
@@ -270,7 +270,7 @@ def test_saved_spectra_are_reused(detector, rows, tmp_path, monkeypatch):
 
 @each_estimator
 def test_what_is_beyond_the_flow(detector, rows, estimator):
-    """A value of 1e300 overflows: an error that says what to do, or the lowest score."""
+    """A value of 1e300 overflows: an error with advice, or the lowest score."""
     detector.set_params(estimator=estimator).fit(rows)
     far = np.concatenate([rows[:3], np.full((1, 4), 1e30)])
     assert detector.score_samples(far)[3] == 0
@@ -300,7 +300,7 @@ def noisy_manifold(dimension, n_values, n, *, noise, seed):
 
 @pytest.mark.parametrize(("dimension", "n_values"), [(1, 3), (2, 5)])
 def test_dimension_of_a_manifold(dimension, n_values):
-    """At a scale between that of the noise and that of the curvature."""
+    """At a scale between the scales of the noise and of the curvature."""
     X, new = (
         noisy_manifold(dimension, n_values, n, noise=0.02, seed=seed)
         for seed, n in enumerate((1500, 200))
@@ -336,7 +336,7 @@ def test_black_images_are_likely_and_of_a_low_dimension(of_digits, digits, estim
     assert roc_auc_score(is_in, log_prob) < 0.1
     assert roc_auc_score(is_in, dimension) > 0.95
     assert roc_auc_score(is_in, detector.score_samples(X)) > 0.95
-    # And noise has many dimensions, but is not likely.
+    # Noise has many dimensions, but a low density.
     noise = np.random.default_rng(0).integers(17, size=(20, 8, 8))
     pairs = detector.score_pairs(noise)
     assert pairs[:, 1].min() > np.median(dimension[:100])

@@ -1,4 +1,4 @@
-"""Detectors that take noise off: each against its formula, where the model is known exactly."""
+"""Detectors on a denoiser: each against its formula, for a model that is known exactly."""
 
 import sys
 import types
@@ -27,9 +27,9 @@ def rows():
 
 @pytest.fixture(scope="module")
 def standard_normal(rows):
-    """An untrained model, whose density is that of standardised rows with mean 0 and variance 1.
+    """An untrained model: standardised rows have a standard normal distribution.
 
-    It finds the noise sigma x_t.
+    It predicts the noise sigma x_t.
     """
     model = Diffusion(max_steps=1, learning_rate=1e-12, precision="fp32", random_state=0)
     return FrozenEstimator(model.fit(rows))

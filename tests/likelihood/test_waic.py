@@ -1,4 +1,4 @@
-"""WAIC: the mean of an ensemble's log-densities less their variance."""
+"""WAIC: the mean of an ensemble's log-densities minus their variance."""
 
 import numpy as np
 import pytest
