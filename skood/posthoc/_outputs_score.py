@@ -228,7 +228,7 @@ class OutputsScore(PosthocDetector):
         return getattr(self, "_saved_head", None)
 
     def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
-        if not reset and "offset_" in vars(self) and not hasattr(self, "n_features_in_"):
+        if not reset and "offset_" in vars(self) and not hasattr(self, "input_shape_"):
             name = type(self).__name__
             raise NotFittedError(
                 f"this {name} was fitted by fit_outputs on saved outputs, so it has no network to "
