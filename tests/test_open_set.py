@@ -153,7 +153,7 @@ def test_detectors_that_know_no_class(rows):
         assert not hasattr(other, "predict_class")
     with pytest.raises(AttributeError) as caught:
         KNN(n_neighbors=3).fit(X).predict_class(X)
-    assert "its features are not those of a classifier" in str(caught.value.__cause__)
+    assert "the model of its features is not a classifier" in str(caught.value.__cause__)
 
 
 def test_a_bare_module_may_turn_out_to_have_no_head(rows):

@@ -1,7 +1,7 @@
 """Scores as functions of arrays: the formulas of the detectors in :mod:`skood.posthoc`.
 
-The functions take numpy arrays and import no torch. Larger scores are more in-distribution, unless
-a function says otherwise.
+The functions take numpy arrays and import no torch. Larger scores are more in-distribution unless
+stated otherwise.
 """
 
 from skood.functional._features import (

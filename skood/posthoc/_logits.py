@@ -10,7 +10,6 @@ import numpy.typing as npt
 from skood import functional as F
 from skood._parameters import Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._models import require_logits
 from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
@@ -108,13 +107,12 @@ class Energy(OutputsDetector):
 
     temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
 
+    _needs_logits = True
     _takes_multilabel = True
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        if outputs.multilabel:
-            return F.joint_energy(outputs.logits, self.temperature)
-        require_logits(outputs, type(self).__name__)
-        return F.energy(outputs.logits, self.temperature)
+        energy = F.joint_energy if outputs.multilabel else F.energy
+        return energy(outputs.logits, self.temperature)
 
 
 @estimator

@@ -170,14 +170,14 @@ def fitted_model(
     ----------
     model : estimator
     data, y, seed, memory
-        As in :func:`skood.base.fit_model`.
+        As in :func:`skood._models.fit_model`.
     name : str
         Name of the detector, for error messages.
     needs_labels : bool
     """
     trained = model.estimator if isinstance(model, FrozenEstimator) else model
     if isinstance(trained, ModuleHandle):
-        # A copy with the same module finds out how its output is read.
+        # A copy with the same module determines how its output is read.
         return clone(trained).fit(data)
     if isinstance(model, FrozenEstimator):
         check_same_columns(trained, data)

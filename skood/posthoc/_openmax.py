@@ -12,7 +12,6 @@ from skood import functional as F
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional._logits import SHIFT
-from skood.posthoc._models import require_logits
 from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["OpenMax"]
@@ -69,9 +68,9 @@ class OpenMax(OutputsDetector):
     rows: str = parameter(StrOptions({"correct", "all"}), default="correct", kw_only=True)
 
     _needs = "labels"
+    _needs_logits = True
 
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        require_logits(outputs, type(self).__name__)
         logits = outputs.logits.astype(np.float64)
         predicted = logits.argmax(1)
         centres, weibull = [], []

@@ -20,7 +20,13 @@ from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import ClassifierDetector, in_float64
-from skood.posthoc._models import class_positions, classifier_outputs, fitted_model, read_features
+from skood.posthoc._models import (
+    class_positions,
+    classifier_outputs,
+    fitted_model,
+    read_features,
+    require_logits,
+)
 from skood.posthoc._outputs_score import OutputsScore, Part
 
 __all__ = ["FeatureDetector", "OutputsDetector"]
@@ -32,8 +38,14 @@ class OutputsDetector(OutputsScore, ClassifierDetector):
 
     A subclass implements ``_score(outputs)``, which takes :class:`Outputs`. If the score learns
     from training data, the subclass sets ``_needs`` and implements
-    ``_learn(outputs, class_indices, seed)``. ``outputs.features`` requires ``_reads = "features"``
-    and ``outputs.head`` requires ``_reads = "head"``.
+    ``_learn(outputs, class_indices, seed)``. ``outputs.features`` requires ``_reads = "features"``;
+    ``outputs.weight``, ``outputs.bias`` and ``outputs.logits_of`` require ``_reads = "head"``.
+
+    Attributes
+    ----------
+    _needs_logits : bool
+        Whether the score depends on the size of logits, so that it refuses a classifier that gives
+        only probabilities.
     """
 
     def _learn_from_data(
@@ -49,6 +61,8 @@ class OutputsDetector(OutputsScore, ClassifierDetector):
 
     def _outputs(self, data: CheckedData) -> Outputs:
         outputs = classifier_outputs(self.classifier_, data, self.memory)
+        if self._needs_logits:
+            require_logits(outputs, type(self).__name__)
         return replace(outputs, head=self._known_head) if self._reads == "head" else outputs
 
     @property
@@ -197,7 +211,7 @@ class FeatureDetector(OutputsScore):
         model: Any = self.features_
         if not knows_classes(model):
             raise AttributeError(
-                f"{type(self).__name__} has no classifier_: its features are not those of a "
+                f"{type(self).__name__} has no classifier_: the model of its features is not a "
                 "classifier. Give a trained network with a head as features="
             )
         if self._labels_of_others:

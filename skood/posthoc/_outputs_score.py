@@ -19,10 +19,11 @@ from skood._thresholds import threshold_rows
 from skood._torch.seeding import draw_seed
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import PosthocDetector, check_magnitude, in_float64, refuse_multilabel
+from skood.posthoc._models import require_logits
 
 __all__ = ["OutputsScore", "Part"]
 
-# A part of the outputs that a score may read.
+# What a score may read of the outputs.
 Part = Literal["logits", "features", "head"]
 
 
@@ -37,6 +38,7 @@ class OutputsScore(PosthocDetector):
 
     _takes_multilabel = False
     _needs = "nothing"
+    _needs_logits = False
     _learns_from_new = False
 
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
@@ -153,8 +155,7 @@ class OutputsScore(PosthocDetector):
         Returns
         -------
         ndarray of shape (n,), float64
-            Larger is more in-distribution. The scores equal those of the network that made the
-            outputs.
+            Larger is more in-distribution. The network that made the outputs gives the same scores.
 
         Raises
         ------
@@ -217,6 +218,8 @@ class OutputsScore(PosthocDetector):
             )
         if outputs.multilabel and not self._takes_multilabel:
             refuse_multilabel(name)
+        if self._needs_logits:
+            require_logits(outputs, name)
         return self._only_read(outputs)
 
     def _only_read(self, outputs: Outputs) -> Outputs:

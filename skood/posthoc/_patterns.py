@@ -12,7 +12,6 @@ from skood import functional as F
 from skood._parameters import Interval, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._models import require_logits
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
 from skood.posthoc._outputs_detector import OutputsDetector
 
@@ -117,9 +116,9 @@ class NNGuide(OutputsDetector):
 
     _reads = "features"
     _needs = "data"
+    _needs_logits = True
 
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        require_logits(outputs, type(self).__name__)
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
         if n_bank < len(outputs):

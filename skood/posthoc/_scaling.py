@@ -10,7 +10,6 @@ import numpy.typing as npt
 from skood import functional as F
 from skood._parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._models import require_logits
 from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["ASH", "LTS", "SCALE"]
@@ -124,7 +123,7 @@ class LTS(OutputsDetector):
     top_fraction: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=0.05)
 
     _reads = "features"
+    _needs_logits = True
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        require_logits(outputs, type(self).__name__)
         return F.energy(F.lts(outputs.features, outputs.logits, self.top_fraction))

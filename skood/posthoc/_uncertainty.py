@@ -18,7 +18,6 @@ __all__ = ["UNCERTAINTIES", "Statistic", "UncertaintyDetector"]
 # Takes log-probabilities of shape (n, n_predictions, n_classes) and returns n rows.
 Statistic = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
-
 UNCERTAINTIES: dict[str, Statistic] = {
     "entropy": predictive_entropy,
     "mutual_information": mutual_information,
