@@ -34,10 +34,7 @@ _METRICS: dict[str, Callable[..., float]] = {
 
 
 class Evaluation(list):
-    """Rows of a table, each a dict; what :func:`evaluate` returns.
-
-    Printing it shows an aligned text table.
-    """
+    """Rows of a table as dicts, as :func:`evaluate` returns them; printed as an aligned table."""
 
     def to_frame(self) -> Any:
         """Return the table as a pandas DataFrame.
@@ -52,7 +49,7 @@ class Evaluation(list):
         return pandas.DataFrame(list(self))
 
     def __str__(self) -> str:
-        # Not every detector has a classifier or a threshold, so rows may lack a column.
+        # Rows of detectors without a classifier or a threshold lack some columns.
         names = list(dict.fromkeys(name for row in self for name in row))
         lines = [names, *([_text(row.get(name, "")) for name in names] for row in self)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -77,7 +74,7 @@ def evaluate(
     n_jobs: int | None = None,
     verbose: bool | int | str = "auto",
 ) -> Evaluation:
-    """Score ID data and OOD sets by several detectors, and measure how well they are separated.
+    """Measure how well several detectors separate ID data from OOD sets.
 
     A network that several detectors share runs over each set once.
 
@@ -92,31 +89,30 @@ def evaluate(
     y_id : array-like of shape (n_samples,), default=None
         Class labels of `X_id`, for the accuracy of the classifiers.
     X_train : array-like, Tensor or Dataset of shape (n_train, ...), default=None
-        Training data, on which clones of the detectors are fitted first.
+        Training data, to which clones of the detectors are fitted first.
     y_train : array-like of shape (n_train,), default=None
     metrics : sequence of str, or dict of str to callable, default=("auroc", "fpr95", "aupr_in")
-        Names are "auroc", "fpr95", "fpr80", "aupr_in", "aupr_out" and "detection_error", with
-        in-distribution as the positive class. A callable takes y_true, +1 or -1, and y_score.
+        Names are "auroc", "fpr95", "fpr80", "aupr_in", "aupr_out" and "detection_error"; ID is the
+        positive class. A callable takes y_true, +1 or -1, and y_score.
     n_jobs : int, default=None
-        Detectors that are evaluated at once, in threads; networks run one at a time.
+        Number of detectors evaluated at the same time, in threads; networks run one at a time.
     verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto" shows it on a terminal or in a notebook, for work of more
-        than a few seconds. True shows at once how many detectors are done; 0 silences the
-        detectors, too.
+        Whether a progress bar counts the detectors. "auto" shows it on a terminal or in a notebook
+        if it takes more than a few seconds; 0 also silences the detectors.
 
     Returns
     -------
     Evaluation
-        A list with a dict for each detector and OOD set: "detector", "ood_set", a value for
-        each metric, "id_accepted" (the part of X_id that the detector's threshold accepts),
-        "ood_accepted", "id_accuracy" where `y_id` is given and the detector predicts classes or
-        has a classifier, "n_id", "n_ood", and "seconds" for scoring the OOD set. ``to_frame()``
-        makes it a pandas DataFrame.
+        A list with a dict for each detector and OOD set: "detector", "ood_set", a value for each
+        metric, "id_accepted" (the fraction of X_id above the threshold), "ood_accepted",
+        "id_accuracy" if `y_id` is given and the detector predicts classes or has a classifier,
+        "n_id", "n_ood", and "seconds" for scoring the OOD set. ``to_frame()`` converts it to a
+        pandas DataFrame.
 
     Raises
     ------
     ValueError
-        For an unknown metric, or where there is no detector or no OOD set.
+        For an unknown metric, or without detectors or OOD sets.
 
     Examples
     --------
@@ -198,7 +194,7 @@ def _rows(
 
 
 def _classes(detector: Any, data: CheckedData) -> npt.NDArray | None:
-    """Predict the classes that a detector or its classifier knows, rejecting no row."""
+    """Predict classes by a detector or its classifier, without rejecting rows."""
     if not excludes_classes(detector):
         return None
     if knows_classes(detector):

@@ -1,4 +1,4 @@
-"""What y may be, and what is said about a y that is not."""
+"""Valid labels, and the errors for others."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Who sees progress bars, when they appear and what they say."""
+"""When progress bars are shown, and their descriptions."""
 
 import io
 import multiprocessing
@@ -60,7 +60,7 @@ def listed(file, items, *, description="counting", **kwargs):
 
 
 def shown(file, *args, **kwargs):
-    """What a bar with one update writes."""
+    """Return the output of a bar with one update."""
     start = len(file.getvalue())
     with bar(file, *args, **kwargs) as made:
         made.update()
@@ -219,7 +219,7 @@ def test_importing_warns_of_nothing_in_a_notebook_without_widgets():
 
 
 class Talkative(KernelDensity):
-    """Density that shows what it does."""
+    """Density with progress bars."""
 
     def __init__(self, bandwidth=1.0, verbose="auto"):
         super().__init__(bandwidth=bandwidth)
@@ -239,7 +239,7 @@ class Talkative(KernelDensity):
 
 
 def said(function, *args, **kwargs):
-    """Result of a call, and the descriptions of the bars it shows."""
+    """Return the result of a call, and the descriptions of its bars."""
     with redirect_stderr(io.StringIO()) as file:
         result = function(*args, **kwargs)
     return result, re.findall(r"([^\r\n]*): 0/", file.getvalue())

@@ -35,9 +35,9 @@ __all__ = ["ConformalDetector"]
 
 @estimator
 class ConformalDetector(PValueDetector):
-    r"""Detector that rejects at most a share `alpha` of in-distribution data, for any detector.
+    r"""Detector that rejects at most a fraction `alpha` of in-distribution data.
 
-    A part of the in-distribution data is held out from the wrapped detector. The scores
+    It wraps any detector. Some in-distribution rows are held out from that detector. The scores
     :math:`s_1, \dots, s_n` of these calibration rows give the p-value of x,
 
     .. math:: p(x) = \frac{1 + \#\{i : s_i \le s(x)\}}{n + 1},
@@ -52,55 +52,47 @@ class ConformalDetector(PValueDetector):
         Anything with ``fit`` and ``score_samples``, higher = more in-distribution: a detector of
         this package, ``IsolationForest``, ``OneClassSVM``, ``LocalOutlierFactor(novelty=True)``,
         ``GaussianMixture`` or a ``Pipeline`` that ends in one; a detector of PyOD, or one with
-        another sign, in :class:`ExternalDetector`. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not fitted again; then all in-distribution
-        rows given to `fit` are calibration rows, and it must not have seen them before. A trained
-        model *inside* the detector must not have seen the calibration rows either; give some that
-        it has not seen as ``fit(X, y, X_calibration=...)``.
+        another sign, in :class:`ExternalDetector`. A detector in
+        :class:`sklearn.frozen.FrozenEstimator` is not fitted again: all in-distribution rows given
+        to `fit` are then calibration rows, and must be new to it. The calibration rows must also be
+        new to a trained model *inside* the detector; ``fit(X, y, X_calibration=...)`` takes such
+        rows.
     alpha : float, default=0.05
         Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
     method : {"split", "cross"}, default="split"
-        "split" holds out `calibration_fraction` of the rows. "cross" holds out each of
-        `n_splits` folds from a detector of its own, so that every row serves both for learning
-        and calibration, at `n_splits` times the cost and a weaker guarantee; see Notes.
-    calibration_fraction : float, default=0.3
-        Part of the in-distribution rows held out, for ``method="split"``.
+        "split" holds out `calibration_fraction` of the rows. "cross" holds out each of `n_splits`
+        folds from a detector of its own, so that every row serves both for learning and for
+        calibration; it costs `n_splits` times the time and has a weaker guarantee, see Notes.
     n_splits : int, default=5
         Number of folds, for ``method="cross"``.
     class_conditional : bool, default=False
-        Compare a row with the calibration rows of its predicted class only, so that the bound on
-        false alarms holds within each predicted class; for ``method="split"``.
+        Whether a row is compared only with the calibration rows of its predicted class, so that the
+        bound on false alarms holds within each predicted class; for ``method="split"``.
     classifier : classifier, default=None
-        Predicts the classes, for ``class_conditional=True``. It is fitted to the rows that the
-        detector is fitted to, unless it is in :class:`sklearn.frozen.FrozenEstimator`. None
-        takes the most probable class that the fitted detector predicts.
-    memory : str or joblib.Memory, default=None
-        Where fitted detectors and classifiers are cached by their parameters and data. With an
-        integer `random_state` a search over `alpha` then fits them once.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the split, and for a detector or classifier whose own ``random_state`` is None.
+        Predicts the classes, for ``class_conditional=True``. It is fitted to the same rows as the
+        detector, unless it is in :class:`sklearn.frozen.FrozenEstimator`. None takes the most
+        probable class that the fitted detector predicts.
 
     Attributes
     ----------
     detectors_ : list of estimators
         The fitted detector, or one for each fold.
     calibration_scores_ : list of ndarray
-        For each of them, the scores of the rows held out from it, ascending.
+        Ascending scores of the rows held out from each detector.
     n_calibration_ : int
         Number of calibration rows, n.
     offset_ : float
-        Threshold on the score; -inf where n is too small to reject anything.
+        Threshold on the score; -inf if n is too small to reject anything.
     classifier_ : classifier
-        The given classifier, or the ``classifier_`` of the detector, where there is one.
+        The given classifier, or the ``classifier_`` of the detector, if there is one.
     classes_ : ndarray of shape (n_classes,)
-        Labels in the order of `predict_proba`, where the detector knows a classifier.
+        Labels in the order of `predict_proba`, if the detector has a classifier.
     calibrated_classes_ : ndarray of shape (n_calibrated,)
-        Predicted classes with enough calibration rows for `alpha`. This and the next two only with
-        ``class_conditional=True``.
+        Predicted classes with enough calibration rows for `alpha`, with ``class_conditional=True``.
     class_scores_ : list of ndarray
-        Scores of the calibration rows of each, ascending.
+        Ascending scores of the calibration rows of each calibrated class.
     thresholds_ : ndarray of shape (n_calibrated,)
-        Threshold on the detector's score in each.
+        Threshold on the detector's score in each calibrated class.
 
     See Also
     --------
@@ -109,27 +101,27 @@ class ConformalDetector(PValueDetector):
 
     Notes
     -----
-    **What the guarantee says.** It holds on average over calibration sets. Given one set, and
-    scores without ties, the rate of false alarms is a draw from a Beta distribution with
-    parameters k and n + 1 - k, where :math:`k = \lfloor \alpha (n + 1) \rfloor`: its standard
-    deviation is about :math:`\sqrt{\alpha (1 - \alpha) / n}`. No p-value is below 1 / (n + 1), so
-    fewer than :math:`1 / \alpha - 1` calibration rows reject nothing; `fit` then warns.
+    **The guarantee** holds on average over calibration sets. Given one set, and scores without
+    ties, the rate of false alarms follows a Beta distribution with parameters k and n + 1 - k,
+    where :math:`k = \lfloor \alpha (n + 1) \rfloor`; its standard deviation is about
+    :math:`\sqrt{\alpha (1 - \alpha) / n}`. No p-value is below 1 / (n + 1), so fewer than
+    :math:`1 / \alpha - 1` calibration rows reject nothing; `fit` then warns.
 
-    **Several rows at once.** The p-values of rows of one X share the calibration rows. They are
-    positively dependent in the way (PRDS) that the procedure of Benjamini and Hochberg allows,
-    so `select` bounds the false discovery rate (Bates et al. 2023). This is proved for
-    ``method="split"``; it holds for class-conditional p-values as well, which are independent
-    between classes, but nothing is proved for "cross".
+    **Several rows at once.** The p-values of the rows of one X share the calibration rows. Their
+    positive dependence (PRDS) is one that the procedure of Benjamini and Hochberg allows, so
+    `select` bounds the false discovery rate (Bates et al. 2023). This is proved for
+    ``method="split"``, also for class-conditional p-values, which are independent between classes;
+    it is not proved for "cross".
 
-    **The score.** ``score_samples`` are the scores of the wrapped detector and ``offset_`` is the
-    smallest one with a p-value above `alpha`, so that the ranking is preserved. With
+    **The score.** ``score_samples`` returns the scores of the wrapped detector, and ``offset_`` is
+    the smallest score with a p-value above `alpha`, so that the ranking is preserved. With
     ``class_conditional=True`` the threshold of the predicted class is subtracted, and ``offset_``
-    is 0. With ``method="cross"`` the score is the number of calibration rows that x outscores or
-    equals, by the detectors that were not fitted to them, divided by n + 1; a term below 1 that
-    grows with the scores is added to the number to break ties. Infinite scores become the largest
-    floats.
+    is 0. With ``method="cross"`` the score of x is the number of calibration rows with at most its
+    score, each scored by the detector that was not fitted to the row, divided by n + 1; a term
+    below 1 that grows with the scores is added to the number to break ties. Infinite scores become
+    the largest floats.
 
-    **Cross-conformal.** With :math:`s^{-k}` from the detector that did not see fold k,
+    **Cross-conformal.** With the score :math:`s^{-k}` of the detector not fitted to fold k,
 
     .. math:: p(x) = \frac{1 + \sum_k \#\{i \in \text{fold } k :
         s^{-k}(x_i) \le s^{-k}(x)\}}{n + 1}
@@ -137,16 +129,15 @@ class ConformalDetector(PValueDetector):
     (Vovk 2015), which is an average over folds except for the added ones. For K folds it is proved
     that :math:`P(p \le \alpha) \le 2 \alpha + 2 (1 - \alpha) (K - 1) / (n + K)`, because twice an
     average of p-values is a p-value (Gasparin and Ramdas 2025; Barber et al. 2021 for CV+ and, with
-    K = n, the jackknife+). The rate is near `alpha` if the detectors of the folds rank rows alike,
-    as stable detectors do.
+    K = n, the jackknife+). The rate is near `alpha` if the detectors of the folds rank rows alike.
 
     **Class-conditional.** Calibration rows are grouped by their *predicted* class, since new rows
     have no label (Mondrian conformal prediction, Vovk et al. 2005, chapter 4). Rows of a
     predicted class with fewer than :math:`1 / \alpha - 1` calibration rows are compared with
     all of them, with a warning: the bound does not hold within such classes, and the overall rate
-    of false alarms is at most `alpha` plus the smaller of `alpha` and their share. `select`
-    compares them with the rows of their own class all the same, so that its bound holds; it can
-    hardly declare them.
+    of false alarms is at most `alpha` plus the smaller of `alpha` and the fraction of such rows.
+    `select` compares these rows with their own class alone, so that its bound holds; it can hardly
+    declare them.
 
     **Pipelines.** Steps of preprocessing belong inside,
     ``ConformalDetector(make_pipeline(StandardScaler(), KNN()))``: they are then fitted to the rows
@@ -238,8 +229,8 @@ class ConformalDetector(PValueDetector):
     def _check_class_conditional(self, y: npt.NDArray | None) -> None:
         if self.method == "cross":
             raise ValueError(
-                'class_conditional=True takes method="split", got "cross": each fold would have '
-                "classes of its own"
+                'class_conditional=True takes method="split", got "cross": the classes would '
+                "differ between folds"
             )
         if y is None and self.classifier is not None and needs_labels(self.classifier):
             raise ValueError(
@@ -297,7 +288,7 @@ class ConformalDetector(PValueDetector):
         self._classifier = getattr(detector, "classifier_", None)
         if self._classifier is None or not excludes_classes(detector):
             raise ValueError(
-                "class_conditional=True needs to know the class of a row, but "
+                "class_conditional=True needs the class of a row, but "
                 f"{type(detector).__name__} has no classifier_; give one as classifier="
             )
 
@@ -307,12 +298,12 @@ class ConformalDetector(PValueDetector):
         return list(getattr(self, "detectors_", [self.detector]))
 
     def _different_classes(self, known: list[npt.NDArray]) -> npt.NDArray:
-        # A rare class may have no row outside of a fold; its probability is 0 there.
+        # A rare class may have no rows outside a fold; the detector of the fold gives it 0.
         return np.unique(np.concatenate(known))
 
     @property
     def classifier_(self) -> Any:
-        """Classifier given to a class-conditional detector, or that of the wrapped detector."""
+        """Classifier of a class-conditional detector, or of the wrapped detector."""
         if self.class_conditional and getattr(self, "_classifier", None) is not None:
             return self._classifier
         return super().classifier_
@@ -336,7 +327,7 @@ class ConformalDetector(PValueDetector):
         self.thresholds_ = np.array([threshold_at(s, self.alpha) for s in self.class_scores_])
         self._other_threshold = self.offset_
         if np.isneginf(self.offset_):
-            # Nothing can be rejected, and there is no threshold to subtract.
+            # No row can be rejected: there is no threshold to subtract.
             self._other_threshold = 0.0
             return
         self.offset_ = 0.0
@@ -367,8 +358,8 @@ class ConformalDetector(PValueDetector):
     def _p_values_to_select(self, data: CheckedData) -> npt.NDArray[np.float64]:
         if not self.class_conditional:
             return self._p_values(data)
-        # Rows of a rare class are compared with the few rows of their own class, and those of a
-        # class without any with nothing; their p-values are large, but they are p-values.
+        # Rows of a rare class are compared with its few calibration rows, and rows of a class
+        # without any get 1: the p-values are large, but valid.
         scores, predicted = scores_of(self.detectors_[0], data), self._predicted(data)
         p_values = np.ones(len(scores))
         for label, calibration in self._scores_by_class.items():

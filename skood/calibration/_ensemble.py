@@ -83,23 +83,16 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     Parameters
     ----------
     detectors : list of (str, estimator) tuples
-        Each with ``fit`` and ``score_samples``, higher = more in-distribution. Those in
-        :class:`sklearn.frozen.FrozenEstimator` are not fitted again; if all are, all
-        in-distribution rows given to `fit` are calibration rows. Trained models must not have seen
-        the calibration rows; ``fit(X, y, X_calibration=...)`` takes some that they have not.
+        Each with ``fit`` and ``score_samples``, higher = more in-distribution. A detector in
+        :class:`sklearn.frozen.FrozenEstimator` is not fitted again; if all are, all
+        in-distribution rows given to `fit` are calibration rows. The calibration rows must be new
+        to trained models; ``fit(X, y, X_calibration=...)`` takes such rows.
     combination : {"fisher", "harmonic", "bonferroni", "mean_rank"}, default="fisher"
         "fisher" and "mean_rank" accumulate weak evidence from all detectors; in "mean_rank" a
         single extreme p-value has little weight. "bonferroni" uses the smallest p-value only, and
         "harmonic" lies in between.
     alpha : float, default=0.05
         Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
-    calibration_fraction : float, default=0.3
-        Part of the in-distribution rows held out from the detectors.
-    memory : str or joblib.Memory, default=None
-        Where fitted detectors are cached by their parameters and data. With an integer
-        `random_state` a search over `combination` then fits them once.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the split, and for detectors whose own ``random_state`` is None.
 
     Attributes
     ----------
@@ -108,35 +101,35 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     named_detectors_ : Bunch
         The fitted detectors by name.
     reference_scores_ : list of ndarray
-        For each detector, its scores of the first half of the rows held out, ascending.
+        Ascending scores by each detector of the first half of the rows held out.
     calibration_scores_ : ndarray
-        Combined scores of the second half, ascending.
+        Ascending combined scores of the second half.
     n_calibration_ : int
-        Size of the second half.
+        Number of rows in the second half.
     offset_ : float
-        Threshold on the score; -inf where `n_calibration_` is too small to reject anything.
+        Threshold on the score; -inf if `n_calibration_` is too small to reject anything.
 
     See Also
     --------
-    ConformalDetector : The p-values of one detector, and what their guarantee says.
+    ConformalDetector : The p-values of one detector, and their guarantee.
 
     Notes
     -----
     The rows held out are halved at random. The :math:`p_j` are computed from ranks among the scores
     of the first half. The score is then a fixed function of the row, and its values on the second
-    half and on new rows are exchangeable: the p-value is that of
-    :class:`ConformalDetector`, and `select` bounds the false discovery rate. No distribution of
-    the combination under independence, such as Fisher's chi-squared, is used; with correlated
-    detectors, its rate of false alarms would be several times the nominal one.
+    half and on new rows are exchangeable: the p-value is defined as in
+    :class:`ConformalDetector`, and `select` bounds the false discovery rate. A distribution that
+    assumes independent detectors, such as Fisher's chi-squared, is not used; with correlated
+    detectors, its rate of false alarms would be several times the nominal rate.
 
-    The :math:`p_j` are conformal p-values made continuous: ranks are interpolated between the n
-    scores of the first half, which changes them by at most 1 / (n + 1), and below all of these
+    The :math:`p_j` are continuous conformal p-values: ranks are interpolated between the n scores
+    of the first half, which changes the p-values by at most 1 / (n + 1), and below all these scores
     they decay with the inverse of the distance. Outliers that have the smallest p-value in every
     detector are therefore still ranked, and rounding errors of a score have no effect. Bonferroni's
     bound is not cut off at 1, also to preserve the ranking.
 
-    Rows with ``y == -1`` are not used for calibration. Detectors of this package receive them, and
-    use or drop them; other detectors do not.
+    Rows with ``y == -1`` are not used for calibration. They are passed to detectors of this
+    package, which use or drop them, and not to other detectors.
 
     References
     ----------
@@ -170,7 +163,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     alpha: float = parameter(LEVEL, default=0.05)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters, those of the detectors as ``name__parameter``.
+        """Return the parameters; a detector's parameter is called ``name__parameter``.
 
         Parameters
         ----------
@@ -184,7 +177,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         return self._get_params("detectors", deep=deep)
 
     def set_params(self, **params: Any) -> EnsembleDetector:
-        """Set parameters; a detector by its name, its parameters as ``name__parameter``.
+        """Set parameters, detectors by their names, or parameters as ``name__parameter``.
 
         Parameters
         ----------
@@ -259,7 +252,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
             zip(self.detectors_, self.reference_scores_, strict=True)
         ):
             p_values[:, j] = smooth_p_values(reference, scores_of(detector, data))
-        # The lowest of all floats would give a p-value of 0, whose logarithm is -inf.
+        # The lowest float would give a p-value of 0, whose logarithm is -inf.
         return _COMBINATIONS[self.combination](np.maximum(p_values, np.finfo(np.float64).tiny))
 
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:

@@ -25,11 +25,11 @@ __all__ = ["ExternalDetector"]
 
 _METHODS = "score_samples", "decision_function"
 
-# Rows that are scored together to see whether the score of a row depends on the others, how many
-# of them are also scored alone, and how often these are repeated among the others.
+# To find out whether the score of a row depends on other rows, this number of rows are scored
+# together, some of them also alone, and these also in a call with many copies of them.
 _TOGETHER, _ALONE, _REPEATED = 96, 4, 24
 
-# Largest difference between scores of a row that rounding explains, relative to the largest score.
+# Largest rounding error of the score of a row, relative to the largest score.
 _ROUNDING = 1e-5
 
 
@@ -38,54 +38,50 @@ class ExternalDetector(ModelDetector):
     r"""Detector of another library, or of your own, as a detector of this package.
 
     Libraries disagree about the sign of a score: inliers have the higher scores in scikit-learn
-    and here, outliers in PyOD. This class takes any object with ``fit`` and ``decision_function``
-    or ``score_samples``, and turns its scores so that higher = more in-distribution. The result
-    goes wherever a detector goes: into :class:`ConformalDetector`, :class:`EnsembleDetector`,
-    :class:`TunedThreshold`, :func:`~skood.evaluate`, a search or a display.
+    and in this package, outliers in PyOD. This class wraps any object with ``fit`` and
+    ``decision_function`` or ``score_samples``, and returns scores where higher = more
+    in-distribution. It can be used wherever a detector is expected: in :class:`ConformalDetector`,
+    :class:`EnsembleDetector`, :class:`TunedThreshold`, :func:`~skood.evaluate`, a search or a
+    display.
 
     Parameters
     ----------
     detector : estimator
-        With ``fit`` and ``decision_function`` or ``score_samples``: a detector of PyOD or of
-        scikit-learn, one of your own, or a ``Pipeline`` that ends in one. A clone is fitted; one in
+        A detector of PyOD or of scikit-learn, your own, or a ``Pipeline`` that ends in one, with
+        ``fit`` and ``decision_function`` or ``score_samples``. A clone is fitted; a detector in
         :class:`sklearn.frozen.FrozenEstimator` is not fitted again.
     higher : {"inlier", "outlier"}, default=None
-        Rows that have the higher values. None: "outlier" for detectors of PyOD, "inlier" for those
-        of scikit-learn and of this package, and an error for all others.
+        Rows that have the higher values. None: "outlier" for detectors of PyOD, "inlier" for
+        detectors of scikit-learn and of this package, and an error for all others.
     method : {"score_samples", "decision_function"}, default=None
-        Method that gives the values. None takes ``score_samples``, or ``decision_function`` of a
-        detector that has no ``score_samples``.
+        Method that returns the values. None takes ``score_samples`` if the detector has it, else
+        ``decision_function``.
     contamination : float, default=0.05
         Fraction of in-distribution data that falls below the threshold. The threshold of
         `detector` itself, and its own `contamination`, have no effect.
-    memory : str or joblib.Memory, default=None
-        Where fitted detectors are cached by their parameters and data.
-    random_state : int, RandomState instance or None, default=None
-        Seed for a detector whose own ``random_state`` is None, and of the rows that the
-        threshold is read from where there are more than 5000.
 
     Attributes
     ----------
     detector_ : estimator
         The fitted detector.
     method_ : str
-        Method that gives the values.
+        Method that returns the values.
     higher_ : {"inlier", "outlier"}
         Rows that have the higher values.
     scores_alone_ : bool
-        Whether each row is scored in a call of its own, because the score of a row depends on the
-        other rows of the call.
+        Whether each row is scored in a separate call, because scores depend on the other rows of a
+        call.
 
     Raises
     ------
     ValueError
-        In `fit`, when it is not known which rows have the higher values, when `higher` contradicts
-        the library, or when `detector` scores no row by itself.
+        In `fit`, when `higher` is needed, when it contradicts the library, or when `detector`
+        cannot score a single row.
 
     Warns
     -----
     UserWarning
-        In `fit`, when `detector` gives other scores for the same rows in a second call.
+        In `fit`, when the scores of the same rows differ between two calls.
 
     See Also
     --------
@@ -93,15 +89,15 @@ class ExternalDetector(ModelDetector):
 
     Notes
     -----
-    **Scores belong to the row.** `fit` scores up to 96 training rows, with and without others in
-    the same call. If their scores differ, each row is scored in a call of its own: ECOD and COPOD
-    of PyOD add the rows to be scored to the empirical distribution, so that many similar outliers
-    in one call would look common. Such a call takes milliseconds for each row. Detectors that score
-    a row only by the other rows of the call (COF, SOD, SOS, LOCI, ROD, LMDD, CD and DIF of
-    PyOD) are refused.
+    **A score depends on its row alone.** `fit` scores up to 96 training rows, with and without
+    other rows in the same call. If their scores differ, each row is scored in a separate call,
+    which takes milliseconds per row: ECOD and COPOD of PyOD add the scored rows to the empirical
+    distribution, so that many similar outliers in one call would look common. Detectors that score
+    a row only relative to the other rows of the call (COF, SOD, SOS, LOCI, ROD, LMDD, CD and DIF
+    of PyOD) are refused.
 
-    **Labels.** Rows with ``y == -1`` are not passed to `detector`, unless it is one of this
-    package. Detectors of PyOD ignore other labels, and those of them that learn from labelled
+    **Labels.** Rows with ``y == -1`` are passed to `detector` only if it is a detector of this
+    package. Detectors of PyOD ignore other labels; PyOD's detectors that learn from labelled
     outliers are refused.
 
     References
@@ -147,7 +143,7 @@ class ExternalDetector(ModelDetector):
         _check_unsupervised(self.detector)
         with warnings.catch_warnings():
             if is_of_pyod(self.detector):
-                # Labels are for the other steps of a Pipeline; PyOD ignores them, with a warning.
+                # PyOD ignores labels with a warning; other steps of a Pipeline may need them.
                 warnings.filterwarnings("ignore", "y should not be presented")
             self.detector_ = self._fitted(inliers, y, outliers, seed)
         self.scores_alone_ = False
@@ -159,14 +155,14 @@ class ExternalDetector(ModelDetector):
     ) -> Any:
         if isinstance(self.detector, FrozenEstimator) or hasattr(self.detector, "get_params"):
             return fit_detector(self.detector, inliers, y, outliers, seed=seed, memory=self.memory)
-        # A class that knows nothing of scikit-learn.
+        # The class is no scikit-learn estimator.
         detector = copy.deepcopy(self.detector)
         labels = (y,) if "y" in inspect.signature(detector.fit).parameters else ()
         detector.fit(as_input(detector, inliers), *labels)
         return detector
 
     def _chosen_method(self) -> str:
-        """Return the method that gives the values; raise where the detector has none."""
+        """Return the name of the method that returns the values."""
         detector = self.detector
         if self.method is None:
             method = next((name for name in _METHODS if hasattr(detector, name)), None)
@@ -177,16 +173,15 @@ class ExternalDetector(ModelDetector):
         name = type(final_estimator(detector)).__name__
         if getattr(final_estimator(detector), "novelty", None) is False:
             raise ValueError(
-                f"{name} scores new rows with novelty=True only; give {name}(novelty=True)"
+                f"{name} scores new rows only with novelty=True; give {name}(novelty=True)"
             )
         expected = "score_samples or decision_function" if self.method is None else self.method
         raise ValueError(
-            f"detector={detector!r} has no {expected}, the method that is to give a score for each "
-            "row"
+            f"detector={detector!r} has no {expected}; expected a method that scores each row"
         )
 
     def _known_direction(self, method: str) -> str:
-        """Return which rows have the higher values, as said or as known."""
+        """Return `higher`, or the rows with the higher values in the library of the detector."""
         known, is_certain = known_direction(self.detector, method)
         name = type(final_estimator(self.detector)).__name__
         if self.higher is None:
@@ -205,7 +200,7 @@ class ExternalDetector(ModelDetector):
         return self.higher
 
     def _values(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        """Turn the values of the rows of one call, so that higher = more in-distribution."""
+        """Score rows in one call; higher = more in-distribution."""
         values = rows_through(self.detector_, self.method_, data)
         if values.shape != (len(data),):
             raise ValueError(
@@ -217,7 +212,7 @@ class ExternalDetector(ModelDetector):
         return values if self.higher_ == "inlier" else -values
 
     def _values_alone(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        """Return the values of rows, each in a call of its own."""
+        """Score each row in a separate call."""
         name = type(final_estimator(self.detector_)).__name__
         rows = tracked(range(len(data)), description=name, unit="row", verbose=self.verbose)
         return np.concatenate([self._values(data.subset(np.array([row]))) for row in rows])
@@ -226,13 +221,7 @@ class ExternalDetector(ModelDetector):
         return self._values_alone(data) if self.scores_alone_ else self._values(data)
 
     def _depends_on_others(self, data: CheckedData) -> bool:
-        """Whether the score of a row depends on the other rows of a call.
-
-        Raises
-        ------
-        ValueError
-            When a row by itself has no score.
-        """
+        """Whether the score of a row depends on the other rows of a call."""
         rows = np.unique(np.linspace(0, len(data) - 1, min(len(data), _TOGETHER)).astype(int))
         few = data.subset(rows)
         together = self._values(few)
@@ -240,12 +229,11 @@ class ExternalDetector(ModelDetector):
         if _differ(together, self._values(few), allowed):
             warnings.warn(
                 f"{type(final_estimator(self.detector_)).__name__} gives other scores for the same "
-                "rows in a second call, and so do decisions; fix its source of random numbers if "
-                "it has one",
+                "rows in a second call, so decisions change, too; fix its seed if it has one",
                 stacklevel=2,
             )
             return False
-        # Repetitions of the least typical rows change an empirical distribution most.
+        # Copies of the least typical rows change an empirical distribution most.
         least = np.argsort(together)[:_ALONE]
         crowd = np.concatenate([np.arange(len(rows)), np.repeat(least, _REPEATED)])
         crowded = self._values(few.subset(crowd))[least]
@@ -263,8 +251,8 @@ class ExternalDetector(ModelDetector):
     def _needs_others(self) -> str:
         name = type(final_estimator(self.detector_)).__name__
         return (
-            f"{name} scores a row only by the other rows of the same call, so that a row by itself "
-            f"has no score of {name}; give a detector that scores a row by what it learned in fit"
+            f"{name} scores a row only relative to the other rows of the same call, and cannot "
+            "score a single row; give a detector that scores a row relative to the training data"
         )
 
     def __sklearn_tags__(self) -> Tags:
@@ -278,14 +266,14 @@ def _differ(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], allowed: flo
 
 
 def _check_unsupervised(detector: Any) -> None:
-    """Raise for a detector of PyOD that learns from labels, 1 = outlier."""
+    """Raise for a detector of PyOD that learns from labels where 1 = outlier."""
     final = final_estimator(detector)
     if isinstance(detector, FrozenEstimator) or not is_of_pyod(final):
         return
     labels = inspect.signature(final.fit).parameters.get("y")
     if labels is not None and labels.default is labels.empty:
         raise ValueError(
-            f"{type(final).__name__} of PyOD learns from labels, 1 = outlier, which mean a class "
-            "here; expected a detector that learns from in-distribution rows alone, or one that "
-            "was fitted to such labels, in sklearn.frozen.FrozenEstimator"
+            f"{type(final).__name__} of PyOD learns from labels where 1 = outlier, but here 1 is a "
+            "class; expected a detector that learns from in-distribution rows alone, or a fitted "
+            "one in sklearn.frozen.FrozenEstimator"
         )

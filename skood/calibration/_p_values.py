@@ -42,8 +42,6 @@ class PValueDetector(CalibratedDetector):
 
     Parameters
     ----------
-    alpha : float, default=0.05
-        Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
     calibration_fraction : float, default=0.3
         Fraction of the in-distribution rows that is held out for calibration.
     """

@@ -23,24 +23,24 @@ class TunedThreshold(CalibratedDetector):
     r"""Detector whose threshold is chosen on held-out data for an objective.
 
     The counterpart of :class:`sklearn.model_selection.TunedThresholdClassifierCV` for detectors.
-    Rows with a score :math:`\ge t` are accepted; with tpr(t) the share of held-out ID rows
-    accepted, fpr(t) that of held-out known outliers, and N, M the numbers of in-distribution rows
-    and known outliers given to `fit`, the threshold is
+    Rows with a score :math:`\ge t` are accepted. Let tpr(t) and fpr(t) be the fractions of held-out
+    ID rows and of held-out known outliers that are accepted, and N and M the numbers of
+    in-distribution rows and known outliers given to `fit`. The threshold t has
 
-    - "tpr": the largest t with tpr(t) >= `target`;
-    - "fpr": the smallest t with fpr(t) <= `target`;
-    - "f1": that with the largest
+    - "tpr": the largest value with tpr(t) >= `target`;
+    - "fpr": the smallest value with fpr(t) <= `target`;
+    - "f1": the largest
       :math:`F_1 = 2 M (1 - fpr) / [2 M (1 - fpr) + N (1 - tpr) + M fpr]`, outliers positive;
-    - "cost": that with the smallest mean cost
+    - "cost": the smallest mean cost
       :math:`[c_{alarm} N (1 - tpr) + c_{miss} M fpr] / (N + M)`.
 
     Parameters
     ----------
     detector : estimator
-        Anything with ``fit`` and ``score_samples``, higher = more in-distribution. One in
-        :class:`sklearn.frozen.FrozenEstimator` is not fitted again; then all rows given to `fit`
-        choose the threshold, and it must not have seen them before. Nor must a trained model
-        inside it have seen the rows held out: ``fit(X, y, X_calibration=...)`` takes others.
+        Anything with ``fit`` and ``score_samples``, higher = more in-distribution. A detector in
+        :class:`sklearn.frozen.FrozenEstimator` is not fitted again: all rows given to `fit` then
+        choose the threshold, and must be new to it. The rows held out must also be new to a trained
+        model inside the detector; ``fit(X, y, X_calibration=...)`` takes such rows.
     objective : {"tpr", "fpr", "f1", "cost"}, default="tpr"
         All but "tpr" need known outliers: rows with y == -1.
     target : float, default=None
@@ -50,12 +50,7 @@ class TunedThreshold(CalibratedDetector):
     miss_cost : float, default=1.0
         Cost of an outlier that is accepted, for "cost".
     validation_fraction : float, default=0.3
-        Part of the in-distribution rows, and of known outliers, held out from the detector.
-    memory : str or joblib.Memory, default=None
-        Where fitted detectors are cached by their parameters and data. With an integer
-        `random_state` a search over objectives then fits them once.
-    random_state : int, RandomState instance or None, default=None
-        Seed of the split, and for a detector whose own ``random_state`` is None.
+        Fraction of the in-distribution rows, and of known outliers, that is held out.
 
     Attributes
     ----------
@@ -66,9 +61,8 @@ class TunedThreshold(CalibratedDetector):
     best_score_ : float
         Value of the objective at the threshold; a cost is negated.
     results_ : dict of ndarray
-        For each candidate, ascending, its "threshold", "tpr", "fpr" where known outliers were
-        held out, and "objective". Candidates are the held-out scores, and the next larger float
-        than the largest.
+        The "threshold", "tpr", "fpr" if known outliers were held out, and "objective" of each
+        candidate, ascending. Candidates are the held-out scores and the float after the largest.
 
     See Also
     --------
@@ -76,18 +70,18 @@ class TunedThreshold(CalibratedDetector):
 
     Notes
     -----
-    The rates are those of the held-out rows. On new data they differ by sampling, and "tpr" has
-    no guarantee; :class:`ConformalDetector` has.
+    The rates are measured on the held-out rows. Rates on new data differ by sampling, without a
+    guarantee; :class:`ConformalDetector` gives one.
 
-    Known outliers serve to choose the threshold. A detector of this package, which may learn from
-    them, receives only those not held out for this choice: outliers that it has learned from would
-    look easier than new ones. With "tpr", which does not use outliers, it receives all. For other
-    detectors, all known outliers are held out.
+    Known outliers serve to choose the threshold. A detector of this package may learn from
+    outliers, and detects them more easily than new ones: only outliers that are not held out for
+    the threshold are passed to it. With "tpr", which uses no outliers, all are
+    passed to it. For other detectors, all known outliers are held out.
 
     F1 and the mean cost depend on the prevalence of outliers, which is taken from N and M in `fit`.
-    If it differs in use, scale the costs accordingly.
+    If the prevalence differs in use, scale the costs accordingly.
 
-    Of several thresholds that are equally good by "f1" or "cost", the smallest is taken.
+    The smallest of several thresholds that are equally good by "f1" or "cost" is taken.
 
     References
     ----------
@@ -152,7 +146,7 @@ class TunedThreshold(CalibratedDetector):
     def _divide_outliers(
         self, outliers: CheckedData | None, seed: int
     ) -> tuple[CheckedData | None, CheckedData | None]:
-        """Known outliers for the detector, and those for the threshold."""
+        """Divide known outliers into rows for the detector and rows for the threshold."""
         if outliers is None or not isinstance(self.detector, Detector):
             return None, outliers
         if self.objective == "tpr":
@@ -172,10 +166,10 @@ class TunedThreshold(CalibratedDetector):
         """Set the threshold from ascending scores."""
         thresholds = np.unique(np.concatenate([id_scores, ood_scores]))
         thresholds = np.append(thresholds, np.nextafter(thresholds[-1], np.inf))
-        tpr = _share_accepted(id_scores, thresholds)
+        tpr = _fraction_accepted(id_scores, thresholds)
         self.results_ = {"threshold": thresholds, "tpr": tpr}
         if len(ood_scores):
-            self.results_["fpr"] = fpr = _share_accepted(ood_scores, thresholds)
+            self.results_["fpr"] = fpr = _fraction_accepted(ood_scores, thresholds)
             misses, hits = n_outliers * fpr, n_outliers * (1 - fpr)
         alarms = n_inliers * (1 - tpr)
         if self.objective == "tpr":
@@ -209,8 +203,8 @@ class TunedThreshold(CalibratedDetector):
         return tags
 
 
-def _share_accepted(
+def _fraction_accepted(
     scores: npt.NDArray[np.float64], thresholds: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float64]:
-    """Share of sorted `scores` that reach each threshold."""
+    """Return the fraction of sorted `scores` that reaches each threshold."""
     return (len(scores) - np.searchsorted(scores, thresholds)) / len(scores)

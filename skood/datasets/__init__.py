@@ -1,4 +1,4 @@
-"""Data to try detectors on; nothing else in the package imports this."""
+"""Data to test detectors on; nothing else in the package imports this."""
 
 from skood.datasets._manifolds import make_linear_embedding, make_sphere
 from skood.datasets._model_samples import model_samples

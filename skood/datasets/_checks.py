@@ -1,4 +1,4 @@
-"""Checks of parameters that several data sets share."""
+"""Checks of shared parameters of data sets."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["check_n_samples", "is_count", "is_finite"]
 
 
 def is_count(value: Any) -> bool:
-    """Whether a value is an integer of at least 1; booleans are none."""
+    """Whether a value is an integer of at least 1, and no boolean."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def is_finite(value: Any) -> bool:
-    """Whether a value is a number other than NaN and the infinities."""
+    """Whether a value is a finite number."""
     return isinstance(value, numbers.Real) and math.isfinite(value)
 
 

@@ -1,4 +1,4 @@
-"""Samples on manifolds whose dimension is known, to test estimates of it."""
+"""Samples on manifolds of known dimension, to test estimates of the dimension."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_sphere(
         x = Q \, \frac{r g}{\lVert g \rVert_2} + \varepsilon, \qquad
         g \sim \mathcal N(0, I_{d+1}), \quad \varepsilon \sim \mathcal N(0, \sigma^2 I_D),
 
-    where the d + 1 columns of Q are a random orthonormal frame of the D dimensions around.
+    where the d + 1 columns of Q are random orthonormal vectors in D dimensions.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ def make_sphere(
     X : ndarray of shape (n_samples, ambient_dimension), float64
         The points.
     dimension : ndarray of shape (n_samples,), int64
-        d for each of them; noise does not count.
+        d for each point; noise is not counted.
 
     Raises
     ------
@@ -67,8 +67,7 @@ def make_sphere(
 
     Notes
     -----
-    Every call draws another frame. Rows on the same manifold, to train and to test on, come from
-    one call.
+    Every call draws another Q, so draw training and test rows on the same manifold in one call.
 
     Examples
     --------
@@ -104,7 +103,7 @@ def make_linear_embedding(
         x = s \, Q g + \varepsilon, \qquad
         g \sim \mathcal N(0, I_d), \quad \varepsilon \sim \mathcal N(0, \sigma^2 I_D),
 
-    where the d columns of Q are a random orthonormal frame of the D dimensions around.
+    where the d columns of Q are random orthonormal vectors in D dimensions.
 
     Parameters
     ----------
@@ -126,7 +125,7 @@ def make_linear_embedding(
     X : ndarray of shape (n_samples, ambient_dimension), float64
         The points.
     dimension : ndarray of shape (n_samples,), int64
-        d for each of them; noise does not count.
+        d for each point; noise is not counted.
 
     Raises
     ------
@@ -140,8 +139,7 @@ def make_linear_embedding(
     Notes
     -----
     With noise, the points have the density of :math:`\mathcal N(0, s^2 Q Q^T + \sigma^2 I_D)`.
-    Every call draws another frame. Rows on the same manifold, to train and to test on, come from
-    one call.
+    Every call draws another Q, so draw training and test rows on the same manifold in one call.
 
     Examples
     --------
@@ -174,14 +172,14 @@ def _in_ambient_space(
     ambient_dimension: int | None,
     noise: float,
 ) -> Samples:
-    """Put points into a space of more dimensions, add noise and state their dimension."""
+    """Embed points in more dimensions, add noise, and return the dimension of each point."""
     n_samples, n_values = points.shape
     if ambient_dimension is None:
         ambient_dimension = n_values
     if not is_count(ambient_dimension) or ambient_dimension < n_values:
         raise ValueError(
             f"ambient_dimension={ambient_dimension!r}; expected an integer of at least {n_values}, "
-            "the dimensions that this manifold takes up by itself"
+            "the smallest that this manifold fits into"
         )
     if not is_finite(noise) or noise < 0:
         raise ValueError(f"noise={noise!r}; expected a standard deviation of at least 0")
@@ -193,9 +191,9 @@ def _in_ambient_space(
 
 
 def _frame(rng: np.random.Generator, n_rows: int, n_columns: int) -> npt.NDArray[np.float64]:
-    """Draw orthonormal columns, uniform among all such frames."""
+    """Draw a matrix with orthonormal columns, uniformly."""
     frame, upper = np.linalg.qr(rng.standard_normal((n_rows, n_columns)))
-    # The signs that the decomposition chose would make the distribution uneven.
+    # The signs chosen by the decomposition would make the distribution uneven.
     return frame * np.sign(np.diag(upper))
 
 

@@ -1,4 +1,4 @@
-"""Samples of a model itself, the in-distribution side of the second paradox."""
+"""A model's own samples as in-distribution test data."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def model_samples(
     n_samples: int,
     random_state: int | np.random.RandomState | None = None,
 ) -> npt.NDArray:
-    """Draw samples of the model itself, to stand on the in-distribution side of an evaluation.
+    """Draw a model's own samples, as in-distribution data of an evaluation.
 
-    A deep density often gives a higher likelihood to other data than to its training data (the
-    first paradox), and yet never generates anything like them (the second). So its own samples
-    take the place of in-distribution test rows, and real sets of other data are OOD [1]_. A score
-    that fails here fails on what the model learned, not on a gap between training and test data.
+    A deep density often assigns other data a higher likelihood than its training data (the first
+    paradox), but never generates such data (the second). Its own samples then replace
+    in-distribution test rows, and other data sets are OOD [1]_. A score that fails in this test
+    fails on the learned distribution, and not because test data differ from training data.
 
     Parameters
     ----------
     model : estimator
-        A fitted density with a method ``sample``: one of ours, ``KernelDensity``,
-        ``GaussianMixture``; a fitted detector that holds one as ``density_``
+        A fitted density with a method ``sample``: a density of this package, ``KernelDensity`` or
+        ``GaussianMixture``; a fitted detector with such a ``density_``
         (:class:`~skood.likelihood.LogLikelihood`, :class:`~skood.likelihood.LikelihoodRatio`,
         :class:`~skood.likelihood.LocalIntrinsicDimension`); or a Pipeline that ends in one of
         these, whose other steps have ``inverse_transform``. It is not changed.
@@ -42,14 +42,14 @@ def model_samples(
         Number of samples.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system, also for models that would read numpy's global
-        generator. A model whose ``sample`` takes no seed gets it as its parameter `random_state`.
+        generator. If ``sample`` takes no seed, a copy of the model gets it as `random_state`.
 
     Returns
     -------
     ndarray of shape (n_samples, ...)
-        As the density's ``sample`` returns them: from ours, rows (n_samples, d) or images
-        (n_samples, C, H, W) in the range and dtype of the training data. The rows from a density
-        of rows in a detector of images become images.
+        The output of the density's ``sample``: for densities of this package, rows
+        (n_samples, d) or images (n_samples, C, H, W) in the range and dtype of the training data.
+        Rows are converted to images if the detector was fitted to images.
 
     Raises
     ------
@@ -63,8 +63,8 @@ def model_samples(
 
     See Also
     --------
-    skood.metrics.auroc : Of the scores of samples (ID) and of another set (OOD).
-    synthetic_outliers : Outliers where there are no other sets.
+    skood.metrics.auroc : Compares the scores of samples (ID) and of another set (OOD).
+    synthetic_outliers : Makes outliers if there are no other sets.
 
     References
     ----------
@@ -108,7 +108,7 @@ def _samples(model: Any, n_samples: int, random_state: int | np.random.RandomSta
     if not hasattr(model, "sample") or inspect.isclass(model):
         raise TypeError(
             f"model={model!r} has no samples to draw; expected a fitted density with a method "
-            "'sample', such as PixelCNN or KernelDensity, or a fitted detector that holds one as "
+            "'sample', such as PixelCNN or KernelDensity, or a fitted detector with such a "
             "density_, such as LogLikelihood"
         )
     return draw_samples(model, n_samples, random_state)
@@ -117,7 +117,7 @@ def _samples(model: Any, n_samples: int, random_state: int | np.random.RandomSta
 def _before_steps(steps: Pipeline, samples: npt.NDArray) -> npt.NDArray:
     if not hasattr(steps, "inverse_transform"):
         raise TypeError(
-            f"samples cannot be put back through the steps {list(steps.named_steps)}; expected "
-            "every step before the density to have inverse_transform"
+            f"the steps {list(steps.named_steps)} cannot be inverted; expected every step before "
+            "the density to have inverse_transform"
         )
     return steps.inverse_transform(samples)

@@ -1,4 +1,4 @@
-"""Noise independent of the data: the far outliers of the literature."""
+"""Noise that does not depend on the data: the far outliers of the literature."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from skood.datasets._random import generator
 
 __all__ = ["gaussian_noise", "sphere_noise", "uniform_noise"]
 
-# Values drawn at a time, always in float64, for every dtype of the result.
+# Number of values drawn at a time, in float64 for every dtype of the result.
 _CHUNK = 2**20
 
 
@@ -36,15 +36,15 @@ def gaussian_noise(
 
         x = a + (b - a) \, \min(\max(z, 0), 1), \qquad z \sim \mathcal N(\mu, \sigma^2).
 
-    The defaults are those of Liang et al. [1]_, clip(N(0.5, 1), 0, 1). With them
-    :math:`\Phi(-1/2) = 30.9\,\%` of the values are black, and as many are white.
+    The defaults follow Liang et al. [1]_, clip(N(0.5, 1), 0, 1). With them
+    :math:`\Phi(-1/2) = 30.9\,\%` of the values are black, and 30.9 % are white.
 
     Parameters
     ----------
     n_samples : int
         Number of images or rows.
     shape : int or tuple of int
-        Shape of one of them: (H, W), (C, H, W) or (H, W, C) of images, d or (d,) of rows.
+        Shape of an item: (H, W), (C, H, W) or (H, W, C) of an image, d or (d,) of a row.
     mean : float, default=0.5
         :math:`\mu`, where black is 0 and white is 1.
     scale : float, default=1.0
@@ -52,7 +52,7 @@ def gaussian_noise(
     value_range : (float, float), default=None
         Values of black and white. None: 0..255 for uint8, 0..1 for floats.
     dtype : dtype, default=numpy.float32
-        Float or integer. It only rounds the result; the draws are the same for every dtype.
+        Float or integer. It only rounds the result: the draws do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.
 
@@ -64,15 +64,15 @@ def gaussian_noise(
     Raises
     ------
     TypeError
-        For a `dtype` that numpy does not know.
+        If `dtype` is no dtype of numpy.
     ValueError
-        For any other parameter out of range, a `dtype` that is neither of floats nor of integers,
-        integers other than uint8 without `value_range`, and a `value_range` that is empty or that
-        `dtype` cannot hold.
+        For any other parameter out of range, a `dtype` that is neither float nor integer, integers
+        other than uint8 without `value_range`, and a `value_range` that is empty or that `dtype`
+        cannot hold.
 
     See Also
     --------
-    uniform_noise : Noise that has all values equally often.
+    uniform_noise : Noise in which all values are equally frequent.
     sphere_noise : Noise outside the range of pixels.
     synthetic_outliers : Outliers made from the data, which lie closer to them.
 
@@ -122,11 +122,11 @@ def uniform_noise(
     n_samples : int
         Number of images or rows.
     shape : int or tuple of int
-        Shape of one of them: (H, W), (C, H, W) or (H, W, C) of images, d or (d,) of rows.
+        Shape of an item: (H, W), (C, H, W) or (H, W, C) of an image, d or (d,) of a row.
     value_range : (float, float), default=None
         Values of black and white. None: 0..255 for uint8, 0..1 for floats.
     dtype : dtype, default=numpy.float32
-        Float or integer. It only rounds the result; the draws are the same for every dtype.
+        Float or integer. It only rounds the result: the draws do not depend on it.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.
 
@@ -134,20 +134,20 @@ def uniform_noise(
     -------
     ndarray of shape (n_samples, \*shape)
         Of `dtype`, with values in `value_range`; integers are rounded to the nearest, so that the
-        first and the last of them come half as often as the others.
+        first and the last integer are half as frequent as the others.
 
     Raises
     ------
     TypeError
-        For a `dtype` that numpy does not know.
+        If `dtype` is no dtype of numpy.
     ValueError
-        For any other parameter out of range, a `dtype` that is neither of floats nor of integers,
-        integers other than uint8 without `value_range`, and a `value_range` that is empty or that
-        `dtype` cannot hold.
+        For any other parameter out of range, a `dtype` that is neither float nor integer, integers
+        other than uint8 without `value_range`, and a `value_range` that is empty or that `dtype`
+        cannot hold.
 
     See Also
     --------
-    gaussian_noise : Noise that is black or white more often than not.
+    gaussian_noise : Noise in which most values are black or white.
     sphere_noise : Noise outside the range of pixels.
     synthetic_outliers : Outliers made from the data, which lie closer to them.
 
@@ -179,25 +179,25 @@ def sphere_noise(
 ) -> npt.NDArray:
     r"""Draw points from a sphere around all the data.
 
-    The sphere is about the origin, and its radius is the largest Euclidean norm among the items
-    of X plus `margin`: "sphere-OOD" [1]_. With all D values of an item as one vector,
+    The center of the sphere is the origin, and its radius is the largest Euclidean norm among the
+    items of X plus `margin`: "sphere-OOD" [1]_. With all D values of an item as one vector,
 
     .. math::
 
         x = \left(\max_i \lVert x_i \rVert_2 + m\right) \frac{g}{\lVert g \rVert_2},
         \qquad g \sim \mathcal N(0, I_D),
 
-    which is uniform on the sphere [2]_. Nothing is clipped.
+    which is uniform on the sphere [2]_. Values are not clipped.
 
     Parameters
     ----------
     X : array-like, Tensor or Dataset of shape (n, ...)
-        In-distribution rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C). uint8 is
-        divided by 255 first; anything else is taken as it is.
+        In-distribution rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C). Only uint8
+        is rescaled, by 1 / 255.
     n_samples : int, default=2000
         Number of points.
     margin : float, default=2.0
-        m > 0, in the units of X, or for uint8 where white is 1.
+        m > 0, in the units of X; for uint8, white is 1.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.
 
@@ -205,13 +205,12 @@ def sphere_noise(
     -------
     ndarray of shape (n_samples, ...)
         With the item shape and channel order of X; float64 if X is float64, otherwise float32.
-        The images of a Dataset, or of what `share_forward_pass` returns, come as (n, C, H, W).
+        Images of a Dataset, or of data from `share_forward_pass`, have the shape (n, C, H, W).
 
     Raises
     ------
     ValueError
-        For a `margin` or `n_samples` out of range, and data that no estimator of this package
-        takes.
+        For a `margin` or `n_samples` out of range, and invalid data.
 
     See Also
     --------
@@ -245,7 +244,7 @@ def sphere_noise(
     >>> (norms[1] - norms[0].max()).round(6).min().item()
     2.0
     """
-    # Imported here because it imports torch, which the other two do not need.
+    # This imports torch, which the other functions do not need.
     from skood._data import share_forward_pass
 
     n_samples = check_n_samples(n_samples)
@@ -272,7 +271,7 @@ def sphere_noise(
         directions = rng.standard_normal(part.shape)
         directions *= radius / np.linalg.norm(directions, axis=1, keepdims=True)
         part[...] = directions
-    # The values are exchangeable, so that the channel axis need not be moved.
+    # The values are exchangeable, so the channel axis need not be moved.
     has_shape = hasattr(X, "shape") or isinstance(X, (list, tuple))
     return points.reshape(n_samples, *(np.shape(X)[1:] if has_shape else data.item_shape))
 
@@ -285,7 +284,7 @@ def _noise(
     dtype: npt.DTypeLike,
     random_state: int | np.random.RandomState | None,
 ) -> npt.NDArray:
-    """Convert values of `draw`, with black 0 and white 1, to the requested range and dtype."""
+    """Convert values of `draw`, where black is 0 and white is 1, to a range and a dtype."""
     n_samples = check_n_samples(n_samples)
     shape = _check_shape(shape)
     dtype = _check_dtype(dtype)
@@ -307,8 +306,8 @@ def _check_shape(shape: Any) -> tuple[int, ...]:
     sizes = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
     if not 1 <= len(sizes) <= 3 or not all(map(is_count, sizes)):
         raise ValueError(
-            f"shape={shape!r}; expected that of one item, without n_samples: (H, W), (C, H, W) or "
-            "(H, W, C) of an image, (d,) of a row, all of them at least 1"
+            f"shape={shape!r}; expected the shape of one item, without n_samples: (H, W), "
+            "(C, H, W) or (H, W, C) of an image, (d,) of a row, all numbers at least 1"
         )
     return tuple(map(int, sizes))
 
@@ -318,13 +317,13 @@ def _check_dtype(dtype: Any) -> np.dtype[Any]:
         checked = np.dtype(dtype)
     except TypeError as error:
         raise TypeError(
-            f"dtype={dtype!r} is no dtype of numpy; expected one of floats or integers, such as "
+            f"dtype={dtype!r} is no dtype of numpy; expected a float or integer dtype, such as "
             "numpy.float32 or 'uint8'"
         ) from error
     if checked.kind not in "fiu":
         raise ValueError(
-            f"dtype={dtype!r} holds neither floats nor integers; expected one that does, such as "
-            "numpy.float32 or 'uint8'"
+            f"dtype={dtype!r} is neither float nor integer; expected one, such as numpy.float32 or "
+            "'uint8'"
         )
     return checked
 
@@ -333,8 +332,8 @@ def _check_value_range(value_range: Any, dtype: np.dtype[Any]) -> tuple[float, f
     if value_range is None:
         if dtype != np.uint8 and dtype.kind != "f":
             raise ValueError(
-                f"dtype {dtype} has no range of its own: give value_range=(low, high), the values "
-                "of black and white (uint8 is taken as 0..255, floats as 0..1)"
+                f"dtype {dtype} has no default range: give value_range=(low, high), the values of "
+                "black and white (the default is 0..255 for uint8, 0..1 for floats)"
             )
         return (0.0, 255.0) if dtype == np.uint8 else (0.0, 1.0)
     is_pair = isinstance(value_range, (tuple, list, np.ndarray)) and len(value_range) == 2
@@ -359,6 +358,6 @@ def _check_value_range(value_range: Any, dtype: np.dtype[Any]) -> tuple[float, f
     if dtype.kind != "f" and not (low.is_integer() and high.is_integer()):
         raise ValueError(
             f"value_range={value_range!r} ends between two values of dtype {dtype}; expected whole "
-            "numbers, or a dtype of floats"
+            "numbers, or a float dtype"
         )
     return low, high

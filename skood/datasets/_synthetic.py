@@ -1,4 +1,4 @@
-"""Outliers made of in-distribution data, for validation where there are no others."""
+"""Outliers made from in-distribution data, for validation without other outliers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skood.datasets._random import generator
 
 __all__ = ["synthetic_outliers"]
 
-# Patches along each side of an image that are put in another order.
+# Number of patches along each side of an image.
 _PATCHES = 4
 
 
@@ -25,38 +25,39 @@ def synthetic_outliers(
     *,
     strength: float = 1.0,
 ) -> npt.NDArray:
-    r"""Make validation outliers of in-distribution rows or images.
+    r"""Make validation outliers from in-distribution rows or images.
 
     Parameters
     ----------
     X : array-like, Tensor or Dataset of shape (n, ...)
         Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
     kind : str or sequence of str, default="all"
-        How outliers are made. Several kinds get equal numbers of outliers, in random order; "all"
-        takes all kinds that apply to X. With :math:`s` the `strength`, for rows and images:
+        Kinds of outliers. Several kinds get equal numbers of outliers, in random order; "all" takes
+        all kinds that apply to X. With :math:`s` the `strength`, for rows and images:
 
         - "mixup": :math:`(1 - s/2) x + s/2 \, x'` with another item :math:`x'` of X;
         - "mutation": each value is replaced with probability :math:`s/2`, in images by a uniform
           draw from the range of values, in rows by a value of the same column;
         - "noise": :math:`(1 - s) x + s u` with uniform noise :math:`u` over the range of values;
-        - "permutation": a part :math:`s` of the columns (or subpixels) is permuted independently
-          across items: every column keeps its distribution, but is independent of the others.
+        - "permutation": a fraction :math:`s` of the columns (or subpixels) is permuted
+          independently across items: every column keeps its distribution, but becomes independent
+          of the others.
 
         For images only:
 
         - "blur": a Gaussian blur with a standard deviation of :math:`s/8` of the shorter side;
-        - "far_crop": a corner, of :math:`1 - 3s/4` of the height and width, is magnified to the
-          full size, so that the middle of the image is lost;
+        - "far_crop": a corner with :math:`1 - 3s/4` of the height and width is magnified to the
+          full size;
         - "inversion": :math:`(1 - s) x + s (a + b - x)` in a range of values from a to b;
-        - "patch_shuffle": a part :math:`s` of 4 x 4 patches, at least two, is permuted. Pixels at
-          the right and lower edge that do not fill a patch are unchanged.
+        - "patch_shuffle": a fraction :math:`s` of 4 x 4 patches, at least two, is permuted. Pixels
+          at the right and lower edge that do not fill a patch are unchanged.
     n_samples : int, default=None
         Number of outliers. None makes one outlier from each item, in order; otherwise items are
-        drawn, none twice before all are used.
+        drawn, each of them once before any is drawn again.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.
     strength : float, default=1.0
-        In (0, 1]; how far outliers are from X.
+        Distance of the outliers from X, in (0, 1].
 
     Returns
     -------
@@ -69,8 +70,8 @@ def synthetic_outliers(
     Raises
     ------
     ValueError
-        For a kind that is unknown or that X does not allow, `strength` or `n_samples` out of range,
-        and data that no estimator of this package takes.
+        For a kind that is unknown or does not apply to X, `strength` or `n_samples` out of range,
+        and invalid data.
 
     See Also
     --------
@@ -78,10 +79,10 @@ def synthetic_outliers(
 
     Notes
     -----
-    Which hyperparameters such outliers choose depends on their kind. Several kinds, and
-    `OODSplit` with the kind as ``groups``, show whether one choice suits all kinds. For training
+    The hyperparameters that such outliers select depend on their kind. Use several kinds, and
+    `OODSplit` with the kind as ``groups``, to see whether one choice suits all kinds. For training
     instead of validation, mutation is used in [1]_ (for background models), patch permutation in
-    [2]_ and mixing of items in [3]_.
+    [2]_ and mixup in [3]_.
 
     References
     ----------
@@ -184,7 +185,7 @@ def _permutation(task: _Task) -> npt.NDArray:
     flat = items.reshape(len(items), -1)
     n_columns = max(1, round(task.strength * flat.shape[1]))
     columns = np.sort(task.rng.choice(flat.shape[1], n_columns, replace=False))
-    # Drawn from all of X even for few samples, since a single item has nothing to exchange with.
+    # Values come from all of X even for few samples: a single item cannot exchange values.
     donors = flat if len(items) >= len(task.pool) else task.pool.reshape(len(task.pool), -1)
     flat[:, columns] = task.rng.permuted(donors[:, columns], axis=0)[: len(flat)]
     return flat.reshape(items.shape)
@@ -253,7 +254,7 @@ _KINDS = {**_FOR_ALL, **_FOR_IMAGES}
 
 def _as_array(X: Any) -> tuple[npt.NDArray, bool, bool]:
     """Return rows or (n, C, H, W) images, and whether X had channels last or no channels."""
-    # Imported here because it imports torch, which rows of numpy do not need before.
+    # This imports torch, which importing this module shall not.
     from skood._data import share_forward_pass
 
     data = share_forward_pass(X)
@@ -278,9 +279,9 @@ def _check_kinds(kind: str | Sequence[str], pool: npt.NDArray) -> list[str]:
     needing_images = [name for name in kinds if name not in allowed]
     if needing_images:
         raise ValueError(
-            f"{', '.join(needing_images)} can be made of images only, but X has rows of "
-            f"{pool.shape[1]} values; expected shape (n, H, W), (n, C, H, W) or (n, H, W, C). "
-            f"Of rows there are {', '.join(_FOR_ALL)}"
+            f"{', '.join(needing_images)} can only be made from images, but X has rows of "
+            f"{pool.shape[1]} values; expected shape (n, H, W), (n, C, H, W) or (n, H, W, C), or "
+            f"for rows {', '.join(_FOR_ALL)}"
         )
     needing_others = [name for name in ("mixup", "permutation") if name in kinds]
     if len(pool) < 2 and needing_others:
@@ -294,7 +295,7 @@ def _check_kinds(kind: str | Sequence[str], pool: npt.NDArray) -> list[str]:
 
 
 def _value_range(pool: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
-    """Smallest and largest value, of each column for rows."""
+    """Return the smallest and the largest value; for rows, of each column."""
     if pool.dtype == np.uint8:
         return np.array(0, np.float32), np.array(255, np.float32)
     precision = np.result_type(pool.dtype, np.float32)
@@ -309,9 +310,9 @@ def _value_range(pool: npt.NDArray) -> tuple[npt.NDArray, npt.NDArray]:
 def _cast(
     values: npt.NDArray, dtype: npt.DTypeLike, low: npt.NDArray, high: npt.NDArray
 ) -> npt.NDArray:
-    """Convert to the dtype of X, and clip values that rounding has put outside the range."""
+    """Convert to the dtype of X, and clip values that rounding moved outside the range."""
     if values.dtype.kind in "biu":
-        return values  # The values are copied, not computed.
+        return values  # They are copied and need no rounding.
     if np.dtype(dtype).kind in "biu":
         values = np.rint(values)
     return np.clip(values, low, high).astype(dtype)

@@ -30,9 +30,9 @@ class BoundarySamplesDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     image_ : matplotlib AxesImage
         The sheet.
 
@@ -68,7 +68,7 @@ class BoundarySamplesDisplay:
         random_state: int | np.random.RandomState | None = None,
         ax: Any = None,
     ) -> BoundarySamplesDisplay:
-        """Draw items of X and the samples made of them.
+        """Draw items of X and the samples generated from them.
 
         Parameters
         ----------
@@ -93,8 +93,8 @@ class BoundarySamplesDisplay:
         Raises
         ------
         ValueError
-            When the estimator was fitted on rows, there are no columns, or y has not one label for
-            each item.
+            When the estimator was fitted on rows, `n_columns` is below 1, or y does not have one
+            label for each item.
         """
         sampler = getattr(estimator, "sampler_", estimator)
         check_is_fitted(sampler)
@@ -102,8 +102,8 @@ class BoundarySamplesDisplay:
         item_shape = vae.generator().item_shape
         if len(item_shape) != 3:
             raise ValueError(
-                f"the estimator was fitted on rows of {sampler.n_features_in_} values, which are "
-                "no images; fit it on images, or plot its samples as points"
+                f"the estimator was fitted on rows of {sampler.n_features_in_} values, not on "
+                "images; fit it on images, or plot its samples as points"
             )
         data = check_data(sampler, X, reset=False)
         if n_columns < 1:
@@ -114,7 +114,7 @@ class BoundarySamplesDisplay:
         rows = numpy_rng(seed, Stream.SHOWN_ROWS).permutation(len(data))
         if y is not None:
             y = np.asarray(y)
-            # The first of every class, then the second of every class, and so on.
+            # The first item of every class, then the second item of every class, and so on.
             nth = np.empty(len(rows), dtype=np.intp)
             for label in np.unique(y):
                 members = np.flatnonzero(y[rows] == label)
@@ -142,7 +142,7 @@ class BoundarySamplesDisplay:
         Returns
         -------
         BoundarySamplesDisplay
-            Itself.
+            The display.
         """
         import matplotlib.pyplot as plt
 
@@ -152,7 +152,7 @@ class BoundarySamplesDisplay:
             _, ax = plt.subplots(figsize=(0.8 * n_columns + 1.6, 0.85 * n_rows))
         low, high = self.value_range
         strips = [np.moveaxis(images, 1, 3) for images in self.images.values()]
-        # A white line between images, and none at the lower and right edge.
+        # White lines between images, but not at the lower and right edge.
         strips = [
             np.pad(strip, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=high)
             for strip in strips

@@ -21,7 +21,7 @@ _STYLES = ("-", "--", "-.", ":")
 
 
 class _Curves(ABC):
-    """Scores of sets, of which the first is in-distribution."""
+    """Base of the curves of an in-distribution set against each other set."""
 
     def __init__(self, scores: Mapping[str, npt.NDArray]) -> None:
         self.scores = scores
@@ -30,14 +30,14 @@ class _Curves(ABC):
     def from_estimator(
         cls, detector: Any, sets: Mapping[str, Any], *, ax: Any = None, **plot_params: Any
     ) -> Any:
-        """Draw the curves of the scores that `detector` gives to sets.
+        """Draw the curves of the scores of sets by `detector`.
 
         Parameters
         ----------
         detector : estimator
             Fitted, with ``score_samples``.
         sets : dict of str to array-like, Tensor or Dataset of shape (n_samples, ...)
-            Data by name, as `detector` takes them; in-distribution data first.
+            Data by name, in-distribution data first.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -61,7 +61,7 @@ class _Curves(ABC):
         Parameters
         ----------
         scores : dict of str to array-like of shape (n_samples,)
-            Scores by the name of their set; in-distribution data first.
+            Scores by the name of the set; in-distribution data first.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -87,7 +87,7 @@ class _Curves(ABC):
         """Draw the curves."""
 
     def _pairs(self) -> dict[str, tuple[npt.NDArray, npt.NDArray]]:
-        """Labels, 1 for in and -1 for out, and scores, of each set beside the first."""
+        """Return labels, 1 for ID and -1 for OOD, and scores of the first with each other set."""
         (_, inside), *others = self.scores.items()
         return {
             str(name): (
@@ -110,7 +110,7 @@ class _Curves(ABC):
         number = len(self.lines_)
         colour = COLOURS[number % len(COLOURS)]
         (self.lines_[name],) = ax.plot(
-            # Dashes differ as well, for those who print without colours.
+            # Dashes tell the curves apart in print without colours.
             x, y, color=colour, linestyle=_STYLES[number % len(_STYLES)], clip_on=False, **line
         )  # fmt: skip
         return colour
@@ -119,35 +119,36 @@ class _Curves(ABC):
 class RocCurvesDisplay(_Curves):
     """Receiver operating characteristic of in-distribution items against each other set.
 
-    In-distribution is the positive class: to the right the part of the out-of-distribution items
-    that is accepted, and upwards the part of the in-distribution items that is. A dot marks the
-    first where the latter is 95 %, the FPR95 of the literature.
+    In-distribution is the positive class: the x-axis is the accepted fraction of the
+    out-of-distribution items, the y-axis the accepted fraction of the in-distribution items. A dot
+    marks the FPR95, the false-positive rate at a true-positive rate of 95 %.
 
     Use :meth:`from_estimator` or :meth:`from_predictions` to make one.
 
     Parameters
     ----------
     scores : dict of str to ndarray of shape (n_samples,)
-        Scores of the items, by the name of their set; the first is in-distribution.
+        Scores by the name of the set; the first is in-distribution.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     auroc_ : dict of str to float
         Area under each curve.
     fpr_ : dict of str to float
-        Part of each out-of-distribution set that is accepted where `tpr` of the items in are.
+        Accepted fraction of each out-of-distribution set if a fraction `tpr` of the
+        in-distribution items is accepted.
     lines_ : dict of str to matplotlib Line2D
         The curves.
     legend_ : matplotlib Legend or None
-        None when no legend was asked for.
+        None without a legend.
 
     See Also
     --------
-    PrecisionRecallCurvesDisplay : Counts how many of the accepted, or rejected, are right.
+    PrecisionRecallCurvesDisplay : Shows the fraction of correct decisions instead of the FPR.
     sklearn.metrics.RocCurveDisplay : One curve; takes ``pos_label=1``.
 
     Examples
@@ -177,7 +178,7 @@ class RocCurvesDisplay(_Curves):
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         tpr : float, default=0.95
-            Accepted part of the in-distribution items at which a dot is drawn.
+            Accepted fraction of the in-distribution items at which a dot is drawn.
         title : str, default=None
             Title of the axes.
         legend : bool, default=True
@@ -186,7 +187,7 @@ class RocCurvesDisplay(_Curves):
         Returns
         -------
         RocCurvesDisplay
-            Itself.
+            The display.
         """
         ax = self._begin(ax)
         self.auroc_, self.fpr_ = {}, {}
@@ -222,30 +223,29 @@ class PrecisionRecallCurvesDisplay(_Curves):
     Parameters
     ----------
     scores : dict of str to ndarray of shape (n_samples,)
-        Scores of the items, by the name of their set; the first is in-distribution.
+        Scores by the name of the set; the first is in-distribution.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     aupr_ : dict of str to float
         Average precision, the area under each curve: AUPR-in or AUPR-out.
     lines_ : dict of str to matplotlib Line2D
         The curves.
     legend_ : matplotlib Legend or None
-        None when no legend was asked for.
+        None without a legend.
 
     See Also
     --------
-    RocCurvesDisplay : Does not depend on how many items of each set there are.
+    RocCurvesDisplay : Does not depend on the sizes of the sets.
     sklearn.metrics.PrecisionRecallDisplay : One curve; takes ``pos_label``.
 
     Notes
     -----
-    Precision depends on how many items of each set there are. A dotted line marks that of scores
-    drawn at random.
+    Precision depends on the sizes of the sets. A dotted line marks the precision of random scores.
 
     Examples
     --------
@@ -275,7 +275,7 @@ class PrecisionRecallCurvesDisplay(_Curves):
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         positive : {"in", "out"}, default="in"
-            Which class is to be found: items in are accepted, and items out rejected.
+            The positive class: "in" counts accepted items, "out" rejected items.
         title : str, default=None
             Title of the axes.
         legend : bool, default=True
@@ -284,12 +284,12 @@ class PrecisionRecallCurvesDisplay(_Curves):
         Returns
         -------
         PrecisionRecallCurvesDisplay
-            Itself.
+            The display.
 
         Raises
         ------
         ValueError
-            When `positive` is neither.
+            When `positive` is neither "in" nor "out".
         """
         if positive not in ("in", "out"):
             raise ValueError(f"positive={positive!r}; expected 'in' or 'out'")
@@ -320,5 +320,5 @@ class PrecisionRecallCurvesDisplay(_Curves):
 
 
 def _ranks(scores: npt.NDArray) -> npt.NDArray:
-    """Order and ties are all that a curve uses; scores may be infinite."""
+    """Replace scores, which may be infinite, by ranks: a curve uses only order and ties."""
     return np.unique(scores, return_inverse=True)[1].reshape(scores.shape)

@@ -14,49 +14,49 @@ from skood.inspection._sets import check_sets
 
 __all__ = ["DualThresholdDisplay"]
 
-# Not triangles, which point to what lies beyond the axes.
+# Without triangles, which mark items beyond the axes.
 _MARKERS = "osDPX*"
-# Quantiles of every set that are in view.
+# Range of quantiles of every set that is shown.
 _IN_VIEW = (0.01, 0.99)
 
 
 class DualThresholdDisplay:
     """Sets in the plane of log-density and local intrinsic dimension (LID).
 
-    Items on the thresholds, above and to the right of them are accepted as in-distribution.
+    Items that reach both thresholds are accepted as in-distribution.
 
     Use :meth:`from_estimator` or :meth:`from_pairs` to make one.
 
     Parameters
     ----------
     pairs : dict of str to ndarray of shape (n_samples, 2)
-        Log-density in nats and LID of the items, by the name of their set.
+        Log-density in nats and LID of the items, by the name of the set.
     thresholds : (float, float), default=None
         Smallest accepted log-density and LID. None draws no thresholds.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     accepted_ : dict of str to float
-        Part of each set, items with NaN left out, that reaches both thresholds; empty without
+        Fraction of each set, without items with NaN, that reaches both thresholds; empty without
         thresholds.
     scatters_ : dict of str to matplotlib PathCollection
         Items of each set within the axes.
     edge_scatters_ : dict of str to matplotlib PathCollection
-        Items of each set beyond the axes: at the edge, triangles that point to where they are.
+        Items of each set beyond the axes: triangles at the edge that point to the items.
     lines_ : list of matplotlib Line2D
-        The thresholds, on the log-density first; empty without.
+        Threshold on the log-density and threshold on the LID; empty without thresholds.
     region_ : matplotlib Rectangle or None
-        What is accepted, as far as the axes go. None without thresholds.
+        Visible part of the accepted region. None without thresholds.
     legend_ : matplotlib Legend or None
-        None when no legend was asked for.
+        None without a legend.
 
     See Also
     --------
-    skood.likelihood.LocalIntrinsicDimension : Detector of such pairs and thresholds.
+    skood.likelihood.LocalIntrinsicDimension : Detector with such pairs and thresholds.
 
     Examples
     --------
@@ -85,15 +85,14 @@ class DualThresholdDisplay:
     def from_estimator(
         cls, detector: Any, sets: Mapping[str, Any], *, ax: Any = None, **plot_params: Any
     ) -> DualThresholdDisplay:
-        """Draw sets as `detector` sees them, with the thresholds that its decisions amount to.
+        """Draw the pairs of sets by `detector`, with the equivalent thresholds.
 
         Parameters
         ----------
         detector : LocalIntrinsicDimension
             Fitted.
         sets : dict of str to array-like, Tensor or Dataset of shape (n_samples, ...)
-            Data by name, as `detector` takes them. The first is drawn below the others: put
-            in-distribution data there.
+            Data by name, in-distribution data first; the first set is drawn below the others.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -112,13 +111,13 @@ class DualThresholdDisplay:
         """
         if not hasattr(detector, "score_pairs"):
             raise TypeError(
-                f"{type(detector).__name__} has no score_pairs, which gives log-density and local "
-                "intrinsic dimension; expected a fitted skood.LocalIntrinsicDimension, or give "
-                "pairs to DualThresholdDisplay.from_pairs"
+                f"{type(detector).__name__} has no score_pairs, which returns log-density and "
+                "local intrinsic dimension; expected a fitted skood.LocalIntrinsicDimension, or "
+                "give pairs to DualThresholdDisplay.from_pairs"
             )
         check_is_fitted(detector)
         check_sets(sets, "sets")
-        # What has at least this many training items at or below it reaches offset_.
+        # Smallest rank among the training items whose score reaches `offset_`.
         n_train = len(detector.train_pairs_)
         rank = np.searchsorted(np.arange(1, n_train + 1) / n_train, detector.offset_)
         return cls.from_pairs(
@@ -142,9 +141,9 @@ class DualThresholdDisplay:
         Parameters
         ----------
         pairs : dict of str to array-like of shape (n_samples, 2)
-            Log-density in nats and LID of the items, by the name of their set. The first is drawn
-            below the others: put in-distribution data there. Items with NaN are left out, and the
-            legend says how many; infinite values are drawn at the edge.
+            Log-density in nats and LID of the items, by the name of the set, in-distribution data
+            first; the first set is drawn below the others. Items with NaN are left out and counted
+            in the legend; infinite values are drawn at the edge.
         thresholds : (float, float), default=None
             Smallest accepted log-density and LID. None draws no thresholds.
         ax : matplotlib Axes, default=None
@@ -161,7 +160,7 @@ class DualThresholdDisplay:
         TypeError
             When `pairs` is no dict.
         ValueError
-            When `pairs` is empty, a set is not of two columns or has no item without NaN, or
+            When `pairs` is empty, a set does not have two columns or has no item without NaN, or
             `thresholds` are not two finite numbers.
         """
         check_sets(pairs, "pairs")
@@ -186,7 +185,7 @@ class DualThresholdDisplay:
         ylim: tuple[float, float] | None = None,
         scatter_kwargs: Mapping[str, Any] | None = None,
     ) -> DualThresholdDisplay:
-        """Draw the sets, and what is accepted.
+        """Draw the sets and the accepted region.
 
         Parameters
         ----------
@@ -196,17 +195,17 @@ class DualThresholdDisplay:
         title : str, default=None
             Title of the axes.
         legend : bool, default=True
-            Whether to name the sets, with the part of each that is accepted.
+            Whether to name the sets, with the accepted fraction of each.
         xlim, ylim : (float, float), default=None
-            Limits of the axes, low and high. None shows the thresholds, and of every set all but
-            1 % at each end. Axes that are shared between displays need to be given the same.
+            Limits of the axes, low and high. None shows the thresholds and the 1st to 99th
+            percentile of every set. Shared axes of several displays need the same limits.
         scatter_kwargs : dict, default=None
             For `matplotlib.axes.Axes.scatter` of items within the axes, such as ``{"s": 4}``.
 
         Returns
         -------
         DualThresholdDisplay
-            Itself.
+            The display.
         """
         import matplotlib.pyplot as plt
 
@@ -241,7 +240,7 @@ class DualThresholdDisplay:
     def _view(
         self, known: Mapping[str, npt.NDArray], xlim: Any, ylim: Any
     ) -> tuple[npt.NDArray, npt.NDArray]:
-        """Lower left and upper right corner of the axes."""
+        """Return the lower left and the upper right corner of the axes."""
         limits = [xlim, ylim]
         for axis, given in enumerate(limits):
             if given is not None:
@@ -264,7 +263,7 @@ class DualThresholdDisplay:
         high: npt.NDArray,
         given: Mapping[str, Any],
     ) -> list[Any]:
-        """Draw the items of each set, and return what the legend is to name."""
+        """Draw the items of each set, and return handles for the legend."""
         import matplotlib.pyplot as plt
 
         handles = []
@@ -273,7 +272,7 @@ class DualThresholdDisplay:
             colour, marker = COLOURS[number % len(COLOURS)], _MARKERS[number % len(_MARKERS)]
             seen = np.clip(pairs, low, high)
             beyond = (seen != pairs).any(1)
-            # Few items are drawn larger than many.
+            # The fewer items, the larger the markers.
             size = np.clip(8e3 / len(pairs), 4, 20)
             style = {"color": colour, "marker": marker, "s": size, "alpha": 0.6, "linewidths": 0}
             self.scatters_[name] = ax.scatter(*pairs[~beyond].T, **{**style, **given})
@@ -295,7 +294,7 @@ class DualThresholdDisplay:
         return handles
 
     def _draw_thresholds(self, ax: Any, low: npt.NDArray, high: npt.NDArray) -> list[Any]:
-        """Draw what is accepted, and return what the legend is to name."""
+        """Draw the accepted region, and return handles for the legend."""
         import matplotlib.pyplot as plt
         from matplotlib.ticker import Formatter
 
@@ -303,7 +302,7 @@ class DualThresholdDisplay:
         if self.thresholds is None:
             return []
         log_density, dimension = self.thresholds
-        # Black, unless the background is dark.
+        # White on a dark background.
         style = {"color": plt.rcParams["text.color"], "linestyle": "--", "linewidth": 1}
         self.lines_ = [ax.axvline(log_density, **style), ax.axhline(dimension, **style)]
         corner = np.clip(self.thresholds, low, high)
@@ -327,7 +326,7 @@ def _check_pairs(pairs: Any, name: str) -> npt.NDArray[np.float64]:
     if pairs.ndim != 2 or pairs.shape[1] != 2:
         raise ValueError(
             f"pairs[{name!r}] has shape {pairs.shape}; expected (n_samples, 2), log-density and "
-            "local intrinsic dimension, as score_pairs of a detector gives them"
+            "local intrinsic dimension, as score_pairs of a detector returns them"
         )
     if np.isnan(pairs).any(1).all():
         raise ValueError(
@@ -338,7 +337,7 @@ def _check_pairs(pairs: Any, name: str) -> npt.NDArray[np.float64]:
 
 
 def _arrow(right: float, up: float) -> Any:
-    """Path of a triangle that points to sides, each of -1, 0 or 1."""
+    """Return the path of a triangle that points in a direction of -1, 0 or 1 on each axis."""
     from matplotlib.markers import MarkerStyle
 
     triangle = MarkerStyle((3, 0, np.degrees(np.arctan2(-right, up))))

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 __all__ = ["EvaluationDisplay"]
 
-# Metrics of which less is better.
+# Beginnings of the names of metrics where lower is better.
 _FALLING = ("fpr", "detection_error")
 
 
@@ -22,7 +22,7 @@ class EvaluationDisplay:
     Parameters
     ----------
     values : ndarray of shape (n_detectors, n_sets)
-        The metric; NaN where a pair was not measured.
+        The metric; NaN for a pair that was not measured.
     detectors : list of str
         Names of the rows.
     ood_sets : list of str
@@ -33,13 +33,13 @@ class EvaluationDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     image_ : matplotlib AxesImage
         The cells.
     texts_ : ndarray of shape (n_detectors, n_sets) of matplotlib Text
-        Figures in the cells; None where there is none.
+        Figures in the cells; None for a pair that was not measured.
 
     See Also
     --------
@@ -86,7 +86,7 @@ class EvaluationDisplay:
         Parameters
         ----------
         table : list of dict
-            As :func:`skood.evaluate` returns it: rows with "detector", "ood_set" and `metric`.
+            Rows with "detector", "ood_set" and `metric`, as :func:`skood.evaluate` returns them.
         metric : str, default="auroc"
             Which column to draw.
         ax : matplotlib Axes, default=None
@@ -101,7 +101,7 @@ class EvaluationDisplay:
         Raises
         ------
         ValueError
-            When `table` is empty or has no such column.
+            When `table` is empty or has no column `metric`.
         """
         rows = [row for row in table if metric in row]
         if not rows:
@@ -128,14 +128,14 @@ class EvaluationDisplay:
         vmax: float | None = None,
         title: str | None = None,
     ) -> EvaluationDisplay:
-        """Draw the heat map, the better the brighter.
+        """Draw the heat map; brighter is better.
 
         Parameters
         ----------
         ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure of the size of the table.
+            Where to draw; None makes a figure that fits the table.
         cmap : str or matplotlib Colormap, default="cividis"
-            Colours from bad to good; reversed for metrics of which less is better.
+            Colours from bad to good; reversed for metrics where lower is better.
         vmin, vmax : float, default=None
             Values at the ends of the colours. None takes the smallest and the largest.
         title : str, default=None
@@ -144,7 +144,7 @@ class EvaluationDisplay:
         Returns
         -------
         EvaluationDisplay
-            Itself.
+            The display.
         """
         import matplotlib
         import matplotlib.pyplot as plt

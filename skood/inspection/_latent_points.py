@@ -1,4 +1,4 @@
-"""Choice of the points of a latent space to show, and their reduction to a plane."""
+"""Choice of the points of a latent space to draw, and their reduction to two dimensions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["axis_labels", "by_name", "check_latents", "choose_points", "reduce_t
 
 
 def by_name(outliers: Any) -> dict[str, Any]:
-    """Return OOD data, with or without names or None, as a dict."""
+    """Return OOD data, or a dict of OOD data by name, or None, as a dict."""
     if outliers is None:
         return {}
     return dict(outliers) if isinstance(outliers, Mapping) else {"OOD": outliers}
@@ -34,7 +34,7 @@ def by_name(outliers: Any) -> dict[str, Any]:
 def choose_points(
     X: Any, y: Any, X_ood: Any, max_points: int | None, seed: int, *, name: str
 ) -> tuple[Any, npt.NDArray | None, list[tuple[str, Any]]]:
-    """Choose at most `max_points` ID items, and as many of each OOD set.
+    """Choose at most `max_points` ID items, and at most `max_points` items of each OOD set.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def choose_points(
     max_points : int or None
     seed : int
     name : str
-        That of X, for error messages.
+        Name of X, for error messages.
 
     Returns
     -------
@@ -54,12 +54,12 @@ def choose_points(
     labels : ndarray or None
         Their labels.
     outliers : list of (str, array-like, Tensor or Dataset)
-        OOD sets with their names. Those of X come first, as "OOD".
+        OOD sets with their names. OOD items of X come first, as "OOD".
 
     Raises
     ------
     ValueError
-        When `max_points` is below 2, y has not one label for each item, or all are OOD.
+        When `max_points` is below 2, y does not have one label for each item, or all are OOD.
     """
     if max_points is not None and max_points < 2:
         raise ValueError(f"max_points={max_points!r}; expected at least 2, or None for no limit")
@@ -95,13 +95,12 @@ def check_latents(latents: Any, name: str, n_latent: int | None = None) -> npt.N
     name : str
         For error messages.
     n_latent : int, default=None
-        Expected number of dimensions; None takes any from two.
+        Expected number of dimensions; None accepts any number from 2.
 
     Raises
     ------
     ValueError
-        When there are no latents, they are not 2-D or of another number of dimensions, or hold
-        NaN or infinity.
+        When there are no latents, their shape is wrong, or they hold NaN or infinity.
     """
     latents = from_torch(latents) if isinstance(latents, Tensor) else latents
     latents = check_array(
@@ -121,7 +120,7 @@ def check_latents(latents: Any, name: str, n_latent: int | None = None) -> npt.N
     if latents.shape[1] < 2:
         raise ValueError(
             f"{name} has shape {latents.shape}; expected at least two dimensions to draw in a "
-            "plane. Draw a histogram of one"
+            "plane. Draw a histogram of a single one"
         )
     if n_latent not in (None, latents.shape[1]):
         raise ValueError(
@@ -132,7 +131,7 @@ def check_latents(latents: Any, name: str, n_latent: int | None = None) -> npt.N
     if wrong.any():
         raise ValueError(
             f"{name} holds NaN or infinity in {wrong.sum()} of {len(latents)} rows; expected "
-            "finite latents: leave these rows out, or look for the training that diverged"
+            "finite latents: leave these rows out, or check whether training diverged"
         )
     return latents
 
@@ -149,7 +148,7 @@ def reduce_to_plane(
     Parameters
     ----------
     latents : ndarray of shape (n_samples, n_latent)
-        Of ID points.
+        Latents of ID points.
     labels : ndarray of shape (n_samples,) or None
         For a transformer that requires labels.
     outliers : list of ndarray of shape (n_ood_samples, n_latent)
@@ -161,16 +160,16 @@ def reduce_to_plane(
     Returns
     -------
     coordinates : list of ndarray of shape (..., 2)
-        Of the ID points and of each OOD set.
+        Coordinates of the ID points and of each OOD set.
     reduction : estimator or None
-        Fitted transformer; None for latents that have two dimensions.
+        Fitted transformer; None for latents of two dimensions.
 
     Raises
     ------
     TypeError
         When `method` is no transformer.
     ValueError
-        When all latents are the same, or `method` does not give two columns.
+        When all latents are equal, or `method` does not return two columns.
     """
     everything = np.concatenate([latents, *outliers])
     reduction = _make_reduction(method, len(everything), seed)
@@ -180,11 +179,11 @@ def reduce_to_plane(
     learned_from = latents if has_transform else everything
     if (learned_from == learned_from[0]).all():
         raise ValueError(
-            f"the latents of all {len(learned_from)} points are the same, so that no direction can "
-            "be chosen to show them in; expected at least two that differ"
+            f"the latents of all {len(learned_from)} points are the same, which determines no "
+            "directions to draw them in; expected at least two that differ"
         )
     if has_transform:
-        # UMAP would take labels without requiring them, and separate the classes by them.
+        # UMAP does not require labels, but if given them would separate the classes.
         needs_labels = get_tags(_last_step(reduction)).target_tags.required
         reduction.fit(latents, labels if needs_labels else None)
         coordinates = np.asarray(reduction.transform(everything))
@@ -192,15 +191,15 @@ def reduce_to_plane(
         coordinates = np.asarray(reduction.fit_transform(everything))
     if coordinates.shape[1:] != (2,):
         raise ValueError(
-            f"method={method!r} gives an array of shape {coordinates.shape}; expected two columns, "
-            "as most transformers give with n_components=2"
+            f"method={method!r} returns an array of shape {coordinates.shape}; expected two "
+            "columns, which most transformers return with n_components=2"
         )
     ends = np.cumsum([len(latents), *map(len, outliers)])[:-1]
     return np.split(coordinates, ends), reduction
 
 
 def axis_labels(reduction: Any) -> list[str]:
-    """Describe the two coordinates that a fitted transformer gives; None: the latents."""
+    """Describe the two coordinates of a fitted transformer; for None, of the latents."""
     if reduction is None:
         return ["latent 1", "latent 2"]
     last = _last_step(reduction)
@@ -223,14 +222,14 @@ def _make_reduction(method: Any, n_points: int, seed: int) -> Any:
     if isinstance(method, str) and method == "pca":
         return PCA(2, random_state=seed)
     if isinstance(method, str) and method == "tsne":
-        # t-SNE looks at three times as many neighbours of a point as the perplexity.
+        # t-SNE uses 3 x perplexity neighbours of a point.
         return TSNE(2, init="pca", perplexity=min(30, (n_points - 1) / 3), random_state=seed)
     if isinstance(method, type) or not (
         hasattr(method, "fit_transform") or hasattr(method, "transform")
     ):
         raise TypeError(
             f"method={method!r}; expected 'pca', 'tsne' or a transformer of scikit-learn that "
-            "gives two columns, such as Isomap(n_components=2)"
+            "returns two columns, such as Isomap(n_components=2)"
         )
     reduction = clone(method)
     if reduction.get_params(deep=False).get("random_state", seed) is None:

@@ -23,7 +23,7 @@ __all__ = ["LatentSpaceDisplay"]
 
 _OOD_MARKERS = "x+^svD"
 _LEGEND_ROWS = 18
-# More classes than these cannot be told apart by colour.
+# More classes than this cannot be told apart by colour.
 _MOST_NAMED_CLASSES = 30
 
 
@@ -37,24 +37,24 @@ class LatentSpaceDisplay:
     coordinates : ndarray of shape (n_points, 2)
         ID points.
     labels : ndarray of shape (n_points,), default=None
-        Their classes.
+        Classes of the ID points.
     ood_coordinates : dict of str to ndarray of shape (n_ood_points, 2), default=None
-        OOD points, by the name of their set.
+        OOD points by the name of the set.
     reduction : estimator, default=None
-        Fitted transformer that gave the coordinates. None: coordinates are the latents themselves.
+        Fitted transformer to the coordinates. None: the coordinates are the latents.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     scatter_ : matplotlib PathCollection
-        ID points, in a random order, so that no class is drawn over the others.
+        ID points, drawn in a random order, so that no class covers the others.
     ood_scatters_ : dict of str to matplotlib PathCollection
         OOD points of each set.
     legend_ : matplotlib Legend or None
-        None when there is nothing to tell apart, or no legend was asked for.
+        None without a legend, or if there is a single class and no OOD set.
 
     See Also
     --------
@@ -63,8 +63,8 @@ class LatentSpaceDisplay:
     Notes
     -----
     An OOD point on top of a class in the plane may be far from it in the latent space: PCA shows
-    only the directions in which ID points vary most. t-SNE [1]_ keeps neighbourhoods; sizes of
-    clusters and distances between them have no meaning there.
+    only the directions in which ID points vary most. t-SNE [1]_ preserves neighbourhoods, but sizes
+    of clusters and distances between clusters have no meaning.
 
     References
     ----------
@@ -112,31 +112,29 @@ class LatentSpaceDisplay:
         ax: Any = None,
         **plot_params: Any,
     ) -> LatentSpaceDisplay:
-        """Draw the latents of X, what `estimator` transforms it to.
+        """Draw the latents of X, the output of ``estimator.transform``.
 
         Parameters
         ----------
         estimator : transformer
             Fitted: a :class:`skood.density.VAE`, a classifier of :mod:`skood.classifiers` (its
-            penultimate features), or any other with `transform`.
+            penultimate features), or any other estimator with `transform`.
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
-            As `estimator` takes it.
         y : array-like of shape (n_samples,), default=None
             Class labels; -1 marks OOD rows, which are drawn as the set "OOD".
         X_ood : array-like, Tensor or Dataset, or a dict of these by name, default=None
-            OOD data. Those without a name are drawn as the set "OOD".
+            OOD data. Data without a name are drawn as the set "OOD".
         method : {"pca", "tsne"} or transformer, default="pca"
-            How latents of more than two dimensions are brought to the plane; those of two are
-            drawn as they are. "pca" is fitted on the ID points, and transforms all. "tsne" has no
-            transform: it embeds ID and OOD points together, so the coordinates of ID points
-            depend on the OOD points. It starts from the principal components, with a perplexity of
-            30, or a third of the number of a point's neighbours where that is less. Another
-            scikit-learn transformer is cloned and fitted on the ID points, with their labels if it
-            requires any, and transforms all; without `transform`, its `fit_transform` is given
-            all. One in :class:`sklearn.frozen.FrozenEstimator` is not fitted again.
+            Reduction of latents to two dimensions, unless they have two. "pca" is fitted to the ID
+            points. "tsne" has no `transform`: it embeds ID and OOD points together, so the
+            coordinates of ID points depend on the OOD points. It starts from the principal
+            components, with a perplexity of at most 30. Another scikit-learn transformer is cloned
+            and fitted to the ID points, with labels if it requires them; without `transform`, its
+            `fit_transform` is applied to all points. A transformer in
+            :class:`sklearn.frozen.FrozenEstimator` is not fitted again.
         max_points : int or None, default=2000
-            Largest number of ID points, and of points of each OOD set: of more, a random subset
-            is drawn, and only that is transformed. None sets no limit.
+            Largest number of ID points, and of points of each OOD set; of larger sets, a random
+            subset is transformed and drawn. None sets no limit.
         random_state : int, RandomState instance or None, default=None
             Seed of the subset, and of a method whose own `random_state` is None.
         ax : matplotlib Axes, default=None
@@ -153,13 +151,13 @@ class LatentSpaceDisplay:
         TypeError
             When `estimator` has no `transform`, or `method` is no transformer.
         ValueError
-            When y has not one label for each item, or marks all of them as OOD; when latents are
-            not 2-D, are fewer than two, hold NaN or infinity, or, if they are to be reduced, are
-            all the same; and when `method` does not give two columns.
+            When y does not have one label for each item, or marks all items as OOD; when latents
+            have a wrong shape, hold NaN or infinity or, if they are to be reduced, are all equal;
+            and when `method` does not return two columns.
         """
         if not hasattr(estimator, "transform"):
             raise TypeError(
-                f"{type(estimator).__name__} has no transform, which gives the latents; expected "
+                f"{type(estimator).__name__} has no transform, which returns the latents; expected "
                 "a fitted transformer, such as skood.VAE or a classifier of skood.classifiers, or "
                 "give latents to LatentSpaceDisplay.from_latents"
             )
@@ -198,7 +196,7 @@ class LatentSpaceDisplay:
             Class labels; -1 marks OOD rows, which are drawn as the set "OOD".
         latents_ood : array-like or Tensor of shape (n_ood_samples, n_latent), or a dict of these \
                 by name, default=None
-            Latents of OOD data. Those without a name are drawn as the set "OOD".
+            Latents of OOD data. Latents without a name are drawn as the set "OOD".
         method : {"pca", "tsne"} or transformer, default="pca"
             As in :meth:`from_estimator`.
         max_points : int or None, default=2000
@@ -244,7 +242,7 @@ class LatentSpaceDisplay:
         )
         ood_coordinates: dict[str, npt.NDArray] = {}
         for (name, _), points in zip(outliers, others, strict=True):
-            # Rows marked in y and data without a name are one set.
+            # Rows marked in y and data without a name form one set.
             before = [ood_coordinates[name]] if name in ood_coordinates else []
             ood_coordinates[name] = np.concatenate([*before, points])
         return cls(coordinates, labels=labels, ood_coordinates=ood_coordinates, reduction=reduction)
@@ -277,7 +275,7 @@ class LatentSpaceDisplay:
         Returns
         -------
         LatentSpaceDisplay
-            Itself.
+            The display.
         """
         import matplotlib.pyplot as plt
 
@@ -292,7 +290,7 @@ class LatentSpaceDisplay:
         n_columns = math.ceil(n_names / _LEGEND_ROWS)
         if ax is None:
             _, ax = plt.subplots(figsize=(5.7 + 1.2 * n_columns, 5), layout="constrained")
-        # Few points are drawn larger than many.
+        # The fewer points, the larger the markers.
         style = {"s": np.clip(2e4 / n_points, 8, 20), "alpha": 0.8, "linewidths": 0}
         order = numpy_rng(Stream.SHOWN_POINTS).permutation(n_points)
         self.scatter_ = ax.scatter(
@@ -330,7 +328,7 @@ class LatentSpaceDisplay:
         # matplotlib does not widen the limits of axes that others share.
         ax.set_aspect("equal", adjustable="box" if _has_shared_axes(ax) else "datalim")
         if horizontal.startswith("t-SNE"):
-            # Its coordinates have no meaning beyond who is whose neighbour.
+            # Its coordinates have no meaning.
             ax.set(xticks=[], yticks=[])
         self.ax_, self.figure_ = ax, ax.figure
         return self
@@ -350,7 +348,7 @@ def _ood_style(number: int, n_points: int, given: Mapping[str, Any]) -> dict[str
 
     style = {
         "marker": _OOD_MARKERS[number % len(_OOD_MARKERS)],
-        # Black, unless the background is dark.
+        # White on a dark background.
         "color": plt.rcParams["text.color"],
         "s": np.clip(5e3 / n_points, 7, 25),
         "alpha": 0.7,
@@ -359,7 +357,7 @@ def _ood_style(number: int, n_points: int, given: Mapping[str, Any]) -> dict[str
     }
     if not MarkerStyle(style["marker"]).is_filled():
         return style
-    # The classes below are seen through an outline.
+    # Outlines leave the points of the classes below visible.
     return {"facecolors": "none", "edgecolors": style.pop("color"), **style}
 
 

@@ -1,4 +1,4 @@
-"""Scores of images pixel by pixel, as heat maps."""
+"""Heat maps of the scores of pixels."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from skood.inspection._sets import check_sets
 
 __all__ = ["PixelMapsDisplay"]
 
-# Percentile of the absolute values at which colours end.
+# Percentile of the absolute values at which the colours end.
 _LARGEST = 99
 
 
 class PixelMapsDisplay:
-    """Images, and below each of them what its pixels add to scores, on one scale of colours.
+    """Images, and below each image heat maps of the contributions of its pixels to scores.
 
-    Blue pixels speak for in-distribution, red ones against it.
+    Blue pixels raise the score, red pixels lower it; all maps share one scale of colours.
 
     Use :meth:`from_estimator` or :meth:`from_maps` to make one.
 
     Parameters
     ----------
     images : ndarray of shape (n_images, H, W) or (n_images, H, W, 3)
-        In black and white from 0 to 1, or in colours.
+        Grey or colour images from 0 to 1.
     maps : dict of str to ndarray of shape (n_images, H, W)
-        Scores of the pixels, by what they are called.
+        Scores of the pixels, by name.
 
     Attributes
     ----------
     axes_ : ndarray of shape (1 + n_maps, n_images) of matplotlib Axes
         A column for each image, the image itself first.
     figure_ : matplotlib Figure
-        Their figure.
+        The figure.
     limit_ : float
         Absolute value at which the colours of all maps end.
 
@@ -70,10 +70,10 @@ class PixelMapsDisplay:
         Parameters
         ----------
         estimator : estimator
-            Fitted, with ``score_pixels``: a LikelihoodRatio, whose log-density is drawn beside its
-            ratio, or a PixelCNN.
+            Fitted, with ``score_pixels``: a PixelCNN, or a LikelihoodRatio, whose log-density is
+            drawn together with its ratio.
         X : array-like of shape (n_images, ...)
-            Images, as `estimator` takes them; a handful.
+            A few images.
         figure : matplotlib Figure or SubFigure, default=None
             Where to draw; None makes one.
         **plot_params : dict
@@ -118,9 +118,9 @@ class PixelMapsDisplay:
         Parameters
         ----------
         images : array-like of shape (n_images, H, W) or (n_images, H, W, 3)
-            In any range, which is shown from black to white.
+            In any range; the smallest value is drawn black and the largest white.
         maps : dict of str to array-like of shape (n_images, H, W)
-            Scores of the pixels, higher = more in-distribution, by what they are called.
+            Scores of the pixels, higher = more in-distribution, by name.
         figure : matplotlib Figure or SubFigure, default=None
             Where to draw; None makes one.
         **plot_params : dict
@@ -135,7 +135,7 @@ class PixelMapsDisplay:
         TypeError
             When `maps` is no dict.
         ValueError
-            When `maps` is empty, or shapes do not agree.
+            When `maps` is empty, or the shapes of images and maps differ.
         """
         check_sets(maps, "maps")
         images = np.asarray(images)
@@ -158,14 +158,14 @@ class PixelMapsDisplay:
         figure : matplotlib Figure or SubFigure, default=None
             Where to draw; None makes one.
         cmap : str or matplotlib Colormap, default="RdBu"
-            Colours, from against to for in-distribution.
+            Colours from low to high scores.
         limit : float, default=None
-            Absolute value at which colours end. None is the 99th percentile over all maps.
+            Absolute value at which the colours end. None: the 99th percentile over all maps.
 
         Returns
         -------
         PixelMapsDisplay
-            Itself.
+            The display.
         """
         import matplotlib.pyplot as plt
 
@@ -193,7 +193,7 @@ class PixelMapsDisplay:
 
 
 def _images(X: Any, shape: tuple[int, ...]) -> npt.NDArray:
-    """Bring images to (n, H, W) or (n, H, W, 3), given the shape of their maps."""
+    """Reshape images to (n, H, W) or (n, H, W, 3), given the shape of their maps."""
     images = np.asarray(X)
     n, height, width = shape
     if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[2:] == (height, width):

@@ -14,9 +14,9 @@ from skood.inspection._sets import check_scores_of_sets, check_sets
 
 __all__ = ["ScoreDistributionDisplay"]
 
-# Quantiles of every set that are in view.
+# Range of quantiles of every set that is shown.
 _IN_VIEW = (0.01, 0.99)
-# How far beyond the first set the axes go for the others, in widths of the first.
+# The axes extend beyond the first set by at most this multiple of its width.
 _FURTHEST = 3.0
 
 
@@ -30,26 +30,26 @@ class ScoreDistributionDisplay:
     Parameters
     ----------
     scores : dict of str to ndarray of shape (n_samples,)
-        Scores of the items, by the name of their set.
+        Scores by the name of the set.
     threshold : float, default=None
         Smallest accepted score. None draws no threshold.
     score_name : str, default=None
-        What the scores are called on the axis. None: "score".
+        Label of the scores on the axis. None: "score".
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     accepted_ : dict of str to float
-        Part of each set that reaches the threshold; empty without one.
+        Fraction of each set that reaches the threshold; empty without a threshold.
     histograms_ : dict of str to matplotlib StepPatch
-        Outline of the histogram of each set. Scores beyond the axes are counted in its ends.
+        Outline of the histogram of each set. The outer bins count scores beyond the axes.
     line_ : matplotlib Line2D or None
         The threshold.
     legend_ : matplotlib Legend or None
-        None when no legend was asked for.
+        None without a legend.
 
     See Also
     --------
@@ -83,14 +83,14 @@ class ScoreDistributionDisplay:
     def from_estimator(
         cls, detector: Any, sets: Mapping[str, Any], *, ax: Any = None, **plot_params: Any
     ) -> ScoreDistributionDisplay:
-        """Draw the scores that `detector` gives to sets, with its threshold.
+        """Draw the scores of sets by `detector`, with its threshold.
 
         Parameters
         ----------
         detector : estimator
-            Fitted, with ``score_samples``; the threshold is its ``offset_``, where it has one.
+            Fitted, with ``score_samples``; the threshold is its ``offset_``, if it has one.
         sets : dict of str to array-like, Tensor or Dataset of shape (n_samples, ...)
-            Data by name, as `detector` takes them; in-distribution data first.
+            Data by name, in-distribution data first.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -125,11 +125,11 @@ class ScoreDistributionDisplay:
         Parameters
         ----------
         scores : dict of str to array-like of shape (n_samples,)
-            Scores by the name of their set; in-distribution data first.
+            Scores by the name of the set; in-distribution data first.
         threshold : float, default=None
             Smallest accepted score. None draws no threshold.
         score_name : str, default=None
-            What the scores are called on the axis. None: "score".
+            Label of the scores on the axis. None: "score".
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -170,15 +170,16 @@ class ScoreDistributionDisplay:
         title : str, default=None
             Title of the axes.
         legend : bool, default=True
-            Whether to name the sets, with the part of each that is accepted.
+            Whether to name the sets, with the accepted fraction of each.
         xlim : (float, float), default=None
-            Limits of the axes. None shows the threshold, and of every set all but 1 % at each end,
-            as far as the first set stays visible. What lies beyond is counted at the edge.
+            Limits of the axes. None shows the threshold and the 1st to 99th percentile of every
+            set, unless the first set would become too narrow. The outer bins count scores beyond
+            the axes.
 
         Returns
         -------
         ScoreDistributionDisplay
-            Itself.
+            The display.
         """
         import matplotlib.pyplot as plt
 
@@ -195,7 +196,7 @@ class ScoreDistributionDisplay:
             counts = np.histogram(np.clip(scores, low, high), edges)[0] / len(scores)
             colour = COLOURS[number % len(COLOURS)]
             ax.stairs(counts, edges, fill=True, alpha=0.35, color=colour)
-            # Outlines differ in their dashes as well, for those who print without colours.
+            # Dashes tell the outlines apart in print without colours.
             style = ("-", "--", "-.", ":")[number % 4]
             self.histograms_[name] = ax.stairs(
                 counts, edges, color=colour, linestyle=style, linewidth=1.5, label=label
@@ -212,14 +213,14 @@ class ScoreDistributionDisplay:
         ax.set(
             xlim=(low, high),
             xlabel=f"{self.score_name or 'score'} (right: in-distribution)",
-            ylabel="part of the set",
+            ylabel="fraction of the set",
             title=title,
         )
         self.ax_, self.figure_ = ax, ax.figure
         return self
 
     def _view(self) -> tuple[float, float]:
-        """Where the first set is, and as much of the others as leaves it visible."""
+        """Return limits that show the first set, and others as far as it stays visible."""
         ends = [] if self.threshold is None else [self.threshold]
         first, *others = [
             np.quantile(scores[np.isfinite(scores)], _IN_VIEW) if np.isfinite(scores).any() else []

@@ -1,4 +1,4 @@
-"""Sets of data by name, which several displays draw."""
+"""Checks of sets of data by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["check_scores_of_sets", "check_sets"]
 
 
 def check_sets(sets: Any, name: str, *, at_least: int = 1) -> None:
-    """Raise unless `sets`, the argument `name`, is a dict with at least so many entries."""
+    """Raise unless `sets`, the argument `name`, is a dict with at least `at_least` entries."""
     if not isinstance(sets, Mapping):
         raise TypeError(
             f"{name} is of type {type(sets).__name__}; expected a dict of sets by name, "
@@ -28,7 +28,7 @@ def check_sets(sets: Any, name: str, *, at_least: int = 1) -> None:
 
 
 def check_scores_of_sets(scores: Mapping[str, Any]) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the scores of each set as float64; there must be some, and no NaN."""
+    """Return the scores of each set as float64; raise if there are none, or NaN."""
     return {name: _check_scores(values, name) for name, values in scores.items()}
 
 

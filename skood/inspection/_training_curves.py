@@ -1,4 +1,4 @@
-"""Curves of training, epoch by epoch."""
+"""Training curves over epochs."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ _VALIDATION = "validation_"
 
 
 class TrainingCurvesDisplay:
-    """Losses and other figures of a training, epoch by epoch.
+    """Losses and other figures of a training by epoch.
 
-    A curve and that of the same figure on held-out rows have one colour; the latter is dashed.
+    Curves of a figure on training rows and on held-out rows have one colour; the latter is dashed.
 
     Use :meth:`from_estimator` or :meth:`from_history` to make one.
 
     Parameters
     ----------
     history : dict of str to list of float
-        Values of each epoch by name; those on held-out rows begin with ``validation_``.
+        Values of each epoch by name; names of values on held-out rows begin with ``validation_``.
 
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The axes drawn on.
+        The axes.
     figure_ : matplotlib Figure
-        Its figure.
+        The figure.
     lines_ : dict of str to matplotlib Line2D
         Curves by name.
     legend_ : matplotlib Legend or None
-        None when no legend was asked for.
+        None without a legend.
 
     Examples
     --------
@@ -67,8 +67,8 @@ class TrainingCurvesDisplay:
         estimator : estimator
             Fitted, with ``history_``: a density, a classifier or a detector that trains its own.
         names : list of str, default=None
-            Which curves to draw, without ``validation_``. None draws all whose names end in "loss",
-            and, where there are none, all.
+            Curves to draw, without ``validation_``. None draws the curves whose names end in
+            "loss" or, if there are none, all.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -83,7 +83,7 @@ class TrainingCurvesDisplay:
         TypeError
             When `estimator` has no ``history_``.
         ValueError
-            When a name is not among those of the history.
+            When the history does not have a name.
         """
         if isinstance(estimator, FrozenEstimator):
             estimator = estimator.estimator
@@ -110,7 +110,8 @@ class TrainingCurvesDisplay:
         Parameters
         ----------
         history : dict of str to list of float
-            Values of each epoch by name; those on held-out rows begin with ``validation_``.
+            Values of each epoch by name; names of values on held-out rows begin with
+            ``validation_``.
         names : list of str, default=None
             As in :meth:`from_estimator`.
         ax : matplotlib Axes, default=None
@@ -152,7 +153,7 @@ class TrainingCurvesDisplay:
         Returns
         -------
         TrainingCurvesDisplay
-            Itself.
+            The display.
         """
         import matplotlib.pyplot as plt
         from matplotlib.ticker import MaxNLocator

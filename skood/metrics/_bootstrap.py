@@ -76,8 +76,8 @@ def bootstrap_interval(
     Notes
     -----
     In each of B resamples, :math:`n_\mathrm{id}` ID rows and :math:`n_\mathrm{ood}` OOD rows are
-    drawn with replacement, so that the share of ID rows, which average precision depends on,
-    stays that of the data. With :math:`\hat\theta^*_{(q)}` the q-quantile of the metric over the
+    drawn with replacement, so that the fraction of ID rows, which average precision depends on, is
+    the same as in the data. With :math:`\hat\theta^*_{(q)}` the q-quantile of the metric over the
     resamples and :math:`\alpha = 1 - \mathrm{confidence}`:
 
     .. math:: \big[ \hat\theta^*_{(\alpha / 2)}, \; \hat\theta^*_{(1 - \alpha / 2)} \big]
@@ -113,7 +113,7 @@ def bootstrap_interval(
             raise ValueError(
                 f"y_true has {len(labels)} rows and array {position} after it has shape "
                 f"{column.shape}, expected the same number of rows. Pass arrays that describe the "
-                "very rows of the labels."
+                "same rows as the labels."
             )
     low, high = percentile_bounds(
         lambda rows: metric(*(column[rows] for column in columns), **metric_params),
@@ -141,7 +141,7 @@ def percentile_bounds(
         Takes the indices of the drawn rows, one stratum after the other, and returns an array of
         fixed shape.
     strata : list of ndarray of int
-        Row indices; as many are drawn from each as it has.
+        Row indices; the number of rows drawn from each stratum is its size.
     n_resamples : int
     confidence : float
     random_state : int, RandomState, Generator or None

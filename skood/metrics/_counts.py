@@ -22,7 +22,7 @@ __all__ = [
 
 
 class RankCounts(NamedTuple):
-    """Row counts at each distinct score, from the largest score down; they determine all metrics.
+    """Row counts at each distinct score, from the largest down, which determine all metrics.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class RankCounts(NamedTuple):
     ood : ndarray of int, shape (n_scores,)
         Out-of-distribution rows. At every score, `id` or `ood` is positive.
     correct : ndarray of int, shape (n_scores,)
-        ID rows whose class is predicted correctly; all of them where there are no predictions.
+        ID rows whose class is predicted correctly; all ID rows without predictions.
     """
 
     id: NDArray[np.intp]
@@ -99,7 +99,7 @@ def rank_rows(
     if n_rejected:
         raise ValueError(
             f"y_pred is -1 in {n_rejected} of {len(predicted)} rows, expected a class in each: "
-            "y_score decides here what is rejected. Pass classifier.predict(X); open_set_f1 "
+            "y_score decides which rows are rejected. Pass classifier.predict(X); open_set_f1 "
             "takes predictions that reject."
         )
     return is_id, is_id & (predicted == labels), ranks
@@ -174,13 +174,13 @@ def read_predictions(y_pred: ArrayLike, labels: NDArray) -> NDArray:
     if len(predicted) != len(labels):
         raise ValueError(
             f"y_true has {len(labels)} rows and y_pred has {len(predicted)}, expected the same "
-            "number. Predict for the very rows that the labels describe, OOD rows too."
+            "number. Predict for the same rows as the labels, OOD rows too."
         )
     if _are_strings(predicted) != _are_strings(labels):
         raise ValueError(
             f"y_true has dtype {labels.dtype} and y_pred {predicted.dtype}, expected both to be "
             "integers or both to be strings. Give both in the labels that the classifier was "
-            "fitted on."
+            "fitted to."
         )
     return predicted
 
@@ -225,7 +225,7 @@ def rank_pairs(y_true: ArrayLike, pairs: ArrayLike) -> tuple[NDArray[np.bool_], 
 
 
 def _rank(y_score: ArrayLike, n_labels: int) -> NDArray[np.intp]:
-    """Check scores and return their dense ranks: order and ties are all that a metric uses."""
+    """Check scores and return their dense ranks: a metric uses only order and ties."""
     scores = np.asarray(y_score)
     if scores.ndim != 1:
         raise ValueError(
@@ -241,7 +241,7 @@ def _check_scores(scores: NDArray, n_labels: int, name: str) -> None:
     if len(scores) != n_labels:
         raise ValueError(
             f"y_true has {n_labels} rows and {name} has {len(scores)}, expected the same "
-            "number. Score the very rows that the labels describe."
+            "number. Score the same rows as the labels."
         )
     if scores.dtype.kind not in "biuf":
         raise ValueError(
@@ -252,8 +252,8 @@ def _check_scores(scores: NDArray, n_labels: int, name: str) -> None:
     if has_nan.any():
         raise ValueError(
             f"{name} is NaN in {has_nan.sum()} of {len(scores)} rows (first at row "
-            f"{has_nan.argmax()}), expected numbers, -inf or +inf. Find out where the NaN comes "
-            "from; a row that is impossible under the model scores -inf."
+            f"{has_nan.argmax()}), expected numbers, -inf or +inf. Find the cause of the "
+            "NaN; the score of a row that is impossible under the model is -inf."
         )
 
 

@@ -1,4 +1,4 @@
-"""The published figure of merit of pairs of scores: an oracle that sees the test labels."""
+"""The published figure of merit of pairs of scores: an oracle that uses the test labels."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ __all__ = ["dual_threshold_auroc"]
 
 
 def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
-    r"""Area under the best curve that two thresholds can reach: an oracle, chosen on test data.
+    r"""Area under the best curve of two thresholds: an oracle, chosen on test data.
 
     A row is accepted as in-distribution if both of its scores reach their thresholds: the
     log-density and the local intrinsic dimension (LID) in Kamkari et al. [1]_.
 
     .. warning::
-        This is an oracle and not the AUROC of a detector. Which of the :math:`n^2` pairs of
-        thresholds make up the curve is decided by the labels of the very rows that are evaluated,
-        for each OOD set anew, and no single score orders rows by them. Two scores that know
-        nothing reach 0.52 on 1000 ID and 1000 OOD rows, not 0.5. Never put it beside the
-        :func:`auroc` of a detector that can be deployed without saying so.
+        This is an oracle and not the AUROC of a detector. The labels of the evaluated rows choose
+        the curve among :math:`n^2` pairs of thresholds, anew for each OOD set, and no single score
+        orders rows in this way. Two random scores reach 0.52 on 1000 ID and 1000 OOD rows, not 0.5.
+        State this wherever you compare it with the :func:`auroc` of a detector.
 
     Parameters
     ----------
@@ -31,8 +30,8 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
         Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
         strings "-1") for out-of-distribution rows.
     pairs : array-like of float, shape (n, 2)
-        Two scores a row, both higher = more in-distribution, such as those that `score_pairs` of
-        :class:`~skood.likelihood.LocalIntrinsicDimension` returns. -inf and +inf are legitimate.
+        Two scores a row, both higher = more in-distribution, such as the output of `score_pairs` of
+        :class:`~skood.likelihood.LocalIntrinsicDimension`. -inf and +inf are legitimate.
 
     Returns
     -------
@@ -47,26 +46,25 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
 
     See Also
     --------
-    auroc : The same area for one score, which is no oracle.
+    auroc : The area for a single score, which is no oracle.
 
     Notes
     -----
-    Every pair of thresholds gives a point
+    Every pair of thresholds corresponds to a point
 
     .. math::
         \mathrm{FPR}(\psi) = P(s^\mathrm{ood}_1 \ge \psi_1, s^\mathrm{ood}_2 \ge \psi_2), \qquad
         \mathrm{TPR}(\psi) = P(s^\mathrm{id}_1 \ge \psi_1, s^\mathrm{id}_2 \ge \psi_2).
 
     As in the authors' script (``notebooks/roc_analysis.py``), the points are ordered by FPR, then
-    TPR; from (0, 0) on, the curve joins each of them whose TPR is not below that of the last one
-    joined, and the trapezoidal rule gives its area. Without ties this is a step function, the
-    largest TPR within each FPR, and its area is at least the AUROC of either score. Ties are
-    crossed on the diagonal, so that a score beside a constant one, or beside itself, has its
-    :func:`auroc`.
+    TPR. From (0, 0) on, the curve joins each point whose TPR is not below the TPR of the previous
+    point on the curve; its area is computed by the trapezoidal rule. Without ties, the curve is a
+    step function, the largest TPR within each FPR, and its area is at least the AUROC of either
+    score. Ties are crossed on the diagonal, so that a score paired with a constant, or with itself,
+    has its :func:`auroc`.
 
-    The points are not held in memory: one score is swept and counts over all thresholds of the
-    other are updated, in O(n) memory and O(n m) time with m the smaller number of distinct
-    values.
+    The points are not stored: one score is swept and counts over all thresholds of the other are
+    updated, in O(n) memory and O(n m) time, where m is the smaller number of distinct values.
 
     References
     ----------
@@ -87,19 +85,19 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
     [0.5, 0.5]
     """
     is_id, ranks = rank_pairs(y_true, pairs)
-    # The thresholds of the first column are stepped through in Python.
+    # Python loops over the thresholds of the first column, which has fewer.
     ranks = ranks[:, np.argsort(ranks.max(axis=0))]
     n_id, n_ood = int(is_id.sum()), int((~is_id).sum())
 
-    # By the number of accepted OOD rows, 0 included: most ID rows accepted with exactly as many.
+    # most[k]: the largest number of accepted ID rows at thresholds that accept exactly k OOD rows.
     most = np.full(n_ood + 1, -1, dtype=np.intp)
     most[0] = 0
     for n_false, n_true in _accepted(is_id, ranks):
-        # Along the thresholds counts grow, so the last of equal indices has the largest count.
+        # Counts grow along the thresholds, so the last of equal indices has the largest count.
         most[n_false] = np.maximum(most.take(n_false), n_true)
     leaving = np.maximum.accumulate(most)
 
-    # The curve enters a column of points at the lowest that is not below what it has reached.
+    # The curve enters a column of points at the lowest point that is not below the curve so far.
     reached = np.concatenate([[0], leaving[:-1]])
     entering = np.full(n_ood + 1, n_id + 1, dtype=np.intp)
     entering[0] = 0
@@ -116,13 +114,13 @@ def dual_threshold_auroc(y_true: ArrayLike, pairs: ArrayLike) -> float:
 def _accepted(
     is_id: NDArray[np.bool_], ranks: NDArray[np.intp]
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """For each first threshold, from the largest down, count the rows that both accept.
+    """Count the accepted rows for each first threshold, from the largest down.
 
     Yields
     ------
     n_false, n_true : ndarray of int
-        OOD and ID rows accepted, by the second threshold from the largest down, starting where
-        this step has changed a count. The next step changes the arrays.
+        Numbers of accepted OOD and ID rows by the second threshold, from the largest down, from
+        the first count on that this step changed. The next step changes the arrays.
     """
     first, second = (ranks.max(axis=0) - ranks).T
     n_false, n_true = np.zeros((2, second.max() + 1), dtype=np.intp)

@@ -1,4 +1,4 @@
-"""Measures of classifying ID rows and rejecting OOD rows at once; the ID class is positive."""
+"""Measures of classification with rejection of OOD rows; the ID class is positive."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def ccr_at(counts: RankCounts, fpr: float) -> float:
         raise ValueError(
             f"fpr is {fpr!r}, expected a rate in [0, 1]. Pass a fraction: 0.01 means 1 %."
         )
-    # A level such as 0.29 is met by 29 of 100 rows although 0.29 * 100 is 4e-15 below 29; the
-    # slack is far below the 1 / n between two attainable rates.
+    # 29 of 100 rows must meet a level such as 0.29, although 0.29 * 100 is 4e-15 below 29; the
+    # slack is far below the distance 1 / n of attainable rates.
     allowed = fpr * counts.ood.sum() * (1 + 1e-12)
     n_thresholds = np.searchsorted(np.cumsum(counts.ood), allowed, side="right")
     return float(counts.correct[:n_thresholds].sum() / counts.id.sum())
@@ -28,7 +28,7 @@ def ccr_at(counts: RankCounts, fpr: float) -> float:
 def ccr_at_fpr(
     y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike, *, fpr: float = 0.01
 ) -> float:
-    r"""Share of ID rows accepted and classified correctly when few OOD rows are accepted.
+    r"""Fraction of ID rows accepted and classified correctly when few OOD rows are accepted.
 
     Parameters
     ----------
@@ -36,12 +36,12 @@ def ccr_at_fpr(
         Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
         strings "-1") for out-of-distribution rows.
     y_pred : array-like of int or str, shape (n,)
-        Classes predicted without rejection, in the labels of ``y_true``. Those of OOD rows are
-        not used.
+        Classes predicted without rejection, in the labels of ``y_true``; predictions for OOD rows
+        are not used.
     y_score : array-like of float, shape (n,)
         Scores, higher = more in-distribution. -inf and +inf are legitimate.
     fpr : float, default=0.01
-        Largest share of OOD rows that may be accepted, in [0, 1].
+        Largest fraction of OOD rows that may be accepted, in [0, 1].
 
     Returns
     -------
@@ -59,7 +59,7 @@ def ccr_at_fpr(
     See Also
     --------
     oscr : Area under this rate over all ``fpr``.
-    fpr_at_tpr : Without classes, and with the rate of accepted ID rows given.
+    fpr_at_tpr : Without classes, at a given rate of accepted ID rows.
 
     Notes
     -----
@@ -103,8 +103,8 @@ def oscr(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike) -> float:
         Class labels >= 0 (0 included), +1 or strings for in-distribution rows; -1 (among
         strings "-1") for out-of-distribution rows.
     y_pred : array-like of int or str, shape (n,)
-        Classes predicted without rejection, in the labels of ``y_true``. Those of OOD rows are
-        not used.
+        Classes predicted without rejection, in the labels of ``y_true``; predictions for OOD rows
+        are not used.
     y_score : array-like of float, shape (n,)
         Scores, higher = more in-distribution. -inf and +inf are legitimate.
 
@@ -125,7 +125,7 @@ def oscr(y_true: ArrayLike, y_pred: ArrayLike, y_score: ArrayLike) -> float:
     See Also
     --------
     ccr_at_fpr : One point of the curve.
-    auroc : The same for a classifier without errors.
+    auroc : The area for a classifier without errors.
 
     Notes
     -----
@@ -217,6 +217,5 @@ def open_set_f1(y_true: ArrayLike, y_pred: ArrayLike) -> float:
     labels = read_labels(y_true)
     id_mask(labels)
     predicted = read_predictions(y_pred, labels)
-    # Every averaged class has a row or a prediction, so that no F1 is 0/0 and the value given for
-    # that case is never used.
+    # Every averaged class has a row or a prediction, so no F1 is 0/0: zero_division has no effect.
     return float(f1_score(labels, predicted, average="macro", zero_division=0.0))

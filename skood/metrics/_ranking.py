@@ -23,10 +23,10 @@ __all__ = [
 def area_above(positive: NDArray[np.intp], ood: NDArray[np.intp]) -> float:
     """Sum P(s > s_ood) + P(s = s_ood) / 2 over rows, counted at each score from the largest down.
 
-    Computed in integers up to the last division, so that the order of the sums has no effect.
+    The sums are integers, so that their order has no effect.
     """
     n_ood = int(ood.sum())
-    # Twice the OOD rows below each score plus those at it.
+    # Twice the number of OOD rows below each score, plus the number of OOD rows at the score.
     twice_outscored = 2 * (n_ood - np.cumsum(ood)) + ood
     return int(positive @ twice_outscored) / (2 * n_ood)
 
@@ -43,8 +43,8 @@ def fpr_at(counts: RankCounts, tpr: float) -> float:
         raise ValueError(
             f"tpr is {tpr!r}, expected a rate in (0, 1]. Pass a fraction: 0.95 means 95 %."
         )
-    # A level such as 1 - 0.7 is 4e-17 above 3/10 and must still be met by 3 of 10 rows; the
-    # slack is far below the 1 / n between two attainable rates.
+    # 3 of 10 rows must meet a level such as 1 - 0.7, although it is 4e-17 above 3/10; the slack is
+    # far below the distance 1 / n of attainable rates.
     needed = tpr * counts.id.sum() * (1 - 1e-12)
     threshold = np.searchsorted(np.cumsum(counts.id), needed)
     return float(counts.ood[: threshold + 1].sum() / counts.ood.sum())
@@ -221,7 +221,7 @@ def aupr_out(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
 
 def fpr_at_tpr(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.95) -> float:
-    r"""Share of OOD rows accepted when at least a share ``tpr`` of the ID rows is accepted.
+    r"""Fraction of OOD rows accepted if at least a fraction ``tpr`` of the ID rows is accepted.
 
     Parameters
     ----------
@@ -251,7 +251,7 @@ def fpr_at_tpr(y_true: ArrayLike, y_score: ArrayLike, *, tpr: float = 0.95) -> f
     Notes
     -----
     ID is positive, and a row is accepted as ID if s >= t, so rows with equal scores are accepted
-    together. The smallest attainable rate is returned, without interpolation:
+    together. The result is the smallest attainable rate, without interpolation:
 
     .. math::
         P(s_\mathrm{ood} \ge t^*), \qquad
@@ -302,19 +302,19 @@ def detection_error(y_true: ArrayLike, y_score: ArrayLike) -> float:
 
     See Also
     --------
-    fpr_at_tpr : Error on OOD rows at a threshold set by the ID rows.
+    fpr_at_tpr : Error on OOD rows at a threshold chosen on the ID rows.
 
     Notes
     -----
-    ID is positive, and t runs over the observed scores and one value below them all, so rows with
-    equal scores fall on one side together:
+    ID is positive, and t runs over the observed scores and a value below them all, so rows with
+    equal scores are on the same side of a threshold:
 
     .. math::
         \min_t \tfrac{1}{2} \left[ P(s_\mathrm{id} \le t) + P(s_\mathrm{ood} > t) \right]
 
-    The two classes weigh the same whatever their sizes. Lee et al. [1]_ report one minus this as
-    detection accuracy. Liang et al. [2]_ evaluate the bracket at a 95 % true-positive rate
-    instead of minimising it, so their value is at least as large.
+    The two classes have equal weights whatever their sizes. Lee et al. [1]_ report the detection
+    accuracy, one minus this error. Liang et al. [2]_ evaluate the bracket at a 95 % true-positive
+    rate instead of minimising it, so their value is at least as large.
 
     References
     ----------

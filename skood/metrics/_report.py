@@ -53,15 +53,15 @@ def ood_report(
         Name of the OOD set of each row; the entries of ID rows are ignored. Each set is measured
         against all ID rows.
     tpr : float, default=0.95
-        Share of ID rows accepted at the threshold of the FPR.
+        Fraction of ID rows accepted at the threshold of the FPR.
     fpr : float, default=0.01
-        Largest share of OOD rows accepted at the threshold of the CCR.
+        Largest fraction of OOD rows accepted at the threshold of the CCR.
     digits : int, default=3
         Decimals of the text.
     output_dict : bool, default=False
         Return numbers instead of text.
     confidence : float, default=None
-        Level of bootstrap intervals in (0, 1), 0.95 for instance; None gives none.
+        Level of bootstrap intervals in (0, 1), such as 0.95; None computes none.
     n_resamples : int, default=1000
         Resamples for the intervals.
     random_state : int, RandomState, Generator or None, default=None
@@ -70,9 +70,9 @@ def ood_report(
     Returns
     -------
     str or dict
-        A table with a row for each OOD set, in the order of first occurrence, and a line that
-        states the positive class of each measure. Without ``groups`` the only set is called
-        "OOD"; with ``groups`` a row "mean" follows, in which every set has the same weight.
+        A table with a row for each OOD set, in the order of first occurrence, and a line with the
+        positive class of each measure. Without ``groups`` the only set is called "OOD"; with
+        ``groups`` there is a row "mean", in which every set has the same weight.
 
         The dict holds "n_id", "accuracy" where predictions are given, "sets" with a dict for
         each set, and "mean" where groups are given. The dict of a set holds "auroc", "aupr_in",
@@ -208,7 +208,7 @@ def _sets(groups: ArrayLike, is_id: NDArray[np.bool_]) -> dict[str, NDArray[np.i
     for position, name in enumerate(names[rows].tolist()):
         if not isinstance(name, str | int | np.integer):
             raise ValueError(
-                f"groups is {name!r} at row {rows[position]}, which y_true says is OOD; expected "
+                f"groups is {name!r} at row {rows[position]}, an OOD row in y_true; expected "
                 "the name of its OOD set, a string or an integer. Name the set of every OOD row."
             )
         of_row[position] = codes.setdefault(str(name), len(codes))

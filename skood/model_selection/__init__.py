@@ -1,4 +1,4 @@
-"""Searching and validating detectors with scikit-learn's tools.
+"""Search and validation of detectors with scikit-learn's tools.
 
 Labels are class labels >= 0, or strings, and -1 marks out-of-distribution rows. A search over any
 detector, Pipeline or not, is then::

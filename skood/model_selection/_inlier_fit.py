@@ -56,14 +56,14 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
     """Meta-estimator that fits any estimator or Pipeline to the in-distribution rows only.
 
     Rows with ``y == -1`` are dropped before anything is fitted. Detectors of this package do so
-    themselves, but preceding steps of a Pipeline and the detectors of scikit-learn do not, and a
-    search always refits on all rows, regardless of its splitter.
+    themselves, but preceding steps of a Pipeline and detectors of scikit-learn do not, and a search
+    always refits on all rows, regardless of its splitter.
 
     Parameters
     ----------
     estimator : estimator
-        Fitted to the remaining rows. Everything else is delegated to it: predictions, scores,
-        transforms, tags, metadata routing, and parameters as ``estimator__name``.
+        Fitted to the remaining rows. Predictions, scores, transforms, tags, metadata routing and
+        parameters (as ``estimator__name``) are delegated to it.
 
     Attributes
     ----------
@@ -71,12 +71,12 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
         The fitted estimator.
     classes_ : ndarray
         Classes of the estimator or, if it has no ``classes_``, the labels that it was fitted to.
-        The scorers of :func:`get_ood_scorer` count a row as OOD if its class is not one of these,
-        or not one of the labels that the estimator was fitted to.
+        The scorers of :func:`get_ood_scorer` count a row as OOD if its class is not one of these
+        classes, or not one of the labels that the estimator was fitted to.
     n_features_in_ : int
-        Values in an item, where the estimator counts them.
+        Number of values in an item, if the estimator has it.
     feature_names_in_ : ndarray of str
-        Names of columns, where X had them.
+        Names of columns, if X had names.
     offset_ : float
         Threshold of a detector, or of a Pipeline that ends in one.
 
@@ -86,9 +86,9 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
 
     Notes
     -----
-    Use it as the outermost estimator inside a search: if it wrapped the search, no OOD rows would
-    be left to score. Do not wrap methods that learn from known outliers, such as
-    :class:`~skood.likelihood.LikelihoodRatio` when it chooses its background model.
+    Use it as the outermost estimator inside a search: around the search, it would leave no OOD rows
+    to score. Do not wrap methods that learn from known outliers, such as
+    :class:`~skood.likelihood.LikelihoodRatio` if it chooses its background model.
 
     Examples
     --------
@@ -128,10 +128,10 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
         ----------
         X : array-like, DataFrame, Tensor or Dataset of shape (n_samples, ...)
         y : array-like of shape (n_samples,), default=None
-            Labels, -1 for OOD rows. Without them all rows are in-distribution.
+            Labels, -1 for OOD rows. None: all rows are in-distribution.
         **fit_params : dict
-            Passed to ``fit`` of the estimator; from parameters with one value per row, such as
-            ``sample_weight``, the values of OOD rows are removed.
+            Passed to ``fit`` of the estimator, parameters with one value per row, such as
+            ``sample_weight``, without the values of OOD rows.
 
         Returns
         -------
@@ -140,7 +140,7 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When no row is in-distribution, or y is of another length than X.
+            When no row is in-distribution, or the lengths of X and y differ.
         """
         labels = None if y is None else check_labels(y, warn=False)
         if labels is not None and (outlier := is_outlier(labels)).any():
@@ -149,8 +149,8 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
             rows = np.flatnonzero(~outlier)
             if not len(rows):
                 raise ValueError(
-                    f"all {len(labels)} labels in y are -1, which marks OOD rows; nothing remains "
-                    "to fit. Give in-distribution rows, with labels >= 0"
+                    f"all {len(labels)} labels in y are -1, which marks OOD rows; no rows remain "
+                    "to fit to. Give in-distribution rows, with labels >= 0"
                 )
             fit_params = {
                 name: take_rows(value, rows) if _has_rows(value, n_samples) else value
@@ -200,12 +200,12 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
 
     @property
     def n_features_in_(self) -> int:
-        """Values in an item."""
+        """Number of values in an item."""
         return self.estimator_.n_features_in_
 
     @property
     def feature_names_in_(self) -> npt.NDArray:
-        """Names of columns in fit."""
+        """Names of the columns of X in `fit`."""
         return self.estimator_.feature_names_in_
 
     @property
@@ -215,7 +215,7 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
         return (inner[-1] if isinstance(inner, Pipeline) else inner).offset_
 
     def get_metadata_routing(self) -> Any:
-        """Return the requests of the estimator, since all metadata are passed on to it.
+        """Return the requests of the estimator, which gets all metadata.
 
         Returns
         -------

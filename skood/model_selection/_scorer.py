@@ -25,7 +25,7 @@ from skood.model_selection._inlier_fit import InlierFit
 
 __all__ = ["get_ood_scorer", "get_ood_scorer_names"]
 
-# Metric, sign for which greater is better, and the parameters implied by the name.
+# Metric, sign that makes greater better, and the parameters implied by the name.
 _METRICS: dict[str, tuple[Callable[..., float], int, dict[str, Any]]] = {
     "auroc": (auroc, 1, {}),
     "aupr_in": (aupr_in, 1, {}),
@@ -36,16 +36,15 @@ _METRICS: dict[str, tuple[Callable[..., float], int, dict[str, Any]]] = {
     "fpr_at_tpr": (fpr_at_tpr, -1, {}),
 }
 _NO_SCORE_OF_TRAINING_PARTS = (
-    "rows of training parts have no OOD row among them, so their score is NaN. Give "
-    "return_train_score=False, which is not the default of halving searches, or "
-    "OODSplit(outliers_in_train=True)"
+    "training parts have no OOD row, so their score is NaN. Give return_train_score=False, which "
+    "is not the default of halving searches, or OODSplit(outliers_in_train=True)"
 )
 # Attributes in which fitted estimators store the estimator that they delegate to.
 _INNER = "best_estimator_", "estimator_", "classifier_"
 
 
 def get_ood_scorer_names() -> list[str]:
-    """Return the names that :func:`get_ood_scorer` knows.
+    """Return the names that :func:`get_ood_scorer` accepts.
 
     Returns
     -------
@@ -61,17 +60,17 @@ def get_ood_scorer_names() -> list[str]:
 
 
 def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, Any, Any], Any]:
-    """Make a scorer of detectors, to be given as ``scoring=``.
+    """Make a scorer of detectors for the parameter `scoring` of scikit-learn.
 
-    A row counts as OOD if its label is -1, or if the estimator was not trained on its class,
-    where it (or the classifier in it) has ``classes_``.
+    A row counts as OOD if its label is -1, or a class that the estimator was not trained on. The
+    training classes are the ``classes_`` of the estimator or of the classifier in it.
 
     Parameters
     ----------
     name : str or sequence of str
         One of "auroc", "aupr_in", "aupr_out", "detection_error", "fpr_at_tpr", "fpr80" and
-        "fpr95" (:func:`~skood.metrics.fpr_at_tpr` with tpr=0.8 and 0.95). Several give a scorer
-        that returns a dictionary and scores the rows once for all of them.
+        "fpr95" (:func:`~skood.metrics.fpr_at_tpr` with tpr=0.8 and 0.95). Several names make a
+        scorer that returns a dictionary and scores the rows once for all metrics.
     **params : dict
         Parameters of the metric: ``tpr`` for "fpr_at_tpr".
 
@@ -79,24 +78,24 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
     -------
     callable
         Called with a fitted estimator, X and y, it returns a float, greater = better: error rates
-        come with a minus sign. It raises a ValueError for rows that are all in-distribution or
-        all OOD, and a TypeError for an estimator that does not score single rows. The training
-        part that a search scores after a test part has the score NaN if it holds no OOD rows, with
-        one :class:`~sklearn.exceptions.UndefinedMetricWarning` for all of them.
+        are negated. It raises a ValueError for rows that are all in-distribution or all OOD, and a
+        TypeError for an estimator that does not score single rows. A training part without OOD
+        rows, which a search scores after a test part, has the score NaN, with one
+        :class:`~sklearn.exceptions.UndefinedMetricWarning` for all training parts.
 
     See Also
     --------
     OODSplit : Splits with ID and OOD rows in every test part.
-    LeaveClassesOut : Splits in which some classes take the place of OOD rows.
+    LeaveClassesOut : Splits in which some classes replace OOD rows.
 
     Notes
     -----
-    Scores are read from ``score_samples``, or ``decision_function`` where there is none, and
-    taken as higher = more in-distribution, as for scikit-learn's outlier detectors. Those of PyOD
-    have the opposite sign and are refused; :class:`~skood.calibration.ExternalDetector` turns it.
+    Scores come from ``score_samples``, or ``decision_function`` if there is none, where higher must
+    mean more in-distribution, as for scikit-learn's outlier detectors. Detectors of PyOD have the
+    opposite sign and are refused; :class:`~skood.calibration.ExternalDetector` converts it.
 
-    Unlike :func:`sklearn.metrics.make_scorer` this reads ``score_samples`` of any estimator and
-    sees the classes that it was trained on.
+    Unlike :func:`sklearn.metrics.make_scorer`, this uses ``score_samples`` of any estimator and the
+    classes that it was trained on.
 
     Examples
     --------
@@ -114,8 +113,8 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
         return _OODScorer(name, params)
     if params:
         raise TypeError(
-            f"{', '.join(params)} given with several names, {list(name)}; parameters belong to one "
-            'metric: make a scorer for each and give scoring={"a": scorer_a, "b": scorer_b}'
+            f"{', '.join(params)} given with several names, {list(name)}; a parameter belongs to "
+            'one metric: make a scorer for each and give scoring={"a": scorer_a, "b": scorer_b}'
         )
     return _OODScorers(name)
 
@@ -192,7 +191,7 @@ class _OODScorers:
 def _labels_and_scores(
     estimator: Any, X: Any, y: Any
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
-    """Return +1 for ID and -1 for OOD rows, and their scores; None for rows of a training part."""
+    """Return +1 for ID and -1 for OOD rows, and their scores; None for a training part."""
     labels = check_ood_labels(y, needed_by="the OOD scorer")
     outlier = is_outlier(labels)
     classes = _known_classes(estimator)
@@ -206,20 +205,20 @@ def _labels_and_scores(
         return None
     if is_ood.all() or not is_ood.any():
         raise ValueError(_one_sided(labels, outlier, unknown, classes))
-    # A classifier's decision function separates classes; for two classes it has a score's shape.
+    # The decision function of a classifier separates classes, though it looks like a score for two.
     method = getattr(estimator, "score_samples", None)
     if method is None and not is_classifier(estimator):
         method = getattr(estimator, "decision_function", None)
     if method is None:
         raise TypeError(
             f"{type(estimator).__name__} has no score for single rows; expected a detector, with "
-            "score_samples or decision_function, higher = more in-distribution. A classifier "
-            "goes into one, as in skood.MSP(classifier)"
+            "score_samples or decision_function, higher = more in-distribution. Make one from a "
+            "classifier, such as skood.MSP(classifier)"
         )
     if is_of_pyod(estimator):
         raise TypeError(
             f"{method.__name__} of {type(estimator).__name__} is higher for outliers, as in all "
-            f"of PyOD, but a scorer takes higher = more in-distribution; {EXTERNAL}"
+            f"of PyOD, but a scorer expects higher = more in-distribution; {EXTERNAL}"
         )
     scores = np.asarray(method(X), dtype=np.float64)
     _last_scored.set(estimator)
@@ -227,11 +226,11 @@ def _labels_and_scores(
 
 
 def _known_classes(estimator: Any) -> Any:
-    """Classes that a fitted estimator, or the one that it wraps, was trained on; or None."""
+    """Return the classes that an estimator, or the one that it wraps, was trained on, or None."""
     classes = getattr(estimator, "classes_", None)
     if isinstance(estimator, InlierFit) and classes is not None and estimator._labels is not None:
-        # A network that came trained may know more classes than its detector was fitted to, or the
-        # same ones by other names.
+        # A pretrained network may have more classes than its detector was fitted to, or the same
+        # classes by other names.
         fitted_to = estimator._labels.tolist()
         return [c for c in np.asarray(classes).tolist() if c in fitted_to] or fitted_to
     if classes is not None:
@@ -271,7 +270,7 @@ def _one_sided(
 
 
 class _LastScored(threading.local):
-    """The estimator that this thread scored last, where both kinds of rows were there."""
+    """The last estimator that this thread scored on both ID and OOD rows."""
 
     _reference: Callable[[], Any] = staticmethod(lambda: None)
 
@@ -285,12 +284,12 @@ class _LastScored(threading.local):
 
 
 _last_scored = _LastScored()
-# Whether this worker process of a search has warned; in other processes a scorer keeps that.
+# Whether this worker process of a search has warned; in other processes the scorer records it.
 _worker = SimpleNamespace(has_warned=False)
 
 
 def _warn_once(scorer: Any) -> None:
-    """Warn for the first training part of a search; Python forgets what it showed between fits."""
+    """Warn for the first training part of a search alone; Python's filters reset between fits."""
     state = scorer if multiprocessing.parent_process() is None else _worker
     if not state.has_warned:
         state.has_warned = True

@@ -25,8 +25,8 @@ Split = tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 class OODSplit(BaseCrossValidator):
     """K-fold splitter whose training parts hold in-distribution rows only.
 
-    In-distribution (ID) rows are dealt to the folds class by class, so that each fold has its share
-    of every class. OOD rows, those with ``y == -1``, are dealt to the test parts as well and are
+    In-distribution (ID) rows are dealt to the folds class by class, so that the fraction of each
+    class is the same in all folds. OOD rows, with ``y == -1``, are dealt to the test parts and are
     in no training part. Every row is tested once.
 
     Parameters
@@ -34,40 +34,40 @@ class OODSplit(BaseCrossValidator):
     n_splits : int, default=5
         Number of folds, at least 2.
     shuffle : bool, default=True
-        Whether rows are dealt in random order. Otherwise each fold tests rows of a class that are
+        Whether rows are dealt in random order. Otherwise the rows of a class in a test part are
         consecutive in X.
     random_state : int, RandomState instance or None, default=None
         Seed of the order. An int gives the same folds in every call, which scikit-learn's halving
         searches need. None takes entropy from the system.
     outliers_in_train : bool, default=False
-        Whether a training part holds the OOD rows of the other folds: for methods that learn from
-        known outliers; for the outer loop of a nested search, whose inner search needs OOD rows;
-        and for scores of training parts (``return_train_score=True``). :class:`InlierFit` keeps
-        them out of the fit.
+        Whether a training part has the OOD rows of the other folds: for methods that learn from
+        known outliers, for the outer loop of a nested search, whose inner search needs OOD rows,
+        and for scores of training parts (``return_train_score=True``). :class:`InlierFit` keeps OOD
+        rows out of the fit.
 
     See Also
     --------
-    LeaveClassesOut : When there are no OOD rows.
-    InlierFit : Keeps OOD rows out of the refit of a search, too.
+    LeaveClassesOut : Splitter for data without OOD rows.
+    InlierFit : Also keeps OOD rows out of the refit of a search.
 
     Notes
     -----
-    With ``groups=``, the name of the OOD set that a row comes from, each set is tested by one
-    fold as a whole; the names of ID rows are ignored. With as many sets as folds this is
-    leave-one-OOD-set-out, and fold k tests the k-th name in sorted order, so that
-    ``cv_results_["split0_test_score"]`` is the score on the first set. With more sets than folds
-    the folds are given sets such that their numbers of OOD rows differ little; fewer sets than
-    folds are an error. Sets are dealt in the same way whatever `random_state`.
+    With `groups`, the name of the OOD set of each row, all rows of a set are in one test part; the
+    names of ID rows are ignored. If the numbers of sets and folds are equal, this is
+    leave-one-OOD-set-out: fold k tests the k-th name in sorted order, so that
+    ``cv_results_["split0_test_score"]`` is the score on the first set. If there are more sets than
+    folds, the sets are dealt so that the numbers of OOD rows in the folds are similar; fewer sets
+    than folds are an error. The assignment of sets does not depend on `random_state`.
 
     To tune on some OOD sets and test on another, nest a search in
     :func:`sklearn.model_selection.cross_validate` with ``OODSplit(outliers_in_train=True)`` and
     `groups`.
 
-    A halving search over ``resource="n_samples"`` tests on random rows of the test parts, so that
-    its `min_resources` must be large enough to draw OOD rows: with a share p of OOD rows, m rows
-    hold none with probability :math:`(1 - p)^m`. Any other resource, ``n_estimators`` or
-    ``classifier__max_epochs`` for instance, leaves the test parts whole. Give
-    ``return_train_score=False`` as well, since training parts hold no OOD rows to be scored with.
+    A halving search over ``resource="n_samples"`` tests on random rows of the test parts, so its
+    `min_resources` must be large enough to draw OOD rows: with a fraction p of OOD rows, m rows
+    have none with probability :math:`(1 - p)^m`. Other resources, such as ``n_estimators`` or
+    ``classifier__max_epochs``, keep all rows of the test parts. Also give
+    ``return_train_score=False``, since training parts have no OOD rows.
 
     Examples
     --------
@@ -120,16 +120,16 @@ class OODSplit(BaseCrossValidator):
         return self.n_splits
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[Split]:
-        """Generate the rows of the training and of the test part of each fold.
+        """Generate the indices of the training rows and the test rows of each fold.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Only its length is read.
+            Only its length is used.
         y : array-like of shape (n_samples,)
             Class labels >= 0 or strings, and -1 for OOD rows.
         groups : array-like of shape (n_samples,), default=None
-            Names of OOD sets; those of ID rows are ignored.
+            Names of OOD sets; the names of ID rows are ignored.
 
         Yields
         ------
@@ -165,8 +165,8 @@ class OODSplit(BaseCrossValidator):
         if n_outliers == 0:
             raise ValueError(
                 f"y has no OOD row: none of its {n_inliers} labels is -1, and a test part without "
-                "OOD rows cannot be scored. Append OOD rows with the label -1 (a search goes "
-                "around InlierFit, not into it, and the outer loop of a nested search needs "
+                "OOD rows cannot be scored. Append OOD rows with the label -1 (InlierFit goes into "
+                "a search, not around it, and the outer loop of a nested search needs "
                 "outliers_in_train=True), or use LeaveClassesOut"
             )
         for kind, number in (("in-distribution", n_inliers), ("OOD", n_outliers)):
@@ -178,38 +178,37 @@ class OODSplit(BaseCrossValidator):
 
 
 class LeaveClassesOut(BaseCrossValidator):
-    """Splitter that holds whole classes out of training, and tests on them as outliers.
+    """Splitter that leaves whole classes out of training, and tests on them as outliers.
 
-    For tuning a detector when there are no OOD rows. A test part holds all rows of the classes
-    left out, and a random part of the rows of every other class; the rest is for training. The
-    scorers of :func:`get_ood_scorer` count a row of a class that an estimator was not trained on
-    as OOD.
+    For tuning a detector without OOD rows. A test part has all rows of the classes left out and a
+    random fraction of the rows of every other class; a training part has the remaining rows. The
+    scorers of :func:`get_ood_scorer` count a row as OOD if it is of a class that the estimator was
+    not trained on.
 
     Parameters
     ----------
     n_out : int, default=1
         Number of classes left out at a time.
     n_splits : int, default=None
-        Number of different choices of classes, made such that every class is left out about
-        equally often. None takes all choices, or 10 where there are more.
+        Number of different choices of classes, drawn so that every class is left out about equally
+        often. None takes all choices, or 10 if there are more.
     test_size : float, default=0.2
-        Part of the rows of the remaining classes that are tested.
+        Fraction of the rows of the remaining classes that is tested.
     random_state : int, RandomState instance or None, default=None
         Seed of the choices and of the rows. None takes entropy from the system.
 
     See Also
     --------
-    OODSplit : When there are OOD rows.
+    OODSplit : Splitter for data with OOD rows.
 
     Notes
     -----
     Rows with ``y == -1`` are in no part, and remain available for a final test.
 
-    The training classes of an estimator are read from its ``classes_``, or from those of the
-    classifier in it. Wrap other estimators in :class:`InlierFit`, which keeps the classes that it
-    was fitted to: those without ``classes_``, such as
-    :class:`~sklearn.ensemble.IsolationForest`, and those around a network that was trained on all
-    classes.
+    The training classes of an estimator are its ``classes_``, or the ``classes_`` of the classifier
+    in it. Wrap an estimator without ``classes_``, such as
+    :class:`~sklearn.ensemble.IsolationForest`, or on a network that was trained on all classes, in
+    :class:`InlierFit`, which records the classes that it was fitted to.
 
     Examples
     --------
@@ -239,7 +238,7 @@ class LeaveClassesOut(BaseCrossValidator):
             raise ValueError(f"n_splits={n_splits!r}; expected an integer of at least 1, or None")
         if not 0 < test_size < 1:
             raise ValueError(
-                f"test_size={test_size!r}; expected a part of the rows, between 0 and 1"
+                f"test_size={test_size!r}; expected a fraction of the rows, between 0 and 1"
             )
         self.n_out = n_out
         self.n_splits = n_splits
@@ -268,12 +267,12 @@ class LeaveClassesOut(BaseCrossValidator):
         return self._number(len(np.unique(labels[~is_outlier(labels)])))
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[Split]:
-        """Generate the rows of the training and of the test part of each split.
+        """Generate the indices of the training rows and the test rows of each split.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, ...)
-            Only its length is read.
+            Only its length is used.
         y : array-like of shape (n_samples,)
             Class labels >= 0 or strings; rows with -1 are in no part.
         groups : object
@@ -305,7 +304,7 @@ class LeaveClassesOut(BaseCrossValidator):
     def _number(self, n_classes: int) -> int:
         if n_classes <= self.n_out:
             raise ValueError(
-                f"n_out={self.n_out} leaves nothing to train on: y has {n_classes} "
+                f"n_out={self.n_out} leaves no class to train on: y has {n_classes} "
                 "in-distribution classes. Lower n_out, or use OODSplit with OOD rows (y == -1)"
             )
         n_choices = math.comb(n_classes, self.n_out)
@@ -323,7 +322,7 @@ class LeaveClassesOut(BaseCrossValidator):
     ) -> Iterator[tuple[int, ...]]:
         if n_splits == math.comb(n_classes, self.n_out):
             return combinations(range(n_classes), self.n_out)
-        # A dictionary, as a set that keeps its order.
+        # The keys of a dictionary are an ordered set.
         choices: dict[tuple[int, ...], None] = {}
         while len(choices) < n_splits:
             order = rng.permutation(n_classes)
@@ -333,7 +332,7 @@ class LeaveClassesOut(BaseCrossValidator):
 
 
 def _generator(random_state: int | np.random.RandomState | None) -> np.random.Generator:
-    """Return a generator that leaves numpy's global one alone."""
+    """Return a generator that does not use numpy's global generator."""
     if random_state is None:
         return np.random.default_rng()
     return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
@@ -353,7 +352,10 @@ def _class_indices(labels: npt.NDArray) -> npt.NDArray[np.intp]:
 def _deal(
     classes: npt.NDArray[np.intp], n_splits: int, rng: np.random.Generator | None
 ) -> npt.NDArray[np.intp]:
-    """Fold of each row; sizes of folds, and numbers of a class in them, differ by at most 1."""
+    """Return the fold of each row.
+
+    The sizes of folds, and the numbers of rows of a class in folds, differ by at most 1.
+    """
     order = np.arange(len(classes)) if rng is None else rng.permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]
     dealt = np.arange(len(classes)) % n_splits
@@ -364,7 +366,7 @@ def _deal(
 
 
 def _deal_sets(names: npt.NDArray, n_splits: int) -> npt.NDArray[np.intp]:
-    """Fold of each OOD row; a set is in one fold, and the first set is in the first fold."""
+    """Return the fold of each OOD row; a set is in one fold, the first set in the first fold."""
     unnamed = sum(name is None or name != name for name in names)
     if unnamed:
         raise ValueError(
@@ -375,8 +377,8 @@ def _deal_sets(names: npt.NDArray, n_splits: int) -> npt.NDArray[np.intp]:
     if len(unique) < n_splits:
         raise ValueError(
             f"groups names {len(unique)} OOD sets ({', '.join(map(str, unique))}), too few for "
-            f"n_splits={n_splits} folds that each test sets of their own. Take "
-            f"n_splits={len(unique)}, or leave groups out"
+            f"n_splits={n_splits} folds with different sets. Take n_splits={len(unique)}, or leave "
+            "groups out"
         )
     fold_of_set = np.empty(len(unique), dtype=np.intp)
     for fold, (_, test) in enumerate(GroupKFold(n_splits).split(sets, groups=sets)):
@@ -386,7 +388,7 @@ def _deal_sets(names: npt.NDArray, n_splits: int) -> npt.NDArray[np.intp]:
 
 
 def _ranks(classes: npt.NDArray[np.intp], rng: np.random.Generator) -> npt.NDArray[np.float64]:
-    """Random rank of each row in its class, from 0 (the first) to 1 (the last)."""
+    """Return a random rank of each row in its class, from 0 (the first) to 1 (the last)."""
     order = rng.permutation(len(classes))
     order = order[np.argsort(classes[order], kind="stable")]
     counts = np.bincount(classes)

@@ -1,4 +1,4 @@
-"""Detectors that show what they were given, and scores that can be foreseen."""
+"""Detectors that record their data, and predictable scores."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ class Column(BaseEstimator):
 
 
 class Recorder(BaseDetector):
-    """Detector of ours that scores a row by its first entry."""
+    """Detector of this package that scores a row by its first entry."""
 
     def __init__(self, contamination=0.05, random_state=None):
         self.contamination = contamination

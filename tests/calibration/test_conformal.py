@@ -1,4 +1,4 @@
-"""Conformal p-values: exact on small sets, and the guarantee by simulation."""
+"""Conformal p-values: exact values on small sets, and simulations of the guarantee."""
 
 import warnings
 
@@ -46,7 +46,7 @@ def test_p_values_by_hand(column):
 
 
 def test_cross_conformal_p_values_by_hand(column):
-    """Every fold counts its own rows; Column learns nothing, so this is one large split."""
+    """Every fold counts its own rows; Column does not learn, so this equals one large split."""
     X = np.arange(1.0, 10.0)[:, None]
     detector = ConformalDetector(column(), alpha=0.2, method="cross", n_splits=4, random_state=0)
     detector.fit(X)
@@ -74,7 +74,7 @@ each_setting = pytest.mark.parametrize("setting", settings().values(), ids=setti
 @each_setting
 @pytest.mark.parametrize("alpha", [0.05, 0.07, 0.1, 0.29, 1 / 3, 0.5, 0.9])
 def test_rejects_exactly_where_p_is_at_most_alpha(setting, alpha, column):
-    """With ties, and with n of which alpha (n + 1) is a whole number."""
+    """With ties, and with n for which alpha (n + 1) is a whole number."""
     rng = np.random.default_rng(0)
     for n in (21, 29, 57, 99, 100):
         # Few different values: many calibration rows on the threshold.
@@ -116,7 +116,7 @@ def test_false_alarms_of_a_split():
 
 
 def test_percentile_of_training_scores_promises_too_much():
-    """What the test above guards against: the threshold of a density that overfits."""
+    """Counterexample to the test above: the threshold of a density that overfits."""
     rng = np.random.default_rng(1)
     detector = skood.LogLikelihood(KernelDensity(bandwidth=0.1), contamination=0.1)
     rates = [
@@ -165,7 +165,7 @@ def test_false_alarms_within_predicted_classes():
             alarm, predicted = detector.predict(new) == -1, classifier.predict(new)
             collected.append([alarm[predicted == label].mean() for label in (0, 1)])
     mean, error = (f(rates[True], axis=0) for f in (np.mean, np.std))
-    # Up to alpha, and short of it by less than one rank of about 60 rows.
+    # At most alpha, by less than one rank of about 60 rows.
     assert np.all(mean <= 0.1 + Z * error / np.sqrt(250))
     assert np.all(mean >= 0.1 - 1 / 40 - Z * error / np.sqrt(250))
     marginal = np.mean(rates[False], axis=0)
@@ -242,7 +242,7 @@ def test_select_controls_the_false_discovery_rate():
 
 
 def test_select_controls_the_false_discovery_rate_with_a_rare_class(column):
-    """One inlier in thirty is of a class with much lower scores, and too few rows of its own."""
+    """One inlier in thirty is of a class with much lower scores, and too few calibration rows."""
     rng = np.random.default_rng(6)
     classifier = FrozenEstimator(LogisticRegression().fit([[-1.0, 0], [1.0, 0]], [0, 1]))
     detector = ConformalDetector(
@@ -278,7 +278,7 @@ def test_select_takes_a_row_of_an_unseen_class_for_an_inlier(column):
 
 
 def test_a_trained_model_inside_is_noticed():
-    """It has seen the rows that calibrate, unless others are given."""
+    """It was trained on the calibration rows, unless others are given."""
     rng = np.random.default_rng(7)
     rates = {False: [], True: []}
     for _ in range(60):
@@ -390,7 +390,7 @@ def test_cross_keeps_the_ranking_of_outliers(column):
 
 
 def test_cross_rejects_scores_far_above_the_others(column):
-    """What tells equal ranks apart is less than a rank, however large the score."""
+    """The term that breaks ties is below 1 for any score."""
     X = np.where(np.arange(60) % 15, 0.0, 1e30)[:, None]
     detector = ConformalDetector(column(), 0.95, method="cross", n_splits=2, random_state=0)
     detector.fit(X)
@@ -420,7 +420,7 @@ def test_a_fitted_detector_is_calibrated_on_all_rows(method, column):
 
 
 def test_known_outliers(column, recorder):
-    """Detectors of ours are given them, others are not, and none are for calibration."""
+    """They are passed to detectors of this package alone, and not used for calibration."""
     X = np.r_[np.arange(40.0), np.arange(100.0, 110.0)][:, None]
     y = np.repeat([3, -1], [40, 10])
     order = np.random.default_rng(0).permutation(50)

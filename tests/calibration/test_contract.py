@@ -1,4 +1,4 @@
-"""What calibrated detectors keep: scikit-learn's checks, images, pipelines, searches, caches."""
+"""Calibrated detectors: scikit-learn's checks, images, pipelines, searches and caches."""
 
 import pickle
 import random
@@ -25,7 +25,7 @@ from skood.metrics import auroc
 
 
 def wrappers(detector, other):
-    """Levels at which the few rows of the checks reject something."""
+    """Wrappers with levels at which the few rows of the checks reject some rows."""
     pair = [("one", detector), ("other", other)]
     return [
         ConformalDetector(detector, 0.25),
@@ -53,7 +53,7 @@ def test_scikit_learn(estimator, check):
 
 @each_wrapper
 def test_random_state_decides_and_the_global_one_is_left_alone(detector, X):
-    """Also for what is random inside a pipeline."""
+    """Also for random steps inside a pipeline."""
     forest = make_pipeline(StandardScaler(), IsolationForest(n_estimators=5))
     name = "one" if isinstance(detector, EnsembleDetector) else "detector"
 
@@ -105,7 +105,7 @@ def test_any_detector(model, X):
 @pytest.mark.filterwarnings("ignore:.*was trained before")
 @each_wrapper
 def test_images_and_streams_and_shared_sources(detector):
-    """A detector of ours reads images; another is given flat rows."""
+    """Detectors of this package get images; others get flat rows."""
     images = np.random.default_rng(0).random((60, 1, 6, 6)).astype(np.float32)
     network = skood.ConvNet(max_epochs=1, random_state=0).fit(images, np.arange(60) % 2)
     ours = skood.MSP(FrozenEstimator(network))
@@ -187,7 +187,7 @@ def test_memory(detector, X, tmp_path):
 
 
 def test_nested(X):
-    """A calibrated detector is a detector, and may be wrapped in its turn."""
+    """A calibrated detector can be wrapped like any other detector."""
     inner = ConformalDetector(skood.KNN(n_neighbors=2, normalize=False), 0.2)
     pair = EnsembleDetector([("one", inner), ("two", skood.Mahalanobis())], alpha=0.2)
     outer = TunedThreshold(pair)

@@ -38,7 +38,7 @@ def test_formulas():
 
 @each_combination
 def test_score_combines_p_values_of_the_first_half(combination, column):
-    """Up to the fraction of a rank, which is below 1 / (n + 1)."""
+    """Up to interpolation within a rank, which is below 1 / (n + 1)."""
     rng = np.random.default_rng(0)
     X, new = correlated(rng, 400), correlated(rng, 50)
     ensemble = EnsembleDetector(columns(column, 3), combination, random_state=0).fit(X)
@@ -71,7 +71,7 @@ def test_false_alarms_of_detectors_that_agree(combination, column):
 
 
 def test_chi_squared_promises_too_much(column):
-    """What the test above guards against: p-values taken as independent."""
+    """Counterexample to the test above: p-values treated as independent."""
     rng = np.random.default_rng(1)
     X, new = correlated(rng, 2000), correlated(rng, 2000)
     p_values = [ConformalDetector(model).fit(X).p_values(new) for _, model in columns(column, 3)]
@@ -108,7 +108,7 @@ def test_finds_what_either_detector_finds(combination, column):
 
 @pytest.mark.parametrize("combination", ["fisher", "mean_rank"])
 def test_gathers_weak_evidence(combination, column):
-    """Four detectors that are each a little suspicious say more than one of them."""
+    """Weak evidence from four detectors is stronger than from one of them."""
     rng = np.random.default_rng(3)
     X, new = rng.normal(size=(2000, 4)), rng.normal(-1.5, 1, size=(500, 4))
     models = columns(column, 4)
@@ -141,7 +141,7 @@ def test_ranking_of_far_outliers_is_kept(combination, column):
 
 @each_combination
 def test_rounding_errors_of_a_score_change_little(combination, column):
-    """Also where a row is one that made the ranks."""
+    """Also for a row among the calibration rows."""
     X = correlated(np.random.default_rng(0), 200)
     ensemble = EnsembleDetector(columns(column, 3), combination, random_state=0).fit(X)
     for error in (1 - 1e-13, 1 + 1e-13):

@@ -51,7 +51,7 @@ class Distance(BaseEstimator):
 
 
 class Rank(Distance):
-    """Counts the training rows, and the other rows of the call, that lie closer to the center."""
+    """Counts training rows, and other rows of the call, that lie closer to the center."""
 
     def fit(self, X, y=None):
         super().fit(X)
@@ -65,7 +65,7 @@ class Rank(Distance):
 
 
 class Standardised(Distance):
-    """Has no score of a row by itself."""
+    """Cannot score a single row."""
 
     def decision_function(self, X):
         distances = super().decision_function(X)
@@ -78,7 +78,7 @@ class Noisy(Distance):
 
 
 class Bare:
-    """Knows nothing of scikit-learn: no parameters, no labels, and `fit` returns nothing."""
+    """No scikit-learn estimator: no parameters, no labels, and `fit` returns None."""
 
     def fit(self, X):
         self.center = np.mean(X, axis=0)
@@ -132,7 +132,7 @@ def test_the_method_is_a_parameter(X):
 
 
 class Guessed(OutlierMixin, Distance):
-    """An outlier detector as far as scikit-learn knows; its sign is its own."""
+    """An outlier detector by its tags, with the opposite sign."""
 
 
 @pytest.mark.parametrize("detector", [Distance(), Guessed(), LogisticRegression(), Bare()])
@@ -152,7 +152,7 @@ def test_a_derived_class_may_turn_the_sign(X):
 
 
 def test_errors_of_the_detector(X):
-    with pytest.raises(ValueError, match="novelty=True only"):
+    with pytest.raises(ValueError, match="only with novelty=True"):
         ExternalDetector(LocalOutlierFactor()).fit(X)
     with pytest.raises(TypeError, match="got estimator class instead"):
         ExternalDetector(IsolationForest).fit(X)
@@ -191,7 +191,7 @@ def test_scores_that_depend_on_other_rows_are_of_rows_alone(X):
 
 
 def test_no_score_of_a_row_by_itself(X):
-    with pytest.raises(ValueError, match="Standardised scores a row only by the other rows"):
+    with pytest.raises(ValueError, match="Standardised scores a row only relative to the other"):
         ExternalDetector(Standardised(), higher="outlier").fit(X)
 
 

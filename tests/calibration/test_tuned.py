@@ -125,7 +125,7 @@ def test_known_outliers_are_divided(column, recorder):
 
 
 def test_counts_are_those_of_the_data(column):
-    """Held-out outliers are not a larger share than there are in the data."""
+    """The fraction of held-out outliers is not larger than in the data."""
     rng = np.random.default_rng(0)
     scores = np.concatenate([rng.normal(2, 1, size=900), rng.normal(0, 1, size=300)])[:, None]
     y = np.repeat([0, -1], [900, 300])

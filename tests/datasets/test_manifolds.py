@@ -9,7 +9,7 @@ from sklearn.neighbors import NearestNeighbors
 from skood.datasets import make_linear_embedding, make_sphere
 from skood.datasets._manifolds import _frame
 
-# A function, parameters other than those of all, and the dimensions that it needs at least.
+# A function, its own parameters, and the smallest ambient dimension.
 MANIFOLDS = [
     (make_sphere, {"dimension": 1}, 2),
     (make_sphere, {"dimension": 3, "radius": 2.0}, 4),
@@ -164,7 +164,7 @@ def test_global_generators_are_left_alone(make):
     [
         ({"n_samples": 0}, "n_samples=0; expected an integer of at least 1"),
         ({"n_samples": 2.5}, "n_samples=2.5; expected an integer"),
-        ({"ambient_dimension": 1}, "ambient_dimension=1; expected an integer of at least [234], "),
+        ({"ambient_dimension": 1}, "ambient_dimension=1; expected an integer of at least [23], "),
         ({"ambient_dimension": 9.0}, "ambient_dimension=9.0; expected an integer"),
         ({"noise": -0.1}, "noise=-0.1; expected a standard deviation of at least 0"),
         ({"noise": np.nan}, "noise=nan; expected a standard deviation"),
@@ -187,7 +187,7 @@ def test_errors(make, params, message):
         (
             make_sphere,
             {"dimension": 3, "ambient_dimension": 3},
-            "ambient_dimension=3; expected an integer of at least 4, the dimensions that this",
+            "ambient_dimension=3; expected an integer of at least 4, the smallest that this",
         ),
         (make_linear_embedding, {"dimension": True}, "dimension=True; expected an integer"),
         (make_linear_embedding, {"scale": -1.0}, "scale=-1.0; expected a finite number above 0"),

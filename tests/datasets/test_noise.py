@@ -244,7 +244,7 @@ def test_global_generators_are_left_alone(make):
 
 
 def test_sphere_needs_minmax():
-    """What the docstring says of estimators that check the range of pixels."""
+    """Estimators that check the range of pixels, as in the docstring."""
     X, y = data((6, 6)), np.arange(20) % 2
     points = sphere_noise(X, 5, random_state=0)
     settings = {"max_steps": 1, "random_state": 0}
@@ -263,13 +263,13 @@ def test_sphere_needs_minmax():
         ((0, (4, 4)), {}, "n_samples=0; expected an integer of at least 1"),
         ((2.5, (4, 4)), {}, "n_samples=2.5; expected an integer"),
         ((True, (4, 4)), {}, "n_samples=True; expected an integer"),
-        ((3, ()), {}, r"shape=\(\); expected that of one item, without n_samples"),
-        ((3, (20, 3, 4, 4)), {}, r"shape=\(20, 3, 4, 4\); expected that of one item, without n_s"),
+        ((3, ()), {}, r"shape=\(\); expected the shape of one item, without n_samples"),
+        ((3, (20, 3, 4, 4)), {}, r"shape=\(20, 3, 4, 4\); expected the shape of one item, wit"),
         ((3, (4, 0)), {}, r"shape=\(4, 0\); expected .* all of them at least 1"),
-        ((3, (4, 4.0)), {}, r"shape=\(4, 4.0\); expected that of one item"),
-        ((3, None), {}, "shape=None; expected that of one item"),
-        ((3, (4, 4)), {"dtype": bool}, "'bool'> holds neither floats nor integers"),
-        ((3, (4, 4)), {"dtype": "complex64"}, "dtype='complex64' holds neither floats nor"),
+        ((3, (4, 4.0)), {}, r"shape=\(4, 4.0\); expected the shape of one item"),
+        ((3, None), {}, "shape=None; expected the shape of one item"),
+        ((3, (4, 4)), {"dtype": bool}, "'bool'> is neither float nor integer"),
+        ((3, (4, 4)), {"dtype": "complex64"}, "dtype='complex64' is neither float nor"),
         ((3, (4, 4)), {"dtype": np.int16}, r"dtype int16 has no range .* give value_range=\(low"),
         ((3, (4, 4)), {"value_range": "minmax"}, r"value_range='minmax'; expected \(low, high\)"),
         ((3, (4, 4)), {"value_range": (0, 1, 2)}, r"=\(0, 1, 2\); expected \(low, high\)"),
@@ -303,7 +303,7 @@ def test_errors(make, args, params, message):
 @pixel_noise
 @pytest.mark.parametrize("dtype", ["fog", torch.float32], ids=str)
 def test_unknown_dtype(make, dtype):
-    with pytest.raises(TypeError, match=r"dtype=.* is no dtype of numpy; expected one of floats"):
+    with pytest.raises(TypeError, match=r"dtype=.* is no dtype of numpy; expected a float or"):
         make(3, (4, 4), dtype=dtype)
 
 

@@ -129,7 +129,7 @@ def test_datasets():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_order_of_channels(kind):
-    """The same outliers whichever axis holds the channels."""
+    """Outliers do not depend on the channel axis."""
     X = images((20, 3, 8, 9))
     last = synthetic_outliers(X.transpose(0, 2, 3, 1), kind, random_state=0)
     first = synthetic_outliers(X, kind, random_state=0)
@@ -278,7 +278,7 @@ def test_far_crop_is_a_corner():
         (
             images()[:, 0, 0],
             {"kind": ["blur", "noise"]},
-            "blur can be made of images only, .* 8 va",
+            "blur can only be made from images, .* 8 va",
         ),
         (images()[:1], {"kind": "mixup"}, "mixup combine different items, but X has 1"),
         (images()[:, :, :1, :1], {"kind": "patch_shuffle"}, "images of at least 2 pixels"),

@@ -1,4 +1,4 @@
-"""BoundarySamplesDisplay: what is on the sheet, and where."""
+"""BoundarySamplesDisplay: the images of the sheet, and their order."""
 
 from types import SimpleNamespace
 
@@ -21,7 +21,7 @@ ROWS = ["data", "reconstructed", "off the manifold", "on the manifold"]
 
 @pytest.fixture(autouse=True)
 def closed_figures():
-    """No test sees a figure of another one."""
+    """Close the figures of each test."""
     yield
     plt.close("all")
 
@@ -74,7 +74,7 @@ def is_among(images, X):
 
 
 def test_rows_of_the_sheet(data, sampler):
-    """Data, what the VAE makes of them, and samples off and on the manifold of the same class."""
+    """Data, reconstructions, and samples off and on the manifold of the same class."""
     X, y = data
     display = show(sampler, X, y, n_columns=6)
     assert list(display.images) == ROWS

@@ -1,4 +1,4 @@
-"""Displays of ROC and precision-recall curves: what is positive, and what is on them."""
+"""Displays of ROC and precision-recall curves: the positive class and the lines."""
 
 import matplotlib
 import numpy as np

@@ -1,4 +1,4 @@
-"""DualThresholdDisplay: which thresholds are drawn, what they accept, and what is out of view."""
+"""DualThresholdDisplay: thresholds, accepted fractions, and items beyond the axes."""
 
 from functools import partial
 
@@ -24,7 +24,7 @@ from_pairs = DualThresholdDisplay.from_pairs
 
 @pytest.fixture(autouse=True)
 def closed_figures():
-    """No test sees a figure of another one."""
+    """Close the figures of each test."""
     yield
     plt.close("all")
 
@@ -52,7 +52,7 @@ class Pairs(BaseEstimator):
 
 @pytest.fixture
 def pairs():
-    """Three sets: of the training data, likely with a low dimension, and unlikely."""
+    """Three sets: training data, likely items of low dimension, and unlikely items."""
     rng = np.random.default_rng(0)
     return {
         "known": rng.normal([-100, 30], [10, 4], size=(300, 2)),
@@ -249,7 +249,7 @@ def test_more_sets_than_colours(pairs):
 def test_what_is_refused(pairs):
     known = pairs["known"]
     detector = Pairs().fit(known)
-    with pytest.raises(TypeError, match="LogLikelihood has no score_pairs, which gives"):
+    with pytest.raises(TypeError, match="LogLikelihood has no score_pairs, which returns"):
         from_estimator(LogLikelihood(tiny_flow()), pairs)
     with pytest.raises(NotFittedError, match="This LocalIntrinsicDimension instance is not fitted"):
         from_estimator(LocalIntrinsicDimension(), pairs)

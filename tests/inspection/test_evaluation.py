@@ -1,4 +1,4 @@
-"""EvaluationDisplay: every figure in its cell, the better the brighter."""
+"""EvaluationDisplay: every figure in its cell, brighter for better values."""
 
 import matplotlib
 import numpy as np

@@ -1,4 +1,4 @@
-"""LatentSpaceDisplay: where points are drawn, in which colour, and under which name."""
+"""LatentSpaceDisplay: positions, colours and names of points."""
 
 import matplotlib
 import numpy as np
@@ -28,7 +28,7 @@ from_latents = LatentSpaceDisplay.from_latents
 
 @pytest.fixture(autouse=True)
 def closed_figures():
-    """No test sees a figure of another one."""
+    """Close the figures of each test."""
     yield
     plt.close("all")
 
@@ -103,7 +103,7 @@ def test_pca_of_id_points_is_applied_to_all(latents, outliers):
 
 
 def test_points_are_drawn_where_their_coordinates_are(latents, outliers):
-    """In the colour of their class, which the legend names."""
+    """Points have the colour of their class in the legend."""
     Z, y = latents
     display = from_latents(Z, np.array(["cat", "dog", "eel"])[y], latents_ood=outliers)
     drawn = np.asarray(display.scatter_.get_offsets())
@@ -256,7 +256,7 @@ def test_rows_marked_in_y_are_ood(latents, outliers, label):
     )
     assert display.labels.astype(int).tolist() == y.tolist()
     assert names(display) == ["0", "1", "2", "OOD"]
-    # One set with the data that are given without a name, and another one beside those with one.
+    # Data without a name form one set, also together with named sets.
     both = from_latents(X, marked, latents_ood=outliers[:3])
     np.testing.assert_allclose(
         both.ood_coordinates["OOD"],
@@ -494,7 +494,7 @@ def test_what_is_refused_of_a_method(latents):
             with pytest.raises(TypeError, match="expected 'pca', 'tsne' or a transformer of"):
                 from_latents(part, y, method=method)
     with pytest.raises(
-        ValueError, match=r"PCA\(n_components=3\) gives an array of shape \(120, 3\)"
+        ValueError, match=r"PCA\(n_components=3\) returns an array of shape \(120, 3\)"
     ):
         from_latents(Z, y, method=PCA(n_components=3))
     assert plt.get_fignums() == []
@@ -503,7 +503,7 @@ def test_what_is_refused_of_a_method(latents):
 def test_what_is_refused_of_an_estimator(latents, network):
     Z, y = latents
     fitted, X, X_classes = network
-    with pytest.raises(TypeError, match="MSP has no transform, which gives the latents"):
+    with pytest.raises(TypeError, match="MSP has no transform, which returns the latents"):
         from_estimator(MSP(FrozenEstimator(fitted)).fit(X), X)
     with pytest.raises(NotFittedError, match="This VAE instance is not fitted yet"):
         from_estimator(VAE(), X)

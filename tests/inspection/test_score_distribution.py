@@ -1,4 +1,4 @@
-"""ScoreDistributionDisplay: what is counted, and where the threshold is."""
+"""ScoreDistributionDisplay: histograms and threshold."""
 
 import matplotlib
 import numpy as np

@@ -1,4 +1,4 @@
-"""TrainingCurvesDisplay: which curves, and whose colours."""
+"""TrainingCurvesDisplay: choice and colours of curves."""
 
 import matplotlib
 import numpy as np

@@ -1,4 +1,4 @@
-"""The bootstrap interval: what is resampled, its coverage, and the state it leaves alone."""
+"""The bootstrap interval: resampling, coverage, and no change of global state."""
 
 from __future__ import annotations
 
@@ -141,12 +141,12 @@ def test_coverage():
         )
         covered += low <= truth <= high
     # Three standard errors of 400 trials are 4.5 %, and percentile intervals of 100 rows and
-    # 150 resamples cover a little less than they promise.
+    # The coverage of 150 resamples is slightly below nominal.
     assert 0.84 <= covered / n_trials <= 0.945
 
 
 def test_width_agrees_with_delong():
-    """The variance of the AUROC by DeLong, DeLong and Clarke-Pearson (1988)."""
+    """Variance of the AUROC by DeLong, DeLong and Clarke-Pearson (1988)."""
     y_true, y_score = two_gaussians(300, 200)
     wins = (y_score[y_true == 1, None] > y_score[y_true == -1]).astype(float)
     variance = wins.mean(axis=1).var(ddof=1) / 300 + wins.mean(axis=0).var(ddof=1) / 200
@@ -211,7 +211,7 @@ def test_resamples_outside_their_range(n_resamples):
 def test_errors_of_the_arrays():
     message = (
         "y_true has 3 rows and array 2 after it has shape (2,), expected the same number of rows. "
-        "Pass arrays that describe the very rows of the labels."
+        "Pass arrays that describe the same rows as the labels."
     )
     with pytest.raises(ValueError, match="^" + re.escape(message) + "$"):
         bootstrap_interval(oscr, [0, 1, -1], [0, 1, 0], [0.0, 1.0])

@@ -108,7 +108,7 @@ def test_by_hand():
 
 
 def test_a_joined_point_lowers_a_diagonal():
-    """Two thresholds may reach a point below the diagonal of a tie, and the curve goes there."""
+    """The curve contains points of two thresholds below the diagonal of a tie."""
     y_true, pairs = stacked([[1, 0], [1, 0]], [[1, 1], [1, 0]])
     # From (0, 0) to (1, 0), then to (2, 2) in counts of OOD and ID rows.
     assert dual_threshold_auroc(y_true, pairs) == 0.25
@@ -198,7 +198,7 @@ ERRORS = {
     "lengths": (
         [1, -1, -1],
         np.zeros((2, 2)),
-        "y_true has 3 rows and pairs has 2, expected the same number. Score the very rows",
+        "y_true has 3 rows and pairs has 2, expected the same number. Score the same rows",
     ),
     "strings": (
         [1, -1],

@@ -25,7 +25,7 @@ METRICS: dict[str, Callable[..., float]] = {
     "oscr": oscr,
 }
 every_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
-# A shared machine can stall any single example, so time per example says nothing.
+# A shared machine can stall any single example, so there is no limit of time per example.
 fast = settings(max_examples=60, deadline=None)
 
 few_values = st.sampled_from([-np.inf, -2.0, -1.0, 0.0, 1.0, 2.0, np.inf])
@@ -118,7 +118,7 @@ def test_oscr_equals_trapezoids_under_the_curve(id_rows, ood_scores):
 def test_ccr_at_fpr_equals_brute_force(id_rows, ood_scores, twentieths):
     level = Fraction(twentieths, 20)
     exact = float(brute_ccr(id_rows, ood_scores, level))
-    # 1 - x and k * 0.05 land beside the nearest float of the level they mean.
+    # 1 - x and k * 0.05 can differ from the nearest float of the level.
     for fpr in (float(level), 1 - float(1 - level), min(twentieths * 0.05, 1.0)):
         value = ccr_at_fpr(*drawn(id_rows, ood_scores), fpr=fpr)
         assert value == pytest.approx(exact, rel=0, abs=TOLERANCE)
@@ -145,7 +145,7 @@ def test_open_set_f1_equals_brute_force(pairs):
 
 @pytest.mark.parametrize("n", [7, 29, 58, 100, 1000, 10_000])
 def test_exact_level_is_met_whatever_n(n):
-    """Exactly k of n OOD rows lie above all ID rows; a level of k / n accepts them and no less."""
+    """Exactly k of n OOD rows lie above all ID rows; a level of k / n accepts all k."""
     for k in {1, n // 3, n * 57 // 100, n - 1}:
         ood_scores = np.repeat([2.0, 0.0], [k, n - k])
         arrays = triple([1.0, 1.0], [True, False], ood_scores)
@@ -289,15 +289,15 @@ PREDICTION_ERRORS = {
     "lengths": (
         [0, 1, -1],
         [0, 1],
-        "y_true has 3 rows and y_pred has 2, expected the same number. Predict for the very rows "
-        "that the labels describe, OOD rows too.",
+        "y_true has 3 rows and y_pred has 2, expected the same number. Predict for the same rows "
+        "as the labels, OOD rows too.",
     ),
     "fractions": ([0, 1, -1], [0.0, 1.5, 1.0], "y_pred holds 1.5, which is no class"),
     "strings for integers": (
         [0, 1, -1],
         ["0", "1", "1"],
         "y_true has dtype int64 and y_pred <U1, expected both to be integers or both to be "
-        "strings. Give both in the labels that the classifier was fitted on.",
+        "strings. Give both in the labels that the classifier was fitted to.",
     ),
     "integers for strings": (
         ["cat", "dog", "-1"],
@@ -321,7 +321,7 @@ def test_errors_of_predictions(metric, y_true, y_pred, message):
 @every_metric
 @pytest.mark.parametrize("labels", [[0, 1, -1, -1], ["cat", "dog", "-1", "-1"]])
 def test_rejection_belongs_to_the_score(metric, labels):
-    message = "y_pred is -1 in 2 of 4 rows, expected a class in each: y_score decides here what"
+    message = "y_pred is -1 in 2 of 4 rows, expected a class in each: y_score decides which rows"
     with pytest.raises(ValueError, match="^" + re.escape(message)):
         metric(labels, labels, np.zeros(4))
 

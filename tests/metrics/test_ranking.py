@@ -27,7 +27,7 @@ METRICS: dict[str, Callable[..., float]] = {
     "detection_error": detection_error,
 }
 every_metric = pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS.keys())
-# A shared machine can stall any single example, so time per example says nothing.
+# A shared machine can stall any single example, so there is no limit of time per example.
 fast = settings(max_examples=60, deadline=None)
 
 few_values = st.integers(-3, 3).map(float)
@@ -133,7 +133,7 @@ def test_agrees_with_scikit_learn(n_id, n_ood, decimals):
 def test_fpr_at_tpr_equals_brute_force(id_scores, ood_scores, twentieths):
     level = Fraction(twentieths, 20)
     exact = brute_fpr_at_tpr(id_scores, ood_scores, level)
-    # 1 - x and k * 0.05 land beside the nearest float of the level they mean.
+    # 1 - x and k * 0.05 can differ from the nearest float of the level.
     for tpr in (float(level), 1 - float(1 - level), min(twentieths * 0.05, 1.0)):
         assert fpr_at_tpr(*pair(id_scores, ood_scores), tpr=tpr) == pytest.approx(
             float(exact), rel=0, abs=TOLERANCE
@@ -142,7 +142,7 @@ def test_fpr_at_tpr_equals_brute_force(id_scores, ood_scores, twentieths):
 
 @pytest.mark.parametrize("n_id", [20, 40, 60, 100, 140, 1000, 10_000])
 def test_exact_level_is_met_whatever_n(n_id):
-    """Exactly 95 % of the ID rows lie above all OOD rows, so none of those is accepted."""
+    """Exactly 95 % of the ID rows lie above all OOD rows, so no OOD row is accepted."""
     id_scores = np.repeat([2.0, 0.0], [n_id * 19 // 20, n_id // 20])
     y_true, y_score = pair(id_scores, np.ones(3))
     assert fpr_at_tpr(y_true, y_score) == 0.0
@@ -323,7 +323,7 @@ ERRORS = {
     "lengths": (
         [1, -1, -1],
         [0.0, 1.0],
-        "y_true has 3 rows and y_score has 2, expected the same number. Score the very rows",
+        "y_true has 3 rows and y_score has 2, expected the same number. Score the same rows",
     ),
     "empty": ([], [], "y_true is empty, expected a label for each row, ID and OOD. Concatenate"),
     "booleans": (
@@ -334,7 +334,11 @@ ERRORS = {
     ),
     "fractions": ([0.5, -1.0], [0.0, 1.0], "y_true holds 0.5, which is no class"),
     "NaN label": ([np.nan, -1.0], [0.0, 1.0], "y_true holds nan at 1 of 2 rows; expected class"),
-    "infinite label": ([np.inf, -1.0], [0.0, 1.0], "y_true holds inf at 1 of 2 rows; expected class"),
+    "infinite label": (
+        [np.inf, -1.0],
+        [0.0, 1.0],
+        "y_true holds inf at 1 of 2 rows",
+    ),
     "booleans as objects": (
         np.array([True, False], dtype=object),
         [0.0, 1.0],
@@ -389,8 +393,8 @@ ERRORS = {
     "NaN": (
         [1, 1, -1, -1],
         [0.0, np.nan, -np.inf, np.nan],
-        "y_score is NaN in 2 of 4 rows (first at row 1), expected numbers, -inf or +inf. Find out "
-        "where the NaN comes from; a row that is impossible under the model scores -inf.",
+        "y_score is NaN in 2 of 4 rows (first at row 1), expected numbers, -inf or +inf. Find the "
+        "cause of the NaN; the score of a row that is impossible under the model is -inf.",
     ),
 }
 

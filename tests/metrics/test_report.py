@@ -148,7 +148,7 @@ def test_intervals_are_those_of_the_single_metrics(data):
 
 
 def test_interval_of_the_mean_knows_that_sets_share_their_id_rows():
-    """Few ID rows against many OOD rows: the mean of two sets varies nearly as one of them."""
+    """Few ID rows and many OOD rows: the mean of two sets varies almost like a single set."""
     rng = np.random.default_rng(0)
     groups = np.repeat(["id", "a", "b"], [40, 4000, 4000])
     y_true = np.where(groups == "id", 1, -1)
@@ -225,12 +225,12 @@ GROUP_ERRORS = {
     "a name": ("svhn", "groups has shape () and y_true (3,), expected the same"),
     "None": (
         [None, "a", None],
-        "groups is None at row 2, which y_true says is OOD; expected the name of its OOD set, "
+        "groups is None at row 2, an OOD row in y_true; expected the name of its OOD set, "
         "a string or an integer. Name the set of every OOD row.",
     ),
     "NaN": (
         np.array(["a", "a", np.nan], dtype=object),
-        "groups is nan at row 2, which y_true says is OOD",
+        "groups is nan at row 2, an OOD row in y_true",
     ),
 }
 
@@ -244,7 +244,7 @@ def test_errors_of_groups(groups, message):
 def test_groups_missing_in_a_column_of_pandas():
     pandas = pytest.importorskip("pandas")
     groups = pandas.Series([pandas.NA, "a", pandas.NA], dtype="string")
-    with pytest.raises(ValueError, match=r"^groups is <NA> at row 2, which y_true says is OOD"):
+    with pytest.raises(ValueError, match=r"^groups is <NA> at row 2, an OOD row in y_true"):
         ood_report([0, 1, -1], [2.0, 1.0, 0.0], groups=groups)
 
 

@@ -5,7 +5,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 
 
 class Records(OutlierMixin, BaseEstimator):
-    """Detector that keeps what every one of its clones was fitted to."""
+    """Detector that records the training data of all its clones."""
 
     fits = []
 

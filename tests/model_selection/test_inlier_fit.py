@@ -273,7 +273,7 @@ def test_clone_nesting_and_pickle(problem):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        ([-1] * 4, "all 4 labels in y are -1.*nothing remains"),
+        ([-1] * 4, "all 4 labels in y are -1.*no rows remain"),
         ([0, 0, -1], "y has 3 labels, but X has 4 items"),
     ],
 )

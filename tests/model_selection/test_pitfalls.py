@@ -1,4 +1,4 @@
-"""What scikit-learn's tools get wrong for OOD detection, each beside what is right."""
+"""Pitfalls of scikit-learn's tools in OOD detection, each with the correct way."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def search_over(estimator, cv, grid=None):
 
 
 def test_refit_on_outliers(records, problem):
-    """OODSplit keeps outliers out of training parts, but the refit is on all of X."""
+    """OODSplit keeps outliers out of training parts, but the refit uses all rows of X."""
     search_over(records, OODSplit(3, random_state=0)).fit(*problem)
     labels = [y for _, y, _ in records.fits]
     assert [-1 in y for y in labels] == [False] * 6 + [True]
@@ -56,7 +56,7 @@ def test_a_scaler_sees_outliers(problem):
 
 
 def test_an_integer_is_unshuffled_k_fold_for_a_detector(problem):
-    """With rows sorted by label, a test part holds a class that was not trained on, and no OOD."""
+    """With rows sorted by label, a test part has an untrained class and no OOD rows."""
     X, y = problem
     detector = skood.MSP(LogisticRegression())
     assert isinstance(check_cv(3, y, classifier=False), KFold)

@@ -104,7 +104,7 @@ def test_representation_and_pickle(scorer, text, rows):
     ids=lambda detector: type(detector).__name__,
 )
 def test_detectors(detector, problem):
-    """Outliers beyond the third class score lower, in sign and whatever the method is called."""
+    """Outliers beyond the third class score lower, by either method."""
     X, y = problem
     X = np.where((y == -1)[:, None], -X / 2, X)
     if isinstance(detector, skood.MSP):
@@ -193,7 +193,7 @@ def test_errors_of_labels(estimator, y, message):
 
 @pytest.mark.parametrize("classifier", [LogisticRegression(), RandomForestClassifier(5)])
 def test_error_for_a_classifier(classifier, problem):
-    """Its decision function tells two classes apart, and is no score of rows."""
+    """The decision function separates two classes, and is no score of rows."""
     X, y = problem
     classifier.fit(X[:80], y[:80])
     with pytest.raises(TypeError, match=rf"{type(classifier).__name__} has no score.*skood.MSP"):

@@ -1,4 +1,4 @@
-"""Searches and validations of scikit-learn, with what this package adds to them."""
+"""Searches and validations of scikit-learn with the splitters and scorers of this package."""
 
 import warnings
 
@@ -113,7 +113,7 @@ HALVING = {"scoring": AUROC, "random_state": 0, "error_score": "raise"}
 
 @pytest.mark.parametrize("outliers_in_train", [False, True])
 def test_halving_search(problem, outliers_in_train):
-    """Training parts, which it scores by default, can be scored when they hold outliers."""
+    """Training parts, which are scored by default, have a score if they have outliers."""
     search = HalvingGridSearchCV(
         InlierFit(skood.KNN()),
         {"estimator__n_neighbors": [1, 3, 5]},
@@ -129,7 +129,7 @@ def test_halving_search(problem, outliers_in_train):
 
 @pytest.mark.parametrize("search", [HalvingGridSearchCV, GridSearchCV])
 def test_training_parts_have_no_score_and_one_warning(problem, search):
-    """Candidates are chosen all the same, and Python shows the text once."""
+    """Candidates are chosen nevertheless, and the warning is shown once."""
     X, y = problem
     scorer = get_ood_scorer("auroc")
     settings = {"scoring": scorer, "cv": SPLIT, "return_train_score": True, "error_score": "raise"}
@@ -140,7 +140,7 @@ def test_training_parts_have_no_score_and_one_warning(problem, search):
         warnings.simplefilter("default")
         found = search(InlierFit(skood.KNN()), grid, **settings).fit(X, y)
     ours, *others = [str(w.message) for w in caught]
-    assert ours.startswith("rows of training parts have no OOD row among them")
+    assert ours.startswith("training parts have no OOD row")
     # Of scikit-learn, for each table of results.
     assert all(text.startswith("One or more of the train scores are non-f") for text in others)
     assert np.isnan(found.cv_results_["mean_train_score"]).all()
@@ -251,7 +251,7 @@ def test_types_of_x(problem, convert):
 
 @pytest.mark.filterwarnings("ignore:One or more of the test scores:UserWarning")
 def test_error_score(problem):
-    """A test part without outliers is a warning and NaN, or an error, as the search is told."""
+    """A test part without outliers gives a warning and NaN, or an error, by `error_score`."""
     X, y = problem
     search = GridSearchCV(IsolationForest(n_estimators=2), {}, scoring=AUROC, cv=2, refit=False)
     with pytest.warns(UserWarning, match=r"(?s)Scoring failed.*OODSplit"):
@@ -280,7 +280,7 @@ def test_one_score_for_each_set_of_outliers(problem):
 
 
 def test_tuning_on_one_set_and_testing_on_another(records, problem):
-    """A nested search: the inner one sees no row of the set that is tested."""
+    """A nested search: the inner search has no row of the tested set."""
     X, y = problem
     groups = np.where(y == -1, np.array(["a", "b"])[np.arange(150) % 2], "")
     X = np.column_stack([X, groups == "a"])
@@ -332,7 +332,7 @@ def test_classes_left_out_of_a_detector_that_keeps_none(problem):
 
 
 def test_search_with_synthetic_outliers(problem):
-    """Without a single real outlier."""
+    """Without real outliers."""
     X, y = problem
     X, y = X[:120], y[:120]
     outliers = synthetic_outliers(X, "permutation", random_state=0)

@@ -20,7 +20,7 @@ def shuffled(values, seed):
 
 @st.composite
 def problems(draw):
-    """Number of folds, and labels that they can be filled with, in random order."""
+    """Number of folds, and labels for at least one row per fold, in random order."""
     n_splits = draw(st.integers(2, 5))
     counts = draw(st.lists(st.integers(2, 9), min_size=1, max_size=4))
     counts[0] += n_splits
@@ -253,8 +253,8 @@ def test_classes_are_left_out_equally_often():
     ("splitter", "y", "message"),
     [
         (LeaveClassesOut(), None, "LeaveClassesOut requires y"),
-        (LeaveClassesOut(2), [0, 0, 1, 1], "n_out=2 leaves nothing to train on: y has 2"),
-        (LeaveClassesOut(), [-1] * 4, "n_out=1 leaves nothing to train on: y has 0"),
+        (LeaveClassesOut(2), [0, 0, 1, 1], "n_out=2 leaves no class to train on: y has 2"),
+        (LeaveClassesOut(), [-1] * 4, "n_out=1 leaves no class to train on: y has 0"),
         (LeaveClassesOut(n_splits=3), [0, 0, 1, 1], "only 2 ways to leave 1 of 2 classes out"),
         (LeaveClassesOut(), [0, 0, 1, 1, 2], "class 2 has a single row"),
     ],
