@@ -1,4 +1,4 @@
-"""Networks of one kind: layers, input, and the parameters of their training."""
+"""Base of the architectures: the network, its input, and the parameters of its training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Architecture", "image_shape_of", "initialize_convolutions"]
 
 
 def image_shape_of(item_shape: tuple[int, ...], estimator: BaseEstimator) -> tuple[int, int, int]:
-    """Return (C, H, W); raise for rows, which a convolutional network cannot read."""
+    """Return (C, H, W), or raise an error for rows, which a convolutional network cannot read."""
     if len(item_shape) != 3:
         raise ValueError(
             f"X has rows of {item_shape[0]} values, but {type(estimator).__name__} takes images; "
@@ -48,7 +48,7 @@ def initialize_convolutions(module: nn.Module) -> None:
 
 @estimator
 class Architecture(NetworkClassifier, NeuralEstimator):
-    """Base of :class:`NeuralClassifier`: a network and its input, without the training itself.
+    """Base of :class:`NeuralClassifier`: the network, its input, and parameters of the training.
 
     Pixels are scaled to [0, 1]. Every channel of images and every feature of rows is then
     standardised with its mean and standard deviation over the training data, in training and in
@@ -84,6 +84,11 @@ class Architecture(NetworkClassifier, NeuralEstimator):
         (C, H, W) of images given as flat rows, in a Pipeline for instance.
     value_range : (float, float) or "minmax", default=None
         Values of black and white, for images. None: 0..255 for uint8, 0..1 for floats.
+
+    Attributes
+    ----------
+    mean_, std_ : ndarray of shape (C, 1, 1) or (d,)
+        Mean and standard deviation of each channel of pixels in [0, 1], or of each feature of rows.
     """
 
     learning_rate: float = parameter(default=0.1, kw_only=True)
@@ -118,14 +123,14 @@ class Architecture(NetworkClassifier, NeuralEstimator):
     std_ = Learned("scale")
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # A bare module among the parameters would be copied by clone, and hashed by its storage.
+        # `clone` would copy a bare module, and joblib would hash its memory layout.
         if name == "weights_init" and isinstance(value, nn.Module):
             value = PretrainedClassifier(value)
         super().__setattr__(name, value)
 
     @abstractmethod
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
-        """Make the untrained network, which ends in a linear layer.
+        """Return the untrained network, which ends in a linear layer.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Base of the neural classifiers: checks of the data, and training."""
+"""Base of the neural classifiers: training, and checks of the training data."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ __all__ = ["NeuralClassifier"]
 class NeuralClassifier(Architecture):
     """Base of the architectures: a network trained by SGD on cross-entropy.
 
-    A subclass declares the parameters of its architecture and writes ``_build``. Pixels are
-    scaled to [0, 1], and every channel (of rows: every feature) is then standardised with its mean
+    A subclass declares the parameters of its architecture and writes ``_build``. Pixels are scaled
+    to [0, 1]. Every channel of images and every feature of rows is then standardised with its mean
     and standard deviation over the training data, in training and in prediction.
     """
 
@@ -49,11 +49,11 @@ class NeuralClassifier(Architecture):
         X : array-like, Tensor or Dataset of shape (n_samples, ...)
             Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
         y : array-like of shape (n_samples,), default=None
-            Class labels, all strings or all whole numbers. None takes the labels
-            of a Dataset of pairs (x, y).
+            Class labels, all strings or all whole numbers. None: the labels of a Dataset of pairs
+            (x, y).
         X_val : array-like, Tensor or Dataset of shape (n_val, ...), default=None
-            Validation data, whose loss is noted in `history_` after every epoch. The weights
-            of the epoch with the lowest are kept.
+            Validation data. `history_` records their loss after every epoch, and the weights of the
+            epoch with the lowest loss are kept.
         y_val : array-like of shape (n_val,), default=None
 
         Returns
@@ -63,7 +63,8 @@ class NeuralClassifier(Architecture):
         Raises
         ------
         ValueError
-            When y is missing, has a single class, or marks out-of-distribution rows by -1.
+            If y is missing, has a single class, or contains -1, which marks out-of-distribution
+            rows.
         """
         inliers = check_data(self, X, reset=True, min_samples=2)
         data = self._open(inliers, reset=True)
@@ -86,8 +87,8 @@ class NeuralClassifier(Architecture):
     ) -> tuple[npt.NDArray[np.integer], npt.NDArray[np.integer]]:
         """Return the rows that `fit_objective` trains on and those that it holds out.
 
-        The network is built and dropped, so that data that it cannot read are an error at once.
-        Parameters are those of `fit_objective`.
+        The network is built and discarded, so that data that it cannot read raise an error early.
+        For the parameters, see `fit_objective`.
         """
         data = self._open(data, reset=True)
         classes, class_indices = self._classes_and_indices(y, len(data))
@@ -116,18 +117,18 @@ class NeuralClassifier(Architecture):
         y : array-like of shape (n,) or None
             Labels. None: all items have the class index 0.
         make_objective : callable
-            Takes a :class:`~skood.classifiers._objective.Task`.
+            Takes a `Task`.
         seed : int
             Seed of the objective, and of the choice of the rows held out, `validation_fraction` of
             every class.
         n_outputs : callable
-            Takes the number of classes and returns the number of the network's outputs; None if
-            the outputs are the logits of the classes. Only then is ``classes_`` set.
+            Takes the number of classes and returns the number of network outputs; None if the
+            outputs are the logits of the classes. Only then is ``classes_`` set.
         outliers : CheckedData or callable, default=None
             Outliers to train on, or a function that makes them from the rows of `data` that are
             not held out.
         depends_on : object, default=None
-            Whatever else training depends on, for the name of the checkpoint.
+            Further values that training depends on, for the name of the checkpoint.
 
         Returns
         -------
@@ -137,7 +138,7 @@ class NeuralClassifier(Architecture):
         Raises
         ------
         ValueError
-            When y has a single class, or the outliers do not fit the data.
+            If y has a single class, or the outliers do not fit the data.
         """
         inliers, data = data, self._open(data, reset=True)
         classes, class_indices = np.arange(0), np.zeros(len(data), np.int64)
@@ -184,8 +185,8 @@ class NeuralClassifier(Architecture):
     ) -> Task:
         """Set ``module_``, ``history_`` and the normalisation constants.
 
-        `held_out` are rows; None draws `validation_fraction` of all rows. Without `n_outputs` the
-        network puts out the logits of the classes, and keeps the last layer of `weights_init`.
+        `held_out` are rows; None draws `validation_fraction` of all rows. Without `n_outputs`, the
+        outputs are the logits of the classes, and the last layer of `weights_init` is copied too.
         """
         device = resolve_device(self.device)
         others = class_indices, held_out, depends_on
@@ -236,7 +237,7 @@ class NeuralClassifier(Architecture):
         source = source.estimator if isinstance(source, FrozenEstimator) else source
         if not isinstance(source, NetworkClassifier):
             raise TypeError(
-                f"weights_init holds a {type(source).__name__}; expected a classifier of "
+                f"weights_init is a {type(source).__name__}; expected a classifier of "
                 "skood.classifiers or a torch module"
             )
         check_is_fitted(source)
@@ -265,12 +266,12 @@ class NeuralClassifier(Architecture):
         if len(classes) > 2 and is_outlier(classes).any():
             raise ValueError(
                 "y has labels -1, which mark out-of-distribution rows; a classifier is trained on "
-                "in-distribution rows alone: leave those out, or fit a detector, which does"
+                "in-distribution rows alone: leave them out, or fit a detector, which does so"
             )
         return classes, class_indices
 
     def _validation(self, X: Any, y: Any) -> tuple[CheckedData, npt.NDArray[np.int64]] | None:
-        """Check validation data, and find their class indices, where there are any."""
+        """Check validation data, if there are any, and return them with their class indices."""
         if (X is None) != (y is None):
             raise ValueError("X_val and y_val go together, but one of them is None")
         if X is None:

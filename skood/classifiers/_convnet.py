@@ -18,26 +18,21 @@ __all__ = ["ConvNet"]
 class ConvNet(NeuralClassifier):
     """Small convolutional network, for images of about 28 x 28.
 
-    Every stage has 3 x 3 convolutions, each with batch normalisation and ReLU. Max pooling between
-    the stages halves height and width; global average pooling follows the last stage, or max
-    pooling and a hidden layer.
+    Every stage consists of 3 x 3 convolutions, each with batch normalisation and ReLU. Max pooling
+    between the stages halves height and width. The last stage is followed by global average
+    pooling, or by max pooling and a hidden layer.
 
     Parameters
     ----------
     n_filters : tuple of int, default=(32, 64, 128)
-        Channels of each stage; the last is the number of penultimate features.
+        Number of channels of each stage; the last is the number of penultimate features.
     n_convolutions : int or tuple of int, default=2
-        Convolutions of each stage.
+        Number of convolutions of each stage.
     hidden_features : int, default=None
-        Width of a hidden layer with ReLU after the last stage, whose output are then the
-        penultimate features. None has no such layer.
+        Width of a hidden layer with ReLU after the last stage, whose output is the penultimate
+        features. None: no hidden layer.
     dropout : float, default=0.0
-        Rate of dropout of the penultimate features, in training.
-
-    Attributes
-    ----------
-    mean_, std_ : ndarray of shape (C, 1, 1)
-        Mean and standard deviation of the pixels, in [0, 1].
+        Dropout rate of the penultimate features, in training.
 
     Notes
     -----

@@ -17,29 +17,21 @@ __all__ = ["DenseNet"]
 class DenseNet(NeuralClassifier):
     """Densely connected network for images of 32 x 32, the DenseNet-BC of [1]_.
 
-    A 3 x 3 convolution and three dense blocks. Each layer of a block reads the outputs of all
-    earlier layers through a bottleneck of four times the growth rate, and adds `growth_rate`
-    channels. Between the blocks, channels, height and width are halved.
+    A 3 x 3 convolution and three dense blocks. Each layer of a block takes the outputs of all
+    earlier layers, through a bottleneck of four times the growth rate, and adds `growth_rate`
+    channels. Between the blocks, the number of channels, height and width are halved.
 
     Parameters
     ----------
     depth : int, default=100
-        Layers with weights: 4 plus a multiple of 6.
+        Number of layers with weights: 4 plus a multiple of 6.
     growth_rate : int, default=12
-        Channels that a layer adds. Depth 100 and growth rate 12 give 342 penultimate features.
+        Number of channels that a layer adds. Depth 100 and growth rate 12 give 342 penultimate
+        features.
     dropout : float, default=0.0
-        Dropout rate of the channels that a layer adds, in training.
-    batch_size : int, default=64
-        Rows in a training step.
-    weight_decay : float, default=0.0001
-        Weight of the L2 penalty, half the squared norm of all parameters.
+        Dropout rate of these channels, in training.
     lr_schedule : {"cosine", "step", "constant"}, default="step"
         "step" divides by 10 at half and at three quarters of the training, as in [1]_.
-
-    Attributes
-    ----------
-    mean_, std_ : ndarray of shape (C, 1, 1)
-        Mean and standard deviation of the pixels, in [0, 1].
 
     References
     ----------
@@ -91,7 +83,7 @@ class DenseNet(NeuralClassifier):
         )
         features = network.features
         features.conv0 = nn.Conv2d(n_channels, n_stem, 3, padding=1, bias=False)
-        # Torchvision's network, for photographs, has these after its first convolution.
+        # Layers after the first convolution of torchvision's network, for photographs.
         del features.norm0, features.relu0, features.pool0
         initialize_convolutions(network)
         return network

@@ -1,4 +1,4 @@
-"""Trained networks whose output is the feature."""
+"""Trained networks whose output is a feature vector."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 import numpy.typing as npt
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
-from torch import nn
 
 from skood._parameters import estimator
 from skood.classifiers._module import ModuleHandle
@@ -17,37 +16,30 @@ __all__ = ["FeatureExtractor"]
 
 @estimator
 class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ModuleHandle):
-    """Any trained torch module whose output is the feature, as a transformer.
+    """Any trained torch module whose output is a feature vector, as a transformer.
 
-    For encoders without a head: networks of timm with ``num_classes=0``, DINO, CLIP, BERT. A bare
-    module without a head, given to a detector on features, is wrapped in this class.
+    For encoders without a head: networks of timm with ``num_classes=0``, DINO, CLIP, BERT. A
+    detector on features wraps a bare module without a head in this class.
 
     Parameters
     ----------
     module : Module
-        Takes a batch of images (b, C, H, W), of rows (b, d) or of whatever else X holds; fields of
-        a dict by their names. It stays on its device.
+        Takes a batch of images (b, C, H, W), of rows (b, d) or of other items of X; fields of a
+        dict are keyword arguments. It stays on its device.
     output : str, int or callable, default=None
-        Which part of what the module returns is the feature: a key, a position, or a function of
-        what it returns. None takes a tensor, ``image_embeds``, ``text_embeds``, ``embeddings`` or
-        ``pooler_output`` of an output object, or the first element of a tuple.
-    batch_size : int, default=None
-        Items in a batch, to bound the memory. None chooses it by the size of an item.
-
-    Attributes
-    ----------
-    reading_ : object
-        How the output of the module is read.
+        The feature among the returned values: a key, a position, or a function of what the module
+        returns. None: a returned tensor; ``image_embeds``, ``text_embeds``, ``embeddings`` or
+        ``pooler_output`` of an output object; the first element of a tuple.
 
     Raises
     ------
     ValueError
-        When the module does not take X, puts out anything else than one vector for each item, or
-        an item's vector depends on the other items of its batch.
+        If the module does not accept X, does not return one vector per item, or returns vectors
+        that depend on the other items of the batch.
 
     See Also
     --------
-    PretrainedClassifier : Its `transform` gives the features before the last layer.
+    PretrainedClassifier : Its `transform` returns the features before the last layer.
 
     Examples
     --------
@@ -61,27 +53,6 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Module
     (2,)
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        output: Any = None,
-        *,
-        mean: Any = None,
-        std: Any = None,
-        value_range: Any = None,
-        image_shape: tuple[int, int, int] | None = None,
-        channels: str | None = None,
-        batch_size: int | None = None,
-    ) -> None:
-        self.module = module
-        self.output = output
-        self.mean = mean
-        self.std = std
-        self.value_range = value_range
-        self.image_shape = image_shape
-        self.channels = channels
-        self.batch_size = batch_size
-
     @property
     def _n_features_out(self) -> int:
         return self.reading_.n_features
@@ -90,7 +61,7 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Module
         return {"is_extractor": True}
 
     def transform(self, X: Any) -> npt.NDArray:
-        """Return the feature of each item.
+        """Return the feature vector of each item.
 
         Parameters
         ----------
@@ -106,6 +77,6 @@ class FeatureExtractor(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Module
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        # Features come in the dtype of the network.
+        # Features have the dtype of the network.
         tags.transformer_tags.preserves_dtype = []
         return tags

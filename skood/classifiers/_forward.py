@@ -1,9 +1,10 @@
-"""A forward pass of any network: from an input to features and logits."""
+"""Forward pass of a network: from its input to features and logits."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from skood.classifiers._returned import (
 __all__ = ["ForwardPass"]
 
 
+@dataclass(eq=False, repr=False)
 class ForwardPass:
     """A trained module, its preprocessing, and how its output is read.
 
@@ -44,60 +46,44 @@ class ForwardPass:
     ----------
     module : Module
     make_input : callable
-        Takes the module and a :class:`~skood.classifiers._reading.Reading`; returns a function
-        that brings checked data into the module's shape, and one that turns items into its input,
-        on its device.
+        Takes the module and a `Reading`; returns a function that reshapes checked data for the
+        module, and a function that converts items to the module's input on its device.
     reading : Reading or None, default=None
-        How the module's output is read; None finds it out on the first data.
+        How the module's output is read; None determines it on the first data.
     output : str, int, callable or None, default=None
-        Which part of what the module returns are the logits.
+        The logits among the returned values.
     features_from : str, callable, tuple of both or None, default=None
-        Name of the layer whose output are the features, a function of what the module returns, or
-        a layer and a function of its output.
+        Name of the layer whose output is the features, a function of what the module returns, or a
+        layer and a function of its output.
     multilabel : bool, default=False
-        Whether the classes do not exclude each other.
+        Whether an item may have several labels.
     is_extractor : bool, default=False
-        Whether the output is a feature, and no head is looked for.
+        Whether the output is a feature vector, so that there is no head.
     step : Tensor or float, default=1.0
-        Change of the module's input for a perturbation of size 1: 1 for pixels in [0, 1],
-        the standard deviation of each feature for rows.
+        Change of the module's input for a perturbation of size 1: 1 for pixels in [0, 1], the
+        standard deviation of each feature for rows.
     settings : tuple, default=()
-        Whatever else the outputs depend on, for the cache.
+        Further values that the outputs depend on, for the cache.
     batch_size : int or None, default=None
-        Items in a batch; None chooses it by the device and the size of an item.
+        Number of items in a batch; None chooses it by device and size of an item.
     n_workers : int or None, default=None
-        Processes that read streamed data.
+        Number of processes that read streamed data.
     verbose : {"auto"}, bool or int, default="auto"
     """
 
-    def __init__(
-        self,
-        module: nn.Module,
-        make_input: Callable[[nn.Module, Reading], tuple[Callable, Callable]],
-        *,
-        reading: Reading | None = None,
-        output: Any = None,
-        features_from: Any = None,
-        multilabel: bool = False,
-        is_extractor: bool = False,
-        step: Tensor | float = 1.0,
-        settings: tuple = (),
-        batch_size: int | None = None,
-        n_workers: int | None = None,
-        verbose: bool | int | str = "auto",
-    ) -> None:
-        self.module = module
-        self.make_input = make_input
-        self.output = output
-        self.features_from = features_from
-        self.multilabel = multilabel
-        self.is_extractor = is_extractor
-        self.step = step
-        self.settings = settings
-        self.batch_size = batch_size
-        self.n_workers = n_workers
-        self.verbose = verbose
-        self.reading = reading
+    module: nn.Module
+    make_input: Callable[[nn.Module, Reading], tuple[Callable, Callable]]
+    _: KW_ONLY
+    reading: Reading | None = None
+    output: Any = None
+    features_from: Any = None
+    multilabel: bool = False
+    is_extractor: bool = False
+    step: Tensor | float = 1.0
+    settings: tuple = ()
+    batch_size: int | None = None
+    n_workers: int | None = None
+    verbose: bool | int | str = "auto"
 
     @property
     def device(self) -> torch.device:
@@ -109,7 +95,7 @@ class ForwardPass:
 
     @property
     def fixed_batch_size(self) -> int | None:
-        """Batch size that the network may have been exported for, if the user gives one."""
+        """Batch size of an exported network, if the user gives one."""
         return self.batch_size if is_exported(self.module) else None
 
     @property
@@ -124,7 +110,7 @@ class ForwardPass:
 
     @property
     def last_layer(self) -> nn.Module | None:
-        """The layer that makes the logits, if one does."""
+        """The layer that computes the logits, if there is one."""
         head = self._known.head
         return None if head is None else self.module.get_submodule(head.name)
 
@@ -139,7 +125,7 @@ class ForwardPass:
 
     @property
     def head(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """Weight (n_classes, d) and bias (n_classes,) that make the logits of the features."""
+        """Weight (n_classes, d) and bias (n_classes,) that map features to logits."""
         layer, head = self.last_layer, self._known.head
         assert layer is not None and head is not None and head.is_linear
         weight, bias = (head.scale * values for values in weights_of(layer))
@@ -149,7 +135,7 @@ class ForwardPass:
 
     @contextlib.contextmanager
     def read_as(self, reading: Reading) -> Iterator[None]:
-        """Read the module in this way inside the block, which tries what it takes."""
+        """Read the module in this way inside the block, as a trial."""
         self.reading = reading
         try:
             yield
@@ -157,22 +143,22 @@ class ForwardPass:
             self.reading = None
 
     def check_finite(self, logits: Tensor | npt.NDArray, which: str = "the ") -> None:
-        """Raise for logits that are NaN or infinite."""
+        """Raise an error for logits that are NaN or infinite."""
         values = readable(logits).cpu().numpy() if isinstance(logits, Tensor) else logits
         wrong = ~np.isfinite(values).all(1)
         if wrong.any():
             raise ValueError(
-                f"the network {self.name} makes logits that are NaN or inf of {wrong.sum()} of "
+                f"the network {self.name} makes logits that are NaN or inf for {wrong.sum()} of "
                 f"{which}{len(logits)} items of X; rescale X to the values that the network was "
                 "trained on, or look for NaN among its weights"
             )
 
     def open(self, data: CheckedData) -> CheckedData:
-        """Bring data into the shape that the module takes."""
+        """Reshape data for the module."""
         return self.make_input(self.module, self._known)[0](data)
 
     def tensor(self, items: Any) -> Any:
-        """Turn items of data that are open into an input of the module, on its device."""
+        """Convert items of opened data to an input of the module, on its device."""
         return self.make_input(self.module, self._known)[1](items)
 
     def input_of(self, data: CheckedData) -> Any:
@@ -186,7 +172,7 @@ class ForwardPass:
         Raises
         ------
         ValueError
-            When it fails, with what X is and what the module takes.
+            If it fails; the message describes X and the input that the module expects.
         """
         try:
             return self.module(**x) if isinstance(x, dict) else self.module(x)
@@ -205,7 +191,7 @@ class ForwardPass:
             ) from error
 
     def output_of(self, returned: Any, n_items: int) -> Tensor:
-        """Return the logits, or of an extractor the features, among what the module returned."""
+        """Return the logits, or the features of an extractor, among the returned values."""
         if self.is_extractor:
             found = pick(returned, self.output, EMBEDDINGS, self.name)
             return as_features(found, n_items, self.name)
@@ -215,7 +201,7 @@ class ForwardPass:
         except NoLogitsError as error:
             if found is returned:
                 raise
-            # A network that names its logits is no encoder.
+            # A network that names its logits is not an encoder.
             raise ValueError(str(error)) from error
 
     def forward(
@@ -226,14 +212,14 @@ class ForwardPass:
         Parameters
         ----------
         x : Tensor or dict of Tensor
-            As returned by `tensor`.
+            Result of `tensor`.
         layers : sequence of Module
-            Layers whose outputs to return as well.
+            Layers whose outputs are returned as well.
 
         Returns
         -------
         features : Tensor of shape (b, d)
-            d is 0 where the features are not known.
+            d is 0 if the features are unknown.
         logits : Tensor of shape (b, n_classes)
         activations : list of Tensor
             Output of each of `layers`.
@@ -250,7 +236,7 @@ class ForwardPass:
         hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {*wanted}]
         made: list[Tensor] = []
         if head_layer is not None and not reading.certain:
-            # An operation in place may follow the layer.
+            # An in-place operation may follow the layer.
             hooks.append(head_layer.register_forward_hook(lambda *a: made.append(a[2].clone())))
         try:
             returned = self.call(x)
@@ -261,7 +247,7 @@ class ForwardPass:
             if layer not in seen:
                 raise ValueError(
                     f"the layer {layer} is part of the network but does not run in its forward "
-                    "pass; name another one"
+                    "pass; name another layer"
                 )
         output = self.output_of(returned, n_items)
         features, logits = output, output
@@ -284,8 +270,8 @@ class ForwardPass:
         ----------
         output : Tensor of shape (b, n_outputs)
         given, made : Tensor or None
-            Input and output of the head; None where there is none. The output of a head that is
-            certain is not needed.
+            Input and output of the head; None without a head. The output of a head that is certain
+            is not needed.
         """
         reading, features, logits = self._known, output.new_empty((len(output), 0)), output
         if reading.head is None or given is None:
@@ -305,9 +291,9 @@ class ForwardPass:
         return features, logits
 
     def gradient(self, x: Any, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the gradient in x of a loss of the logits, and the features and logits.
+        """Return the gradient of a loss of the logits with respect to x, and features and logits.
 
-        No gradient is computed for the parameters.
+        No gradients of parameters are computed.
         """
         if not isinstance(x, Tensor) or not x.is_floating_point():
             raise ValueError(
@@ -322,13 +308,13 @@ class ForwardPass:
         return gradient, features.detach(), logits.detach()
 
     def differentiate(self, value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the gradients of a number that the network has led to."""
+        """Return the gradients of a number that was computed from the network's outputs."""
         try:
             return torch.autograd.grad(value, inputs)
         except RuntimeError as error:
             raise ValueError(
-                f"{self.name} passes no gradient back from its logits ({error}), as a quantised "
-                "network and one that changes its tensors in place do not; use a detector that "
+                f"{self.name} passes no gradient back from its logits ({error}), for example "
+                "because it is quantised or changes its tensors in place; use a detector that "
                 "needs no gradient, or give the network before it was quantised"
             ) from error
 

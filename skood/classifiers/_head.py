@@ -1,4 +1,4 @@
-"""The layer that makes the logits of a network, proved in value."""
+"""Search for the layer that computes the logits of a network, verified by its values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from skood.classifiers._returned import link_of, tolerance
 
 __all__ = ["check_head", "find_head", "weights_of"]
 
-# Values that determine the factor between two tensors beyond doubt.
+# Number of values that determine the factor between two tensors reliably.
 _ENOUGH = 4
 
-# Layers that an error lists at most.
+# Largest number of layers in an error message.
 _LISTED = 6
 
 _CHANGED = "its input is changed in place afterwards"
@@ -33,20 +33,20 @@ def find_head(
     run: Callable[[], Tensor],
     features: Callable[[], Tensor | None],
 ) -> Reading:
-    """Find the layer whose output equals the output of the network in value.
+    """Find the layer whose output has the values of the network's output.
 
     Parameters
     ----------
     module : Module
     n_outputs : int
-        Number of the network's outputs; tensors of layers with another number are not kept.
+        Number of the network's outputs; outputs of layers with another number are not kept.
     run : callable
         Runs the network on some items, and returns its output, shape (b, n_outputs).
     features : callable
-        Returns the features of that run that the user has named, or None.
+        Returns the features that the user has named, from the same run, or None.
     """
     seen: dict[str, list[tuple[Tensor, Tensor]]] = {}
-    # The whole network makes its output, whatever weights it holds beside its layers.
+    # The network as a whole computes its output, even if it has weights outside its layers.
     whole = module if next(module.children(), None) is not None else None
     layers = {
         name: layer
@@ -60,9 +60,9 @@ def find_head(
             if not isinstance(given, Tensor) or not isinstance(output, Tensor):
                 return
             if output.ndim < 2 or output.shape[_channels(layer)] != n_outputs:
-                # The meta device keeps the shape, which the error names, and no values.
+                # The meta device keeps only the shape, for the error message.
                 given, output = given.to("meta"), output.to("meta")
-            # A later operation in place must not change what is compared.
+            # A later in-place operation must not change the output that is compared.
             seen.setdefault(name, []).append((given, output.detach().clone()))
 
         return note
@@ -89,7 +89,7 @@ def find_head(
     if found is not None:
         head, n_features = found
         return Reading(n_outputs=n_outputs, link=head.link, head=head, n_features=n_features)
-    # Those with the right number of outputs come first.
+    # Layers with the right number of outputs come first.
     failures.sort(key=lambda entry: entry[0])
     listed = tuple(text for _, text in failures[:_LISTED])
     if len(failures) > _LISTED:
@@ -110,7 +110,7 @@ def find_head(
 
 
 def check_head(head: Head, z: Tensor, output: Tensor, name: str) -> None:
-    """Raise where the layer that made the output of some items does not make these."""
+    """Raise an error if the head does not compute the output of these items."""
     if head.link == "none" and torch.equal(z, output):
         return
     expected = {
@@ -120,12 +120,12 @@ def check_head(head: Head, z: Tensor, output: Tensor, name: str) -> None:
     }.get(head.link, lambda: z)()
     size = output.detach().abs().amax()
     off = (expected - output).detach().abs().amax()
-    # Values that are NaN are reported with their number, by whoever made the pass.
+    # NaN are reported elsewhere, with their number.
     if off > 10 * tolerance(output.dtype) * size:
         raise ValueError(
             f"the layer {head.name!r} of {name} makes the output of the first items of X, "
             f"but not of others: they differ by up to {float(off / size):.2g} of their size. "
-            "What follows the layer depends on the data; name the features with "
+            "The operations after the layer depend on the data; name the features with "
             "features_from=, and use detectors that need no last layer"
         )
 
@@ -140,14 +140,15 @@ def weights_of(layer: nn.Module) -> tuple[npt.NDArray[np.float64], npt.NDArray[n
 
 
 def _likeness(run: tuple[Tensor, Tensor], output: Tensor) -> str:
-    """Tell how much a layer that is no head looks like one.
+    """Judge how much a layer that is not the head resembles one.
 
     Returns
     -------
     {"none", "open", "altered"}
-        "open": it puts out as many values for each item, and a nonlinearity, a normalisation or
-        something unknown follows, so that the network may be an encoder. "altered": it has fewer
-        outputs than inputs, and what follows is neither, or is a mean of rectified maps.
+        "open": the layer has the number of outputs of the network, and a nonlinearity, a
+        normalisation or an unknown operation follows, so that the network may be an encoder.
+        "altered": it has fewer outputs than inputs, and another operation follows, or a mean of
+        rectified maps.
     """
     given, made = run
     narrows = made.ndim > 1 and given.ndim > 1 and given.shape[1] > made.shape[1]
@@ -164,7 +165,7 @@ def _likeness(run: tuple[Tensor, Tensor], output: Tensor) -> str:
 
 
 def _is_affine(z: Tensor, output: Tensor) -> bool:
-    """Whether every row of `output` is the same row of z, scaled and shifted."""
+    """Whether every row of `output` is the row of z, scaled and shifted."""
     z, output = _centred(z), _centred(output)
     scale = (z * output).sum(1) / z.square().sum(1).clamp(min=1e-300)
     off = (output - scale[:, None] * z).abs().amax()
@@ -172,7 +173,7 @@ def _is_affine(z: Tensor, output: Tensor) -> bool:
 
 
 def _may_be_head(layer: nn.Module) -> bool:
-    """Whether a layer has a matrix of weights: linear layers, and convolutions of one pixel."""
+    """Whether a layer has a weight matrix: linear layers, and convolutions of kernel size 1."""
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag, torch.jit.ScriptModule)):
         return False
     shape = _shape_of(layer)
@@ -180,19 +181,19 @@ def _may_be_head(layer: nn.Module) -> bool:
 
 
 def _shape_of(layer: nn.Module) -> tuple[int, ...]:
-    """Shape (n_outputs, n_inputs, ...) of the weights of a layer; () where it has none."""
+    """Return the shape (n_outputs, n_inputs, ...) of a layer's weights; () if it has none."""
     weight = getattr(layer, "weight", None)
     if isinstance(weight, nn.UninitializedParameter):
         return ()
     if isinstance(weight, Tensor):
         return tuple(weight.shape)
-    # Quantised layers hold their weights packed.
+    # Quantised layers have packed weights.
     sides = [getattr(layer, f"{side}_features", None) for side in ("out", "in")]
     return tuple(side for side in sides if isinstance(side, int))
 
 
 def _channels(layer: nn.Module) -> int:
-    """Axis of the channels in the output of a layer."""
+    """Return the axis of the channels in the output of a layer."""
     return 1 if isinstance(layer, _CONVOLUTIONS) else -1
 
 
@@ -212,7 +213,7 @@ def _compare(
     output: Tensor,
     named: Tensor | None,
 ) -> tuple[Head, int] | str:
-    """Return the head that `layer` is, with its number of features, or why it is none."""
+    """Return the head and its number of features, or the reason why `layer` is not the head."""
     if not runs:
         return "does not run in the forward pass"
     # A layer may run more than once; only its last output can be the output of the network.
@@ -231,7 +232,7 @@ def _compare(
             continue
         features = head.reduce(given.detach(), position)
         if features.shape[1] != _shape_of(layer)[1]:
-            return f"its input has {features.shape[1]} values for each item"
+            return f"its input has {features.shape[1]} values per item"
         if named is not None and not _are_equal(features, named):
             return "its input is not what features_from= names"
         is_linear = _is_linear(layer, features, z)
@@ -265,16 +266,16 @@ def _are_equal(first: Tensor, second: Tensor) -> bool:
 
 
 def _relation(z: Tensor, output: Tensor, dtype: torch.dtype) -> tuple[str, float] | float:
-    """Return what a network does to z to make `output`, as link and factor.
+    """Return the link and the factor between z and a network's output.
 
-    A float says how far `output` is from every multiple of z, relative to its size.
+    Without them, return the distance of `output` from the multiples of z, relative to its size.
     """
     allowed = tolerance(dtype)
     scale, difference = _factor(z, output, allowed)
     if difference <= allowed:
         return "none", scale
     link = link_of(output, dtype)
-    # Probabilities near 0 and 1 have lost the digits that would determine a factor.
+    # Probabilities near 0 and 1 are too inaccurate to determine a factor.
     inside = ((output > 1e-6) & (output < 1 - 1e-6)).double()
     if link == "log_softmax":
         scale, off = _factor(_centred(z), _centred(output), allowed)
@@ -291,7 +292,7 @@ def _relation(z: Tensor, output: Tensor, dtype: torch.dtype) -> tuple[str, float
 
 
 def _centred(values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Subtract the mean of each row, over the entries of weight 1; others become 0."""
+    """Subtract the mean of each row over the entries of weight 1; other entries become 0."""
     if weight is None:
         return values - values.mean(1, keepdim=True)
     mean = (values * weight).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp(min=1)
@@ -299,14 +300,14 @@ def _centred(values: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def _factor(z: Tensor, output: Tensor, allowed: float) -> tuple[float, float]:
-    """Return the c for which c z is closest to `output`, and how far it is, relatively."""
+    """Return the c for which c z is closest to `output`, and their relative distance."""
     if not z.numel():
         return 1.0, 0.0
     # Squares of large values would overflow.
     unit = float(z.abs().amax()) or 1.0
     squares = float((z / unit).square().sum())
     scale = float((z / unit * (output / unit)).sum()) / squares if squares > 0 else 1.0
-    # A few values are a multiple of others by chance.
+    # Few values can be multiples of others by chance.
     if abs(scale - 1) <= allowed or z.numel() < _ENOUGH or scale == 0:
         scale = 1.0
     size, difference = (float(t.abs().amax()) for t in (output, output - scale * z))

@@ -33,9 +33,9 @@ def copies_of(x: Any, rows: Sequence[int]) -> Any:
 
 
 def requiring_gradient(x: Any) -> Any:
-    """Return a copy of an input of a network through which gradients pass.
+    """Return a copy of a network's input that requires a gradient.
 
-    They reach inner layers even if all parameters are frozen, unless X holds whole numbers.
+    Gradients then reach inner layers even if all parameters are frozen, unless X has whole numbers.
     """
     if isinstance(x, dict):
         return {name: requiring_gradient(part) for name, part in x.items()}
@@ -44,12 +44,12 @@ def requiring_gradient(x: Any) -> Any:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return where the first parameter or buffer is; of a module that has none, the CPU."""
+    """Return the device of the first parameter or buffer; the CPU for a module without any."""
     return next((t.device for t in _tensors(module)), torch.device("cpu"))
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """Return the dtype of the first parameter or buffer of floats; float32 where there is none."""
+    """Return the dtype of the first floating-point parameter or buffer; float32 without any."""
     return next((t.dtype for t in _tensors(module) if t.is_floating_point()), torch.float32)
 
 
@@ -59,12 +59,12 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 
 def is_exported(module: nn.Module) -> bool:
-    """Whether a network is scripted or exported, perhaps for one batch size."""
+    """Whether a network is scripted or exported, possibly for one batch size."""
     return isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))
 
 
 def first_layer(module: nn.Module) -> nn.Module | None:
-    """Return the first layer with parameters of its own, in the order of declaration."""
+    """Return the first layer that has parameters itself, in the order of declaration."""
     layers = (
         layer for layer in module.modules() if next(layer.parameters(False), None) is not None
     )
@@ -72,7 +72,7 @@ def first_layer(module: nn.Module) -> nn.Module | None:
 
 
 def mismatch(module: nn.Module, x: Any) -> str:
-    """Describe the data and the input that the first layer with parameters expects."""
+    """Describe the data, and the input that the first layer with parameters expects."""
     name = type(module).__name__
     if isinstance(x, dict):
         shapes = {field: tuple(values.shape) for field, values in x.items()}
@@ -102,5 +102,5 @@ def mismatch(module: nn.Module, x: Any) -> str:
 
 
 def readable(tensor: Tensor) -> Tensor:
-    """Bring half precision, whose sums and squares lose digits or overflow, to float32."""
+    """Convert half precision, in which sums and squares lose digits or overflow, to float32."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor

@@ -1,4 +1,4 @@
-"""Inner layers of any network: their names and their outputs."""
+"""Inner layers of a network: their names and outputs."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ __all__ = [
     "output_shapes",
 ]
 
-# Rows whose activations are held at once.
+# Number of rows whose activations are in memory at once.
 _CHUNK = 1024
 
-# Names that an error lists at most.
+# Largest number of names in an error message.
 _LISTED = 40
 
 
@@ -42,14 +42,14 @@ def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, .
     ----------
     network : Network
     data : CheckedData
-        Data whose first item is run through the network.
+        The network runs on its first item.
 
     Returns
     -------
     dict of str to tuple of int
-        (C, T), (C, H, W) or (C, D, H, W) of maps and (d,) of rows, by the module's name. Excluded
-        are modules with other outputs, tokens among them, those that run more than once in a pass,
-        whose name would be ambiguous, and those that finish after the last layer.
+        (C, T), (C, H, W) or (C, D, H, W) for maps and (d,) for rows, by the module's name. Excluded
+        are modules with other outputs, such as tokens; modules that run more than once in a pass,
+        whose name would be ambiguous; and modules that finish after the last layer.
     """
     # Scripted modules take no hooks.
     names = {
@@ -74,7 +74,7 @@ def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, .
 
     network.map(run, data.subset(np.arange(1)), "finding layers")
     runs = Counter(name for name, _ in finished)
-    # Tokens, and maps whose channels are last, as transformers have them.
+    # Tokens and channels-last maps of transformers.
     modules = dict(network.module.named_modules())
     tokens = {
         shape
@@ -84,7 +84,7 @@ def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, .
     last = None if network.last_layer is None else names[network.last_layer]
     shapes: dict[str, tuple[int, ...]] = {}
     for name, shape in finished:
-        # The network itself, which has no name, finishes last.
+        # The network itself has the name "" and finishes last.
         if name in (last, ""):
             break
         if runs[name] == 1 and 1 <= len(shape) <= 4 and shape not in tokens:
@@ -95,21 +95,21 @@ def output_shapes(network: Network, data: CheckedData) -> dict[str, tuple[int, .
 def layers_of(
     network: Network, data: CheckedData, layers: Sequence[str] | str | None
 ) -> tuple[str, ...]:
-    """Names of the layers that a detector reads.
+    """Return the names of the layers that a detector reads.
 
     Parameters
     ----------
     network : Network
     data : CheckedData
     layers : str, sequence of str or None
-        None takes the last module at each resolution of the maps, and every nonlinearity that
-        outputs rows; of a network that has neither, every hidden linear layer. A module may be
-        a block: in a residual network no leaf outputs the sum that ends a stage.
+        None: the last module at each resolution of the maps, and every nonlinearity that outputs
+        rows; without either, every hidden linear layer. A module may be a block: in a residual
+        network, no single layer outputs the sum at the end of a stage.
 
     Raises
     ------
     ValueError
-        When a name is unknown, or the network has no layer to take.
+        If a name is unknown, or the network has no such layer.
     """
     shapes = output_shapes(network, data)
     chosen = _stages(network, shapes) if layers is None else layers
@@ -134,12 +134,12 @@ def _stages(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> tuple[st
 
 
 def last_map(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """Return the name of the module that outputs the last map before the pooling, if any."""
+    """Return the name of the module that outputs the last map before pooling, if any."""
     return tuple(_maps(shapes)[-1:])
 
 
 def _maps(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """Return the names of maps; one-pixel maps, from pooling, only if there are no others."""
+    """Return the names of maps; maps of one pixel, from pooling, only if there are no others."""
     maps = [name for name, shape in shapes.items() if len(shape) > 1]
     return [name for name in maps if set(shapes[name][1:]) != {1}] or maps
 
@@ -153,14 +153,14 @@ def named_layers(
     ----------
     layers : str or sequence of str
     shapes : dict of str to tuple of int
-        Of the layers to choose from.
+        Shapes of the layers to choose from.
     parameter : str
-        Name of the parameter that holds `layers`, for error messages.
+        Name of the parameter `layers`, for error messages.
 
     Raises
     ------
     ValueError
-        When there are none, or one that `shapes` does not have.
+        If there are none, or a name is not in `shapes`.
     """
     names = (layers,) if isinstance(layers, str) else tuple(layers)
     unknown = [name for name in names if name not in shapes]
@@ -181,12 +181,12 @@ def modules_named(network: Network, names: Sequence[str]) -> list[nn.Module]:
 
 
 def one_per_layer(value: Any, layers: Sequence[str], parameter: str) -> tuple[Any, ...]:
-    """Repeat one value for all layers, or check that there is one for each."""
+    """Repeat a single value for all layers, or check that there is one value per layer."""
     values = (value,) * len(layers) if np.ndim(value) == 0 else tuple(value)
     if len(values) != len(layers):
         raise ValueError(
             f"{parameter} has {len(values)} values, but there are {len(layers)} layers, "
-            f"{tuple(layers)}; give one value for each"
+            f"{tuple(layers)}; give one value per layer"
         )
     return values
 
@@ -199,7 +199,7 @@ def forward(
 
     def keep(layer: nn.Module, args: Any, output: Tensor) -> Tensor:
         seen[layer] = output
-        # The rest of the network gets a copy, which an operation in place may overwrite.
+        # The rest of the network gets a copy, which an in-place operation may overwrite.
         return output.clone()
 
     hooks = [layer.register_forward_hook(keep) for layer in {*layers}]
@@ -212,7 +212,7 @@ def forward(
 
 
 def as_maps(activation: Tensor) -> Tensor:
-    """Bring maps (b, C, H, W), and rows (b, C) as maps of one pixel, to (b, C, n_pixels)."""
+    """Reshape maps (b, C, H, W), and rows (b, C) as maps of one pixel, to (b, C, n_pixels)."""
     return activation.reshape(*activation.shape[:2], -1).double()
 
 
@@ -222,13 +222,13 @@ def in_row_chunks(
     data: CheckedData,
     description: str,
 ) -> Iterator[tuple[slice, tuple[npt.NDArray, ...]]]:
-    """Apply `function` to a thousand items at a time, to bound the memory of activations.
+    """Apply `function` to about a thousand items at a time, to bound the memory of activations.
 
     Yields
     ------
     rows : slice
     values : tuple of ndarray
-        What `function` returns for these rows.
+        Results of `function` for these rows.
     """
     for rows in row_slices(len(data), _CHUNK):
         part = data.subset(np.arange(rows.start, rows.stop))

@@ -21,16 +21,9 @@ class MLP(NeuralClassifier):
     Parameters
     ----------
     hidden_features : tuple of int, default=(128, 128)
-        Width of each hidden layer; the last holds the penultimate features.
+        Width of each hidden layer; the output of the last is the penultimate features.
     dropout : float, default=0.0
-        Rate of dropout after each hidden layer, in training.
-    learning_rate : float, default=0.05
-        Initial learning rate.
-
-    Attributes
-    ----------
-    mean_, std_ : ndarray of shape (d,)
-        Mean and standard deviation of the features.
+        Dropout rate after each hidden layer, in training.
 
     Examples
     --------

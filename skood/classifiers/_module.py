@@ -1,4 +1,4 @@
-"""Base of the handles that hold a user's trained module."""
+"""Base of the estimators that wrap a user's trained module."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ __all__ = ["ModuleHandle"]
 
 @estimator
 class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
-    """Base of the estimators that hold a trained module, which `clone` shares.
+    """Base of the estimators that wrap a trained module, which `clone` shares.
 
-    A subclass says in ``_network_settings`` how its output is read.
+    ``_network_settings`` of a subclass defines how the output is read.
 
     Parameters
     ----------
     mean, std : float or array-like of float, default=None
-        Mean and standard deviation by which each channel of images in [0, 1] is normalised.
-        None when the module normalises its input, or X is already normalised.
+        Mean and standard deviation for the normalisation of each channel of images in [0, 1].
+        None: the module normalises its input, or X is already normalised.
     value_range : (float, float), default=None
-        Values of black and white, which are brought to 0 and 1. None: 0..255 for uint8; floats are
-        not changed, and lie in [0, 1] where there is a `mean` or `std`.
+        Values of black and white, which are scaled to 0 and 1. None: 0..255 for uint8; floats are
+        unchanged, and must lie in [0, 1] if `mean` or `std` is given.
     image_shape : tuple of int, default=None
         (C, H, W) of images given as flat rows.
     channels : {"first", "last"}, default=None
         Axis of the channels in X. None recognises 1 or 3 channels in the last axis.
     batch_size : int, default=None
-        Number of items in a batch, to bound the memory. None chooses it by the size of an item.
+        Number of items in a batch, to bound the memory. None: chosen by the size of an item.
 
     Attributes
     ----------
     reading_ : object
-        How the output of the module is read, once `fit` or a detector has found it out.
+        How the output of the module is read, as determined by `fit` or by a detector.
     n_features_in_ : int
         Number of values in an item of X.
     """
@@ -72,11 +72,11 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
     )
 
-    # Detectors hand such a model their checked data instead of an array.
+    # Detectors pass their checked data to such a model instead of an array.
     _reads_checked_data = True
 
     def fit(self, X: Any, y: Any = None) -> Any:
-        """Find out how the network's output is read, on the first items of X; nothing is trained.
+        """Determine how the network's output is read, on the first items of X, without training.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When the network does not take X, or does not put out one vector for each item.
+            If the network does not accept X, or does not return one vector per item.
         """
         data = check_data(self, X, reset=True, any_shape=True, channels=self.channels)
         self.reading_ = self._new_network().read(data)
@@ -122,11 +122,11 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         )
 
     def _network_settings(self) -> dict[str, Any]:
-        """Return what else a network needs to know to be read."""
+        """Return further parameters of the network."""
         return {}
 
     def _check(self, X: Any) -> CheckedData:
-        """Check data; there need be no fit, so that there may be no earlier X to compare with."""
+        """Check data without comparison to an earlier X, since there may have been no `fit`."""
         return check_data(BaseEstimator(), X, reset=True, any_shape=True, channels=self.channels)
 
     def _open(self, data: CheckedData, reading: Reading) -> CheckedData:
@@ -137,7 +137,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         return data.reshape(data.came_as) if reading.as_given else data
 
     def _make_tensor(self, module: nn.Module, reading: Reading) -> Callable[[Any], Any]:
-        """Return the function that turns items into the module's input."""
+        """Return the function that converts items to the module's input."""
         device, dtype = device_of(module), dtype_of(module)
         exact = torch.float64 if dtype == torch.float64 else torch.float32
         mean, std = (
@@ -170,7 +170,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         def checked(items: Any) -> Any:
             if isinstance(items, dict):
                 raise ValueError(
-                    "mean, std and value_range are of one array of pixels, but X is a dict of "
+                    "mean, std and value_range apply to one array of pixels, but X is a dict of "
                     "fields; give X['pixel_values'] alone, or leave mean and std to the processor"
                 )
             return tensor(items)
@@ -178,7 +178,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         return checked
 
     def _scaled(self, x: Tensor, items: npt.NDArray) -> Tensor:
-        """Bring pixels to [0, 1], where their range is known or has to be."""
+        """Scale pixels to [0, 1] if their range is known; raise an error if it should be known."""
         if self.value_range is not None:
             low, high = map(float, self.value_range)
             check_in_range(items, (low, high))
@@ -194,7 +194,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         if items.ndim == 4 and (self.mean is not None or self.std is not None):
             check_in_range(items, (0.0, 1.0))
         elif items.ndim == 3 and self.mean is not None and 0 < np.min(self.mean) < 1:
-            # Grey images without a channel, or signals, whose mean would hardly be such a number.
+            # Grey images without a channel axis; a signal would hardly have such a mean.
             check_in_range(items, (0.0, 1.0))
         return x
 
@@ -211,17 +211,17 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         super().__setstate__({**state, "module": unpack(state["module"])})
 
 
-# The module that runs each exported program.
+# Runnable module of each exported program.
 _programs: WeakKeyDictionary[torch.export.ExportedProgram, nn.Module] = WeakKeyDictionary()
 
 
 def _runnable(module: nn.Module | torch.export.ExportedProgram) -> nn.Module:
-    """Return the module to run: a program's own, or the one before compilation."""
+    """Return the module to run: the module of a program, or the uncompiled module."""
     if isinstance(module, torch.export.ExportedProgram):
         if module not in _programs:
             _programs[module] = module.module()
         return _programs[module]
-    # A compiled module passes over hooks on its layers.
+    # A compiled module ignores hooks on its layers.
     return getattr(module, "_orig_mod", module)
 
 
@@ -236,7 +236,7 @@ def _per_channel(value: Tensor, x: Tensor) -> Tensor:
     if value.numel() not in (1, x.shape[1]):
         raise ValueError(
             f"X has items of shape {tuple(x.shape[1:])}, but mean or std has "
-            f"{value.numel()} values; expected one for each channel or feature, or one in all"
+            f"{value.numel()} values; expected one per channel or feature, or a single one"
         )
     if x.ndim == 4 and float(value.max()) > 1:
         raise ValueError(

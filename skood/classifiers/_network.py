@@ -1,4 +1,4 @@
-"""The detectors' interface to a network: features and logits of whole data sets."""
+"""The detectors' interface to a network: features and logits of data sets."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _one_at_a_time = threading.RLock()
 
 
 class Network(ForwardPass):
-    """A trained module, applied to data sets in batches; outputs are remembered.
+    """A trained module that is applied to data sets in batches, and whose outputs are cached.
 
-    Parameters are those of :class:`ForwardPass`.
+    For the parameters, see :class:`ForwardPass`.
     """
 
     def read(self, data: CheckedData) -> Reading:
-        """Find out how the module is to be read, on the first items of the user's data.
+        """Determine how the module is read, on the first items of the user's data.
 
         Raises
         ------
         ValueError
-            When the module does not take the data, does not put out one vector for each item, or
-            its output for an item depends on the others.
+            If the module does not accept the data, does not return one vector per item, or returns
+            an output that depends on the other items.
         """
         if self.reading is None:
             with _one_at_a_time:
@@ -59,7 +59,7 @@ class Network(ForwardPass):
         return self._known
 
     def require(self, reads: str, name: str) -> None:
-        """Raise where the network, once it is read, does not have what an estimator reads.
+        """Raise an error if the network lacks what an estimator reads.
 
         Parameters
         ----------
@@ -72,15 +72,15 @@ class Network(ForwardPass):
         require(self._known, reads, name=name, network=self.name, is_stated=is_stated)
 
     def in_float32(self) -> Network:
-        """Return the same network in float32, if it computes in half precision.
+        """Return the same network in float32 if it computes in half precision.
 
-        A step along a gradient is lost in rounding there.
+        Half precision would lose a step along a gradient to rounding.
         """
         if self.dtype not in (torch.float16, torch.bfloat16):
             return self
         network = copy.copy(self)
         network.module = copy.deepcopy(self.module).float()
-        # Factors found in half precision are too coarse.
+        # Factors that were determined in half precision are inaccurate.
         network.reading = None
         return network
 
@@ -99,10 +99,10 @@ class Network(ForwardPass):
             return tuple(map(readable, values)) if isinstance(values, tuple) else readable(values)
 
         data = open_data(data)
-        # Of fields and tokens, the values are no features: an item is larger than its row.
+        # An item of fields or tokens needs more memory than its values.
         shape = (1, data.n_values) if data.has_fields or reading.integers else data.item_shape
         size = self.batch_size or scoring_batch_size(self.device, shape)
-        # Rows are filled up for our own networks, which are small; others may be of any size.
+        # Batches of rows are padded for our own networks, which are small; others may be large.
         few = batch_multiple(shape) if reading.certain else 1
         with _one_at_a_time, evaluating(self.module):
             return map_batches(
@@ -117,13 +117,13 @@ class Network(ForwardPass):
             )
 
     def outputs(self, data: CheckedData, memory: str | joblib.Memory | None = None) -> Outputs:
-        """Return features and logits of every item, from a cache, an earlier pass or a new one.
+        """Return features and logits of every item, from a cache, an earlier pass or a new pass.
 
         Parameters
         ----------
         data : CheckedData
         memory : str, joblib.Memory or None
-            Disk cache, keyed by the content of the network and of the data.
+            Disk cache, keyed by the contents of the network and of the data.
         """
         with _one_at_a_time:
             known = self._recall(data, "network_outputs")
@@ -138,7 +138,7 @@ class Network(ForwardPass):
         return known
 
     def _recall(self, data: CheckedData, what: str) -> Any:
-        """Return what is known about data, or of outputs those rows of what is known of more."""
+        """Return what was stored for these data; for outputs, also rows of a larger data set."""
         version, known = getattr(data, what).get(self.module, (None, None))
         if known is not None and version == self._version():
             return known
@@ -149,7 +149,7 @@ class Network(ForwardPass):
         return known[rows] if isinstance(known, Outputs) else known
 
     def _version(self) -> tuple:
-        """Return a key that changes whenever weights are changed in place or replaced."""
+        """Return a key that changes when weights are changed in place or replaced."""
         tensors = tensors_of(self.module).values()
         return (
             tuple((id(t), 0 if t.is_inference() else t._version) for t in tensors),
@@ -161,15 +161,15 @@ class Network(ForwardPass):
         )
 
     def _content(self) -> str:
-        """Hash of the architecture and the weights, the same in every process."""
+        """Return a hash of architecture and weights that is the same in every process."""
         how = self.output, self.features_from, self.multilabel, self.is_extractor, self.settings
         try:
             return joblib.hash((content_of(self.module), how, self.reading))
         except Exception as error:
             raise ValueError(
-                "memory= needs a network and functions output= and features_from= that pickle, "
-                f"but {type(error).__name__}: {error}; define the functions in a module, or leave "
-                "memory out"
+                "memory= needs a network, and functions output= and features_from=, that can be "
+                f"pickled, but {type(error).__name__}: {error}; define the functions in a module, "
+                "or leave memory out"
             ) from error
 
 

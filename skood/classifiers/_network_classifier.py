@@ -1,4 +1,4 @@
-"""Prediction by a trained network, shared by trained and pretrained classifiers."""
+"""Prediction with a trained network, for trained and pretrained classifiers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def last_linear(module: nn.Module) -> nn.Linear:
     Raises
     ------
     ValueError
-        When it has none.
+        If it has none.
     """
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
     if not layers:
@@ -44,19 +44,19 @@ def last_linear(module: nn.Module) -> nn.Linear:
 
 
 def copy_weights(source: Network, target: nn.Module, *, keeps_head: bool) -> None:
-    """Copy the weights and buffers of a trained network into another one like it.
+    """Copy the weights and buffers of a trained network to another network of its architecture.
 
     Parameters
     ----------
     source : Network
     target : Module
     keeps_head : bool
-        Whether to copy the last layer as well, if it has the same shape.
+        Whether to copy the last layer too, if it has the same shape.
 
     Raises
     ------
     ValueError
-        When the last layer has another name, or any other weight another name or shape.
+        If the last layer has another name, or another weight has another name or shape.
     """
     expected = (
         "in the network to train; give a network of the same architecture, trained on items of the "
@@ -92,7 +92,7 @@ class NetworkClassifier(
     BaseEstimator,
     metaclass=ABCMeta,
 ):
-    """Base of the classifiers that are torch networks: prediction from features and logits."""
+    """Base of the classifiers that are torch networks: prediction from logits and features."""
 
     @abstractmethod
     @internal
@@ -102,7 +102,7 @@ class NetworkClassifier(
     @abstractmethod
     @internal
     def normalization(self) -> tuple[npt.ArrayLike, npt.ArrayLike]:
-        """Mean and standard deviation by which each channel, or all, are normalised."""
+        """Return mean and standard deviation for normalisation, of each channel or of all."""
 
     @property
     @abstractmethod
@@ -110,7 +110,7 @@ class NetworkClassifier(
         """Number of penultimate features."""
 
     def _outputs(self, X: Any, reads: str = "logits") -> Outputs:
-        """Return what the network makes of X; `reads` is what is wanted of it."""
+        """Return the network's outputs for X; `reads` are the required ones."""
         check_is_fitted(self)
         return self.network().outputs(check_data(self, X, reset=False))
 
@@ -124,8 +124,8 @@ class NetworkClassifier(
         Returns
         -------
         ndarray of shape (n_samples, n_classes), float64
-            For two classes, as everywhere in scikit-learn, the logit of the second minus that
-            of the first, shape (n_samples,).
+            For two classes, as in all of scikit-learn, the second logit minus the first, shape
+            (n_samples,).
         """
         logits = self._outputs(X).logits.astype(np.float64)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
@@ -169,13 +169,13 @@ class NetworkClassifier(
         Returns
         -------
         ndarray of shape (n_samples, n_features)
-            In the dtype of the network, float32 as a rule.
+            In the dtype of the network, usually float32.
         """
         return self._outputs(X, "features").features
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
-        # Features come in the dtype of the network.
+        # Features have the dtype of the network.
         tags.transformer_tags.preserves_dtype = []
         return tags

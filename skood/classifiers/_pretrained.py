@@ -1,4 +1,4 @@
-"""Trained networks of any origin, as classifiers."""
+"""Trained networks of other origin, as classifiers."""
 
 from __future__ import annotations
 
@@ -21,65 +21,65 @@ __all__ = ["PretrainedClassifier"]
 class PretrainedClassifier(ModuleHandle, NetworkClassifier):
     """Any trained torch module, as a classifier that is not trained again.
 
-    Detectors also accept a bare module, and wrap it in this class with the defaults. ``clone``
-    shares the module instead of copying it; it pickles, and its hash depends on its content
-    alone.
+    Detectors also accept a bare module, and wrap it in this class with the default parameters.
+    ``clone`` shares the module instead of copying it. The estimator can be pickled, and its hash
+    depends on its content alone.
 
     Parameters
     ----------
     module : Module
-        Takes a batch of images (b, C, H, W), of rows (b, d) or of whatever else X holds; fields of
-        a dict by their names. It stays on its device. Scripted, exported and quantised modules
-        serve detectors on logits.
+        Takes a batch of images (b, C, H, W), of rows (b, d) or of other items of X; fields of a
+        dict are keyword arguments. It stays on its device. Scripted, exported and quantised modules
+        work with detectors on logits.
     output : str, int or callable, default=None
-        Which part of what the module returns are the logits: a key, a position, or a function of
-        what it returns. None takes a tensor, ``logits`` of an output object, or the first element
-        of a tuple.
+        The logits among the returned values: a key, a position, or a function of what the module
+        returns. None: a returned tensor, ``logits`` of an output object, or the first element of a
+        tuple.
     features_from : str, callable or tuple of both, default=None
-        The penultimate features: the name of a layer in ``module.named_modules()``, whose output
-        they are, a function of what the module returns, or a layer and a function of its output.
-        None takes the input of the layer that makes the logits.
+        The penultimate features: the output of a layer, given by its name in
+        ``module.named_modules()``; a function of what the module returns; or a layer and a function
+        of its output. None: the input of the layer that computes the logits.
     multilabel : bool, default=False
-        Whether an item may have several labels, each with the sigmoid of its logit.
+        Whether an item may have several labels, each with the sigmoid of its logit as probability.
     classes : array-like of shape (n_classes,), default=None
         Labels in the order of the logits. None: 0, 1, 2, ...
     batch_size : int, default=None
-        Items in a batch, to bound the memory. None chooses it by the size of an item. A module
-        that was exported for one batch size needs this one.
+        Number of items in a batch, to bound the memory. None: chosen by the size of an item. If the
+        module was exported for one batch size, give that size.
 
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
         Labels in the order of the logits.
-    reading_ : object
-        How the output of the module is read, once `fit` or a detector has found it out.
 
     Raises
     ------
     ValueError
-        When the module does not take X, puts out anything else than one row of logits for each
-        item, or an item's logits depend on the other items of its batch.
+        If the module does not accept X, does not return one row of logits per item, or returns
+        logits that depend on the other items of the batch.
 
     See Also
     --------
-    FeatureExtractor : A module whose output is the feature.
+    FeatureExtractor : A module whose output is a feature vector.
 
     Notes
     -----
-    The logits are what the module returns. One logit z stands for the logits (0, z). Probabilities
-    are recognised by their values, and the logits are then taken from before the final softmax,
-    log-softmax or sigmoid.
+    The logits are what the module returns. A single logit z stands for the logits (0, z).
+    Probabilities are recognised by their values; the logits are then the values before the final
+    softmax, log-softmax or sigmoid.
 
-    The layer that makes the logits, a linear layer or a convolution of one pixel, is proved: its
-    output has to equal the logits in value on the first items of X, up to rounding, a constant
-    factor, and the final softmax or sigmoid. Its input are the features. It is compared again in
-    every later batch. Where no layer passes, detectors on logits work, those on features need
-    `features_from`, and those that need weights say why each layer fails.
+    The layer that computes the logits, a linear layer or a convolution with a 1 x 1 kernel, is
+    verified: on the first items of X, its output must equal the logits up to rounding, a constant
+    factor, and the final softmax or sigmoid. Its input is the features. The comparison is repeated
+    for every later batch. If no layer passes, detectors on logits work, detectors on features need
+    `features_from`, and detectors that need the weights raise an error that states why each layer
+    fails.
 
     Networks in float16 and bfloat16 compute in their own precision; their outputs are converted to
     float32, and detectors that need gradients work on a copy in float32.
 
-    A score agrees to the last bit in batches of one size, and to about 1e-6 of its size otherwise.
+    Scores in batches of the same size agree to the last bit, and in batches of other sizes to a
+    relative error of about 1e-6.
 
     Examples
     --------
@@ -103,16 +103,16 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
         Parameters
         ----------
         name : str
-            As in :func:`torchvision.models.list_models`, "resnet50" for instance.
+            A name of :func:`torchvision.models.list_models`, such as "resnet50".
         weights : str, WeightsEnum or None, default="DEFAULT"
-            None leaves the network untrained, with the normalisation of its default weights.
-            Anything else is downloaded on first use.
+            None: an untrained network with the normalisation of its default weights. Other weights
+            are downloaded on first use.
 
         Returns
         -------
         PretrainedClassifier
-            It expects images of the size that the weights were trained on: resize them as
-            ``weights.transforms()`` does, but do not normalise them, which is done here.
+            Takes images of the size that the weights were trained on. Resize images as
+            ``weights.transforms()`` does, but do not normalise them; the classifier does.
         """
         from torchvision.models import get_model, get_model_weights
 
@@ -133,15 +133,15 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
     def classes_(self) -> npt.NDArray:
         if self.classes is None and not hasattr(self, "reading_"):
             raise AttributeError(
-                "classes_ of a PretrainedClassifier is known once it has seen data: call fit(X), "
-                "or give classes="
+                "classes_ of a PretrainedClassifier is unknown before it has read data: call "
+                "fit(X), or give classes="
             )
         if not hasattr(self, "reading_"):
             return np.asarray(self.classes)
         return self._labels_for(self.network().n_classes)
 
     def _labels_for(self, n_classes: int) -> npt.NDArray:
-        """Return the labels of that many columns of the logits."""
+        """Return the labels of the columns of the logits."""
         if self.classes is None:
             return np.arange(n_classes)
         if len(self.classes) != n_classes:
@@ -169,7 +169,7 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
         return network.outputs(data)
 
     def predict(self, X: Any) -> npt.NDArray:
-        """Return the most probable class, or of a multilabel network all probable labels.
+        """Return the most probable class; for a multilabel network, all probable labels.
 
         Parameters
         ----------
@@ -178,8 +178,8 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
         Returns
         -------
         ndarray of shape (n_samples,) or (n_samples, n_labels)
-            In the dtype of `classes_`; of a multilabel network 1 where the probability of the
-            label is above 1/2, and 0 elsewhere.
+            In the dtype of `classes_`. For a multilabel network, 1 if the probability of the label
+            is above 1/2, and 0 otherwise.
         """
         outputs = self._outputs(X)
         if self.multilabel:

@@ -1,4 +1,4 @@
-"""What was found out about a network: where its logits and its features are."""
+"""Reading of a network: where its logits and features are."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ __all__ = ["Head", "Reading", "require"]
 
 @dataclass(frozen=True)
 class Head:
-    """The layer that makes the logits of a network.
+    """The layer that computes the logits of a network.
 
     Attributes
     ----------
     name : str
         In ``module.named_modules()``.
     reduction : {"none", "mean", "position"}
-        What follows the layer: nothing, the mean over pixels or tokens, or the choice of a token.
+        Operation after the layer: none, the mean over pixels or tokens, or the choice of a token.
     channels : int
         Axis of the layer's outputs: 1 of maps, -1 of tokens and rows.
     link : {"none", "softmax", "log_softmax", "sigmoid"}
-        What the network applies to the logits before it returns them.
+        Function that the network applies to the logits before it returns them.
     scale : float
         Factor between the output of the layer and the logits.
     is_linear : bool
@@ -38,7 +38,7 @@ class Head:
     is_linear: bool = True
 
     def reduce(self, values: Tensor, position: Tensor | None = None) -> Tensor:
-        """Reduce maps or tokens to one vector for each item."""
+        """Reduce maps or tokens to one vector per item."""
         if values.ndim == 2:
             return values
         tokens = _tokens(values, self.channels)
@@ -47,43 +47,43 @@ class Head:
         return tokens.mean(1)
 
     def position(self, made: Tensor, output: Tensor) -> Tensor | None:
-        """Return the token of each item that is closest to the output, where one is chosen."""
+        """Return the token of each item that is closest to the output, if one is chosen."""
         if self.reduction != "position" or made.ndim == 2:
             return None
         return (_tokens(made, self.channels) - output[:, None]).abs().amax(2).argmin(1)
 
 
 def _tokens(values: Tensor, channels: int) -> Tensor:
-    """Bring maps (b, C, ...) or tokens (b, ..., C) to (b, n_tokens, C)."""
+    """Reshape maps (b, C, ...) or tokens (b, ..., C) to (b, n_tokens, C)."""
     return values.flatten(2).mT if channels == 1 else values.flatten(1, -2)
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What was found out about a network on items of the user's data.
+    """How a network is read, as determined on items of the user's data.
 
     Attributes
     ----------
     as_given : bool
-        Whether the network takes items in the shape in which X came, instead of (C, H, W).
+        Whether the network takes items in the shape of X instead of (C, H, W).
     integers : bool
-        Whether it takes whole numbers, token ids for instance.
+        Whether it takes whole numbers, such as token ids.
     n_outputs : int
         Number of logits, or of features.
     link : str
-        As in :class:`Head`; of a network without a head, what its output turned out to be.
+        As in :class:`Head`; for a network without a head, judged by its output.
     head : Head or None
-        The layer that makes the logits, if one does.
+        The layer that computes the logits, if there is one.
     n_features : int
-        Number of features; 0 where they are not known.
+        Number of features; 0 if they are unknown.
     failures : tuple of str
-        Why each layer that might have been the head is none.
+        Reason why each candidate is not the head.
     one_by_one : bool
-        Whether the output depends on which items share a batch.
+        Whether the output depends on the other items of the batch.
     is_hidden : bool
-        Whether the layers cannot be seen, as those of scripted and exported networks.
+        Whether the layers are hidden, as in scripted and exported networks.
     likeness : {"none", "open", "altered"}
-        How much a layer looks like a head whose output the network changes.
+        Similarity of a layer to a head whose output the network changes.
     certain : bool
         Whether the network is one of this package, whose head is known.
     """
@@ -102,20 +102,20 @@ class Reading:
 
 
 def require(reading: Reading, reads: str, *, name: str, network: str, is_stated: bool) -> None:
-    """Raise where a network does not have what an estimator reads.
+    """Raise an error if a network lacks what an estimator reads.
 
     Parameters
     ----------
     reading : Reading
     reads : {"logits", "network", "features", "head"}
-        Logits alone, a network that makes them, its penultimate features, or the weights of its
-        last layer too.
+        Logits alone, the network that computes them, its penultimate features, or also the weights
+        of its last layer.
     name : str
         Name of the estimator, for the error message.
     network : str
         Class of the network.
     is_stated : bool
-        Whether the user has said what the output is.
+        Whether the user has stated what the output is.
     """
     if reads != "features" and reading.link == "sigmoid" and not is_stated:
         _refuse_sigmoid(reading, network)
@@ -138,9 +138,9 @@ def require(reading: Reading, reads: str, *, name: str, network: str, is_stated:
         )
     candidates = "; ".join(reading.failures) or "no linear layer"
     if reading.is_hidden:
-        candidates = "none, since the layers of a scripted or exported network cannot be seen"
+        candidates = "none, since the layers of a scripted or exported network are hidden"
     if reading.head is not None:
-        candidates = f"{reading.head.name!r} is no linear map of its input"
+        candidates = f"{reading.head.name!r} is not a linear map of its input"
     raise ValueError(
         f"{name} reads {what}, but no layer of {network} was found to make its logits. The "
         f"candidates: {candidates}. {advice}"
@@ -148,7 +148,7 @@ def require(reading: Reading, reads: str, *, name: str, network: str, is_stated:
 
 
 def _refuse_sigmoid(reading: Reading, network: str) -> None:
-    """Raise where values from 0 to 1 may be probabilities of one label or of several."""
+    """Raise an error if values from 0 to 1 may be probabilities of one label or of several."""
     if reading.n_outputs > 1:
         raise ValueError(
             f"{network} puts out {reading.n_outputs} values from 0 to 1 for each item that "

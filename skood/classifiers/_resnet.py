@@ -19,23 +19,18 @@ _SMALLER_THAN = 64
 
 @estimator
 class ResNet(NeuralClassifier):
-    """Residual network, of [1]_.
+    """Residual network [1]_.
 
-    The variant of torchvision, whose depth 50 has its strides in the 3 x 3 convolutions.
+    The variant of torchvision: at depth 50, the 3 x 3 convolutions have the strides.
 
     Parameters
     ----------
     depth : {18, 34, 50}, default=18
-        Layers with weights. 18 and 34 give 512 penultimate features, 50 gives 2048.
+        Number of layers with weights. 18 and 34 give 512 penultimate features, 50 gives 2048.
     stem : {"auto", "small", "large"}, default="auto"
-        The first layers. "large", for photographs, is a 7 x 7 convolution and max pooling, which
-        reduce height and width to a quarter. "small" is a 3 x 3 convolution that preserves them,
-        as is usual for CIFAR. "auto" takes "small" below 64 pixels.
-
-    Attributes
-    ----------
-    mean_, std_ : ndarray of shape (C, 1, 1)
-        Mean and standard deviation of the pixels, in [0, 1].
+        First layers. "large", for photographs: a 7 x 7 convolution and max pooling, which reduce
+        height and width to a quarter. "small", common for CIFAR: a 3 x 3 convolution that preserves
+        them. "auto": "small" below 64 pixels.
 
     References
     ----------

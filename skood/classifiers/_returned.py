@@ -1,4 +1,4 @@
-"""What a network returns: the tensor that is meant, as logits or as features."""
+"""Choice of the logits or the features among the values that a network returns."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ __all__ = [
     "unlinked",
 ]
 
-# Names under which output objects hold one embedding for each item, the most specific first.
+# Fields of output objects with one embedding per item, the most specific first.
 EMBEDDINGS = ["image_embeds", "text_embeds", "embeddings", "pooler_output"]
 
 
 class NoLogitsError(ValueError):
-    """What a network returns holds no logits, so that it may be an encoder."""
+    """Raised if a network returns no logits, so that it may be an encoder."""
 
 
 def pick(returned: Any, output: Any, fields: Sequence[str], name: str) -> Tensor:
-    """Return the tensor that is meant among what a network returns.
+    """Return the logits or the features among the values that a network returns.
 
     Parameters
     ----------
     returned : Tensor, tuple or output object
     output : str, int, callable or None
-        What to take: a key, a position, or a function of `returned`. None takes a tensor itself,
-        the first of `fields` that an output object has, or the first element of a tuple.
+        A key, a position, or a function of `returned`. None: a tensor itself, the first of `fields`
+        that an output object has, or the first element of a tuple.
     fields : sequence of str
     name : str
         Class of the network, for the error message.
@@ -44,7 +44,7 @@ def pick(returned: Any, output: Any, fields: Sequence[str], name: str) -> Tensor
     Raises
     ------
     ValueError
-        When what is asked for, or by default expected, is missing or no tensor.
+        If the requested or, by default, the expected value is missing or is not a tensor.
     """
     known = _names_in(returned)
     if callable(output):
@@ -67,14 +67,14 @@ def pick(returned: Any, output: Any, fields: Sequence[str], name: str) -> Tensor
         example = f", such as {_example(returned, known[-1])}" if known else ""
         raise NoLogitsError(
             f"{name} returns {_described(returned)}; expected a tensor, or one named {wanted}. "
-            "Name what is meant with output=, a key or a function of what the network returns"
+            "Choose one with output=, a key or a function of what the network returns"
             f"{example}"
         )
     return found
 
 
 def _applied(parameter: str, function: Any, returned: Any, name: str) -> Any:
-    """Apply a function of the user's to what a network returns."""
+    """Apply a user's function to the values that a network returns."""
     try:
         return function(returned)
     except Exception as error:
@@ -85,11 +85,11 @@ def _applied(parameter: str, function: Any, returned: Any, name: str) -> Any:
 
 
 def _example(returned: Any, key: str) -> str:
-    """Show how one vector for each item is taken from a tensor of an output object."""
+    """Return an example of `output` that takes one vector per item from an output object."""
     if _entry(returned, key).ndim == 2:
         return f"output={key!r}"
     place = f"out[{key!r}]" if isinstance(returned, Mapping) else f"out.{key}"
-    # Of tokens the first, of maps the mean.
+    # The first of several tokens, the mean of a map.
     end = "[:, 0]" if _entry(returned, key).ndim == 3 else ".mean((2, 3))"
     return f"output=lambda out: {place}{end}"
 
@@ -103,7 +103,7 @@ def _entry(returned: Any, key: Any) -> Any:
 
 
 def _names_in(returned: Any) -> list[str]:
-    """Names of the tensors of an output object; none of a plain tuple or list."""
+    """Return the names of the tensors of an output object; none for a tuple or list."""
     if isinstance(returned, Tensor):
         return []
     names = returned if isinstance(returned, Mapping) else getattr(returned, "_fields", None)
@@ -121,18 +121,18 @@ def _described(returned: Any) -> str:
 
 
 def as_logits(output: Tensor, n_items: int, name: str) -> Tensor:
-    """Check the shape of a network's output, and bring it to (n_items, n_outputs).
+    """Check the shape of a network's output, and reshape it to (n_items, n_outputs).
 
     Raises
     ------
     NoLogitsError
-        When it is neither (n_items, n_outputs) nor one value for each item.
+        If the shape is neither (n_items, n_outputs) nor one value per item.
     """
     shape = tuple(output.shape)
     if not output.is_floating_point():
         raise NoLogitsError(
             f"{name} puts out {output.dtype} of shape {shape}; expected logits, which are floats. "
-            "Give a network that returns them, or say where they are with output="
+            "Give a network that returns logits, or choose them with output="
         )
     if output.ndim == 1 and len(output) == n_items:
         return output[:, None]
@@ -142,25 +142,25 @@ def as_logits(output: Tensor, n_items: int, name: str) -> Tensor:
         raise NoLogitsError(
             f"{name} puts out shape {shape}, logits (batch, n_classes) for each of "
             f"{shape[2]} x {shape[3]} pixels, as a segmentation network does; expected logits of "
-            "shape (batch, n_classes). Reduce them to one vector for each image with output=, a "
+            "shape (batch, n_classes). Reduce them to one vector per image with output=, a "
             "function of what the network returns"
         )
     if output.ndim != 2 or len(output) != n_items or not shape[1]:
         raise NoLogitsError(
             f"{name} puts out shape {shape} for a batch of {n_items}; expected logits of shape "
-            "(batch, n_classes). Say which part of them is meant with output=, a function of what "
-            "the network returns"
+            "(batch, n_classes). Choose the logits with output=, a function of what the network "
+            "returns"
         )
     return output
 
 
 def as_features(output: Tensor, n_items: int, name: str) -> Tensor:
-    """Check the shape of an encoder's output, and bring it to (n_items, n_features).
+    """Check the shape of an encoder's output, and reshape it to (n_items, n_features).
 
     Raises
     ------
     ValueError
-        When it is not one vector for each item.
+        If the shape is not one vector per item.
     """
     shape = tuple(output.shape)
     if output.ndim > 2 and set(shape[2:]) == {1}:
@@ -181,7 +181,7 @@ def layer_named(module: nn.Module, features_from: Any) -> nn.Module | None:
     Raises
     ------
     ValueError
-        When the module has no layer of this name.
+        If the module has no layer of this name.
     """
     name = features_from[0] if isinstance(features_from, tuple) else features_from
     if not isinstance(name, str):
@@ -191,7 +191,7 @@ def layer_named(module: nn.Module, features_from: Any) -> nn.Module | None:
     except AttributeError as error:
         names = [name for name, _ in module.named_modules() if name]
         raise ValueError(
-            f"features_from={name!r} is no layer of {type(module).__name__}; its layers "
+            f"features_from={name!r} is not a layer of {type(module).__name__}; its layers "
             f"are {', '.join(names[-20:])}"
         ) from error
 
@@ -199,13 +199,13 @@ def layer_named(module: nn.Module, features_from: Any) -> nn.Module | None:
 def named_features(
     features_from: Any, returned: Any, seen: Sequence[Any], n_items: int
 ) -> Tensor | None:
-    """Return what `features_from` means, shape (n_items, d); None where it is None.
+    """Return the features that `features_from` defines, shape (n_items, d); None if it is None.
 
     Parameters
     ----------
     features_from : str, callable, tuple of both or None
     returned : object
-        What the network returned.
+        Return value of the network.
     seen : sequence
         Outputs of the layer that `features_from` names.
     n_items : int
@@ -235,23 +235,23 @@ def named_features(
             f"{features.shape[1]} tokens or positions; choose or pool them with a function of the "
             "layer's output, such as features_from=(layer, lambda tokens: tokens[:, 0])"
         )
-    # The spatial mean of maps is what a network's own pooling would make of them.
+    # A network's own pooling would compute the spatial mean of maps.
     return features.flatten(2).mean(2) if features.ndim > 3 else features
 
 
 def tolerance(dtype: torch.dtype) -> float:
-    """Largest relative difference between equal values that are computed in another order."""
+    """Return the largest relative rounding error between values computed in different orders."""
     return {torch.float64: 1e-9, torch.float16: 1e-2, torch.bfloat16: 5e-2}.get(dtype, 1e-5)
 
 
 def link_of(output: Tensor, dtype: torch.dtype) -> str:
-    """Return the link whose values a network's output looks like; "none" for logits.
+    """Return the link whose range a network's output has; "none" for logits.
 
     Parameters
     ----------
     output : Tensor of shape (b, n_outputs), float64
     dtype : torch.dtype
-        In which it was computed.
+        Precision of the computation.
     """
     rounding = 10 * tolerance(dtype)
     several = output.shape[1] > 1
@@ -261,13 +261,13 @@ def link_of(output: Tensor, dtype: torch.dtype) -> str:
         return "none"
     if several and float((output.sum(1) - 1).abs().amax()) <= rounding:
         return "softmax"
-    # A sigmoid in float32 never gets to 0; a rectifier does.
+    # A sigmoid in float32 is never 0; a rectifier is.
     rectified = dtype in (torch.float32, torch.float64) and bool((output == 0).any())
     return "none" if rectified else "sigmoid"
 
 
 def unlinked(output: Tensor, link: str) -> Tensor:
-    """Return logits of probabilities; logits as they are."""
+    """Convert probabilities to logits; logits stay unchanged."""
     if link == "softmax":
         return output.clamp(min=torch.finfo(output.dtype).tiny).log()
     if link == "sigmoid":

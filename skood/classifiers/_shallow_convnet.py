@@ -25,34 +25,28 @@ class ShallowConvNet(NeuralClassifier):
     Parameters
     ----------
     n_filters : tuple of int, default=(32, 64)
-        Channels of each convolution.
+        Number of channels of each convolution.
     hidden_features : int, default=128
         Number of penultimate features.
     dropout : (float, float), default=(0.25, 0.5)
-        Rates of dropout after the pooling and of the penultimate features, in training.
-    learning_rate : float, default=0.05
-        Initial learning rate.
-
-    Attributes
-    ----------
-    mean_, std_ : ndarray of shape (C, 1, 1)
-        Mean and standard deviation of the pixels, in [0, 1].
+        Dropout rates after the pooling and of the penultimate features, in training.
 
     See Also
     --------
-    ConvNet : With batch normalisation, fewer weights, and for smaller images.
+    ConvNet : Network with batch normalisation and fewer weights, also for smaller images.
 
     Notes
     -----
-    Without batch normalisation, the network is suitable for training on batches that mix
-    in-distribution and generated images. A normalisation layer would use the statistics of the
-    mixture in training, and their averages in scoring, where there is no such mixture. In this
-    network, the output for an image does not depend on the other images of the batch.
+    Without batch normalisation, the network suits batches that mix in-distribution and generated
+    images: in training, batch normalisation would use the statistics of the mixture, which do not
+    hold for the unmixed images in scoring. Here, the output for an image does not depend on the
+    other images of the batch.
 
-    For images of 28 x 28 x 1 and 10 classes it has 1 199 882 weights, of which the linear layer
-    after the pooling has 1 179 776: their number grows with the area of the images.
+    For images of 28 x 28 x 1 and 10 classes the network has 1 199 882 weights, 1 179 776 of them in
+    the linear layer after the pooling; this number grows with the area of the images.
 
-    Vernekar et al. train with Adadelta; here it is SGD, as with every network of this package.
+    Vernekar et al. train with Adadelta; the default here is SGD, as for all networks of this
+    package.
 
     References
     ----------
@@ -95,8 +89,8 @@ class ShallowConvNet(NeuralClassifier):
         if min(height, width) < lost + 2:
             raise ValueError(
                 f"images in X of {height} x {width} pixels are too small for ShallowConvNet with "
-                f"n_filters={tuple(self.n_filters)}, which takes {lost} off each side and halves "
-                f"the rest; expected at least {lost + 2} x {lost + 2}, or use ConvNet"
+                f"n_filters={tuple(self.n_filters)}, which removes {lost} rows and columns and "
+                f"halves the rest; expected at least {lost + 2} x {lost + 2}, or use ConvNet"
             )
         layers: list[nn.Module] = []
         for n_in, n_out in pairwise([n_channels, *self.n_filters]):

@@ -1,4 +1,4 @@
-"""A network tried on the first items of the user's data: what it takes, and what it puts out."""
+"""Trial of a network on the first items of the user's data: its input and its output."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from skood.classifiers._returned import layer_named, named_features, tolerance
 
 __all__ = ["try_network"]
 
-# Items on which a network is tried.
+# Number of items on which a network is tried.
 _TRIED = 8
 
 
 def try_network(network: ForwardPass, data: CheckedData) -> Reading:
-    """Find out how a network is to be read.
+    """Determine how a network is read.
 
-    It runs twice: on a few items in every form that they may have, until it takes one, and on all
-    of them but the first, to see which layer makes the output and whether the output for an item
-    depends on its batch.
+    The network runs on a few items in several forms, until it accepts one. It then runs on all of
+    them but the first, which shows the layer that computes the output, and whether the output for
+    an item depends on its batch.
 
     Parameters
     ----------
     network : ForwardPass
-        Its module is in eval mode.
+        Module in eval mode.
     data : CheckedData
 
     Raises
     ------
     ValueError
-        When the module does not take the data, does not put out one vector for each item, or its
-        output for an item depends on the others.
+        If the module does not accept the data, does not return one vector per item, or returns an
+        output that depends on the other items.
     """
     rows = np.arange(min(_TRIED, len(data)))
     others = rows[1:] if len(rows) > 2 else rows
     if network.fixed_batch_size is not None:
-        # A network that was exported for one batch size gets another order.
+        # For a network that was exported for one batch size, change the order instead.
         rows = np.resize(rows, network.fixed_batch_size)
         others = np.roll(np.arange(len(rows)), 1)
     form, output = _first_output(network, data.subset(rows))
@@ -56,7 +56,7 @@ def try_network(network: ForwardPass, data: CheckedData) -> Reading:
 
 
 def _first_output(network: ForwardPass, data: CheckedData) -> tuple[Reading, Tensor]:
-    """Return the first form of the data that the module takes, and its output."""
+    """Return the first form of the data that the module accepts, and the output."""
     first_error: ValueError | None = None
     for form in _forms(network.module, data):
         with network.read_as(form):
@@ -76,7 +76,7 @@ def _checked_output(network: ForwardPass, x: Any) -> Tensor:
     except ValueError as error:
         on_rows = isinstance(first_layer(network.module), nn.Linear)
         if on_rows and isinstance(x, Tensor) and x.ndim == 4:
-            # A linear layer takes the last axis of images for features.
+            # A linear layer treats the last axis of images as features.
             raise ValueError(
                 f"{mismatch(network.module, x)}. {error}; or give X as rows, or begin the "
                 "network with nn.Flatten"
@@ -87,7 +87,7 @@ def _checked_output(network: ForwardPass, x: Any) -> Tensor:
 def _second_output(
     network: ForwardPass, data: CheckedData, n_outputs: int
 ) -> tuple[Reading, Tensor]:
-    """Return what a pass says about the layers of the module, and its output."""
+    """Return the reading of the module's layers in a pass, and the output."""
     x = network.input_of(data)
     returned: list[Any] = []
     seen: list[Any] = []
@@ -113,8 +113,8 @@ def _second_output(
 
 
 def _depends_on_batch(network: ForwardPass, output: Tensor, again: Tensor) -> bool:
-    """Whether the same items have other outputs in another batch."""
-    # Dynamic quantisation takes its scale from the whole batch.
+    """Whether the same items have different outputs in another batch."""
+    # Dynamic quantisation computes its scale from the whole batch.
     if any("quantized.dynamic" in type(layer).__module__ for layer in network.module.modules()):
         return True
     size = float(output.abs().amax()) or 1.0
@@ -122,15 +122,15 @@ def _depends_on_batch(network: ForwardPass, output: Tensor, again: Tensor) -> bo
     if difference <= 100 * tolerance(output.dtype) * size:
         return False
     raise ValueError(
-        f"{network.name} puts out something else for the same items in another batch: the "
-        f"difference is {difference / size:.2g} of the size of the output. A score must belong "
-        "to its item. Look for dropout that stays on in eval mode, batch normalisation without "
-        "running statistics, or a layer that wants batch_first=True"
+        f"{network.name} puts out different values for the same items in another batch: the "
+        f"difference is {difference / size:.2g} of the size of the output. A score must depend on "
+        "its item alone. Look for dropout that stays on in eval mode, batch normalisation without "
+        "running statistics, or a layer that needs batch_first=True"
     )
 
 
 def _forms(module: nn.Module, data: CheckedData) -> Iterator[Reading]:
-    """Yield the ways in which the module may take the data, the most likely first."""
+    """Yield the forms in which the module may accept the data, the most likely first."""
     first = first_layer(module)
     whole = not data.has_fields and data.dtype.kind in "iu"
     integers = [False]

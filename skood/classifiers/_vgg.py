@@ -27,19 +27,15 @@ _SMALLEST = 16
 class VGG(NeuralClassifier):
     """The convolutions of VGG [1]_ with batch normalisation, for images of 32 x 32.
 
-    Five stages of 3 x 3 convolutions, each followed by max pooling. As is usual for CIFAR,
-    global average pooling and one linear layer replace the three linear layers. The poolings
-    round up, so that 28 x 28 pixels are enough for all five.
+    Five stages of 3 x 3 convolutions, each followed by max pooling. As is common for CIFAR, global
+    average pooling and one linear layer replace the three linear layers. Sizes are rounded up in
+    pooling, so that 28 x 28 pixels suffice for all five stages.
 
     Parameters
     ----------
     depth : {11, 13, 16, 19}, default=16
-        Layers with weights in the published network. All give 512 penultimate features.
-
-    Attributes
-    ----------
-    mean_, std_ : ndarray of shape (C, 1, 1)
-        Mean and standard deviation of the pixels, in [0, 1].
+        Number of layers with weights in the published network. All depths give 512 penultimate
+        features.
 
     References
     ----------

@@ -15,7 +15,7 @@ __all__ = ["WideResNet"]
 
 @estimator
 class WideResNet(NeuralClassifier):
-    """Wide residual network for images of 32 x 32, of [1]_.
+    """Wide residual network [1]_, for images of 32 x 32.
 
     A 3 x 3 convolution and three stages of pre-activation residual blocks (batch normalisation
     and ReLU before each convolution); the second and the third stage halve height and width.
@@ -23,19 +23,14 @@ class WideResNet(NeuralClassifier):
     Parameters
     ----------
     depth : int, default=28
-        Layers with weights: 4 plus a multiple of 6.
+        Number of layers with weights: 4 plus a multiple of 6.
     widen_factor : int, default=10
-        Multiplies the 16, 32 and 64 channels of the stages; 10 gives 640 penultimate features.
+        Factor of the 16, 32 and 64 channels of the stages; 10 gives 640 penultimate features.
     dropout : float, default=0.0
-        Rate of dropout between the two convolutions of a block, in training.
+        Dropout rate between the two convolutions of a block, in training.
     lr_schedule : {"cosine", "step", "constant"}, default="step"
         "step" divides by 10 at half and at three quarters of the training; [1]_ divides by 5
         at 30, 60 and 80 %.
-
-    Attributes
-    ----------
-    mean_, std_ : ndarray of shape (C, 1, 1)
-        Mean and standard deviation of the pixels, in [0, 1].
 
     References
     ----------

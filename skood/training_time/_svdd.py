@@ -93,7 +93,7 @@ class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tra
         Returns
         -------
         ndarray of shape (n_samples, n_latent)
-            In the dtype of the network, float32 as a rule.
+            In the dtype of the network, usually float32.
         """
         check_is_fitted(self)
         data = self._check(X)

@@ -234,7 +234,7 @@ def test_rows_are_refused(tiny, cls):
         (VGG(11), (3, 40, 15), "40 x 15 pixels are too small for VGG.* at least 16 x 16"),
         (ConvNet((2, 2, 2)), (3, 9, 3), r"9 x 3 pixels cannot be halved 2 times.*\(2, 2, 2\)"),
         (ShallowConvNet(), (1, 9, 5), r"9 x 5 pixels are too small for Shallow.* at least 6 x 6"),
-        (ShallowConvNet((2, 2, 2)), (1, 7, 9), r"\(2, 2, 2\), which takes 6 .* at least 8 x 8"),
+        (ShallowConvNet((2, 2, 2)), (1, 7, 9), r"\(2, 2, 2\), which removes 6 .* at least 8 x 8"),
         (ShallowConvNet(()), (1, 9, 9), r"n_filters=\(\); expected the channels of at least one"),
         (ShallowConvNet((4, 0)), (1, 9, 9), r"n_filters=\(4, 0\); expected .* all of them at leas"),
         (ShallowConvNet(dropout=(0.5,)), (1, 9, 9), r"dropout=\(0.5,\); expected two rates in"),

@@ -136,7 +136,9 @@ class TestFinalProbabilities:
         np.testing.assert_allclose(
             skood.MSP(module).fit(X).score_samples(X), proba.max(1), rtol=1e-5
         )
-        with pytest.raises(ValueError, match=r"Energy reads logits, and Pretrained.* alone"):
+        with pytest.raises(
+            ValueError, match=r"Energy reads logits, but .* gives only probabilities"
+        ):
             skood.Energy(module).fit(X)
         with pytest.raises(ValueError, match="no layer of Net was found to make its logits"):
             skood.KNN(module).fit(X)
@@ -291,7 +293,7 @@ def test_features_named_before_a_head():
 @pytest.mark.parametrize(
     ("features_from", "message"),
     [
-        ("neck", r"features_from='neck' is no layer of Net; its layers are .*body\.0"),
+        ("neck", r"features_from='neck' is not a layer of Net; its layers are .*body\.0"),
         (lambda out: out.mean(), r"features_from= gives \(\) for a batch of 7"),
         (lambda out: None, r"features_from= gives .*NoneType.* for a batch of 7"),
         (lambda out: out[:, None], r"gives shape \(7, 1, 3\), a vector for each of 1 tokens"),
@@ -342,7 +344,7 @@ class TestKindsOfHeads:
             PretrainedClassifier(module).transform(X), features(module), atol=1e-6
         )
         assert np.isfinite(skood.KNN(module, n_neighbors=3).fit(X).score_samples(X)).all()
-        with pytest.raises(ValueError, match="candidates: 'head' is no linear map of its input"):
+        with pytest.raises(ValueError, match="candidates: 'head' is not a linear map of its input"):
             skood.ViM(module).fit(X)
 
     @pytest.mark.parametrize("pool", ["before", "after"])
@@ -446,9 +448,9 @@ def test_head_of_the_first_items_alone():
             lambda net, h, z: z[:, :, None, None].expand(-1, -1, 5, 4),
             r"shape \(8, 3, 5, 4\), logits .* for each of 5 x 4 pixels, as a segmentation network",
         ),
-        (lambda net, h, z: F.dropout(z, 0.5), "something else for the same items in another batch"),
-        (lambda net, h, z: z - z.mean(0), "something else for the same items in another batch"),
-        (lambda net, h, z: z / 0, r"logits that are NaN or inf of 8 of the first 8 items"),
+        (lambda net, h, z: F.dropout(z, 0.5), "different values for the same items in another"),
+        (lambda net, h, z: z - z.mean(0), "different values for the same items in another"),
+        (lambda net, h, z: z / 0, r"logits that are NaN or inf for 8 of the first 8 items"),
     ],
 )
 def test_outputs_that_are_refused(how, message):

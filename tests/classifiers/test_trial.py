@@ -154,7 +154,7 @@ def test_grey_images_with_or_without_a_channel(module, as_given):
 def test_a_batch_that_is_not_the_first_axis():
     X = ITEMS["sequences"][1].astype(np.float32)
     module = Recurrent(batch_first=False)
-    with pytest.raises(ValueError, match=r"puts out something else for the same items|batch of"):
+    with pytest.raises(ValueError, match=r"puts out different values for the same items|batch of"):
         skood.MSP(module).fit(X)
 
 
@@ -234,7 +234,7 @@ class TestConverted:
     def test_features(self, converted):
         """Its layers cannot be seen, so that it may be an encoder or a classifier."""
         for detector in (skood.KNN, skood.ViM, skood.NNGuide):
-            message = "since the layers of a scripted or exported network cannot be seen"
+            message = "since the layers of a scripted or exported network are hidden"
             with pytest.raises(ValueError, match=message):
                 detector(converted).fit(ROWS)
         extractor = skood.FeatureExtractor(converted)
@@ -290,7 +290,7 @@ class TestQuantised:
     def test_features_without_weights(self, module):
         """The head is seen, but its weights are packed."""
         assert skood.KNN(module, n_neighbors=3).fit(ROWS).features_.reading_.n_features == 16
-        with pytest.raises(ValueError, match="'2' is no linear map of its input"):
+        with pytest.raises(ValueError, match="'2' is not a linear map of its input"):
             skood.ViM(module).fit(ROWS)
 
     @pytest.mark.parametrize("detector", [skood.ODIN, skood.NAC])

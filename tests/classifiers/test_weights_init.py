@@ -101,7 +101,7 @@ def test_errors(trained, iris):
         MLP((8, 2), weights_init=start).fit(X, y)
     with pytest.raises(ValueError, match="'weights_init' parameter"):
         MLP((8,), weights_init=trained).fit(X, y)
-    with pytest.raises(TypeError, match="holds a LogisticRegression"):
+    with pytest.raises(TypeError, match="is a LogisticRegression"):
         MLP((8,), weights_init=FrozenEstimator(LogisticRegression())).fit(X, y)
     module = nn.Sequential(nn.Flatten(), nn.Linear(4, 8), nn.ReLU(), nn.ReLU(), nn.Linear(8, 2))
     network = MLP((8,), weights_init=module, **NO_TRAINING).fit(X, y)

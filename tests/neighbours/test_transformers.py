@@ -279,7 +279,7 @@ def test_features_named_by_their_layer(build, tokens, run):
     own = run(module, X, OF_TEXT["BERT"][1])
     np.testing.assert_allclose(classifier.transform(X), own, atol=1e-5)
     assert np.isfinite(skood.ViM(classifier, n_components=4).fit(X).score_samples(X)).all()
-    with pytest.raises(ValueError, match=r"'bert.nothing' is no layer of Bert.*its layers are"):
+    with pytest.raises(ValueError, match=r"'bert.nothing' is not a layer of Bert.*its layers are"):
         PretrainedClassifier(module, features_from="bert.nothing").transform(X)
 
 
