@@ -30,6 +30,7 @@ __all__ = [
     "Interval",
     "IsDetector",
     "StrOptions",
+    "at_least",
     "estimator",
     "fit_context",
     "parameter",
@@ -194,6 +195,11 @@ def _with_section(docstring: str, title: str, text: str, previous: str | None) -
     first = re.search(r"^[A-Z][A-Za-z ]*\n-+\n", docstring, re.MULTILINE)
     place = before.end() if before else first.start() if first else len(docstring)
     return f"{docstring[:place].rstrip()}\n\n{section}\n{docstring[place:].lstrip()}"
+
+
+def at_least(fewest: int) -> Interval:
+    """Allow integers from `fewest`, as the constraint of a :func:`parameter`."""
+    return Interval(numbers.Integral, fewest, None, closed="left")
 
 
 # What to do with a detector of another library.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._internal import internal
-from skood._parameters import Interval, estimator, fit_context, parameter
+from skood._parameters import at_least, estimator, fit_context, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._base import NeuralModel
 from skood.density._encoder_decoder import EncoderDecoder
@@ -93,7 +92,7 @@ class Autoencoder(ImageOrRowParameters, LatentSpace, NeuralModel):
     ((3, 8), (3, 1, 8, 8))
     """
 
-    n_latent: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
+    n_latent: int = parameter(at_least(1), default=32)
     n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64), kw_only=True)
     hidden_features: tuple[int, ...] | None = parameter(
         tuple, list, None, default=None, kw_only=True
@@ -237,12 +236,12 @@ class AutoencoderNetwork(EncoderDecoder):
     item_shape : tuple of int
         (C, H, W) or (d,).
     n_latent : int
-    n_filters : sequence of int
-        Channels after each convolution of the encoder, and in reverse order of the decoder.
     hidden_features : sequence of int
         Widths of the hidden layers of the encoder and, in reverse order, of the decoder.
     has_range : bool
         Whether items are values in [0, 1]; standardised rows otherwise.
+    **settings : object
+        As in `EncoderDecoder`.
     """
 
     def __init__(
@@ -250,17 +249,17 @@ class AutoencoderNetwork(EncoderDecoder):
         item_shape: tuple[int, ...],
         n_latent: int,
         *,
-        n_filters: Sequence[int],
         hidden_features: Sequence[int],
         has_range: bool,
+        **settings: Any,
     ) -> None:
         super().__init__(
             item_shape,
             n_latent,
             n_latent,
-            n_filters=n_filters,
             encoder_features=hidden_features,
             decoder_features=hidden_features[::-1],
+            **settings,
         )
         self.has_range = has_range
 

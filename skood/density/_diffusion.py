@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._denoiser import Denoiser, rademacher
 from skood.density._diffusion_network import AveragedNetwork, NoiseNetwork
@@ -124,13 +124,9 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     """
 
     n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64))
-    n_blocks: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=2)
-    hidden_features: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=128, kw_only=True
-    )
-    patch_size: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
-    )
+    n_blocks: int = parameter(at_least(1), default=2)
+    hidden_features: int = parameter(at_least(1), default=128, kw_only=True)
+    patch_size: int | None = parameter(at_least(1), None, default=None, kw_only=True)
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
@@ -149,18 +145,14 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     ema_decay: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.999, kw_only=True
     )
-    n_steps: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=25, kw_only=True
-    )
+    n_steps: int = parameter(at_least(1), default=25, kw_only=True)
     n_probes: int | str = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"),
+        at_least(1),
         StrOptions({"exact", "auto"}),
         default="auto",
         kw_only=True,
     )
-    n_levels: int | None = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), None, default=256, kw_only=True
-    )
+    n_levels: int | None = parameter(at_least(2), None, default=256, kw_only=True)
     max_steps: int | None = parameter(default=5000, kw_only=True)
     learning_rate: float = parameter(default=1e-3, kw_only=True)
     clip_norm: float | None = parameter(default=1.0, kw_only=True)

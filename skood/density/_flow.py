@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import torch
 import zuko
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import at_least, estimator, parameter
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density._invertible import Derivative, InvertibleDensity, MatrixDerivative
@@ -67,8 +65,8 @@ class NeuralSplineFlow(InvertibleDensity):
     (3,)
     """
 
-    n_transforms: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=3)
-    n_bins: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=8)
+    n_transforms: int = parameter(at_least(1), default=3)
+    n_bins: int = parameter(at_least(2), default=8)
     hidden_features: tuple[int, ...] = parameter(tuple, list, default=(64, 64))
     clip_norm: float | None = parameter(default=10.0, kw_only=True)
     patience: int | None = parameter(default=20, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,13 +29,11 @@ class HierarchicalVAENetwork(LikelihoodNetwork):
         (C, H, W) or (d,).
     n_latents : sequence of int
         Latents of each layer, from the bottom to the top.
-    n_filters : sequence of int
-        Channels after each convolution of the encoder and, in reverse order, of the decoder.
     hidden_features : sequence of int
         Widths of the hidden layers of every posterior and, in reverse order, of every prior and,
         for rows, of the decoder.
-    initial_scale : float or None
-        Initial scale of the likelihood; None for a likelihood without a scale.
+    **settings : object
+        As in `LikelihoodNetwork`.
     """
 
     n_steps: Tensor
@@ -44,17 +43,15 @@ class HierarchicalVAENetwork(LikelihoodNetwork):
         item_shape: tuple[int, ...],
         n_latents: Sequence[int],
         *,
-        n_filters: Sequence[int],
         hidden_features: Sequence[int],
-        initial_scale: float | None,
+        **settings: Any,
     ) -> None:
         super().__init__(
             item_shape,
             2 * n_latents[-1],
             sum(n_latents),
-            n_filters=n_filters,
             hidden_features=hidden_features,
-            initial_scale=initial_scale,
+            **settings,
         )
         self.n_latents = tuple(n_latents)
         n_values = math.prod(self.map_shape)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._flow_jacobian import InverseDerivative
 from skood.density._image_flow_network import ImageFlowNetwork
@@ -106,8 +106,8 @@ class ImageFlow(ImageParameters, InvertibleDensity):
     """
 
     n_transforms: tuple[int, ...] = parameter(tuple, list, default=(6, 6, 4))
-    n_filters: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=64)
-    n_blocks: int = parameter(Interval(numbers.Integral, 0, None, closed="left"), default=2)
+    n_filters: int = parameter(at_least(1), default=64)
+    n_blocks: int = parameter(at_least(0), default=2)
     coupling: str = parameter(StrOptions({"spline", "affine"}), default="spline", kw_only=True)
     n_bins: int = parameter(
         Interval(numbers.Integral, 2, 500, closed="both"), default=8, kw_only=True
@@ -118,9 +118,7 @@ class ImageFlow(ImageParameters, InvertibleDensity):
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
-    n_levels: int | None = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), None, default=256, kw_only=True
-    )
+    n_levels: int | None = parameter(at_least(2), None, default=256, kw_only=True)
     max_steps: int | None = parameter(default=3000, kw_only=True)
     batch_size: int = parameter(default=64, kw_only=True)
     learning_rate: float = parameter(default=1e-3, kw_only=True)

@@ -115,31 +115,8 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
         )
         return self._finite(decoded, "Z")
 
-    def transform(self, X: Any) -> npt.NDArray[np.float64]:
-        """Latents of X; the same as `encode`.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, D), float64
-        """
-        return self.encode(X)
-
-    def inverse_transform(self, Z: Any) -> npt.NDArray[np.float64]:
-        r"""Undo `transform`; the same as `decode`.
-
-        Parameters
-        ----------
-        Z : array-like of shape (n_samples, D)
-
-        Returns
-        -------
-        ndarray of shape (n_samples, \*input_shape), float64
-        """
-        return self.decode(Z)
+    transform = encode
+    inverse_transform = decode
 
     def jacobian(self, X: Any) -> npt.NDArray[np.float64]:
         """Jacobian of the map from latents to data, at the latents of X.
@@ -193,9 +170,8 @@ class InvertibleDensity(LatentSpace, NeuralDensity):
 
     def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
         shape = n_samples, self.n_latent
-        return self._inverse(
-            module, torch.randn(shape, generator=generator, device=generator.device)
-        )
+        z = torch.randn(shape, generator=generator, device=generator.device)
+        return self._inverse(module, z)
 
 
 class Derivative(Protocol):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
 from skood.density._neural_density import NeuralDensity
@@ -66,12 +65,8 @@ class LatentVariableDensity(ImageOrRowParameters, NeuralDensity):
         StrOptions({"auto", "bernoulli", "gaussian", "logistic"}), default="auto", kw_only=True
     )
     bound: str = parameter(StrOptions({"importance", "elbo"}), default="importance", kw_only=True)
-    n_importance_samples: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=64, kw_only=True
-    )
-    n_levels: int = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), default=256, kw_only=True
-    )
+    n_importance_samples: int = parameter(at_least(1), default=64, kw_only=True)
+    n_levels: int = parameter(at_least(2), default=256, kw_only=True)
     learning_rate: float = parameter(default=1e-3, kw_only=True)
     lr_schedule: str = parameter(default="constant", kw_only=True)
     patience: int | None = parameter(default=5, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,7 +25,7 @@ from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._base import ModelObjective, NeuralModel
 from skood.density._conditioning import ClassConditioning
 
-__all__ = ["DensityObjective", "NeuralDensity", "sum_over_item"]
+__all__ = ["DensityObjective", "LogDensityMixin", "NeuralDensity", "sum_over_item"]
 
 
 class DensityObjective(ModelObjective):
@@ -60,8 +60,29 @@ class DensityObjective(ModelObjective):
         return self.reg_weight * sum(kernel.square().sum() for kernel in _kernels(self.network))
 
 
+class LogDensityMixin(DensityMixin):
+    """Mixin of the densities, whose scores are log-densities in nats."""
+
+    score_samples: Callable[[Any], npt.NDArray[np.float64]]
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """Mean log-density of X in nats.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+        y : None
+            Ignored.
+
+        Returns
+        -------
+        float
+        """
+        return float(self.score_samples(X).mean())
+
+
 @estimator
-class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
+class NeuralDensity(ClassConditioning, LogDensityMixin, NeuralModel):
     """Base of the densities that are torch networks.
 
     A subclass declares its own parameters and writes ``_make_preprocessing``, ``_build`` (its
@@ -161,21 +182,6 @@ class NeuralDensity(ClassConditioning, DensityMixin, NeuralModel):
         scores = self.map(X, self._log_density)
         check_scores(self, scores)
         return scores
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of X in nats.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        float
-        """
-        return float(self.score_samples(X).mean())
 
     def bits_per_dim(self, X: Any) -> npt.NDArray[np.float64]:
         """Negative log-density in bits for each value.

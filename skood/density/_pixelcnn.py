@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, at_least, estimator, parameter
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density import _logistic_mixture as mixture
@@ -115,10 +115,10 @@ class PixelCNN(ImageParameters, NeuralDensity):
     (3,)
     """
 
-    n_filters: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
-    n_resnet: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=2)
-    n_hierarchies: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=1)
-    n_components: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=1)
+    n_filters: int = parameter(at_least(1), default=32)
+    n_resnet: int = parameter(at_least(1), default=2)
+    n_hierarchies: int = parameter(at_least(1), default=1)
+    n_components: int = parameter(at_least(1), default=1)
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
@@ -127,9 +127,7 @@ class PixelCNN(ImageParameters, NeuralDensity):
     min_scale: float = parameter(
         Interval(numbers.Real, 0, None, closed="neither"), default=0.116, kw_only=True
     )
-    n_levels: int = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), default=256, kw_only=True
-    )
+    n_levels: int = parameter(at_least(2), default=256, kw_only=True)
     max_epochs: int = parameter(default=50, kw_only=True)
     max_steps: int | None = parameter(default=1600, kw_only=True)
     batch_size: int = parameter(default=16, kw_only=True)

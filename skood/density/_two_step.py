@@ -12,7 +12,6 @@ import torch
 from sklearn.base import (
     BaseEstimator,
     ClassNamePrefixFeaturesOutMixin,
-    DensityMixin,
     MetaEstimatorMixin,
     TransformerMixin,
 )
@@ -35,6 +34,7 @@ from skood._torch.seeding import draw_seed
 from skood.density._autoencoder import Autoencoder
 from skood.density._flow import NeuralSplineFlow
 from skood.density._image_flow import ImageFlow
+from skood.density._neural_density import LogDensityMixin
 from skood.density._pixelcnn import PixelCNN
 
 __all__ = ["TwoStep"]
@@ -52,7 +52,7 @@ class TwoStep(
     DocumentationLinkMixin,
     ClassNamePrefixFeaturesOutMixin,
     TransformerMixin,
-    DensityMixin,
+    LogDensityMixin,
     BaseEstimator,
 ):
     r"""Density of data near a manifold: an autoencoder, and a density of its latents.
@@ -236,21 +236,6 @@ class TwoStep(
         scores = scores - self._log_volumes(Z)
         check_scores(self, scores)
         return scores
-
-    def score(self, X: Any, y: Any = None) -> float:
-        """Mean log-density of X in nats.
-
-        Parameters
-        ----------
-        X : array-like, Tensor or Dataset of shape (n_samples, ...)
-        y : None
-            Ignored.
-
-        Returns
-        -------
-        float
-        """
-        return float(self.score_samples(X).mean())
 
     def sample(
         self, n_samples: int = 1, random_state: int | np.random.RandomState | None = None

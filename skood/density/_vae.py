@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._internal import internal
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import at_least, estimator, parameter
 from skood.density._evidence import (
     divergence,
     importance_bound,
@@ -103,7 +102,7 @@ class VAE(LatentSpace, LatentVariableDensity):
     ((3, 2), (3, 1, 8, 8))
     """
 
-    n_latent: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=8)
+    n_latent: int = parameter(at_least(1), default=8)
     conditional: bool = parameter("boolean", default=False, kw_only=True)
     sample_latents: bool = parameter("boolean", default=True, kw_only=True)
 

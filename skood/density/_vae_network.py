@@ -32,15 +32,13 @@ class LikelihoodNetwork(EncoderDecoder):
         (C, H, W) or (d,).
     n_outputs, n_inputs : int
         Outputs of the encoder and inputs of the decoder.
-    n_filters : sequence of int
-        Channels after each convolution of the encoder and, in reverse order, of the decoder.
     hidden_features : sequence of int
         Widths of the hidden layers of the encoder and, for rows, in reverse order of the decoder.
     initial_scale : float or None
         Initial scale of the likelihood, for each channel or feature; None for a likelihood
         without a scale.
-    n_classes : int, default=0
-        0 for a model that is not conditional.
+    **settings : object
+        As in `EncoderDecoder`.
     """
 
     def __init__(
@@ -49,20 +47,18 @@ class LikelihoodNetwork(EncoderDecoder):
         n_outputs: int,
         n_inputs: int,
         *,
-        n_filters: Sequence[int],
         hidden_features: Sequence[int],
         initial_scale: float | None,
-        n_classes: int = 0,
+        **settings: Any,
     ) -> None:
         is_image = len(item_shape) == 3
         super().__init__(
             item_shape,
             n_outputs,
             n_inputs,
-            n_filters=n_filters,
             encoder_features=hidden_features,
             decoder_features=() if is_image else hidden_features[::-1],
-            n_classes=n_classes,
+            **settings,
         )
         self.raw_scale = None
         if initial_scale is not None:

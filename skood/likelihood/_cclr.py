@@ -7,7 +7,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, at_least, estimator, parameter
 from skood.density._denoiser import Denoiser
 from skood.density._evidence import normal_points
 from skood.likelihood._diffusion_detector import DiffusionDetector
@@ -65,9 +65,7 @@ class CCLR(DiffusionDetector):
     time_fraction: float = parameter(
         Interval(numbers.Real, 0, 1, closed="neither"), default=0.5, kw_only=True
     )
-    n_draws: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=32, kw_only=True
-    )
+    n_draws: int = parameter(at_least(1), default=32, kw_only=True)
 
     def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:
         return self._loss(denoiser, x, self.time_fraction) - self._loss(denoiser, x, 1.0)

@@ -12,7 +12,7 @@ from sklearn.svm import OneClassSVM
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model, rows_through
-from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
+from skood._parameters import HasMethods, Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, evenly_spaced, log_density
 
@@ -105,9 +105,7 @@ class DensityOfStates(DensityDetector):
         default="scott",
         kw_only=True,
     )
-    n_calibration: int | None = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), None, default=5000, kw_only=True
-    )
+    n_calibration: int | None = parameter(at_least(2), None, default=5000, kw_only=True)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.density._denoiser import Denoiser
 from skood.likelihood._diffusion_detector import DiffusionDetector
@@ -73,15 +72,11 @@ class DiffusionReconstruction(DiffusionDetector):
     times: Sequence[float] = parameter(
         "array-like", default=(0.1, 0.2, 0.3, 0.4, 0.5), kw_only=True
     )
-    n_steps: int = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), default=4, kw_only=True
-    )
+    n_steps: int = parameter(at_least(0), default=4, kw_only=True)
     distance: str | Callable[[Tensor, Tensor], Tensor] = parameter(
         StrOptions({"mse", "lpips"}), callable, default="mse", kw_only=True
     )
-    n_calibration: int | None = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), None, default=1000, kw_only=True
-    )
+    n_calibration: int | None = parameter(at_least(2), None, default=1000, kw_only=True)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from skood._checked_data import CheckedData
 from skood._methods import check_provides
 from skood._models import as_input
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import at_least, estimator, parameter
 from skood.density import HierarchicalVAE
 from skood.likelihood._base import DensityDetector
 
@@ -76,10 +75,8 @@ class HierarchicalRatio(DensityDetector):
     (3,)
     """
 
-    k: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=2, kw_only=True)
-    n_importance_samples: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
-    )
+    k: int = parameter(at_least(1), default=2, kw_only=True)
+    n_importance_samples: int | None = parameter(at_least(1), None, default=None, kw_only=True)
 
     def _default_density(self, data: CheckedData) -> HierarchicalVAE:
         return HierarchicalVAE()

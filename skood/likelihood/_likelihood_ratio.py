@@ -15,7 +15,7 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval, estimator, parameter
+from skood._parameters import HasMethods, Interval, at_least, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
@@ -122,7 +122,7 @@ class LikelihoodRatio(DensityDetector):
         Interval(numbers.Real, 0, None, closed="left"), "array-like", default=10.0, kw_only=True
     )
     background_steps: int | float | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"),
+        at_least(1),
         Interval(numbers.Real, 0, 1, closed="right"),
         None,
         default=0.2,

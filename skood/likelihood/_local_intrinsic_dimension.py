@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._methods import check_provides, provides
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
 from skood.density._denoiser import Denoiser
@@ -151,15 +151,9 @@ class LocalIntrinsicDimension(DensityDetector):
         default="lpca",
         kw_only=True,
     )
-    n_steps: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=8, kw_only=True
-    )
-    n_probes: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=1, kw_only=True
-    )
-    n_calibration: int | None = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), None, default=1000, kw_only=True
-    )
+    n_steps: int = parameter(at_least(1), default=8, kw_only=True)
+    n_probes: int = parameter(at_least(1), default=1, kw_only=True)
+    n_calibration: int | None = parameter(at_least(2), None, default=1000, kw_only=True)
     checkpoint_dir: Any = parameter(str, Path, None, default=None, kw_only=True)
 
     def _fit(

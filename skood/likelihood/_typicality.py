@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, at_least, estimator, parameter
 from skood._thresholds import FEWEST_HELD_OUT
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, log_density
@@ -77,9 +77,7 @@ class Typicality(DensityDetector):
     )
     # Replaced by `held_out_fraction`.
     threshold_fraction: float = parameter(default=0.0, init=False)
-    n_bootstrap: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=1000, kw_only=True
-    )
+    n_bootstrap: int = parameter(at_least(1), default=1000, kw_only=True)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

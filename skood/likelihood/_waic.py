@@ -13,7 +13,7 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval, estimator, parameter
+from skood._parameters import HasMethods, at_least, estimator, parameter
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, check_densities, log_density
@@ -89,7 +89,7 @@ class WAIC(DensityDetector):
     """
 
     density: Any = parameter(HasMethods(["fit", "score_samples"]), list, tuple, None, default=None)
-    n_estimators: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=5)
+    n_estimators: int = parameter(at_least(2), default=5)
     bootstrap: bool = parameter("boolean", default=False, kw_only=True)
     n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
 
