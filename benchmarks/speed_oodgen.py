@@ -32,7 +32,7 @@ from torch import Tensor
 from skood import VAE, BoundarySampler
 from skood._torch.batching import scoring_batch_size
 from skood._torch.jacobian import forward_jacobian
-from skood.training_time._boundary import normal_vectors
+from skood.training_time._directions import normal_vectors
 
 RESULTS = Path(__file__).parent / "results" / "speed_oodgen.json"
 
