@@ -103,6 +103,8 @@ class Energy(OutputsDetector):
     >>> network = torch.nn.Linear(2, 3)
     >>> Energy(network).fit(torch.randn(9, 2)).score_samples(torch.zeros(1, 2)).shape
     (1,)
+    >>> Energy(temperature=2.0).score_outputs(logits=[[0.0, 0.0], [0.0, 8.0]]).round(3)
+    array([1.386, 8.036])
     """
 
     temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)

@@ -74,7 +74,7 @@ class OutputsDetector(OutputsScore, ClassifierDetector):
     @property
     def _parts_read(self) -> tuple[Part, ...]:
         parts: tuple[Part, ...] = ("logits", "features", "head")
-        return parts[: {"logits": 1, "features": 2, "head": 3}[self._reads]]
+        return parts[: {"features": 2, "head": 3}.get(self._reads, 1)]
 
     def _indices_of(self, y: npt.NDArray | None, outputs: Outputs) -> npt.NDArray[np.int64]:
         if self._needs != "labels":

@@ -119,21 +119,23 @@ class OutputsScore(PosthocDetector):
         outputs = self._saved(logits, features, head, "fit_outputs")
         if y is not None:
             y = check_labels(y, len(outputs))
-            inlying = np.flatnonzero(~is_outlier(y))
-            outputs, y = outputs[inlying], y[inlying]
+            inlying = ~is_outlier(y)
+            if not inlying.all():
+                outputs, y = outputs[np.flatnonzero(inlying)], y[inlying]
         if len(outputs) < 2:
             raise ValueError(f"there are {len(outputs)} in-distribution rows; give at least 2")
         seed = draw_seed(self.random_state)
         class_indices = self._indices_of(y, outputs)
-        learned, held_out = np.arange(len(outputs)), np.arange(0)
+        learned: Any = slice(None)
+        rows = threshold_rows(np.arange(len(outputs)), seed)
+        is_new = self._learns_from_new
         if self._overfits:
-            learned, held_out = self._split_for_threshold(len(outputs), y)
+            learning, held_out = self._split_for_threshold(len(outputs), y)
+            if len(held_out):
+                learned, rows, is_new = learning, held_out, True
         self._learn_from(outputs[learned], class_indices[learned], seed)
         self._saved_head = outputs.head
-        is_new = len(held_out) > 0
-        rows = held_out if is_new else threshold_rows(learned, seed)
-        scores = in_float64(self._score, outputs[rows])
-        self._set_threshold(scores, is_new=is_new or self._learns_from_new)
+        self._set_threshold(in_float64(self._score, outputs[rows]), is_new=is_new)
         return self
 
     def score_outputs(
@@ -227,8 +229,9 @@ class OutputsScore(PosthocDetector):
 
     @property
     def _known_head(self) -> Any:
-        """The head of the fit, if the score reads it."""
-        return getattr(self, "_saved_head", None)
+        """The head that `fit_outputs` was given."""
+        is_on_network = hasattr(self, f"{self._model_parameters[0]}_")
+        return None if is_on_network else getattr(self, "_saved_head", None)
 
     def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
         if not reset and "offset_" in vars(self) and not hasattr(self, "input_shape_"):

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.distance import cdist
 from scipy.special import log_softmax, softmax
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -243,6 +244,22 @@ def test_no_class_may_be_missing(saved):
     given = saved.outputs(saved.X)
     with pytest.raises(ValueError, match="no training row is of class 2"):
         skood.SHE().fit_outputs(**given, y=np.minimum(saved.y, 1))
+
+
+def test_mahalanobis_with_a_precision():
+    rng = np.random.default_rng(0)
+    z, means, factor = rng.normal(size=(9, 3)), rng.normal(size=(2, 3)), rng.normal(size=(3, 3))
+    precision = factor @ factor.T
+    expected = -(cdist(z, means, "mahalanobis", VI=precision).min(1) ** 2)
+    scores = functional.mahalanobis(z, means, np.linalg.cholesky(precision))
+    np.testing.assert_allclose(scores, expected)
+
+
+def test_a_head_of_an_earlier_fit_is_forgotten(saved):
+    given = saved.outputs(saved.X)
+    detector = skood.LTS(saved.module).fit_outputs(**given).fit(saved.X)
+    with pytest.raises(ValueError, match="but logits are missing"):
+        detector.score_outputs(features=given["features"])
 
 
 def test_functions_import_no_torch():
