@@ -100,12 +100,13 @@ def _samples(model: Any, n_samples: int, random_state: int | np.random.RandomSta
     if isinstance(model, Pipeline):
         samples = _samples(model[-1], n_samples, random_state)
         return _before_steps(model[:-1], samples) if len(model) > 1 else samples
-    if hasattr(model, "density") and not hasattr(model, "sample"):
+    is_class = inspect.isclass(model)
+    if hasattr(model, "density") and not hasattr(model, "sample") and not is_class:
         check_is_fitted(model)
         samples = _samples(model.density_, n_samples, random_state)
         is_flat_image = samples.ndim == 2 and len(model.input_shape_) == 3
         return samples.reshape(n_samples, *model.input_shape_) if is_flat_image else samples
-    if not hasattr(model, "sample") or inspect.isclass(model):
+    if not hasattr(model, "sample") or is_class:
         raise TypeError(
             f"model={model!r} has no samples to draw; expected a fitted density with a method "
             "'sample', such as PixelCNN or KernelDensity, or a fitted detector with such a "

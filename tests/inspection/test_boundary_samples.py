@@ -251,7 +251,7 @@ def test_what_is_refused(data, sampler):
     X, y = data
     rows = np.random.default_rng(0).normal(size=(40, 6))
     of_rows = make_sampler(rows, likelihood="gaussian")
-    with pytest.raises(ValueError, match="was fitted on rows of 6 values, which are no images"):
+    with pytest.raises(ValueError, match="was fitted on rows of 6 values, not on images"):
         show(of_rows, rows)
     with pytest.raises(NotFittedError, match="This BoundarySampler instance is not fitted yet"):
         show(BoundarySampler(), X)
