@@ -53,6 +53,9 @@ class PosthocDetector(OpenSetDetector, ModelDetector):
     def _model(self) -> Any:
         return getattr(self, self._model_parameters[0])
 
+    def _check_parameters(self) -> None:
+        """Raise a ValueError for parameters that contradict each other, before any training."""
+
     @property
     def _takes_any_shape(self) -> bool:
         """Whether a user's own network reads X."""
@@ -133,6 +136,7 @@ class ClassifierDetector(PosthocDetector):
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
+        self._check_parameters()
         self._fit_classifier(inliers, y, seed)
         return self._learn_from_data(inliers, y, seed)
 

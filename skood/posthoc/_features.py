@@ -28,7 +28,7 @@ class _NormalizingDetector(FeatureDetector):
     normalize : {"auto"} or bool, default="auto"
         Whether feature vectors are scaled to length 1. "auto" scales features of a network: a
         classifier of :mod:`skood.classifiers` or a trained torch module, also as the last step of a
-        Pipeline. It does not scale rows of X (``features=None``) and the output of other
+        Pipeline. It does not scale rows of X (``features=None``) or the output of other
         transformers. Saved features (:meth:`fit_outputs`) count as features of a network. Set
         ``normalize=True`` for embeddings of a network in X, which "auto" cannot recognise.
 

@@ -240,16 +240,13 @@ class AdaSCALE(NetworkDetector):
     _reads = "head"
     _needs = "data"
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> npt.NDArray[np.integer] | None:
+    def _check_parameters(self) -> None:
         low, high = self.percentiles
         if not 0 <= low <= high < 100:
             raise ValueError(
                 f"percentiles={self.percentiles!r}; expected (low, high) with "
                 "0 <= low <= high < 100"
             )
-        return super()._fit(inliers, y, outliers, seed)
 
     def _learn_from_data(
         self, data: CheckedData, y: npt.NDArray | None, seed: int

@@ -95,12 +95,9 @@ class Gram(NetworkDetector):
         Interval(numbers.Real, 0, 1, closed="neither"), default=0.1
     )
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> npt.NDArray[np.integer] | None:
+    def _check_parameters(self) -> None:
         if not self.powers or any(p != int(p) or p < 1 for p in self.powers):
             raise ValueError(f"powers={self.powers!r}; expected whole numbers of at least 1")
-        return super()._fit(inliers, y, outliers, seed)
 
     def _learn_from_data(
         self, data: CheckedData, y: npt.NDArray | None, seed: int

@@ -116,13 +116,15 @@ class MCDropout(UncertaintyDetector):
     def _default_classifier(self, data: CheckedData) -> NeuralClassifier:
         return ConvNet(dropout=0.5) if data.is_image else MLP(dropout=0.5)
 
-    def _fit(
-        self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
-    ) -> None:
+    def _check_parameters(self) -> None:
         self._check_enough(self.n_samples, "n_samples")
-        super()._fit(inliers, y, outliers, seed)
+
+    def _learn_from_data(
+        self, data: CheckedData, y: npt.NDArray | None, seed: int
+    ) -> npt.NDArray[np.integer] | None:
         self._seed = seed
-        self._feature_dropout = self._find_dropout(inliers)
+        self._feature_dropout = self._find_dropout(data)
+        return None
 
     def _subnetwork(self, number: int) -> Subnetwork:
         return Subnetwork(self._seed, Stream.DROPOUT_MASKS, number)

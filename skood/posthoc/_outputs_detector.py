@@ -132,6 +132,7 @@ class FeatureDetector(OutputsScore):
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
+        self._check_parameters()
         self.features_ = None
         if self.features is not None:
             self.features_ = self._fitted_features(inliers, y, seed)

@@ -116,6 +116,7 @@ class OutputsScore(PosthocDetector):
         earlier = [name for name in vars(self) if name.endswith("_")]
         for name in [*earlier, "_saved_head", "_n_columns"]:
             self.__dict__.pop(name, None)
+        self._check_parameters()
         outputs = self._saved(logits, features, head, "fit_outputs")
         if y is not None:
             y = check_labels(y, len(outputs))

@@ -103,9 +103,11 @@ class VRA(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+    def _check_parameters(self) -> None:
         if self.low > self.high:
             raise ValueError(f"low={self.low} is above high={self.high}; give low <= high")
+
+    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         axis = 0 if self.per_feature else None
         features = outputs.features.astype(np.float64) if self.per_feature else outputs.features
         self.thresholds_ = np.percentile(features, [self.low, self.high], axis=axis)
