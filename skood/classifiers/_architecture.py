@@ -71,7 +71,7 @@ class Architecture(NetworkClassifier, NeuralEstimator):
         Fraction of the target probability that is spread evenly over all classes.
     weights_init : FrozenEstimator, PretrainedClassifier or Module, default=None
         Trained network of the same architecture: training starts from its weights and its
-        normalisation, and leaves it unchanged. Give one of ours in a
+        normalisation, and leaves it unchanged. Give a classifier of this package in a
         :class:`sklearn.frozen.FrozenEstimator`, or a torch module. Its last layer is used only if
         the number of classes is the same. None: random weights.
     augmentation : {"auto", "crop", "flip", "crop_flip"} or None, default="auto"

@@ -55,7 +55,7 @@ class TrainingDetector(ModelDetector):
     Attributes
     ----------
     history_ : dict of str to list of float
-        Loss of each epoch and, where rows were held out, "validation_loss".
+        Loss of each epoch and, if rows were held out, "validation_loss".
     _architecture : str
         Parameter that holds the architecture. The attribute of the trained network has the same
         name, followed by ``_``.

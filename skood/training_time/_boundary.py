@@ -48,7 +48,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
 
     *On the manifold* (type 2): :math:`g(m_c + r L_c u)` with the mean :math:`m_c` and the
     Cholesky factor :math:`L_c` of the covariance of the latents of a class, u uniform on the unit
-    sphere, and a Mahalanobis radius r beyond that of 95 % of the class.
+    sphere, and a Mahalanobis radius r beyond 95 % of the class.
 
     The defaults of `directions`, `radius` and `vae`, and the `reconstruction_weight` of
     :class:`OODGen`, were selected on 6 000 images of Fashion-MNIST by the mean AUROC of
@@ -169,16 +169,21 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
             direction leaves the manifold; or if a class has too few samples, or too few distinct
             ones, for an invertible covariance of its latents.
         """
-        return self.fit_cached(X, y, None)
+        data = check_data(self, X, reset=True, min_samples=2)
+        inliers, y, _ = split_outliers(data, y)
+        return self.fit_cached(inliers, y, None)
 
     @internal
-    def fit_cached(self, X: Any, y: Any, memory: str | joblib.Memory | None) -> BoundarySampler:
-        """Fit as `fit` does, with a cached VAE.
+    def fit_cached(
+        self, inliers: CheckedData, y: npt.NDArray | None, memory: str | joblib.Memory | None
+    ) -> BoundarySampler:
+        """Fit to checked in-distribution data, with a cached VAE.
 
         Parameters
         ----------
-        X, y : object
-            As for `fit`.
+        inliers : CheckedData
+        y : ndarray of shape (n,) or None
+            Checked labels.
         memory : str, joblib.Memory or None
             Cache of the fitted VAE.
         """
@@ -188,8 +193,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
                 raise ValueError(
                     f"{name}={getattr(self, name)!r}; expected (low, high) with 0 <= low <= high"
                 )
-        data = check_data(self, X, reset=True, min_samples=2)
-        data, y, _ = split_outliers(data, y)
+        data = check_data(self, inliers, reset=True, min_samples=2)
         self.classes_, class_indices = None, np.zeros(len(data), dtype=np.intp)
         if y is not None:
             self.classes_, class_indices = np.unique(y, return_inverse=True)

@@ -89,8 +89,8 @@ class LogitNorm(ClassifierTrainingDetector):
             warnings.warn(
                 f"the training loss of LogitNorm ends at {losses[-1]:.3g}, which is no better than "
                 f"{chance:.3g}, the loss of equal probabilities of {len(self.classes_)} classes. "
-                f"Its gradient is up to 1 / temperature = {1 / self.temperature:g} times that of "
-                "cross-entropy: lower the classifier's learning_rate="
+                f"Its gradient is up to 1 / temperature = {1 / self.temperature:g} times the "
+                "gradient of cross-entropy: lower the classifier's learning_rate="
                 f"{self.classifier_.learning_rate:g}, or train for more epochs",
                 stacklevel=6,
             )
