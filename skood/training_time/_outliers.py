@@ -5,6 +5,7 @@ from __future__ import annotations
 import numbers
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -108,9 +109,9 @@ class _OutlierObjective(ClassifierObjective):
     epochs_compare = False
 
     def __init__(self, task: Task, detector: OutlierTrainingDetector) -> None:
-        super().__init__(task)
         assert task.outliers is not None, "_training_outliers returned some"
-        self.data = CheckedData.concatenate([task.data, task.outliers])
+        everything = CheckedData.concatenate([task.data, task.outliers])
+        super().__init__(replace(task, data=everything))
         self.n_inliers, self.n_outliers = len(task.data), len(task.outliers)
         self.detector = detector
 
