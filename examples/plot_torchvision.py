@@ -67,6 +67,6 @@ plt.show()
 
 # %%
 # ``Gram`` compares the correlations between the channels of every layer, which describe texture, and
-# separates both sets from the test patches. ``KNN`` scales features to length 1, so that the features of a darker patch
-# resemble the features of a bright patch. All detectors respond to style: a network with random weights
-# cannot recognise a temple or a flower.
+# separates both sets from the test patches. ``KNN`` scales features to length 1, so that the features
+# of a darker patch resemble the features of a bright patch. All detectors respond to style: a network
+# with random weights cannot recognise a temple or a flower.
