@@ -60,9 +60,7 @@ def measure_flipd(args: argparse.Namespace) -> dict:
 
     def flipd(n: int) -> None:
         data = CheckedData.of(X[:n])
-        diffusion.map(
-            data, lambda m, x: detector._flipd(diffusion.denoiser(m), x, detector.scale_)
-        )
+        diffusion.map(data, lambda m, x: detector._flipd(diffusion.denoiser(m), x, detector.scale_))
 
     def normal_bundle(n: int) -> list[int]:
         counts = []
