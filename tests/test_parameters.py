@@ -153,6 +153,14 @@ def test_what_is_annotated_is_a_parameter(name):
         estimator(wrong)
 
 
+@pytest.mark.parametrize("name", [name for name in skood.__all__ if name[0].isupper()])
+def test_every_parameter_is_checked(name):
+    """A default without a constraint, that no base has either, would be checked by nothing."""
+    cls = getattr(skood, name)
+    if issubclass(cls, BaseEstimator):
+        assert set(cls._parameter_constraints) == set(inspect.signature(cls).parameters)
+
+
 def classes():
     """Yield every class of the package."""
     for module in pkgutil.walk_packages(skood.__path__, "skood."):
