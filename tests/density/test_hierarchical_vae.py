@@ -342,5 +342,5 @@ class TestBadInput:
     @pytest.mark.parametrize("k", [-1, 3])
     def test_k(self, k):
         X, _ = data_of("rows")
-        with pytest.raises(ValueError, match=rf"k={k}; expected 0 to 2, so that one of the 3"):
+        with pytest.raises(ValueError, match=f"k={k}; expected 0 to 2, so that at least one of"):
             make_vae().fit(X).score_above(X, k)
