@@ -132,7 +132,6 @@ ON_DEFAULTS = {
     "check_estimators_dtypes",
     "check_fit2d_1feature",
     "check_fit2d_1sample",
-    "check_methods_subset_invariance",
     "check_outliers_fit_predict",
     "check_outliers_train",
     "check_parameters_default_constructible",
