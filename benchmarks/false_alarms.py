@@ -50,6 +50,12 @@ N_TRAINING, N_NEW = 1000, 4000
 N_CLASSES, N_DIMENSIONS = 5, 10
 N_SEEDS_OF_SLOW = 5
 ON_FEATURES = "GMM", "KNN", "Mahalanobis", "NECO", "RelativeMahalanobis", "Residual"
+METHODS = [
+    name
+    for name in skood.posthoc.__all__
+    if hasattr(getattr(skood.posthoc, name), "score_samples")
+    and not inspect.isabstract(getattr(skood.posthoc, name))
+]
 SLOW = "CCLR", "DiffusionReconstruction", "HierarchicalRatio", "LocalIntrinsicDimension", "WAIC"
 NOT_MEASURED = "InputComplexity", "LikelihoodRegret", "RankFeat"
 
@@ -78,7 +84,7 @@ def uniform_outliers(X: np.ndarray, random_state: int) -> np.ndarray:
 
 
 def posthoc() -> Iterator[Entry]:
-    for name in skood.posthoc.__all__:
+    for name in METHODS:
         cls = getattr(skood.posthoc, name)
         if name not in NOT_MEASURED:
             # By default, a detector on features trains no network.
@@ -88,7 +94,7 @@ def posthoc() -> Iterator[Entry]:
 
 
 def statistics(seen: MLP, unseen: MLP) -> Iterator[Entry]:
-    for name in skood.posthoc.__all__:
+    for name in METHODS:
         cls = getattr(skood.posthoc, name)
         if name in NOT_MEASURED or name == "DeepEnsemble":
             continue
