@@ -25,6 +25,9 @@ else:
 
 __all__ = [
     "EXTERNAL",
+    "FRACTION",
+    "NONNEGATIVE",
+    "POSITIVE",
     "Contamination",
     "HasMethods",
     "Interval",
@@ -200,6 +203,12 @@ def _with_section(docstring: str, title: str, text: str, previous: str | None) -
 def at_least(fewest: int) -> Interval:
     """Allow integers from `fewest`, as the constraint of a :func:`parameter`."""
     return Interval(numbers.Integral, fewest, None, closed="left")
+
+
+# Numbers above 0, from 0 on, and between 0 and 1 exclusive.
+POSITIVE = Interval(numbers.Real, 0, None, closed="neither")
+NONNEGATIVE = Interval(numbers.Real, 0, None, closed="left")
+FRACTION = Interval(numbers.Real, 0, 1, closed="neither")
 
 
 # What to do with a detector of another library.

@@ -22,10 +22,14 @@ from skood._detector import Detector
 from skood._frozen import check_parts_fitted
 from skood._outliers import labels_of, split_outliers
 from skood._parameters import (
+    FRACTION,
+    NONNEGATIVE,
+    POSITIVE,
     Contamination,
     HasMethods,
     Interval,
     StrOptions,
+    at_least,
     estimator,
     fit_context,
     parameter,
@@ -36,12 +40,16 @@ from skood._torch.seeding import draw_seed
 from skood.classifiers._module import ModuleHandle
 
 __all__ = [
+    "FRACTION",
+    "NONNEGATIVE",
+    "POSITIVE",
     "BaseDetector",
     "CheckedData",
     "HasMethods",
     "Interval",
     "ModelDetector",
     "StrOptions",
+    "at_least",
     "estimator",
     "parameter",
 ]

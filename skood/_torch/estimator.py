@@ -13,7 +13,7 @@ from sklearn.base import BaseEstimator
 
 from skood._checked_data import CheckedData
 from skood._docs_link import DocumentationLinkMixin
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.packing import pack, unpack
 from skood._torch.run import Checkpoint
 from skood._torch.seeding import draw_seed
@@ -23,8 +23,8 @@ __all__ = ["NeuralEstimator"]
 # Parameters that do not change what a model learns; of `random_state`, the seed matters.
 _IMMATERIAL = {"channels", "device", "n_workers", "verbose", "checkpoint_dir", "random_state"}
 
-_AT_LEAST_1 = Interval(numbers.Integral, 1, None, closed="left")
-_POSITIVE = Interval(numbers.Real, 0, None, closed="neither")
+_AT_LEAST_1 = at_least(1)
+_POSITIVE = POSITIVE
 
 
 @estimator
@@ -96,9 +96,7 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
     device: str | torch.device | None = parameter(
         str, torch.device, None, default=None, kw_only=True
     )
-    n_workers: int | None = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), None, default=None, kw_only=True
-    )
+    n_workers: int | None = parameter(at_least(0), None, default=None, kw_only=True)
     checkpoint_dir: str | Path | None = parameter(str, Path, None, default=None, kw_only=True)
     verbose: bool | int | str = parameter(
         "verbose", StrOptions({"auto"}), default="auto", kw_only=True

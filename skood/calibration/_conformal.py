@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from typing import Any
 
@@ -15,12 +14,19 @@ from sklearn.utils import Tags
 from skood._checked_data import CheckedData
 from skood._models import rows_through
 from skood._open_set import excludes_classes, knows_classes
-from skood._parameters import HasMethods, Interval, IsDetector, StrOptions, estimator, parameter
+from skood._parameters import (
+    FRACTION,
+    HasMethods,
+    IsDetector,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import fit_detector, needs_labels, scores_of, warn_of_trained
 from skood.calibration._p_values import (
-    LEVEL,
     PValueDetector,
     conformal_p_values,
     count_up_to,
@@ -185,11 +191,9 @@ class ConformalDetector(PValueDetector):
     """
 
     detector: Any = parameter(IsDetector())
-    alpha: float = parameter(LEVEL, default=0.05)
+    alpha: float = parameter(FRACTION, default=0.05)
     method: str = parameter(StrOptions({"split", "cross"}), default="split", kw_only=True)
-    n_splits: int = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), default=5, kw_only=True
-    )
+    n_splits: int = parameter(at_least(2), default=5, kw_only=True)
     class_conditional: bool = parameter("boolean", default=False, kw_only=True)
     classifier: Any = parameter(HasMethods(["fit", "predict"]), None, default=None, kw_only=True)
 

@@ -12,12 +12,11 @@ from sklearn.utils.metaestimators import _BaseComposition
 
 from skood._checked_data import CheckedData
 from skood._open_set import knows_classes
-from skood._parameters import EXTERNAL, StrOptions, estimator, parameter
+from skood._parameters import EXTERNAL, FRACTION, StrOptions, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import fit_detector, needs_labels, scores_of
 from skood.calibration._p_values import (
-    LEVEL,
     PValueDetector,
     conformal_p_values,
     smooth_p_values,
@@ -160,7 +159,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
 
     detectors: list[tuple[str, Any]] = parameter(list)
     combination: str = parameter(StrOptions(set(_COMBINATIONS)), default="fisher")
-    alpha: float = parameter(LEVEL, default=0.05)
+    alpha: float = parameter(FRACTION, default=0.05)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters; a detector's parameter is called ``name__parameter``.

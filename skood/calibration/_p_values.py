@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 from abc import abstractmethod
 from typing import Any
@@ -14,11 +13,10 @@ from scipy.stats import false_discovery_control
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import FRACTION, estimator, parameter
 from skood.calibration._base import CalibratedDetector
 
 __all__ = [
-    "LEVEL",
     "PValueDetector",
     "conformal_p_values",
     "count_up_to",
@@ -27,10 +25,6 @@ __all__ = [
     "threshold_at",
     "warn_if_too_few",
 ]
-
-
-# Each subclass declares its `alpha`, which stands after a parameter without a default.
-LEVEL = Interval(numbers.Real, 0, 1, closed="neither")
 
 
 @estimator
@@ -46,7 +40,7 @@ class PValueDetector(CalibratedDetector):
         Fraction of the in-distribution rows that is held out for calibration.
     """
 
-    calibration_fraction: float = parameter(LEVEL, default=0.3, kw_only=True)
+    calibration_fraction: float = parameter(FRACTION, default=0.3, kw_only=True)
 
     @abstractmethod
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:

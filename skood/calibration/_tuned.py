@@ -11,7 +11,15 @@ from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
 from skood._detector import Detector
-from skood._parameters import Interval, IsDetector, StrOptions, estimator, parameter
+from skood._parameters import (
+    FRACTION,
+    NONNEGATIVE,
+    Interval,
+    IsDetector,
+    StrOptions,
+    estimator,
+    parameter,
+)
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import CalibratedDetector, fit_detector, needs_labels, scores_of
 
@@ -107,15 +115,9 @@ class TunedThreshold(CalibratedDetector):
     target: float | None = parameter(
         Interval(numbers.Real, 0, 1, closed="both"), None, default=None
     )
-    false_alarm_cost: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=1.0, kw_only=True
-    )
-    miss_cost: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=1.0, kw_only=True
-    )
-    validation_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.3, kw_only=True
-    )
+    false_alarm_cost: float = parameter(NONNEGATIVE, default=1.0, kw_only=True)
+    miss_cost: float = parameter(NONNEGATIVE, default=1.0, kw_only=True)
+    validation_fraction: float = parameter(FRACTION, default=0.3, kw_only=True)
 
     def _fit(
         self,

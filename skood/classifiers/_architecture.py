@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import NONNEGATIVE, Interval, StrOptions, estimator, parameter
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Learned, Preprocessing
@@ -96,9 +96,7 @@ class Architecture(NetworkClassifier, NeuralEstimator):
     momentum: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.9, kw_only=True
     )
-    weight_decay: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=5e-4, kw_only=True
-    )
+    weight_decay: float = parameter(NONNEGATIVE, default=5e-4, kw_only=True)
     lr_schedule: str = parameter(
         StrOptions({"cosine", "step", "constant"}), default="cosine", kw_only=True
     )

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of
 from skood.classifiers._base import NeuralClassifier
 
@@ -56,11 +56,9 @@ class ConvNet(NeuralClassifier):
 
     n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64, 128))
     n_convolutions: int | tuple[int, ...] = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), tuple, list, default=2, kw_only=True
+        at_least(1), tuple, list, default=2, kw_only=True
     )
-    hidden_features: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
-    )
+    hidden_features: int | None = parameter(at_least(1), None, default=None, kw_only=True)
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )

@@ -6,7 +6,7 @@ import numbers
 
 from torch import nn
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of, initialize_convolutions
 from skood.classifiers._base import NeuralClassifier
 
@@ -48,8 +48,8 @@ class DenseNet(NeuralClassifier):
     (2, 27)
     """
 
-    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=100)
-    growth_rate: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=12)
+    depth: int = parameter(at_least(1), default=100)
+    growth_rate: int = parameter(at_least(1), default=12)
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )

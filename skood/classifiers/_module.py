@@ -17,7 +17,7 @@ from skood._checked_data import CheckedData
 from skood._data import check_data, check_in_range
 from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.packing import pack, unpack
 from skood.classifiers._inputs import device_of, dtype_of
 from skood.classifiers._network import Network
@@ -68,9 +68,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
     channels: str | None = parameter(
         StrOptions({"first", "last"}), None, default=None, kw_only=True
     )
-    batch_size: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None, kw_only=True
-    )
+    batch_size: int | None = parameter(at_least(1), None, default=None, kw_only=True)
 
     # Detectors pass their checked data to such a model instead of an array.
     _reads_checked_data = True

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
-
 from torch import nn
 
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import StrOptions, at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of, initialize_convolutions
 from skood.classifiers._base import NeuralClassifier
 
@@ -47,7 +45,7 @@ class ResNet(NeuralClassifier):
     (2, 512)
     """
 
-    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=18)
+    depth: int = parameter(at_least(1), default=18)
     stem: str = parameter(StrOptions({"auto", "small", "large"}), default="auto", kw_only=True)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
 from itertools import pairwise
 
 from torch import nn
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of
 from skood.classifiers._base import NeuralClassifier
 
@@ -65,9 +64,7 @@ class ShallowConvNet(NeuralClassifier):
     """
 
     n_filters: tuple[int, ...] = parameter(tuple, list, default=(32, 64))
-    hidden_features: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=128, kw_only=True
-    )
+    hidden_features: int = parameter(at_least(1), default=128, kw_only=True)
     dropout: tuple[float, float] = parameter(tuple, list, default=(0.25, 0.5), kw_only=True)
     max_epochs: int = parameter(default=30, kw_only=True)
     learning_rate: float = parameter(default=0.05, kw_only=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
-
 from torch import nn
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of, initialize_convolutions
 from skood.classifiers._base import NeuralClassifier
 
@@ -52,7 +50,7 @@ class VGG(NeuralClassifier):
     (20, 512)
     """
 
-    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=16)
+    depth: int = parameter(at_least(1), default=16)
 
     def _build(self, item_shape: tuple[int, ...], n_classes: int) -> nn.Module:
         n_in, height, width = image_shape_of(item_shape, self)

@@ -6,7 +6,7 @@ import numbers
 
 from torch import Tensor, nn
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of, initialize_convolutions
 from skood.classifiers._base import NeuralClassifier
 
@@ -46,8 +46,8 @@ class WideResNet(NeuralClassifier):
     (2, 64)
     """
 
-    depth: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=28)
-    widen_factor: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=10)
+    depth: int = parameter(at_least(1), default=28)
+    widen_factor: int = parameter(at_least(1), default=10)
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )

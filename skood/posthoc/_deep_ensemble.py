@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
 from skood._models import in_chunks
-from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
+from skood._parameters import HasMethods, StrOptions, at_least, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
@@ -114,9 +113,7 @@ class DeepEnsemble(UncertaintyDetector):
     """
 
     classifier: Any = parameter(HasMethods(["fit", "predict"]), list, None, default=None)
-    n_members: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None
-    )
+    n_members: int | None = parameter(at_least(1), None, default=None)
     score_type: str = parameter(StrOptions(set(UNCERTAINTIES)), default="entropy")
 
     def _fit(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from skood import functional as F
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import POSITIVE, StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
 from skood.posthoc._models import is_network
@@ -194,7 +192,7 @@ class KNN(_NormalizingDetector):
     array([ 1, -1])
     """
 
-    n_neighbors: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=50)
+    n_neighbors: int = parameter(at_least(1), default=50)
 
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         super()._learn(outputs, class_indices, seed)
@@ -265,7 +263,7 @@ class GMM(FeatureDetector):
     array([ 1, -1])
     """
 
-    reg_covar: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1e-3)
+    reg_covar: float = parameter(POSITIVE, default=1e-3)
 
     _overfits = True
 

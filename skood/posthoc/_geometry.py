@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from skood import functional as F
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import NONNEGATIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, scatter, whitening
@@ -100,7 +98,7 @@ class NCI(OutputsDetector):
     (150,)
     """
 
-    alpha: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.001)
+    alpha: float = parameter(NONNEGATIVE, default=0.001)
 
     _reads = "head"
     _needs = "data"

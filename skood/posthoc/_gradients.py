@@ -12,7 +12,15 @@ from torch import Tensor, nn
 
 from skood import functional as F
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import (
+    NONNEGATIVE,
+    POSITIVE,
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.functional._shaping import number_kept, ratio
@@ -75,10 +83,8 @@ class ODIN(NetworkDetector):
     (3,)
     """
 
-    temperature: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=1000.0
-    )
-    epsilon: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.0014)
+    temperature: float = parameter(POSITIVE, default=1000.0)
+    epsilon: float = parameter(NONNEGATIVE, default=0.0014)
 
     def _learn_from_data(
         self, data: CheckedData, y: npt.NDArray | None, seed: int
@@ -157,7 +163,7 @@ class IODIN(ODIN):
     (150,)
     """
 
-    n_entries: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=1)
+    n_entries: int = parameter(at_least(1), default=1)
 
     def _mask(self, gradient: Tensor) -> Tensor:
         size = gradient.abs().flatten(1)
@@ -224,18 +230,12 @@ class AdaSCALE(NetworkDetector):
     variant: str = parameter(StrOptions({"activations", "logits"}), default="activations")
     k1: float = parameter(Interval(numbers.Real, 0, 100, closed="right"), default=5.0, kw_only=True)
     k2: float = parameter(Interval(numbers.Real, 0, 100, closed="right"), default=1.0, kw_only=True)
-    shift_weight: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=10.0, kw_only=True
-    )
+    shift_weight: float = parameter(NONNEGATIVE, default=10.0, kw_only=True)
     perturbed_fraction: float = parameter(
         Interval(numbers.Real, 0, 1, closed="right"), default=0.05, kw_only=True
     )
-    step: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=0.5, kw_only=True
-    )
-    n_samples: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=5000, kw_only=True
-    )
+    step: float = parameter(POSITIVE, default=0.5, kw_only=True)
+    n_samples: int = parameter(at_least(1), default=5000, kw_only=True)
 
     _reads = "head"
     _needs = "data"

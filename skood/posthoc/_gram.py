@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import FRACTION, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._layers import as_maps, forward, in_row_chunks, layers_of, modules_named
 from skood.posthoc._base import NetworkDetector, check_magnitude
@@ -91,9 +90,7 @@ class Gram(NetworkDetector):
 
     layers: Sequence[str] | str | None = parameter(tuple, list, str, None, default=None)
     powers: Sequence[int] = parameter(tuple, list, default=(1, 2, 3, 4, 5))
-    validation_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1
-    )
+    validation_fraction: float = parameter(FRACTION, default=0.1)
 
     def _check_parameters(self) -> None:
         if not self.powers or any(p != int(p) or p < 1 for p in self.powers):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import FRACTION, POSITIVE, StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional import unit_length
 from skood.posthoc._covariance import class_means, scatter
@@ -81,15 +79,9 @@ class KernelPCA(FeatureDetector):
     """
 
     kernel: str = parameter(StrOptions({"cosine", "cosine-gaussian"}), default="cosine-gaussian")
-    explained_variance: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.8
-    )
-    gamma: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=2.0, kw_only=True
-    )
-    n_fourier_features: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=2048, kw_only=True
-    )
+    explained_variance: float = parameter(FRACTION, default=0.8)
+    gamma: float = parameter(POSITIVE, default=2.0, kw_only=True)
+    n_fourier_features: int = parameter(at_least(1), default=2048, kw_only=True)
 
     _overfits = True
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._outputs_detector import OutputsDetector
 
@@ -107,7 +105,7 @@ class Energy(OutputsDetector):
     array([1.386, 8.036])
     """
 
-    temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
+    temperature: float = parameter(POSITIVE, default=1.0)
 
     _needs_logits = True
     _takes_multilabel = True
@@ -175,8 +173,8 @@ class GEN(OutputsDetector):
     (1,)
     """
 
-    gamma: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=0.1)
-    n_top: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=100)
+    gamma: float = parameter(POSITIVE, default=0.1)
+    n_top: int = parameter(at_least(1), default=100)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.generalized_entropy(outputs.log_proba, self.gamma, self.n_top)

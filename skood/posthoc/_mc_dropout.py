@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy.special import log_softmax
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.dropout import Subnetwork
 from skood._torch.seeding import Stream
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
@@ -108,7 +107,7 @@ class MCDropout(UncertaintyDetector):
     array([0, 0])
     """
 
-    n_samples: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
+    n_samples: int = parameter(at_least(1), default=32)
     score_type: str = parameter(StrOptions(set(UNCERTAINTIES)), default="entropy")
 
     _reads = "network"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import POSITIVE, StrOptions, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._inputs import requiring_gradient
 from skood.classifiers._layers import (
@@ -100,22 +99,16 @@ class NAC(NetworkDetector):
     """
 
     layers: Sequence[str] | str | None = parameter(tuple, list, str, None, default=None)
-    n_bins: int | Sequence[int] = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), tuple, list, default=50
-    )
+    n_bins: int | Sequence[int] = parameter(at_least(2), tuple, list, default=50)
     steepness: str | float | Sequence[float] = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"),
+        POSITIVE,
         StrOptions({"auto"}),
         tuple,
         list,
         default="auto",
     )
-    min_count: int | Sequence[int] = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), tuple, list, default=50
-    )
-    n_samples: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=1000, kw_only=True
-    )
+    min_count: int | Sequence[int] = parameter(at_least(1), tuple, list, default=50)
+    n_samples: int = parameter(at_least(1), default=1000, kw_only=True)
 
     _overfits = True
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 
 from skood import functional as F
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional._logits import SHIFT
 from skood.posthoc._outputs_detector import OutputsDetector
@@ -63,8 +61,8 @@ class OpenMax(OutputsDetector):
     (150,)
     """
 
-    n_tail: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=20)
-    alpha: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=3)
+    n_tail: int = parameter(at_least(2), default=20)
+    alpha: int = parameter(at_least(1), default=3)
     rows: str = parameter(StrOptions({"correct", "all"}), default="correct", kw_only=True)
 
     _needs = "labels"

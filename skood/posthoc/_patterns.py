@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from skood import functional as F
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import Interval, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
@@ -111,7 +111,7 @@ class NNGuide(OutputsDetector):
     (150,)
     """
 
-    n_neighbors: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=10)
+    n_neighbors: int = parameter(at_least(1), default=10)
     bank_fraction: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=1.0)
 
     _reads = "features"

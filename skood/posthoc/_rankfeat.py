@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from skood import functional as F
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, estimator, parameter
 from skood.classifiers._layers import last_map, modules_named, named_layers, output_shapes
 from skood.classifiers._network import Network
 from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64
@@ -76,7 +75,7 @@ class RankFeat(NetworkDetector):
     """
 
     layer: str | Sequence[str] | None = parameter(str, tuple, list, None, default=None)
-    temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
+    temperature: float = parameter(POSITIVE, default=1.0)
 
     def _learn_from_data(
         self, data: CheckedData, y: npt.NDArray | None, seed: int

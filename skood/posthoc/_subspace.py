@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import FRACTION, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter
@@ -51,9 +49,7 @@ class Residual(OutputsDetector):
     (150,)
     """
 
-    n_components: int | None = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), None, default=None
-    )
+    n_components: int | None = parameter(at_least(1), None, default=None)
 
     _overfits = True
     _reads = "head"
@@ -162,8 +158,8 @@ class NECO(FeatureDetector):
     """
 
     n_components: float = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"),
-        Interval(numbers.Real, 0, 1, closed="neither"),
+        at_least(1),
+        FRACTION,
         default=0.9,
     )
     standardize: bool = parameter("boolean", default=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import warnings
 
 import numpy as np
@@ -13,7 +12,7 @@ from sklearn.frozen import FrozenEstimator
 
 from skood import functional as F
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import FRACTION, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs
@@ -61,9 +60,7 @@ class TemperatureScaling(OutputsDetector):
     True
     """
 
-    validation_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1
-    )
+    validation_fraction: float = parameter(FRACTION, default=0.1)
     # The threshold is set on the rows that `validation_fraction` holds out.
     threshold_fraction: float = parameter(default=0.0, init=False)
 

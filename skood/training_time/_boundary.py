@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import joblib
@@ -21,7 +20,7 @@ from skood._internal import internal
 from skood._labels import check_labels, encode_labels
 from skood._models import fit_model
 from skood._outliers import split_outliers
-from skood._parameters import Interval, StrOptions, estimator, fit_context, parameter
+from skood._parameters import FRACTION, StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density import VAE
@@ -134,9 +133,7 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     vae: VAE | None = parameter(BaseEstimator, None, default=None)
     distance: tuple[float, float | None] = parameter(tuple, list, default=(0.1, None), kw_only=True)
     directions: str = parameter(StrOptions(set(DIRECTIONS)), default="mixed", kw_only=True)
-    quantile: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.95, kw_only=True
-    )
+    quantile: float = parameter(FRACTION, default=0.95, kw_only=True)
     radius: tuple[float, float] = parameter(tuple, list, default=(1.0, 8.0), kw_only=True)
     verbose: bool | int | str = parameter(
         "verbose", StrOptions({"auto"}), default="auto", kw_only=True

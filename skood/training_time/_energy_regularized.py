@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional import energy
 from skood.training_time._outliers import OutlierTrainingDetector
@@ -88,7 +88,7 @@ class EnergyRegularized(OutlierTrainingDetector):
 
     m_in: float = parameter(Interval(numbers.Real, None, None, closed="neither"), default=-6.0)
     m_out: float = parameter(Interval(numbers.Real, None, None, closed="neither"), default=-2.0)
-    energy_weight: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=0.1)
+    energy_weight: float = parameter(POSITIVE, default=0.1)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 import warnings
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, estimator, parameter
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
@@ -75,7 +74,7 @@ class LogitNorm(ClassifierTrainingDetector):
     ((150,), array([0]))
     """
 
-    temperature: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=0.04)
+    temperature: float = parameter(POSITIVE, default=0.04)
 
     def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
         default = super()._default_architecture(data)

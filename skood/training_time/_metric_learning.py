@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import NONNEGATIVE, POSITIVE, at_least, estimator, parameter
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._network_classifier import last_linear
 from skood.classifiers._objective import ClassifierObjective, Task
@@ -77,29 +76,17 @@ class MetricLearningDetector(TrainingDetector):
     """
 
     backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
-    n_latent: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=32)
-    margin: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=32.0)
-    margin_step: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=1.0)
-    margin_start_epoch: int | None = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), None, default=None
-    )
-    kl_weight: float = parameter(Interval(numbers.Real, 0, None, closed="left"), default=0.1)
-    kl_start_epoch: int | None = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), None, default=None
-    )
-    n_classes_per_batch: int = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), default=10, kw_only=True
-    )
-    n_samples_per_batch: int = parameter(
-        Interval(numbers.Integral, 2, None, closed="left"), default=8, kw_only=True
-    )
+    n_latent: int = parameter(at_least(1), default=32)
+    margin: float = parameter(NONNEGATIVE, default=32.0)
+    margin_step: float = parameter(NONNEGATIVE, default=1.0)
+    margin_start_epoch: int | None = parameter(at_least(0), None, default=None)
+    kl_weight: float = parameter(NONNEGATIVE, default=0.1)
+    kl_start_epoch: int | None = parameter(at_least(0), None, default=None)
+    n_classes_per_batch: int = parameter(at_least(2), default=10, kw_only=True)
+    n_samples_per_batch: int = parameter(at_least(2), default=8, kw_only=True)
     normalize_embeddings: bool = parameter("boolean", default=False, kw_only=True)
-    n_head_epochs: int = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), default=0, kw_only=True
-    )
-    head_lr_scale: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=1.0, kw_only=True
-    )
+    n_head_epochs: int = parameter(at_least(0), default=0, kw_only=True)
+    head_lr_scale: float = parameter(POSITIVE, default=1.0, kw_only=True)
 
     _unused: ClassVar[tuple[str, ...]] = ("batch_size", "label_smoothing")
 

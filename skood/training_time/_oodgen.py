@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import joblib
@@ -15,7 +14,15 @@ from sklearn.base import BaseEstimator
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import (
+    FRACTION,
+    NONNEGATIVE,
+    POSITIVE,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.classifiers._objective import ClassifierObjective, Task
@@ -127,19 +134,13 @@ class OODGen(ClassifierTrainingDetector):
     """
 
     vae: VAE | None = parameter(BaseEstimator, None, default=None)
-    off_manifold_interval: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=5
-    )
-    reject_weight: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=0.1)
+    off_manifold_interval: int = parameter(at_least(1), default=5)
+    reject_weight: float = parameter(POSITIVE, default=0.1)
     score_type: str = parameter(StrOptions({"reject", "max", "margin"}), default="reject")
-    reconstruction_weight: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=1.0, kw_only=True
-    )
+    reconstruction_weight: float = parameter(NONNEGATIVE, default=1.0, kw_only=True)
     distance: tuple[float, float | None] = parameter(tuple, list, default=(0.1, None), kw_only=True)
     directions: str = parameter(StrOptions(set(DIRECTIONS)), default="mixed", kw_only=True)
-    quantile: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.95, kw_only=True
-    )
+    quantile: float = parameter(FRACTION, default=0.95, kw_only=True)
     radius: tuple[float, float] = parameter(tuple, list, default=(1.0, 8.0), kw_only=True)
 
     _scoring_parameters = ("contamination", "score_type")

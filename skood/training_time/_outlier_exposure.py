@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional import log_msp
 from skood.training_time._outliers import OutlierTrainingDetector
@@ -81,9 +79,7 @@ class OutlierExposure(OutlierTrainingDetector):
     True
     """
 
-    outlier_weight: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=0.5
-    )
+    outlier_weight: float = parameter(POSITIVE, default=0.5)
 
     def _outlier_terms(self, inliers: Tensor, outliers: Tensor) -> dict[str, Tensor]:
         if not len(outliers):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._base import ClassifierTrainingDetector
@@ -42,9 +41,7 @@ class OutlierTrainingDetector(ClassifierTrainingDetector):
     """
 
     outliers: Any = parameter("array-like", callable, None, default=None)
-    outlier_ratio: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=2.0, kw_only=True
-    )
+    outlier_ratio: float = parameter(POSITIVE, default=2.0, kw_only=True)
 
     _trains_on_outliers = True
     _unused = ("patience",)

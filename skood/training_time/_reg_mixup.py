@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from skood import functional
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, estimator, parameter
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
 from skood.training_time._base import ClassifierTrainingDetector
@@ -66,8 +64,8 @@ class RegMixup(ClassifierTrainingDetector):
     ((150,), array([0]))
     """
 
-    alpha: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=20.0)
-    mixup_weight: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
+    alpha: float = parameter(POSITIVE, default=20.0)
+    mixup_weight: float = parameter(POSITIVE, default=1.0)
 
     def _loss(self, objective: ClassifierObjective, x: Tensor, class_index: Tensor) -> Tensor:
         if not objective.training:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, estimator, parameter
 from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._svdd import HypersphereDetector, HypersphereObjective
 
@@ -91,7 +90,7 @@ class DeepSAD(HypersphereDetector):
     True
     """
 
-    eta: float = parameter(Interval(numbers.Real, 0, None, closed="neither"), default=1.0)
+    eta: float = parameter(POSITIVE, default=1.0)
 
     _trains_on_outliers = True
     _unused = ("label_smoothing", "patience")

@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective, Task
@@ -52,7 +52,7 @@ class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tra
     """
 
     backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
-    n_latent: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=32)
+    n_latent: int = parameter(at_least(2), default=32)
 
     _needs_labels = False
     _unused: ClassVar[tuple[str, ...]] = ("label_smoothing",)
@@ -196,9 +196,7 @@ class DeepSVDD(HypersphereDetector):
 
     objective: str = parameter(StrOptions({"one-class", "soft-boundary"}), default="one-class")
     nu: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=0.1)
-    n_warm_up_epochs: int = parameter(
-        Interval(numbers.Integral, 0, None, closed="left"), default=10
-    )
+    n_warm_up_epochs: int = parameter(at_least(0), default=10)
 
     def _make_objective(self, task: Task) -> ClassifierObjective:
         if self.objective == "one-class":

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Chi2
 
-from skood._parameters import Interval, estimator, parameter
+from skood._parameters import POSITIVE, Interval, at_least, estimator, parameter
 from skood._torch.seeding import Stream, isolated_rng
 from skood.classifiers._network_classifier import last_linear
 from skood.classifiers._objective import ClassifierObjective, Task
@@ -105,15 +105,11 @@ class VOS(ClassifierTrainingDetector):
     ((150,), array([0]))
     """
 
-    n_queue: int = parameter(Interval(numbers.Integral, 2, None, closed="left"), default=1000)
+    n_queue: int = parameter(at_least(2), default=1000)
     start_fraction: float = parameter(Interval(numbers.Real, 0, 1, closed="left"), default=0.4)
-    n_candidates: int = parameter(Interval(numbers.Integral, 1, None, closed="left"), default=10000)
-    n_outliers_per_class: int = parameter(
-        Interval(numbers.Integral, 1, None, closed="left"), default=1
-    )
-    uncertainty_weight: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=0.1
-    )
+    n_candidates: int = parameter(at_least(1), default=10000)
+    n_outliers_per_class: int = parameter(at_least(1), default=1)
+    uncertainty_weight: float = parameter(POSITIVE, default=0.1)
 
     _unused = ("patience",)
 
