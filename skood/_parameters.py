@@ -201,7 +201,16 @@ def _with_section(docstring: str, title: str, text: str, previous: str | None) -
 
 
 def at_least(fewest: int) -> Interval:
-    """Allow integers from `fewest`, as the constraint of a :func:`parameter`."""
+    """Allow integers from `fewest`, as the constraint of a :func:`parameter`.
+
+    Parameters
+    ----------
+    fewest : int
+
+    Returns
+    -------
+    Interval
+    """
     return Interval(numbers.Integral, fewest, None, closed="left")
 
 

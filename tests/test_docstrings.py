@@ -79,6 +79,8 @@ def public_objects():
         module = importlib.import_module(f"skood.{package}")
         for name in module.__all__:
             member = getattr(module, name)
+            if not callable(member):
+                continue
             if not inspect.isabstract(member):
                 yield f"skood.{package}.{name}"
             if not inspect.isclass(member):
