@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 from campaign import PARTS, SUBJECTS, Case, Data, case_of, unclear
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 import skood
 

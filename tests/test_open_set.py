@@ -196,7 +196,9 @@ def test_features_of_a_network_of_other_classes(network, rows):
     X, y, _ = rows
     names = np.array(["ant", "bee", "cow"])[y]
     detector = skood.Mahalanobis(network).fit(X, names)
-    with pytest.raises(AttributeError, match=r"\['ant', 'bee', 'cow'\].*has the classes \[0, 1, 2\]"):
+    with pytest.raises(
+        AttributeError, match=r"\['ant', 'bee', 'cow'\].*has the classes \[0, 1, 2\]"
+    ):
         detector.classifier_  # noqa: B018
     assert not hasattr(detector, "predict_class")
     with pytest.raises(AttributeError) as caught:

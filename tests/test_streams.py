@@ -241,7 +241,10 @@ class TestLoader:
                 r"returns shape \(4,\) for 1 items; expected one row for each",
             ),
             (lambda items: {}["x"], "collate_fn of the DataLoader X failed .* KeyError: 'x'"),
-            (lambda items: ["a"] * len(items), "is of type str and dtype <U1; expected a numeric array"),
+            (
+                lambda items: ["a"] * len(items),
+                "is of type str and dtype <U1; expected a numeric array",
+            ),
         ],
     )
     def test_with_a_collation_that_fails(self, collate, message):

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
+from skood._parameters import (
+    FRACTION,
+    POSITIVE,
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.preprocessing import Preprocessing
 from skood.density._denoiser import Denoiser, rademacher
 from skood.density._diffusion_network import AveragedNetwork, NoiseNetwork
@@ -130,15 +138,9 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
-    beta_min: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=0.1, kw_only=True
-    )
-    beta_max: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=20.0, kw_only=True
-    )
-    t_min: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=1e-5, kw_only=True
-    )
+    beta_min: float = parameter(POSITIVE, default=0.1, kw_only=True)
+    beta_max: float = parameter(POSITIVE, default=20.0, kw_only=True)
+    t_min: float = parameter(FRACTION, default=1e-5, kw_only=True)
     weighting: str = parameter(
         StrOptions({"likelihood", "uniform"}), default="likelihood", kw_only=True
     )

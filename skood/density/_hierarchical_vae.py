@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._data import check_scores
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._parameters import NONNEGATIVE, at_least, estimator, parameter
 from skood.density._evidence import divergence, importance_bound, normal_points
 from skood.density._hierarchical_vae_network import HierarchicalVAENetwork
 from skood.density._latent_space import LatentSpace
@@ -113,9 +113,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
 
     n_latents: tuple[int, ...] = parameter(tuple, list, default=(32, 16, 8))
     n_warmup_steps: int = parameter(at_least(0), default=200, kw_only=True)
-    free_nats: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=2.0, kw_only=True
-    )
+    free_nats: float = parameter(NONNEGATIVE, default=2.0, kw_only=True)
 
     _features_of_images = (128,)
 

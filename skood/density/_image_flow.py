@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
+from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._flow_jacobian import InverseDerivative
 from skood.density._image_flow_network import ImageFlowNetwork
@@ -112,9 +112,7 @@ class ImageFlow(ImageParameters, InvertibleDensity):
     n_bins: int = parameter(
         Interval(numbers.Integral, 2, 500, closed="both"), default=8, kw_only=True
     )
-    bound: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=3.0, kw_only=True
-    )
+    bound: float = parameter(POSITIVE, default=3.0, kw_only=True)
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )

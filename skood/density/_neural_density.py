@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._chunks import row_slices
 from skood._data import check_scores
-from skood._parameters import Interval, estimator, fit_context, parameter
+from skood._parameters import NONNEGATIVE, Interval, estimator, fit_context, parameter
 from skood._progress import tracked
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density._base import ModelObjective, NeuralModel
@@ -107,9 +107,7 @@ class NeuralDensity(ClassConditioning, LogDensityMixin, NeuralModel):
     mutation_rate: float = parameter(
         Interval(numbers.Real, 0, 1, closed="both"), default=0.0, kw_only=True
     )
-    reg_weight: float = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), default=0.0, kw_only=True
-    )
+    reg_weight: float = parameter(NONNEGATIVE, default=0.0, kw_only=True)
 
     _objective = DensityObjective
 

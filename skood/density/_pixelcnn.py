@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._parameters import POSITIVE, Interval, at_least, estimator, parameter
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density import _logistic_mixture as mixture
@@ -124,9 +124,7 @@ class PixelCNN(ImageParameters, NeuralDensity):
     )
     weight_norm: bool = parameter("boolean", default=False, kw_only=True)
     conditional: bool = parameter("boolean", default=False, kw_only=True)
-    min_scale: float = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), default=0.116, kw_only=True
-    )
+    min_scale: float = parameter(POSITIVE, default=0.116, kw_only=True)
     n_levels: int = parameter(at_least(2), default=256, kw_only=True)
     max_epochs: int = parameter(default=50, kw_only=True)
     max_steps: int | None = parameter(default=1600, kw_only=True)

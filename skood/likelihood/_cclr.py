@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
-
 import torch
 from torch import Tensor
 
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._parameters import FRACTION, at_least, estimator, parameter
 from skood.density._denoiser import Denoiser
 from skood.density._evidence import normal_points
 from skood.likelihood._diffusion_detector import DiffusionDetector
@@ -62,9 +60,7 @@ class CCLR(DiffusionDetector):
     (3,)
     """
 
-    time_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.5, kw_only=True
-    )
+    time_fraction: float = parameter(FRACTION, default=0.5, kw_only=True)
     n_draws: int = parameter(at_least(1), default=32, kw_only=True)
 
     def _of_items(self, denoiser: Denoiser, x: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.svm import OneClassSVM
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model, rows_through
-from skood._parameters import HasMethods, Interval, StrOptions, at_least, estimator, parameter
+from skood._parameters import POSITIVE, HasMethods, StrOptions, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, evenly_spaced, log_density
 
@@ -101,7 +100,7 @@ class DensityOfStates(DensityDetector):
     )
     bandwidth: str | float = parameter(
         StrOptions({"scott", "silverman"}),
-        Interval(numbers.Real, 0, None, closed="neither"),
+        POSITIVE,
         default="scott",
         kw_only=True,
     )

@@ -15,7 +15,15 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
 from skood._models import fit_model
-from skood._parameters import HasMethods, Interval, at_least, estimator, parameter
+from skood._parameters import (
+    FRACTION,
+    NONNEGATIVE,
+    HasMethods,
+    Interval,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
@@ -118,9 +126,7 @@ class LikelihoodRatio(DensityDetector):
     mutation_rate: Any = parameter(
         Interval(numbers.Real, 0, 1, closed="both"), "array-like", default=0.3, kw_only=True
     )
-    reg_weight: Any = parameter(
-        Interval(numbers.Real, 0, None, closed="left"), "array-like", default=10.0, kw_only=True
-    )
+    reg_weight: Any = parameter(NONNEGATIVE, "array-like", default=10.0, kw_only=True)
     background_steps: int | float | None = parameter(
         at_least(1),
         Interval(numbers.Real, 0, 1, closed="right"),
@@ -128,9 +134,7 @@ class LikelihoodRatio(DensityDetector):
         default=0.2,
         kw_only=True,
     )
-    validation_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1, kw_only=True
-    )
+    validation_fraction: float = parameter(FRACTION, default=0.1, kw_only=True)
 
     _model_parameters = ("density", "background")
 

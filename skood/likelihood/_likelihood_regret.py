@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._methods import check_provides
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
+from skood._parameters import POSITIVE, StrOptions, at_least, estimator, parameter
 from skood.density import VAE
 from skood.density._evidence import normal_points
 from skood.likelihood._base import DensityDetector
@@ -81,9 +80,7 @@ class LikelihoodRegret(DensityDetector):
 
     optimize: str = parameter(StrOptions({"latents", "encoder"}), default="latents", kw_only=True)
     n_steps: int = parameter(at_least(1), default=100, kw_only=True)
-    learning_rate: float | None = parameter(
-        Interval(numbers.Real, 0, None, closed="neither"), None, default=None, kw_only=True
-    )
+    learning_rate: float | None = parameter(POSITIVE, None, default=None, kw_only=True)
     n_draws: int = parameter(at_least(1), default=1, kw_only=True)
     n_points: int = parameter(at_least(1), default=32, kw_only=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._parameters import FRACTION, at_least, estimator, parameter
 from skood._thresholds import FEWEST_HELD_OUT
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, log_density
@@ -72,9 +71,7 @@ class Typicality(DensityDetector):
     -1
     """
 
-    held_out_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="neither"), default=0.1, kw_only=True
-    )
+    held_out_fraction: float = parameter(FRACTION, default=0.1, kw_only=True)
     # Replaced by `held_out_fraction`.
     threshold_fraction: float = parameter(default=0.0, init=False)
     n_bootstrap: int = parameter(at_least(1), default=1000, kw_only=True)
