@@ -16,12 +16,7 @@ from torch import Tensor
 from skood._chunks import row_slices
 from skood._given import Given
 from skood._internal import internal
-from skood._readers import (
-    ArrayReader,
-    ConcatenationReader,
-    Read,
-    SubsetReader,
-)
+from skood._readers import ArrayReader, ConcatenationReader, Read, SubsetReader
 
 __all__ = ["NUMBERS", "CheckedData", "CheckedFields", "from_torch", "in_float32"]
 

@@ -20,12 +20,7 @@ from skood._detector import Detector
 from skood._frozen import check_parts_fitted
 from skood._labels import encode_labels
 from skood._models import check_same_columns, fit_model, rows_through
-from skood._open_set import (
-    OpenSetDetector,
-    class_proba_of,
-    excludes_classes,
-    knows_classes,
-)
+from skood._open_set import OpenSetDetector, class_proba_of, excludes_classes, knows_classes
 from skood._outliers import labels_of, split_outliers
 from skood._parameters import HasMethods, estimator, fit_context, parameter
 from skood._torch.seeding import Stream, draw_seed, numpy_rng

@@ -14,12 +14,7 @@ from torch import Tensor
 
 from skood._caching import cached
 from skood._checked_data import CheckedData
-from skood._torch.batching import (
-    batch_multiple,
-    evaluating,
-    map_batches,
-    scoring_batch_size,
-)
+from skood._torch.batching import batch_multiple, evaluating, map_batches, scoring_batch_size
 from skood._torch.packing import content_of, tensors_of
 from skood.classifiers._forward import ForwardPass
 from skood.classifiers._inputs import readable

@@ -31,13 +31,7 @@ from skood.functional._logits import (
     openmax,
     predictive_entropy,
 )
-from skood.functional._shaping import (
-    ash,
-    lts,
-    react,
-    scale,
-    vra,
-)
+from skood.functional._shaping import ash, lts, react, scale, vra
 
 __all__ = [
     "ash",

@@ -9,14 +9,7 @@ from skood.posthoc._gradients import IODIN, ODIN, AdaSCALE
 from skood.posthoc._gram import Gram
 from skood.posthoc._kernel_pca import KernelPCA
 from skood.posthoc._layer_mahalanobis import LayerMahalanobis
-from skood.posthoc._logits import (
-    GEN,
-    MSP,
-    Energy,
-    Entropy,
-    KLMatching,
-    MaxLogit,
-)
+from skood.posthoc._logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit
 from skood.posthoc._mc_dropout import MCDropout
 from skood.posthoc._nac import NAC
 from skood.posthoc._openmax import OpenMax

@@ -17,12 +17,7 @@ from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
-from skood.posthoc._models import (
-    classifier_outputs,
-    fitted_model,
-    is_multilabel,
-    with_handles,
-)
+from skood.posthoc._models import classifier_outputs, fitted_model, is_multilabel, with_handles
 from skood.posthoc._uncertainty import UNCERTAINTIES, Statistic, UncertaintyDetector
 
 __all__ = ["DeepEnsemble"]
