@@ -122,7 +122,7 @@ def estimator(class_: _Class) -> _Class:
 
 
 def _in_order(cls: Any) -> inspect.Signature:
-    """Signature whose keyword-only parameters are those of the class, then those of its bases."""
+    """Order the keyword-only parameters: the class's own, then the inherited ones."""
     made = inspect.signature(cls.__init__)
     declared: dict[str, None] = {}
     for base in cls.__mro__:

@@ -100,7 +100,7 @@ def progress_bar(*, verbose: Verbose = "auto", **params: Any) -> Any:
 
 
 def tracked(iterable: Iterable, *, verbose: Verbose = "auto", **params: Any) -> Iterator:
-    """Iterate with a bar, whose parameters are those of :func:`progress_bar`.
+    """Iterate with a bar, which takes the parameters of :func:`progress_bar`.
 
     It appears at the end of an item: an iterator is not told of an error in its loop, and with a
     timer the bar could appear after it.
