@@ -78,8 +78,39 @@ def labels(X):
     return (X[:, 0] > 0).astype(int)
 
 
-@parametrize_with_checks(ESTIMATORS, expected_failed_checks=expected_failed_checks)
+# Of several instances of a class the first meets all of scikit-learn's checks.
+FIRST = [e for i, e in enumerate(ESTIMATORS) if type(e) not in map(type, ESTIMATORS[:i])]
+FURTHER = [e for e in ESTIMATORS if not any(e is first for first in FIRST)]
+
+
+@parametrize_with_checks(FIRST, expected_failed_checks=expected_failed_checks)
 def test_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def some_checks(estimators, names):
+    """Yield the checks with these names, without their repetition on memory-mapped data."""
+    for given in estimators:
+        for estimator, check in estimator_checks_generator(given):
+            name = getattr(check, "func", check).__name__
+            is_repeated = getattr(check, "keywords", {}).get("readonly_memmap", False)
+            if name in names and name not in expected_failed_checks(given) and not is_repeated:
+                yield pytest.param(estimator, check, id=f"{name_of(given)}-{name}")
+
+
+# Checks that another model inside may fail. Batches, pickles and repeated fits are in `test_contract`.
+ON_ANOTHER_MODEL = {
+    "check_estimators_dtypes",
+    "check_estimators_nan_inf",
+    "check_fit2d_1feature",
+    "check_fit2d_1sample",
+    "check_outliers_train",
+    "check_readonly_memmap_input",
+}
+
+
+@pytest.mark.parametrize(("estimator", "check"), some_checks(FURTHER, ON_ANOTHER_MODEL))
+def test_scikit_learn_with_another_model(estimator, check):
     check(estimator)
 
 
@@ -139,19 +170,8 @@ ON_DEFAULTS = {
 }
 
 
-def checks_on_defaults():
-    for default in DEFAULTS:
-        checks = estimator_checks_generator(
-            default, expected_failed_checks=expected_failed_checks(default)
-        )
-        for estimator, check in checks:
-            name = getattr(check, "func", check).__name__
-            if name in ON_DEFAULTS and name not in expected_failed_checks(default):
-                yield pytest.param(estimator, check, id=f"{type(default).__name__}-{name}")
-
-
 @pytest.mark.filterwarnings("ignore:n_neighbors=:UserWarning")
-@pytest.mark.parametrize(("estimator", "check"), list(checks_on_defaults()))
+@pytest.mark.parametrize(("estimator", "check"), some_checks(DEFAULTS, ON_DEFAULTS))
 def test_scikit_learn_with_defaults(estimator, check, request):
     # A classifier is checked for its accuracy.
     if not is_classifier(estimator):

@@ -52,7 +52,7 @@ class KernelPCA(FeatureDetector):
     Raises
     ------
     ValueError
-        When the mapped features do not vary, or no direction is left for the error.
+        When the training features do not vary, or no direction is left for the error.
 
     See Also
     --------
@@ -94,12 +94,17 @@ class KernelPCA(FeatureDetector):
             self.phases_ = rng.uniform(0, 2 * np.pi, self.n_fourier_features)
         one_class = np.zeros(len(features), dtype=np.int64)
         mean = class_means(features, one_class, self._map)
-        values, vectors = np.linalg.eigh(scatter(features, mean, one_class, self._map))
+        if len(features) < mean.shape[1]:
+            # The same directions, from a decomposition that is quicker for few rows.
+            _, singular, directions = np.linalg.svd(self._map(features) - mean, full_matrices=False)
+            values, vectors = np.square(singular)[::-1], directions[::-1].T
+        else:
+            values, vectors = np.linalg.eigh(scatter(features, mean, one_class, self._map))
         explained = np.cumsum(values[::-1]) / max(values.sum(), np.finfo(np.float64).tiny)
         n_components = 1 + np.searchsorted(explained, self.explained_variance)
-        if n_components >= len(values):
+        if n_components > len(values) or n_components == len(vectors):
             raise ValueError(
-                f"n_features={features.shape[1]}: their {len(values)} mapped features leave no "
+                f"n_features={features.shape[1]}: their {len(vectors)} mapped features leave no "
                 f"direction beyond explained_variance={self.explained_variance} of the variance; "
                 "give features that vary, or a smaller explained_variance"
             )

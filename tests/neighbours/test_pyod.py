@@ -137,13 +137,13 @@ def test_without_it_the_error_names_it(detector, X, far):
 def test_detectors_without_a_score_of_single_rows(X):
     X = X[:40]
     for detector in (COF(), CD()):
-        with pytest.raises(ValueError, match="scores a row only by the other rows"):
+        with pytest.raises(ValueError, match="scores a row only relative to the other rows"):
             ExternalDetector(detector).fit(X)
 
 
 def test_labels(X):
     """Those of classes are not those of outliers, 1 in PyOD."""
-    with pytest.raises(ValueError, match=r"DevNet of PyOD learns from labels, 1 = outlier"):
+    with pytest.raises(ValueError, match=r"DevNet of PyOD learns from labels where 1 = outlier"):
         ExternalDetector(DevNet()).fit(X, np.repeat(["a", "b"], 75))
     y = np.where(X[:, 0] > 0, "a", "b")
     chosen = ExternalDetector(make_pipeline(SelectKBest(k=1), KNN())).fit(X, y)

@@ -57,6 +57,18 @@ def test_fourier_features_approximate_the_kernel(Z):
     assert np.abs(mapped @ mapped.T - expected).max() < 5 / np.sqrt(n_fourier_features)
 
 
+@pytest.mark.parametrize("n_rows", [79, 80, 81])
+def test_few_and_many_rows(n_rows):
+    """Fewer rows than mapped features, and more: two ways to the same directions."""
+    Z = np.random.default_rng(1).normal(size=(n_rows, 5))
+    detector = KernelPCA(n_fourier_features=80, random_state=0).fit(Z)
+    pca = PCA(detector.components_.shape[1]).fit(detector._map(Z))
+    error = np.linalg.norm(
+        detector._map(Z) - pca.inverse_transform(pca.transform(detector._map(Z))), axis=1
+    )
+    assert_allclose(detector.score_samples(Z), -error, rtol=1e-6)
+
+
 def test_length_does_not_matter(Z):
     detector = KernelPCA(n_fourier_features=100, random_state=0).fit(Z)
     assert_allclose(detector.score_samples(3 * Z), detector.score_samples(Z), rtol=1e-9)
