@@ -98,7 +98,7 @@ def some_checks(estimators, names):
                 yield pytest.param(estimator, check, id=f"{name_of(given)}-{name}")
 
 
-# Checks that another model inside may fail. Batches, pickles and repeated fits are in `test_contract`.
+# Checks that another model inside may fail; `test_contract` has batches, pickles and repeated fits.
 ON_ANOTHER_MODEL = {
     "check_estimators_dtypes",
     "check_estimators_nan_inf",
