@@ -42,7 +42,10 @@ def tiny_hierarchical_vae(**kwargs):
 
 
 def tiny_autoencoder(n_latent=2, **kwargs):
-    return skood.Autoencoder(n_latent, hidden_features=(8,), n_filters=(4,), max_epochs=3, **kwargs)
+    # Of 8 units, all may be dead after three epochs.
+    return skood.Autoencoder(
+        n_latent, hidden_features=(32,), n_filters=(4,), max_epochs=3, **kwargs
+    )
 
 
 def tiny_mlp(**kwargs):
