@@ -44,7 +44,7 @@ def tiny_hierarchical_vae(**kwargs):
 def tiny_autoencoder(n_latent=2, **kwargs):
     # Of 8 units, all may be dead after three epochs.
     return skood.Autoencoder(
-        n_latent, hidden_features=(32,), n_filters=(4,), max_epochs=3, **kwargs
+        n_latent, hidden_features=(16,), n_filters=(4,), max_epochs=3, **kwargs
     )
 
 
