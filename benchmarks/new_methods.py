@@ -3,7 +3,7 @@
     python benchmarks/new_methods.py --data DIR
     python benchmarks/new_methods.py --table            # the stored results as text
 
-ID: Fashion-MNIST, a small ConvNet that is trained for a minute, three seeds. All parameters are the
+ID: Fashion-MNIST, a small ConvNet that is trained for a minute, two seeds. All parameters are the
 defaults; no OOD set chooses any. DIR has a ``read_data.py`` with ``load(name, split)``, or
 torchvision's layout.
 """
@@ -85,9 +85,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--n-training", type=int, default=10_000)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--n-training", type=int, default=6000)
     parser.add_argument("--n-test", type=int, default=2000)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--table", action="store_true", help="print the stored results")
