@@ -124,8 +124,8 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
         Parameters
         ----------
         earlier : dict of str to object
-            Attributes before `fit`. Those of an earlier fit are deleted, because they do not match
-            the models of this fit.
+            Attributes before `fit`. Attributes of an earlier fit are deleted, because they do not
+            match the models of this fit.
         following : str, default="threshold"
             Name of the next phase, for the message of Ctrl-C.
         """

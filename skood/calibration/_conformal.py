@@ -56,19 +56,17 @@ class ConformalDetector(PValueDetector):
     ----------
     detector : estimator
         Anything with ``fit`` and ``score_samples``, higher = more in-distribution: a detector of
-        this package, ``IsolationForest``, ``OneClassSVM``, ``LocalOutlierFactor(novelty=True)``,
-        ``GaussianMixture`` or a ``Pipeline`` that ends in one; a detector of PyOD, or one with
-        another sign, in :class:`ExternalDetector`. A detector in
-        :class:`sklearn.frozen.FrozenEstimator` is not fitted again: all in-distribution rows given
-        to `fit` are then calibration rows, and must be new to it. The calibration rows must also be
-        new to a trained model *inside* the detector; ``fit(X, y, X_calibration=...)`` takes such
-        rows.
+        this package, ``IsolationForest``, ``GaussianMixture`` or a ``Pipeline`` that ends in one; a
+        detector of PyOD, or one with another sign, in :class:`ExternalDetector`. A detector in
+        :class:`sklearn.frozen.FrozenEstimator` is not fitted again: all rows given to `fit` are
+        then calibration rows. Calibration rows must be new to the detector and to a trained model
+        *inside* it; ``fit(X, y, X_calibration=...)`` takes such rows.
     alpha : float, default=0.05
         Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
     method : {"split", "cross"}, default="split"
         "split" holds out `calibration_fraction` of the rows. "cross" holds out each of `n_splits`
-        folds from a detector of its own, so that every row serves both for learning and for
-        calibration; it costs `n_splits` times the time and has a weaker guarantee, see Notes.
+        folds from a detector of its own: every row serves both purposes, at `n_splits` times the
+        cost and with a weaker guarantee, see Notes.
     n_splits : int, default=5
         Number of folds, for ``method="cross"``.
     class_conditional : bool, default=False
