@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import numbers
 import re
@@ -143,6 +144,7 @@ _SECTION = r"^{}\n-+\n((?:.*\n)*?)(?=\n?[A-Z][A-Za-z ]*\n-+\n|\n*\Z)"
 _ENTRY = re.compile(r"^\S.*\n(?:[ ]+.*\n|\n(?=[ ]))*", re.MULTILINE)
 
 
+@functools.cache
 def _entries(docstring: str, title: str) -> dict[str, str]:
     """Return the entry of each name in a section of a docstring."""
     section = re.search(_SECTION.format(title), docstring, re.MULTILINE)

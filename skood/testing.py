@@ -241,7 +241,7 @@ def check_pickle_and_clone(case: _Case) -> None:
     """Check that a pickled detector scores as before, and that a clone is not fitted."""
     restored = pickle.loads(pickle.dumps(case.fitted))
     assert_array_equal(restored.score_samples(case.X), case.scores)
-    assert repr(clone(case.detector)) == repr(case.detector)
+    assert repr(clone(case.fitted)) == repr(case.new(random_state=0, contamination=0.2))
     assert not hasattr(clone(case.fitted), "n_features_in_")
 
 

@@ -59,6 +59,7 @@ class Stream(enum.IntEnum):
     COVERAGE_ROWS = 44
     DROPOUT_MASKS = 45
     ENSEMBLE_MEMBERS = 46
+    FOURIER_FEATURES = 47
     # Detectors that train their own classifier.
     SAMPLER = 50
     TRAINING_OFF_MANIFOLD = 51

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy.special import logsumexp
 from torch import Tensor
 
 __all__ = ["Outputs", "log_probabilities"]
+
+# Largest deviation of the sum of saved probabilities from 1, which may be of half precision.
+_ROUNDING = 1e-3
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,8 @@ class Outputs:
         Raises
         ------
         ValueError
-            If logits and features are both missing, the shapes do not match, or a value is NaN or
-            infinite.
+            If logits and features are both missing, the shapes do not match, a value is NaN or
+            infinite, or the logits are probabilities.
         """
         if logits is None and features is None:
             raise ValueError("logits and features are both None; give at least one of them")
@@ -111,7 +115,9 @@ class Outputs:
                 "logits have one column, which two classes can share: give a column for each, "
                 "np.column_stack([0 * logits, logits]), or multilabel=True if there is one label"
             )
-        return cls(f, log_probabilities(f, multilabel), z, multilabel=multilabel, head=known)
+        log_proba = log_probabilities(f, multilabel)
+        normalized = f.shape[1] > 0 and not multilabel and _is_normalized(f)
+        return cls(f, log_proba, z, normalized, multilabel=multilabel, head=known)
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -179,6 +185,16 @@ def log_probabilities(logits: npt.NDArray, multilabel: bool) -> npt.NDArray[np.f
     """Logarithms of the softmax of logits, or of their sigmoids if `multilabel` is true."""
     z = torch.from_numpy(logits.astype(np.float64))
     return (F.logsigmoid(z) if multilabel else torch.log_softmax(z, 1)).numpy()
+
+
+def _is_normalized(logits: npt.NDArray) -> bool:
+    """Whether logits are logarithms of probabilities; raise if they are probabilities."""
+    if logits.min() >= 0 and np.abs(logits.sum(1) - 1).max() < _ROUNDING:
+        raise ValueError(
+            "logits are not negative and each row sums to 1, so they are probabilities; give the "
+            "output before the softmax, or np.log(probabilities) to a score of probabilities"
+        )
+    return bool(np.abs(logsumexp(logits.astype(np.float64), axis=1)).max() < _ROUNDING)
 
 
 def _array(values: Any, name: str, n_axes: int) -> npt.NDArray:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._parameters import FRACTION, POSITIVE, StrOptions, at_least, estimator, parameter
+from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
 from skood.functional import unit_length
 from skood.posthoc._covariance import class_means, scatter
@@ -88,7 +89,7 @@ class KernelPCA(FeatureDetector):
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         features = outputs.features
         if self.kernel == "cosine-gaussian":
-            rng = np.random.default_rng(seed)
+            rng = numpy_rng(seed, Stream.FOURIER_FEATURES)
             size = features.shape[1], self.n_fourier_features
             self.frequencies_ = np.sqrt(2 * self.gamma) * rng.normal(size=size)
             self.phases_ = rng.uniform(0, 2 * np.pi, self.n_fourier_features)

@@ -298,3 +298,13 @@ def test_a_detector_from_public_names_alone(saved):
     assert "classifier : " in PowerNorm.__doc__
     with pytest.raises(TypeError, match="reads a network"):
         PowerNorm(LogisticRegression()).fit(saved.X, saved.y)
+
+
+def test_saved_probabilities_are_not_logits():
+    proba = np.array([[0.7, 0.3], [0.1, 0.9]])
+    for given in proba, proba.astype(np.float32):
+        with pytest.raises(ValueError, match="each row sums to 1, so they are probabilities"):
+            skood.Energy().score_outputs(given)
+    with pytest.raises(ValueError, match="Energy reads logits, but the classifier gives only probabilities"):
+        skood.Energy().score_outputs(np.log(proba))
+    np.testing.assert_allclose(skood.MSP().score_outputs(np.log(proba)), [0.7, 0.9])
