@@ -147,6 +147,7 @@ _ENTRY = re.compile(r"^\S.*\n(?:[ ]+.*\n|\n(?=[ ]))*", re.MULTILINE)
 @functools.cache
 def _entries(docstring: str, title: str) -> dict[str, str]:
     """Return the entry of each name in a section of a docstring."""
+    docstring = inspect.cleandoc(docstring) + "\n"
     section = re.search(_SECTION.format(title), docstring, re.MULTILINE)
     entries = _ENTRY.findall(section[1]) if section else []
     return {
@@ -163,7 +164,7 @@ def _completed(cls: type, signature: inspect.Signature) -> str:
         known = _entries(docstring, title)
         inherited: dict[str, str] = {}
         for base in cls.__mro__[:0:-1]:
-            inherited |= _entries(inspect.cleandoc(base.__doc__ or "") + "\n", title)
+            inherited |= _entries(base.__doc__ or "", title)
         if title == "Parameters":
             names = list(signature.parameters)
             inherited = {
