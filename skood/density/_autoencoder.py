@@ -108,20 +108,23 @@ class Autoencoder(ImageOrRowParameters, LatentSpace, NeuralModel):
             has_range=None if self.value_range is None else True,
         )
 
-    def _build(self, data: CheckedData) -> nn.Module:
+    def _learn(self, data: CheckedData) -> None:
         if self.value_range_ is None:
             self._preprocessing.learn_moments(data)
+
+    def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
+        is_image = len(item_shape) == 3
         hidden_features = self.hidden_features
         if hidden_features is None:
-            hidden_features = () if data.is_image else (128, 128)
+            hidden_features = () if is_image else (128, 128)
         network = AutoencoderNetwork(
-            data.item_shape,
+            item_shape,
             self.n_latent,
             n_filters=self.n_filters,
             hidden_features=hidden_features,
             has_range=self.value_range_ is not None,
         )
-        return network.to(memory_format=torch.channels_last) if data.is_image else network
+        return network.to(memory_format=torch.channels_last) if is_image else network
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Pixels in [0, 1], or standardised rows, float32."""

@@ -147,9 +147,23 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         trial._validate_params()
         trial._open(X, reset=True)
 
-    @abstractmethod
     def _build(self, data: CheckedData) -> nn.Module:
-        """Make the untrained network, and learn attributes from the data that training needs."""
+        """Learn the attributes that the network's input needs, and make the untrained network."""
+        self._learn(data)
+        return self._make_network(data.item_shape)
+
+    def _learn(self, data: CheckedData) -> None:
+        """Learn fitted attributes from the data, before the network is made."""
+
+    @abstractmethod
+    def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
+        """Make the untrained network from parameters and fitted attributes alone.
+
+        Parameters
+        ----------
+        item_shape : tuple of int
+            (C, H, W) of images or (d,) of rows, as the network reads them.
+        """
 
     def _tensor(self, items: npt.NDArray, device: torch.device) -> Tensor:
         """Convert items to the network's input: pixels in [0, 1] or standardised rows, float32."""

@@ -169,15 +169,17 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
             has_range=data.is_image or self.image_shape is not None,
         )
 
-    def _build(self, data: CheckedData) -> nn.Module:
+    def _learn(self, data: CheckedData) -> None:
         if not data.is_image:
             self._preprocessing.learn_moments(data)
+
+    def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
         network = NoiseNetwork(
-            data.item_shape,
+            item_shape,
             n_filters=self.n_filters,
             n_blocks=self.n_blocks,
             hidden_features=self.hidden_features,
-            patch_size=self._patch_size(data.item_shape),
+            patch_size=self._patch_size(item_shape),
             dropout=self.dropout,
         )
         return AveragedNetwork(network, self.ema_decay)

@@ -86,10 +86,12 @@ class NeuralSplineFlow(InvertibleDensity):
         self.dtype_ = np.dtype(np.float64)
         return Preprocessing(self, data)
 
-    def _build(self, data: CheckedData) -> nn.Module:
+    def _learn(self, data: CheckedData) -> None:
         self._preprocessing.learn_moments(data)
+
+    def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
         return zuko.flows.NSF(
-            data.item_shape[0],
+            item_shape[0],
             bins=self.n_bins,
             transforms=self.n_transforms,
             hidden_features=tuple(self.hidden_features),

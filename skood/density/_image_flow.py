@@ -129,19 +129,19 @@ class ImageFlow(ImageParameters, InvertibleDensity):
         image_shape = self._shape_of_rows(data, (data.item_shape[0], 1, 1))
         return Preprocessing(self, data, image_shape=image_shape, value_range=self.value_range)
 
-    def _build(self, data: CheckedData) -> nn.Module:
+    def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
         if len(self.n_transforms) == 0 or any(n < 1 for n in self.n_transforms):
             raise ValueError(
                 f"n_transforms={self.n_transforms!r}; expected at least one transform in each of "
                 "at least one scale"
             )
-        if np.prod(data.item_shape) < 2:
+        if np.prod(item_shape) < 2:
             raise ValueError(
                 "X has 1 feature(s), and ImageFlow splits an image in two; expected at least two "
                 "values an image (for one value, use scikit-learn's KernelDensity)"
             )
         return ImageFlowNetwork(
-            self._preprocessing.item_shape,
+            item_shape,
             self.n_transforms,
             coupling=self.coupling,
             n_bins=self.n_bins,

@@ -90,15 +90,18 @@ class LatentVariableDensity(ImageOrRowParameters, NeuralDensity):
             has_range=is_image or self.likelihood_ != "gaussian" or self.value_range is not None,
         )
 
-    def _build(self, data: CheckedData) -> nn.Module:
+    def _learn(self, data: CheckedData) -> None:
         if self.value_range_ is None:
             self._preprocessing.learn_moments(data)
         self._likelihood = self._make_likelihood()
+
+    def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
+        is_image = len(item_shape) == 3
         hidden_features = self.hidden_features
         if hidden_features is None:
-            hidden_features = self._features_of_images if data.is_image else (128, 128)
-        network = self._network(data.item_shape, hidden_features)
-        return network.to(memory_format=torch.channels_last) if data.is_image else network
+            hidden_features = self._features_of_images if is_image else (128, 128)
+        network = self._network(item_shape, hidden_features)
+        return network.to(memory_format=torch.channels_last) if is_image else network
 
     @abstractmethod
     def _network(self, item_shape: tuple[int, ...], hidden_features: tuple[int, ...]) -> nn.Module:

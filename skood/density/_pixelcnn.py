@@ -143,8 +143,8 @@ class PixelCNN(ImageParameters, NeuralDensity):
         image_shape = self._shape_of_rows(data, (1, 1, data.item_shape[0]))
         return Preprocessing(self, data, image_shape=image_shape, value_range=self.value_range)
 
-    def _build(self, data: CheckedData) -> nn.Module:
-        n_channels = data.item_shape[0]
+    def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
+        n_channels = item_shape[0]
         network = PixelCNNNetwork(
             n_channels,
             mixture.n_parameters(n_channels, self.n_components),
