@@ -137,6 +137,13 @@ class Architecture(NetworkClassifier, NeuralEstimator):
         n_classes : int
         """
 
+    def _make_network(self, item_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+        """Return the untrained network in the memory format that it is trained in."""
+        network = self._build(item_shape, n_outputs)
+        if len(item_shape) == 3:
+            return network.to(memory_format=torch.channels_last)
+        return network
+
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
         if reset:

@@ -198,11 +198,9 @@ class NeuralClassifier(Architecture):
         self._preprocessing.learn_moments(data.subset(training))
         with isolated_rng(device, seed):
             n_made = len(classes) if n_outputs is None else n_outputs
-            network = self._build(data.item_shape, n_made).to(device)
+            network = self._make_network(data.item_shape, n_made).to(device)
         if self.weights_init is not None:
             self._start_from(self.weights_init, network, keeps_head=n_outputs is None)
-        if data.is_image:
-            network = network.to(memory_format=torch.channels_last)
         task = Task(
             network,
             self,
