@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,6 +30,15 @@ _ALIGNED = 16
 
 # Scoring batches hold fewer items if an item has more values than this.
 _MOST_VALUES = 3 * 96**2
+
+# Messages of torch's allocators and of CUDA's libraries when memory runs out.
+_NO_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED"
+)  # fmt: skip
+_REMEDY = (
+    "Free memory there, give device= another device, or score a module of your own in smaller "
+    "batches (PretrainedClassifier's batch_size, at most"
+)
 
 
 def scoring_batch_size(device: torch.device, item_shape: tuple[int, ...]) -> int:
@@ -159,6 +169,16 @@ def map_batches(
     -------
     ndarray of shape (len(data), ...), or a tuple of them
         In the dtype that `function` returned.
+
+    Raises
+    ------
+    MemoryError or torch.OutOfMemoryError
+        When memory runs out for half a batch too.
+
+    Warns
+    -----
+    UserWarning
+        When memory runs out for a batch; this batch and those after it are halved.
     """
     n = len(data)
     n_done, results = partial.load() if partial else (0, [])
@@ -173,9 +193,10 @@ def map_batches(
     alone = len(batches) == 1 and len(batches[0]) == 1
     aligned = contextlib.nullcontext() if alone else _AlignedRows()
     slow = not data.in_memory
-    read = read_batches(
-        data.take, batches, device=device or torch.device("cpu"), slow=slow, n_workers=n_workers
-    )
+    device = device or torch.device("cpu")
+    read = read_batches(data.take, batches, device=device, slow=slow, n_workers=n_workers)
+    unit = multiple_of if multiple_of <= batch_size else 1
+    results_of = _Halving(function, device, unit, description)
     with contextlib.closing(read_ahead(read) if slow else read) as items_of_batches:
         bar = tracked(
             zip(slices, items_of_batches, strict=True),
@@ -188,15 +209,100 @@ def map_batches(
             raise_if_ended()
             size = rows.stop - rows.start
             with torch.inference_mode(), aligned, full_float32():
-                values = function(items)
-                several = isinstance(values, tuple)
-                parts = [part.cpu().numpy()[:size] for part in (values if several else (values,))]
+                several, parts = results_of(items)
             results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
             for result, part in zip(results, parts, strict=True):
-                result[rows] = part
+                result[rows] = part[:size]
             if partial:
                 partial.save_if_due(rows.stop, results)
     return tuple(results) if several else results[0]
+
+
+class _Halving:
+    """Apply a function to batches, in halves from the first batch that memory runs out for.
+
+    Parameters
+    ----------
+    function : callable
+        As in :func:`map_batches`.
+    device : torch.device
+    unit : int
+        The size of a part is a multiple of this number, except for the last part of a batch.
+    description : str
+    """
+
+    def __init__(
+        self, function: Callable[[Any], Any], device: torch.device, unit: int, description: str
+    ) -> None:
+        self.function = function
+        self.device = device
+        self.unit = unit
+        self.description = description
+        # Size of a part, once a batch has been halved.
+        self.size: int | None = None
+
+    def __call__(self, items: Any) -> tuple[bool, list[npt.NDArray]]:
+        """Return whether the function returns a tuple, and its results as arrays."""
+        n = len(next(iter(items.values())) if isinstance(items, dict) else items)
+        size = self.size
+        if size is None:
+            try:
+                return self._arrays(items)
+            except (MemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error):
+                    raise
+                size = self.size = self._half(n, error)
+            # After the block, in which the error refers to tensors of the failed batch.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+        try:
+            parts = [self._arrays(_rows_of(items, rows)) for rows in row_slices(n, size)]
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._failure(min(size, n), error) from error
+        several = parts[0][0]
+        return several, [np.concatenate(one) for one in zip(*(p for _, p in parts), strict=True)]
+
+    def _arrays(self, items: Any) -> tuple[bool, list[npt.NDArray]]:
+        values = self.function(items)
+        several = isinstance(values, tuple)
+        return several, [part.cpu().numpy() for part in (values if several else (values,))]
+
+    def _half(self, n: int, error: MemoryError | RuntimeError) -> int:
+        """Return half the size of a batch of `n` items, with a warning."""
+        half = -(-n // 2)
+        half += -half % self.unit
+        if half >= n:
+            raise self._failure(n, error) from error
+        warnings.warn(
+            f"{self._ran_out(n)}, so this batch and the following ones are computed in parts of "
+            f"{half}. {_REMEDY} {half})",
+            stacklevel=5,
+        )
+        return half
+
+    def _failure(self, n: int, error: MemoryError | RuntimeError) -> MemoryError | RuntimeError:
+        """Return an error of the same kind with advice."""
+        kinds = torch.cuda.OutOfMemoryError, MemoryError, RuntimeError
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        return kind(f"{self._ran_out(n)} ({error}). {_REMEDY} {max(1, n // 2)})")
+
+    def _ran_out(self, n: int) -> str:
+        return f"{self.description}: {self.device} has too little free memory for {n} item(s)"
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
+        message in str(error) for message in _NO_MEMORY
+    )
+
+
+def _rows_of(items: Any, rows: slice) -> Any:
+    """Return some rows of the items of a batch: an array, or a dict of arrays."""
+    if isinstance(items, dict):
+        return {name: values[rows] for name, values in items.items()}
+    return items[rows]
 
 
 @contextlib.contextmanager
