@@ -155,7 +155,6 @@ class PixelCNNNetwork(nn.Module):
         weight_norm: bool,
     ) -> None:
         super().__init__()
-        self.scale = 2 ** (n_hierarchies - 1)
 
         def conv(*shape: Any, stride: int = 1) -> PixelCNNLayer:
             return PixelCNNLayer(*shape, stride=stride, weight_norm=weight_norm)
@@ -197,6 +196,7 @@ class PixelCNNNetwork(nn.Module):
             for _ in range(n_hierarchies - 1)
         )
         self.head = conv(n_filters, n_out)
+        self.scale = 2 ** (n_hierarchies - 1)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         height, width = x.shape[2:]
