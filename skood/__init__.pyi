@@ -21,6 +21,11 @@ from skood._data import (
 from skood._evaluate import (
     evaluate as evaluate,
 )
+from skood._files import (
+    inspect_file as inspect_file,
+    load as load,
+    save as save,
+)
 from skood.calibration import (
     ConformalDetector as ConformalDetector,
     EnsembleDetector as EnsembleDetector,
