@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
@@ -11,9 +12,18 @@ __all__ = ["full_float32", "resolve_device"]
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
-    """Return the device to use; None selects CUDA if available, else the CPU."""
+    """Return the device to use; None selects CUDA if available, else the CPU.
+
+    Under torchrun, None is the GPU of the process, by its number among those of the machine.
+    """
     if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        number = int(os.environ.get("LOCAL_RANK", 0))
+        # A launcher may show each process its own GPU only.
+        if "TORCHELASTIC_RUN_ID" in os.environ and number < torch.cuda.device_count():
+            return torch.device("cuda", number)
+        return torch.device("cuda")
     try:
         resolved = torch.device(device)
     except RuntimeError as error:

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator
 from skood._checked_data import CheckedData
 from skood._docs_link import DocumentationLinkMixin
 from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._torch.distributed import Processes
 from skood._torch.packing import pack, unpack
 from skood._torch.run import Checkpoint
 from skood._torch.seeding import draw_seed
@@ -113,7 +114,8 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
     ) -> tuple[int, Checkpoint | None]:
         """Return the seed of a training run, and the checkpoint that it may resume from.
 
-        The name of the file is a hash of the parameters, the data and `others`.
+        The name of the file is a hash of the parameters, the data and `others`. In several
+        processes, the hash must be the same in all of them; the first has the seed and the file.
 
         Parameters
         ----------
@@ -124,7 +126,8 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
         device : torch.device
         """
         seed = draw_seed(self.random_state)
-        if self.checkpoint_dir is None:
+        processes = Processes(device)
+        if self.checkpoint_dir is None and processes.size == 1:
             return seed, None
         params = self.get_params(deep=False)
         params = {k: v for k, v in params.items() if k not in _IMMATERIAL}
@@ -134,9 +137,13 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
             hashed = data.subset(rows)
         own_seed = None if self.random_state is None else seed
         key = joblib.hash((params, len(data), hashed.content(), others, own_seed))
-        path = Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
-        checkpoint = Checkpoint(path, device)
-        return checkpoint.seed(seed), checkpoint
+        processes.check_same(key, type(self).__name__)
+        checkpoint = None
+        if self.checkpoint_dir is not None and processes.rank == 0:
+            path = Path(self.checkpoint_dir) / f"{type(self).__name__}-{key}.pt"
+            checkpoint = Checkpoint(path, device)
+            seed = checkpoint.seed(seed)
+        return processes.from_first(seed), checkpoint
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(super().__getstate__())

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Objective"]
+__all__ = ["Objective", "declared"]
 
 
 class Objective(nn.Module, metaclass=ABCMeta):
@@ -39,6 +39,11 @@ class Objective(nn.Module, metaclass=ABCMeta):
     # False if validation losses of different epochs are not comparable, because a margin grows for
     # example. The weights of the last epoch are then kept instead of the best.
     epochs_compare: bool = True
+
+    # Why a batch cannot be divided among processes; None if each row has a loss that depends on
+    # that row alone, and the loss of the batch is their mean. A class that overrides `read`,
+    # `prepare`, `loss` or `after_step` declares it again.
+    couples_rows: str | None = "the objective does not declare couples_rows = None"
 
     @abstractmethod
     def read(self, rows: npt.NDArray[np.integer]) -> Any:
@@ -168,3 +173,28 @@ class Objective(nn.Module, metaclass=ABCMeta):
 
     def after_step(self) -> None:
         """Act after an update of the parameters, for example on averaged weights."""
+
+
+def declared(owner: object, attribute: str, methods: Sequence[str]) -> str | None:
+    """Return an attribute of a class that describes some of its methods.
+
+    A class that overrides one of the methods inherits a reason, but not its absence.
+
+    Parameters
+    ----------
+    owner : object
+    attribute : str
+        Its value is a reason, or None.
+    methods : sequence of str
+
+    Returns
+    -------
+    str or None
+    """
+    for kind in type(owner).__mro__:
+        if attribute in vars(kind):
+            return getattr(owner, attribute)
+        overridden = [name for name in methods if name in vars(kind)]
+        if overridden:
+            return f"{kind.__name__} overrides {overridden[0]} without declaring {attribute} = None"
+    return None

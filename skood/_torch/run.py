@@ -254,10 +254,22 @@ class TrainingRun:
         self._saved_at = monotonic()
         saved = checkpoint.take() if checkpoint else None
         if saved is not None:
-            objective.load_state_dict(saved["objective"])
-            optimizer.load_state_dict(saved["optimizer"])
-            for name in _SAVED:
-                setattr(self, name, saved[name])
+            self.restore(saved)
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds: weights, optimizer and history."""
+        states = {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        return {**states, **{name: getattr(self, name) for name in _SAVED}}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from the result of `state`."""
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in _SAVED:
+            setattr(self, name, state[name])
 
     def goes_on(self, n_steps: int, patience: int | None) -> bool:
         losses = self._comparable_losses()
@@ -320,8 +332,4 @@ class TrainingRun:
     def save(self) -> None:
         self._saved_at = monotonic()
         if self.checkpoint is not None:
-            states = {
-                "objective": self.objective.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-            }
-            self.checkpoint.save({**states, **{name: getattr(self, name) for name in _SAVED}})
+            self.checkpoint.save(self.state())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from time import monotonic
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from skood._progress import progress_bar
 from skood._torch.compiling import maybe_compile
+from skood._torch.distributed import Processes
 from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
 from skood._torch.reading import read_ahead, read_batches
@@ -120,6 +120,7 @@ def train(
         falls back to float32 because bfloat16 is wrong.
     """
     raise_if_ended()
+    processes = Processes(device)
     optimizer = settings.make_optimizer(objective.parameter_groups())
     run = TrainingRun(objective, optimizer, seed, checkpoint)
 
@@ -127,7 +128,18 @@ def train(
         rng = numpy_rng(seed, Stream.EPOCH_ORDER, epoch)
         return objective.epoch_batches(training, settings.batch_size, rng)
 
-    epoch_steps = len(batches_of(0))
+    def whole(rows: npt.NDArray[np.integer]) -> tuple[Tensor, ...]:
+        """Read the first batch, of which each process has a part."""
+        generator = torch_rng(device, seed, Stream.STEP, 0)
+        with closing(_batches(objective, [rows], [generator], settings, device)) as batches:
+            return next(batches)
+
+    first_batches = batches_of(0)
+    processes.check_divisible(objective, first_batches)
+    state = processes.state_from_first(run.state() if run.step else None)
+    if state is not None and processes.rank > 0:
+        run.restore(state)
+    epoch_steps = len(first_batches)
     n_steps = epoch_steps * settings.max_epochs
     if settings.max_steps is not None:
         n_steps = min(n_steps, settings.max_steps)
@@ -136,6 +148,7 @@ def train(
     compiled = maybe_compile(
         _with_penalty(objective, mean_losses), objective.compiles and settings.compile, n_steps
     )
+    step_losses: Callable[..., dict[str, Tensor]] | None = None
     shown_at = monotonic()
     bar = progress_bar(
         total=n_steps,
@@ -145,11 +158,16 @@ def train(
         verbose=settings.verbose,
     )
     ends_fit = False
-    with isolated_rng(device, seed, Stream.AROUND_STEPS), bar:
+    with (
+        isolated_rng(device, seed, Stream.AROUND_STEPS),
+        processes.synchronised(objective),
+        bar,
+        processes.noting_interrupts(),
+    ):
         try:
             while run.goes_on(n_steps, settings.patience):
                 if run.epoch_is_over(epoch_steps, n_steps):
-                    run.end_epoch(_validate(objective, validation, settings, device))
+                    run.end_epoch(_validate(objective, validation, settings, processes))
                     bar.set_postfix(run.last_losses())
                     continue
                 epoch, done = divmod(run.step, epoch_steps)
@@ -157,31 +175,39 @@ def train(
                 run.epoch = epoch
                 objective.train()
                 todo = batches_of(epoch)[done : done + n_steps - run.step]
+                parts = [processes.part(rows) for rows in todo]
                 generators = (
-                    torch_rng(device, seed, Stream.STEP, step)
+                    torch_rng(device, seed, Stream.STEP, step, *processes.own_stream)
                     for step in range(run.step, run.step + len(todo))
                 )
-                reading_seed = int(numpy_rng(seed, Stream.READING, run.step).integers(2**31 - 1))
-                batches = _batches(objective, todo, generators, settings, device, reading_seed)
+                reading_rng = numpy_rng(seed, Stream.READING, run.step, *processes.own_stream)
+                reading_seed = int(reading_rng.integers(2**31 - 1))
+                batches = _batches(objective, parts, generators, settings, device, reading_seed)
                 with closing(batches):
-                    for batch in batches:
+                    for rows, batch in zip(todo, batches, strict=True):
+                        processes.raise_if_interrupted(run.step)
                         with finishing_step():
                             if run.step == 0:
-                                objective.start(*batch)
+                                objective.start(*(batch if processes.size == 1 else whole(rows)))
                             if run.bf16 is None:
-                                run.bf16 = trains_in_bf16(
-                                    objective, mean_losses, batch, device, settings.precision
+                                run.bf16 = processes.all(
+                                    trains_in_bf16(
+                                        objective, mean_losses, batch, device, settings.precision
+                                    )
                                 )
-                            seed_global(device, seed, Stream.STEP_LOSS, run.step)
+                            step_losses = step_losses or processes.parallel(objective, compiled)
+                            seed_global(
+                                device, seed, Stream.STEP_LOSS, run.step, *processes.own_stream
+                            )
                             settings.set_learning_rate(optimizer, run.step, n_steps)
                             optimizer.zero_grad(set_to_none=True)
-                            losses = compiled(run.bf16, *batch)
+                            losses = processes.weighted(step_losses(run.bf16, *batch), rows)
                             losses["loss"].backward()
                             if settings.clip_norm is not None:
                                 nn.utils.clip_grad_norm_(objective.parameters(), settings.clip_norm)
                             optimizer.step()
                             objective.after_step()
-                            run.advance(losses)
+                            run.advance(processes.means(losses))
                         if monotonic() - shown_at > _SECONDS_BETWEEN_LOSSES:
                             shown_at = monotonic()
                             bar.set_postfix(loss=f"{run.mean_losses()['loss']:.4g}")
@@ -190,6 +216,7 @@ def train(
                             run.mean_losses()  # Raises if not finite, before the run is saved.
                             run.save()
             bar.total = run.step
+            processes.raise_if_interrupted()
         except KeyboardInterrupt as interrupt:
             ends_fit = _stop(interrupt, description, run.step, n_steps)
         try:
@@ -273,27 +300,34 @@ def _validate(
     objective: Objective,
     rows: npt.NDArray[np.integer],
     settings: TrainingSettings,
-    device: torch.device,
+    processes: Processes,
 ) -> dict[str, float]:
     """Mean loss, terms and metrics over `rows` in float32; empty if there are no rows."""
     if len(rows) == 0:
         return {}
     objective.eval()
-    terms: dict[str, list[Tensor]] = defaultdict(list)
-    metrics: dict[str, list[Tensor]] = defaultdict(list)
     size = settings.batch_size
     parts = [rows[start : start + size] for start in range(0, len(rows), size)]
-    batches = _batches(objective, parts, [None] * len(parts), settings, device)
+    own = parts[processes.rank :: processes.size]
+    batches = _batches(objective, own, [None] * len(own), settings, processes.device)
+    results: list[tuple[dict[str, Tensor], dict[str, Tensor]]] = []
     with torch.no_grad(), closing(batches):
         for batch in batches:
             losses = objective.loss(*batch)
-            for name, term in ({"": losses} if isinstance(losses, Tensor) else losses).items():
-                terms[name].append(term.double().flatten())
-            for name, metric in objective.metrics(*batch).items():
-                metrics[name].append(metric.double())
+            terms = {"": losses} if isinstance(losses, Tensor) else losses
+            results.append(
+                (
+                    {name: term.double().flatten() for name, term in terms.items()},
+                    {name: metric.double() for name, metric in objective.metrics(*batch).items()},
+                )
+            )
+    results = processes.interleave(results)
     term_means, metric_means = (
-        {name: float(torch.cat(values).mean()) for name, values in named.items()}
-        for named in (terms, metrics)
+        {
+            name: float(torch.cat([part[name] for part in of_batches if name in part]).mean())
+            for name in dict.fromkeys(name for part in of_batches for name in part)
+        }
+        for of_batches in zip(*results, strict=True)
     )
     means = {"loss": sum(term_means.values()), **term_means, **metric_means}
     return {f"validation_{name}": mean for name, mean in means.items() if name}

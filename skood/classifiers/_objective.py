@@ -126,6 +126,8 @@ class ClassifierObjective(Objective):
     ['loss', 'cross_entropy', 'center']
     """
 
+    couples_rows: str | None = None
+
     def __init__(self, task: Task) -> None:
         super().__init__()
         self.network = task.network

@@ -46,6 +46,8 @@ class ModelObjective(Objective):
     device : torch.device
     """
 
+    couples_rows = None
+
     def __init__(
         self,
         network: nn.Module,

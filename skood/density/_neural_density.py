@@ -34,6 +34,8 @@ class DensityObjective(ModelObjective):
     The parameters are described in :class:`ModelObjective`.
     """
 
+    couples_rows = None
+
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         # A tensor, since a compiled step would be recompiled for every Python number.

@@ -19,6 +19,7 @@ from skood._checked_data import CheckedData
 from skood._models import in_chunks
 from skood._open_set import OpenSetDetector
 from skood._parameters import estimator, parameter
+from skood._torch.objective import declared
 from skood._torch.run import (
     InterruptedTraining,
     followed_by,
@@ -68,6 +69,9 @@ class TrainingDetector(ModelDetector):
     _unused : tuple of str
         Training parameters of the architecture that the objective does not use; `fit` warns if
         they are set.
+    _couples_rows : str or None
+        Why a batch cannot be divided among processes; None if ``_loss`` returns a loss of each row
+        that depends on that row alone. A class that overrides ``_loss`` declares it again.
     """
 
     # Replaced by the architecture's `validation_fraction`.
@@ -78,6 +82,7 @@ class TrainingDetector(ModelDetector):
     _needs_labels = True
     _trains_on_outliers = False
     _unused: ClassVar[tuple[str, ...]] = ()
+    _couples_rows: ClassVar[str | None] = None
 
     def _make_objective(self, task: Task) -> ClassifierObjective:
         """Return the training objective; override it if the loss has state or needs other batches.
@@ -305,6 +310,10 @@ class _LossObjective(ClassifierObjective):
     def __init__(self, task: Task, detector: TrainingDetector) -> None:
         super().__init__(task)
         self.detector = detector
+
+    @property
+    def couples_rows(self) -> str | None:  # type: ignore[override]
+        return declared(self.detector, "_couples_rows", ["_loss"])
 
     def loss(self, *batch: Tensor) -> Tensor | dict[str, Tensor]:
         x, class_index = batch

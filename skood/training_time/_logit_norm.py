@@ -76,6 +76,8 @@ class LogitNorm(ClassifierTrainingDetector):
 
     temperature: float = parameter(POSITIVE, default=0.04)
 
+    _couples_rows = None
+
     def _default_architecture(self, data: CheckedData) -> NeuralClassifier:
         default = super()._default_architecture(data)
         # The gradient is at first 1 / temperature times the gradient of cross-entropy.

@@ -121,6 +121,8 @@ class MetricLearningObjective(ClassifierObjective):
     # The loss grows with the margin.
     epochs_compare = False
 
+    couples_rows = "the loss compares the rows of a batch with each other"
+
     margin: Tensor
     kl_weight: Tensor
     class_means: Tensor

@@ -194,6 +194,8 @@ class OODGen(ClassifierTrainingDetector):
 class _OODGenObjective(ClassifierObjective):
     """Cross-entropy of real items, generated samples (one more class) and reconstructions."""
 
+    couples_rows = "a batch contains samples generated from some of its rows"
+
     def __init__(self, task: Task, detector: OODGen) -> None:
         super().__init__(task)
         self.detector = detector

@@ -105,6 +105,8 @@ class _OutlierObjective(ClassifierObjective):
     # Held-out rows contain no outliers, so their loss cannot select the best epoch.
     epochs_compare = False
 
+    couples_rows = "the loss has separate means over the inliers and the outliers of a batch"
+
     def __init__(self, task: Task, detector: OutlierTrainingDetector) -> None:
         assert task.outliers is not None, "_training_outliers returned some"
         everything = CheckedData.concatenate([task.data, task.outliers])

@@ -67,6 +67,8 @@ class RegMixup(ClassifierTrainingDetector):
     alpha: float = parameter(POSITIVE, default=20.0)
     mixup_weight: float = parameter(POSITIVE, default=1.0)
 
+    _couples_rows = "the loss mixes the rows of a batch"
+
     def _loss(self, objective: ClassifierObjective, x: Tensor, class_index: Tensor) -> Tensor:
         if not objective.training:
             return objective.cross_entropy(objective.network(x).float(), class_index)

@@ -110,6 +110,8 @@ class _DeepSADObjective(HypersphereObjective):
 
     epochs_compare = False
 
+    couples_rows = None
+
     def __init__(self, task: Task, outliers: CheckedData, eta: float) -> None:
         n_inliers, n_outliers = len(task.data), len(outliers)
         everything = replace(

@@ -235,6 +235,8 @@ class HypersphereObjective(ClassifierObjective):
     The center is a buffer of the network, from which the detector reads it after training.
     """
 
+    couples_rows: str | None = None
+
     def __init__(self, task: Task) -> None:
         super().__init__(task)
         _remove_biases(task.network)
@@ -266,6 +268,8 @@ class HypersphereObjective(ClassifierObjective):
 
 class _SoftBoundaryObjective(HypersphereObjective):
     """Squared radius of a hypersphere, plus the excess of squared distances over it."""
+
+    couples_rows = "the radius is a quantile of the distances in a batch"
 
     def __init__(self, task: Task, detector: DeepSVDD) -> None:
         super().__init__(task)

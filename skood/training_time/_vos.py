@@ -145,6 +145,8 @@ class _VOSObjective(ClassifierObjective):
     # The validation loss has no virtual outliers and would favour epochs before they start.
     epochs_compare = False
 
+    couples_rows = "virtual outliers depend on the features of all rows"
+
     queues: Tensor
     n_queued: Tensor
     n_seen: Tensor

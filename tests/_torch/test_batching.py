@@ -60,7 +60,7 @@ def fields():
 
 
 def streamed():
-    return CheckedData(lambda rows: X[rows], len(X), (1,), np.dtype(float), in_memory=False)
+    return CheckedData(lambda rows: X[rows], len(X), (1,), X.dtype, in_memory=False)
 
 
 @pytest.mark.parametrize("data", [CheckedData.of(X), fields(), streamed()])
@@ -103,7 +103,7 @@ def test_a_batch_that_cannot_be_divided_is_an_error_with_advice(n, multiple_of):
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory():
     function = Limited(0, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
-    with pytest.raises(RuntimeError, match="^mat1 and mat2"):
+    with pytest.raises(RuntimeError, match=r"^mat1 and mat2"):
         map_batches(function, CheckedData.of(X), 8)
     assert function.sizes == [8]
 
