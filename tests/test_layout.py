@@ -13,7 +13,8 @@ import skood
 ROOT = Path(skood.__file__).parent
 # What the modules of each part may import from the package.
 DOOR = {
-    *("_data", "_checked_data", "_internal", "_labels", "_moments", "_outliers", "_parameters"),
+    *("_data", "_checked_data", "_internal", "_labels", "_lazy_rows", "_moments", "_outliers"),
+    "_parameters",
 }
 ALLOWED = {
     "_caching": set(),
@@ -29,7 +30,8 @@ ALLOWED = {
     "_docs_link": set(),
     "_given": set(),
     "_readers": set(),
-    "_checked_data": {"_given", "_internal", "_readers"},
+    "_lazy_rows": set(),
+    "_checked_data": {"_given", "_internal", "_lazy_rows", "_readers"},
     "_arrays": {"_checked_data", "_given"},
     "_streams": {"_channels", "_checked_data"},
     "_fields": {"_checked_data", "_readers", "_streams"},
@@ -109,7 +111,7 @@ ALLOWED = {
 }
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
 # What all of them may import; these import nothing of the package themselves.
-FOR_ALL = {"_chunks", "_docs_link", "_progress"}
+FOR_ALL = {"_chunks", "_docs_link", "_progress", "_safe_files"}
 
 
 def part_of(path):
