@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import multiprocessing
 import os
 import signal
 import threading
@@ -62,8 +63,10 @@ class Processes:
         self._pressed_at: float | None = None
         if dist.is_available() and dist.is_initialized():
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        elif int(os.environ.get("WORLD_SIZE", 1)) > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
-            _warn_of_missing_group()
+        elif "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+            # Worker processes of a rank inherit its environment.
+            if multiprocessing.parent_process() is None:
+                _warn_of_missing_group()
         in_main_thread = threading.current_thread() is threading.main_thread()
         if self.size > 1 and not in_main_thread:
             raise RuntimeError(
@@ -137,7 +140,9 @@ class Processes:
                 "inside fit. Detectors need an integer random_state"
             )
 
-    def check_divisible(self, objective: Objective, batches: Sequence[npt.NDArray]) -> None:
+    def check_divisible(
+        self, objective: Objective, batches: Sequence[npt.NDArray], name: str
+    ) -> None:
         """Raise where the processes cannot divide the batches of an objective."""
         if self.size == 1:
             return
@@ -154,14 +159,17 @@ class Processes:
             reason = f"a batch has {fewest} row(s), fewer than processes"
         if reason is not None:
             raise ValueError(
-                f"{type(objective).__name__} cannot be trained in {self.size} processes: {reason}. "
-                "Train it in one process, before torch.distributed.init_process_group or after "
+                f"{name} cannot be trained in {self.size} processes: {reason}. Train it in one "
+                "process, before torch.distributed.init_process_group or after "
                 "destroy_process_group"
             )
 
     @contextlib.contextmanager
     def synchronised(self, objective: Objective) -> Iterator[None]:
-        """Normalise batches over all processes inside the block, by torch's SyncBatchNorm."""
+        """Normalise batches over all processes inside the block, by torch's SyncBatchNorm.
+
+        Torch's warning of gradients that are copied, which is of no use to users, is not shown.
+        """
         if self.size == 1:
             yield
             return
@@ -175,7 +183,10 @@ class Processes:
             # Parameters and buffers are shared with the layer that is replaced.
             setattr(parent, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
         try:
-            yield
+            with warnings.catch_warnings():
+                # Gradients of convolutions with one input channel, in the format channels_last.
+                warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
+                yield
         finally:
             for parent, name, child in replaced:
                 child.train(getattr(parent, name).training)
@@ -191,8 +202,6 @@ class Processes:
         return DistributedDataParallel(
             _Step(objective, step),
             device_ids=[self.device] if self.device.type == "cuda" else None,
-            # Each process computes the same buffers.
-            broadcast_buffers=False,
             # The averaged weights of a model, for example, get no gradient.
             static_graph=True,
         )

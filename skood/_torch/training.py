@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from skood._progress import progress_bar
+from skood._torch.checkpoint import Checkpoint
 from skood._torch.compiling import maybe_compile
 from skood._torch.distributed import Processes
 from skood._torch.objective import Objective
 from skood._torch.precision import trains_in_bf16
 from skood._torch.reading import read_ahead, read_batches
 from skood._torch.run import (
-    Checkpoint,
     TrainingRun,
     end_fit,
     finishing_step,
@@ -106,6 +106,8 @@ def train(
     ------
     FloatingPointError
         When the loss or the weights are not finite.
+    OSError
+        When the checkpoint cannot be written, before the first step.
     RuntimeError
         With ``precision="bf16"`` where this machine computes wrong gradients in bfloat16.
     KeyboardInterrupt
@@ -116,8 +118,8 @@ def train(
     Warns
     -----
     UserWarning
-        After Ctrl-C, which ends training and keeps the weights; and where ``precision="auto"``
-        falls back to float32 because bfloat16 is wrong.
+        After Ctrl-C, which ends training and keeps the weights; where ``precision="auto"`` falls
+        back to float32 because bfloat16 is wrong; where a save of the checkpoint fails.
     """
     raise_if_ended()
     processes = Processes(device)
@@ -135,7 +137,7 @@ def train(
             return next(batches)
 
     first_batches = batches_of(0)
-    processes.check_divisible(objective, first_batches)
+    processes.check_divisible(objective, first_batches, description)
     state = processes.state_from_first(run.state() if run.step else None)
     if state is not None and processes.rank > 0:
         run.restore(state)
@@ -143,6 +145,8 @@ def train(
     n_steps = epoch_steps * settings.max_epochs
     if settings.max_steps is not None:
         n_steps = min(n_steps, settings.max_steps)
+    if run.goes_on(n_steps, settings.patience):
+        run.check_checkpoint()
 
     mean_losses = _mean_losses(objective, device)
     compiled = maybe_compile(
