@@ -172,7 +172,10 @@ def _encode_tensor(tensor: Tensor, writer: Writer) -> dict[str, Any]:
     tensor = tensor.detach()
     axes = sorted(range(tensor.ndim), key=lambda axis: (-tensor.stride(axis), axis))
     in_order = tensor.permute(axes)
-    if in_order.is_contiguous() and not tensor.is_contiguous():
+    if (
+        in_order.is_contiguous()
+        and tensor.stride() != torch.empty(tensor.shape, device="meta").stride()
+    ):
         # channels_last, for example; convolutions compute in the order of the strides.
         node |= {"shape": list(tensor.shape), "strides": list(tensor.stride())}
         tensor = in_order

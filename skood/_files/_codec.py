@@ -30,11 +30,11 @@ lists, and the first codec that accepts an object encodes it::
   the caller of `load` trusts it.
 
 A file may be hostile, even with a correct checksum. A decoder therefore imports nothing that the
-file names, calls nothing but known classes, takes fields through :func:`field`, sets attributes
-through :func:`set_attributes`, and allocates no more than the arrays of the file hold: a network
-is built on the "meta" device, and its parameters are counted while it is built
-(``torch.nn.modules.module.register_module_parameter_registration_hook``), since the file states
-the number of layers. It may raise any exception; `load` turns it into one error.
+file names, calls nothing but known classes, takes fields through :func:`field`, checks the names
+of attributes with :func:`check_attribute`, and allocates no more than the arrays of the file hold.
+A network is built on the "meta" device, and its parameters are counted while it is built, since
+the file states the number of layers. A decoder may raise any exception; `load` turns it into one
+error.
 """
 
 from __future__ import annotations
@@ -52,11 +52,12 @@ from torch import Tensor, nn
 
 from skood._files._container import Array, array_of, tensor_of
 
-__all__ = ["Codec", "DamagedFile", "Reader", "Writer", "field", "set_attributes"]
+__all__ = ["Codec", "DamagedFile", "Reader", "Writer", "check_attribute", "field"]
 
-# Levels of a tree, and objects that a tree may stand for when shared objects count every time.
-_DEEPEST = 200
-_MOST_OBJECTS = 20_000_000
+_DEEPEST = 100
+# Objects that a tree may stand for, for each of its nodes and in any case: a shared object counts
+# wherever it occurs, since printing or comparing the whole takes that time.
+_OBJECTS_A_NODE, _OBJECTS = 10, 2_000_000
 
 
 class DamagedFile(ValueError):
@@ -159,7 +160,7 @@ class Writer:
 
     def array(self, array: npt.NDArray[Any]) -> str:
         """Store an array in native byte order, of a dtype that safetensors has; return its name."""
-        return self._store(array_of(np.ascontiguousarray(array)))
+        return self._store(array_of(np.ascontiguousarray(array).reshape(array.shape)))
 
     def tensor(self, tensor: Tensor) -> str:
         """Store the values of a dense tensor, in row-major order; return its name."""
@@ -209,6 +210,7 @@ class Reader:
     device: torch.device | None = None
     modules: Mapping[str, nn.Module] = dataclass_field(default_factory=dict)
     _made: dict[int, tuple[Any, int]] = dataclass_field(default_factory=dict)
+    _n_nodes: int = 0
     _n_objects: int = 0
 
     def value(self, node: Any, *kinds: type) -> Any:
@@ -220,6 +222,7 @@ class Reader:
         return value
 
     def _decoded(self, node: Any) -> Any:
+        self._n_nodes += 1
         self._count(1)
         if node is None or type(node) in (bool, int, str):
             return node
@@ -248,8 +251,8 @@ class Reader:
 
     def _count(self, n_objects: int) -> None:
         self._n_objects += n_objects
-        if self._n_objects > _MOST_OBJECTS:
-            raise DamagedFile(f"it stands for more than {_MOST_OBJECTS:,} objects")
+        if self._n_objects > _OBJECTS_A_NODE * self._n_nodes + _OBJECTS:
+            raise DamagedFile(f"its {self._n_nodes:,} values stand for {self._n_objects:,}")
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """Hand over a stored array, once; it is writable and has its own memory."""
@@ -280,17 +283,15 @@ def field(node: Any, name: str, *kinds: type) -> Any:
     return node[name]
 
 
-def set_attributes(obj: Any, attributes: Mapping[str, Any], allowed: Iterable[str] = ()) -> None:
-    """Set decoded attributes of an object.
+def check_attribute(cls: type, name: str, allowed: Iterable[str] = ()) -> None:
+    """Raise if an attribute may not be set on an instance.
 
-    Raises if a name is no identifier, is special to Python, or belongs to the class (a method, a
-    property or a constant) and is not among the `allowed`.
+    Its name has to be an identifier that is neither special to Python nor an attribute of the class
+    (a method, a property or a constant), unless it is among the `allowed`.
     """
-    for name, value in attributes.items():
-        taken = inspect.getattr_static(type(obj), name, None) is not None
-        if not name.isidentifier() or name.startswith("__") or (taken and name not in allowed):
-            raise DamagedFile(f"{_shown(name)} is not an attribute of a {type(obj).__name__}")
-        setattr(obj, name, value)
+    taken = inspect.getattr_static(cls, name, None) is not None
+    if not name.isidentifier() or name.startswith("__") or (taken and name not in allowed):
+        raise DamagedFile(f"{_shown(name)} is not an attribute of an instance of {cls.__name__}")
 
 
 def _shown(value: Any) -> str:

@@ -13,8 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -32,6 +31,7 @@ __all__ = [
     "has_numpy_dtype",
     "parse_json",
     "read",
+    "read_from",
     "tensor_of",
     "write",
 ]
@@ -72,6 +72,8 @@ class Array(NamedTuple):
 
     def tensor(self) -> Tensor:
         """Return the values as a tensor that takes over the memory."""
+        if not self.data.size:
+            return torch.empty(self.shape, dtype=_DTYPES[self.dtype][0])
         return torch.from_numpy(self.data).view(_DTYPES[self.dtype][0]).reshape(self.shape)
 
     def numpy(self) -> npt.NDArray[Any]:
@@ -145,7 +147,7 @@ def write(file: BinaryIO, metadata: Mapping[str, str], arrays: Mapping[str, Arra
         file.write(arrays[name].data.data)
 
 
-def read(path: Path) -> Contents:
+def read(path: str | os.PathLike[str]) -> Contents:
     """Read a file in one pass, and verify its checksum before anything is made of it.
 
     Raises
@@ -158,10 +160,11 @@ def read(path: Path) -> Contents:
         If it is not a complete file that :func:`write` wrote.
     """
     with open_regular(path) as file:
-        return _read(file, os.fstat(file.fileno()).st_size)
+        return read_from(file, os.fstat(file.fileno()).st_size)
 
 
-def _read(file: Any, size: int) -> Contents:
+def read_from(file: BinaryIO, size: int) -> Contents:
+    """Read an open file of `size` bytes, see :func:`read`."""
     start = _bytes(file, min(size, 8 + _LONGEST_HEAD))
     found = _HEAD.match(start, 8)
     if found is None:
@@ -178,39 +181,48 @@ def _read(file: Any, size: int) -> Contents:
     digits = slice(*found.span(2))
     digest = hashlib.sha256(text[: digits.start] + b"0" * 64 + text[digits.stop :])
     stated = text[digits].decode()
-    # Nothing is allocated for arrays that are larger than the file.
-    header = parse_json(text[8:])
-    metadata = header.pop("__metadata__")
-    if not all(type(value) is str for value in metadata.values()):
-        raise ValueError("its metadata are damaged")
+    try:
+        metadata, entries = _parse_header(text[8:], size - 8 - n_header)
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"it is truncated or damaged ({error!s:.200})") from error
     arrays = {}
-    end = 0
-    for name, dtype, shape, n_bytes in _entries(header):
-        end += n_bytes
-        if end > size - 8 - n_header:
-            raise ValueError("it is truncated or damaged")
+    for name, dtype, shape, n_bytes in entries:
         # Torch aligns memory to 64 bytes, on which the order of sums in a product may depend.
         data = torch.empty(n_bytes, dtype=torch.uint8).numpy()
         _fill(file, data)
         digest.update(data.data)
         arrays[name] = Array(dtype, shape, data)
-    if end != size - 8 - n_header or digest.hexdigest() != stated:
-        raise ValueError("its checksum is wrong: it is truncated or damaged")
+    if digest.hexdigest() != stated:
+        raise ValueError("it is damaged: its checksum is wrong")
     return Contents(metadata, arrays, stated, size)
 
 
-def _entries(header: dict[str, Any]) -> Iterator[tuple[str, str, tuple[int, ...], int]]:
-    """Yield name, dtype, shape and number of bytes of each array, in the order of the file."""
+def _parse_header(
+    text: bytes, n_data: int
+) -> tuple[dict[str, str], list[tuple[str, str, tuple[int, ...], int]]]:
+    """Return metadata, and name, dtype, shape and bytes of each array in the order of the file.
+
+    The arrays have to fill exactly `n_data` bytes, so that no file makes `load` allocate more
+    memory than the file is large.
+    """
+    header = parse_json(text)
+    metadata = header.pop("__metadata__")
+    if not all(type(value) is str for value in metadata.values()):
+        raise ValueError("a value of the metadata is not a string")
+    entries = []
     end = 0
     for name, entry in header.items():
         dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-        if dtype not in _DTYPES or not all(type(n) is int and n >= 0 for n in [*shape, *offsets]):
-            raise ValueError(f"the entry of the array {name[:80]!r} is damaged")
+        if not all(type(n) is int and n >= 0 for n in [*shape, *offsets]):
+            raise ValueError(f"the size of the array {name[:80]!r} is wrong")
         n_bytes = math.prod(shape) * _item_size(dtype)
         if offsets != [end, end + n_bytes]:
-            raise ValueError(f"the entry of the array {name[:80]!r} is damaged")
+            raise ValueError(f"the size of the array {name[:80]!r} is wrong")
         end += n_bytes
-        yield name, dtype, tuple(shape), n_bytes
+        entries.append((name, dtype, tuple(shape), n_bytes))
+    if end != n_data:
+        raise ValueError(f"its arrays take {n_data:,} bytes instead of {end:,}")
+    return metadata, entries
 
 
 def parse_json(text: str | bytes) -> Any:

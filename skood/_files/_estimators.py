@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import BuiltinFunctionType, FunctionType
 from typing import Any
@@ -13,7 +14,15 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 import skood
-from skood._files._codec import Codec, DamagedFile, Reader, Writer, field, set_attributes
+from skood._files._codec import (
+    Codec,
+    DamagedFile,
+    Reader,
+    Writer,
+    check_attribute,
+    field,
+)
+from skood._files._networks import network_record, restored_network
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Preprocessing
 from skood.classifiers._reading import Head, Reading
@@ -28,6 +37,20 @@ __all__ = ["CODECS", "decode_parameters", "encode_parameters"]
 _FOLDERS = ("checkpoint_dir", "memory")
 # The threshold takes the place of a descriptor that raises an error.
 _REPLACED = ("offset_",)
+
+# Types of attributes that many estimators have; others raise where they are used.
+_TYPES: dict[str, Any] = {
+    "classes_": np.ndarray,
+    "feature_names_in_": np.ndarray,
+    "history_": dict,
+    "input_shape_": (tuple, dict, type(None)),
+    "layers_": tuple,
+    "n_features_in_": int,
+    "offset_": (float, np.floating, np.ndarray),
+    "_given_as": tuple,
+    "_preprocessing": Preprocessing,
+    "reading_": Reading,
+}
 
 # Objects of ours that are attributes of fitted estimators, by their names in files.
 _PARTS = {
@@ -49,7 +72,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {"mean_squared_error": _mean_squared
 @cache
 def _public() -> dict[str, Any]:
     """Return the estimators and functions that a file may name."""
-    objects = {name: getattr(skood, name) for name in skood.__all__}
+    objects = {name: getattr(skood, name) for name in dir(skood)}
     functions = {
         f"{module}.{name}": value
         for module in ("datasets", "functional")
@@ -112,13 +135,10 @@ def _encode_estimator(estimator: BaseEstimator, writer: Writer) -> dict[str, Any
     if isinstance(estimator, NeuralEstimator) or cls in _names():
         _validate(estimator, writer)
     attributes = {k: v for k, v in vars(estimator).items() if k not in node["params"]}
-    if isinstance(estimator, NeuralEstimator) and isinstance(attributes.get("module_"), nn.Module):
-        from skood._files._networks import module_arrays
-
-        del attributes["module_"]
-        arrays = module_arrays(estimator)
-        node["network"] = {k: writer.node(v, f"module_.{k}") for k, v in arrays.items()}
-    node["attributes"] = {name: writer.node(value, name) for name, value in attributes.items()}
+    network = attributes.pop("module_", None) if isinstance(estimator, NeuralEstimator) else None
+    node["attributes"] = _encode_attributes(estimator, attributes, writer)
+    if network is not None:
+        node["network"] = writer.node(network_record(estimator), "module_")
     return node
 
 
@@ -163,16 +183,34 @@ def _decode_estimator(node: dict[str, Any], reader: Reader) -> Any:
     attributes = field(node, "attributes", dict)
     if not params.keys().isdisjoint(attributes):
         raise DamagedFile(f"a parameter of {cls.__name__} is an attribute, too")
-    made = {name: reader.value(value) for name, value in attributes.items()}
-    set_attributes(estimator, made, _REPLACED)
+    _decode_attributes(estimator, attributes, reader)
     if "network" in node:
-        arrays = {k: reader.value(v) for k, v in field(node, "network", dict).items()}
         if not isinstance(estimator, NeuralEstimator):
             raise DamagedFile(f"{cls.__name__} has no network of its own")
-        from skood._files._networks import restore_module
-
-        estimator.module_ = restore_module(estimator, arrays)
+        estimator.module_ = restored_network(estimator, reader.value(node["network"], dict))
     return estimator
+
+
+def _encode_attributes(obj: Any, attributes: dict[str, Any], writer: Writer) -> dict[str, Any]:
+    nodes = {}
+    for name, value in attributes.items():
+        try:
+            check_attribute(type(obj), name, _REPLACED)
+        except DamagedFile as error:
+            writer.refuse(f"cannot be stored: {error}")
+        nodes[name] = writer.node(value, name)
+    return nodes
+
+
+def _decode_attributes(obj: Any, nodes: dict[str, Any], reader: Reader) -> None:
+    for name, node in nodes.items():
+        check_attribute(type(obj), name, _REPLACED)
+        setattr(obj, name, reader.value(node, *_kinds(name)))
+
+
+def _kinds(name: str) -> tuple[type, ...]:
+    kinds = _TYPES.get(name, ())
+    return kinds if isinstance(kinds, tuple) else (kinds,)
 
 
 def _class(node: dict[str, Any], reader: Reader) -> Any:
@@ -187,8 +225,10 @@ def _class(node: dict[str, Any], reader: Reader) -> Any:
 
 
 def _encode_part(value: Any, writer: Writer) -> dict[str, Any]:
-    nodes = {name: writer.node(item, name) for name, item in vars(value).items()}
-    return {"class": type(value).__name__, "attributes": nodes}
+    return {
+        "class": type(value).__name__,
+        "attributes": _encode_attributes(value, vars(value), writer),
+    }
 
 
 def _decode_part(node: dict[str, Any], reader: Reader) -> Any:
@@ -196,12 +236,20 @@ def _decode_part(node: dict[str, Any], reader: Reader) -> Any:
     if name not in _PARTS:
         raise DamagedFile(f"{name[:80]!r} is no object that it can hold")
     cls = _PARTS[name]
-    attributes = {k: reader.value(v) for k, v in field(node, "attributes", dict).items()}
-    if cls in (Head, Reading):
-        return cls(**attributes)
+    nodes = field(node, "attributes", dict)
+    if is_dataclass(cls):
+        return _decode_dataclass(cls, {k: reader.value(v) for k, v in nodes.items()})
     made: Any = object.__new__(cls)
-    set_attributes(made, attributes)
+    _decode_attributes(made, nodes, reader)
     return made
+
+
+def _decode_dataclass(cls: Any, values: dict[str, Any]) -> Any:
+    defaults = {field.name: field.default for field in fields(cls)}
+    for name, value in values.items():
+        if defaults.get(name) not in (None, MISSING) and type(value) is not type(defaults[name]):
+            raise DamagedFile(f"{cls.__name__}.{name} is a {type(value).__name__}")
+    return cls(**values)
 
 
 def _encode_function(value: Any, writer: Writer) -> dict[str, Any]:
@@ -228,7 +276,7 @@ def _accepts_object(value: Any) -> bool:
 
 def _encode_object(value: Any, writer: Writer) -> dict[str, Any]:
     node = _class_fields(type(value), writer)
-    node["attributes"] = {name: writer.node(item, name) for name, item in vars(value).items()}
+    node["attributes"] = _encode_attributes(value, vars(value), writer)
     return node
 
 
@@ -236,8 +284,8 @@ def _decode_object(node: dict[str, Any], reader: Reader) -> Any:
     cls = reader.trusted(field(node, "class", str))
     if not isinstance(cls, type):
         raise DamagedFile("it has an object of a class that is none")
-    made = object.__new__(cls)
-    set_attributes(made, {k: reader.value(v) for k, v in field(node, "attributes", dict).items()})
+    made: Any = object.__new__(cls)
+    _decode_attributes(made, field(node, "attributes", dict), reader)
     return made
 
 

@@ -225,7 +225,7 @@ def deep():
         (lambda X: X, "value is .*<lambda>, which a file cannot name"),
         ({"a": object()}, r"Holder\.value\.a is a builtins\.object"),
         (loop(), "contains itself"),
-        (deep(), "nested more than 200 levels deep"),
+        (deep(), "nested more than 100 levels deep"),
         (np.ma.masked_array([1]), "MaskedArray"),
         (np.array([(1, None)], [("a", int), ("b", object)]), "dtype"),
         (torch.eye(2).to_sparse(), "dense"),
