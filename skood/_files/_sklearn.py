@@ -56,12 +56,11 @@ _KNOWN = {
         "TfidfVectorizer",
     ),
     "feature_selection": ("SelectKBest", "VarianceThreshold"),
-    "impute": ("SimpleImputer",),
+    "impute": ("MissingIndicator", "SimpleImputer"),
     "kernel_approximation": ("Nystroem", "RBFSampler"),
     "linear_model": (
         "LinearRegression",
         "LogisticRegression",
-        "LogisticRegressionCV",
         "Ridge",
         "RidgeClassifier",
         "SGDClassifier",
@@ -97,12 +96,17 @@ _KNOWN = {
     ),
     "random_projection": ("GaussianRandomProjection", "SparseRandomProjection"),
     "svm": ("LinearSVC", "OneClassSVM", "SVC"),
-    "tree": ("DecisionTreeClassifier", "DecisionTreeRegressor", "ExtraTreeRegressor"),
+    "tree": (
+        "DecisionTreeClassifier",
+        "DecisionTreeRegressor",
+        "ExtraTreeClassifier",
+        "ExtraTreeRegressor",
+    ),
 }
 # Of the estimators that a density of states fits.
 _OWN = {"skood.OneClassSVM": _OneClassSVM}
 # Attributes that only training reads.
-_DROPPED = {"_optimizer", "_no_improvement_count"}
+_DROPPED = {"_loss_function_", "_no_improvement_count", "_optimizer"}
 # Values of a parameter that stand for its absence, in the versions that deprecate it.
 _DEPRECATED = ("deprecated", "warn")
 
