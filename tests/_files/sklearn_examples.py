@@ -84,6 +84,11 @@ def names():
     return [f"{module}.{name}" for module, own in _sklearn._KNOWN.items() for name in own]
 
 
+def data(name):
+    """Return the data of an example."""
+    return _DATA.get(name.rpartition(".")[2], ROWS)
+
+
 def fitted(name):
     """Return a fitted estimator of a class, and the data that it was fitted on."""
     module, _, own = name.rpartition(".")
@@ -96,7 +101,7 @@ def fitted(name):
         estimator = cls(**_PARAMS.get(own, {}))
     if "random_state" in estimator.get_params():
         estimator.set_params(random_state=0)
-    X = _DATA.get(own, ROWS)
+    X = data(name)
     if own in ("LabelBinarizer", "LabelEncoder"):
         return estimator.fit(X), X
     return estimator.fit(X, LABELS), X
