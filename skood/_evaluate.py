@@ -95,7 +95,9 @@ def evaluate(
         Names are "auroc", "fpr95", "fpr80", "aupr_in", "aupr_out" and "detection_error"; ID is the
         positive class. A callable takes y_true, +1 or -1, and y_score.
     n_jobs : int, default=None
-        Number of detectors evaluated at the same time, in threads; networks run one at a time.
+        Number of detectors evaluated at the same time, in threads; networks run one at a time. In
+        ``joblib.parallel_config``, its backend evaluates the detectors, such as a Dask cluster; in
+        other processes, every detector runs its own copy of a network.
     verbose : {"auto"}, bool or int, default="auto"
         Whether a progress bar counts the detectors. "auto" shows it on a terminal or in a notebook
         if it takes more than a few seconds; 0 also silences the detectors.
@@ -147,12 +149,14 @@ def evaluate(
         total=len(named), description="evaluating detectors", unit="detector", verbose=verbose
     )
 
+    count = _Count(bar)
+
     def evaluated(name: str, detector: Any) -> list[dict[str, Any]]:
         with progress_scope("auto" if verbose else 0):
             if training is not None:
                 detector = clone(detector).fit(as_input(detector, training), y_train)
             rows = _rows(name, detector, inliers, sets, labels, measures)
-        bar.update()
+        count()
         return rows
 
     with bar:
@@ -160,6 +164,20 @@ def evaluate(
             delayed(evaluated)(name, detector) for name, detector in named.items()
         )
     return Evaluation(row for part in parts for row in part)
+
+
+class _Count:
+    """Counts detectors on a bar; a copy in another process counts nothing."""
+
+    def __init__(self, bar: Any = None) -> None:
+        self.bar = bar
+
+    def __call__(self) -> None:
+        if self.bar is not None:
+            self.bar.update()
+
+    def __reduce__(self) -> tuple[type, tuple]:
+        return _Count, ()
 
 
 def _rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import joblib
@@ -15,6 +15,7 @@ from sklearn.base import MetaEstimatorMixin, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils import InputTags, get_tags
+from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import validate_data
 
 from skood._caching import cached
@@ -30,6 +31,7 @@ __all__ = [
     "check_same_columns",
     "checks_columns",
     "draw_samples",
+    "fit_members",
     "fit_model",
     "in_chunks",
     "input_tags",
@@ -81,6 +83,37 @@ def fit_model(
     if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
         model.set_params(random_state=seed)
     return cached_call(memory, _fit, model, data, y, outliers)
+
+
+def fit_members(
+    fit: Callable[[int], Any], are_trained: Sequence[bool], n_jobs: int | None
+) -> Iterator[Any]:
+    """Fit the members of an ensemble, one after another or by joblib's processes.
+
+    Members that are already trained stay in this process, since other processes would return copies
+    of their networks.
+
+    Parameters
+    ----------
+    fit : callable
+        Takes the number of a member and returns the fitted member.
+    are_trained : sequence of bool
+        Whether each member is already trained.
+    n_jobs : int or None
+        As in :class:`joblib.Parallel`.
+
+    Yields
+    ------
+    estimator
+    """
+    numbers = range(len(are_trained))
+    if joblib.effective_n_jobs(n_jobs) == 1:
+        yield from map(fit, numbers)
+        return
+    fitted = {k: fit(k) for k in numbers if are_trained[k]}
+    others = [k for k in numbers if not are_trained[k]]
+    fitted.update(zip(others, Parallel(n_jobs=n_jobs)(map(delayed(fit), others)), strict=True))
+    yield from (fitted[k] for k in numbers)
 
 
 def cached_call(memory: str | joblib.Memory | None, function: Callable, *args: Any) -> Any:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, Tags
 from sklearn.utils.metaestimators import _BaseComposition
 
 from skood._checked_data import CheckedData
+from skood._models import fit_members
 from skood._open_set import knows_classes
 from skood._parameters import EXTERNAL, FRACTION, StrOptions, estimator, parameter
 from skood._progress import progress_scope
@@ -92,6 +95,10 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         "harmonic" lies in between.
     alpha : float, default=0.05
         Level of `predict`: the largest accepted rate of false alarms, in (0, 1).
+    n_jobs : int or None, default=None
+        Number of processes that fit detectors; -1 is one per processor. None is 1, or, in
+        ``joblib.parallel_config``, the processes of its backend, such as a Dask cluster. Detectors
+        fitted in other processes do not share a network: each has its copy.
 
     Attributes
     ----------
@@ -160,6 +167,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     detectors: list[tuple[str, Any]] = parameter(list)
     combination: str = parameter(StrOptions(set(_COMBINATIONS)), default="fisher")
     alpha: float = parameter(FRACTION, default=0.05)
+    n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return the parameters; a detector's parameter is called ``name__parameter``.
@@ -216,14 +224,19 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         half = len(held_out) // 2
         reference = held_out.subset(np.sort(order[:half]))
         calibration = held_out.subset(np.sort(order[half:]))
-        self.detectors_ = []
-        for number, (name, detector) in enumerate(self.detectors, 1):
-            with progress_scope(label=f"({number} of {len(detectors)}, {name})"):
-                self.detectors_.append(
-                    fit_detector(
-                        detector, training, labels, outliers, seed=seed, memory=self.memory
-                    )
+        memory = self.memory
+
+        def fitted(number: int) -> Any:
+            label = f"({number + 1} of {len(detectors)}, {names[number]})"
+            with progress_scope(label=label):
+                return fit_detector(
+                    detectors[number], training, labels, outliers, seed=seed, memory=memory
                 )
+
+        are_trained = [isinstance(detector, FrozenEstimator) for detector in detectors]
+        self.detectors_ = []
+        for detector in fit_members(fitted, are_trained, self.n_jobs):
+            self.detectors_.append(detector)
         self.named_detectors_ = Bunch(**dict(zip(names, self.detectors_, strict=True)))
         self.reference_scores_ = [np.sort(scores_of(d, reference)) for d in self.detectors_]
         self.calibration_scores_ = np.sort(self._score_samples(calibration))

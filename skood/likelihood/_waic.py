@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils.parallel import Parallel, delayed
 
 from skood._checked_data import CheckedData
-from skood._models import fit_model
+from skood._models import fit_members, fit_model
 from skood._parameters import HasMethods, at_least, estimator, parameter
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
@@ -53,8 +52,9 @@ class WAIC(DensityDetector):
         Whether each member is trained on its own bootstrap sample of the rows. Without, members
         that have no ``random_state``, or a fixed one, are equal, and `fit` raises.
     n_jobs : int or None, default=None
-        Number of processes that train members. Torch networks share the cores and the GPU: use more
-        than one process for small networks only. None is 1, -1 all processors.
+        Number of processes that train members; -1 is one per processor. None is 1, or, in
+        ``joblib.parallel_config``, the processes of its backend, such as a Dask cluster. Processes
+        of one machine share its cores and its GPU.
 
     Attributes
     ----------
@@ -97,23 +97,22 @@ class WAIC(DensityDetector):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         members = self._members(inliers)
-        rngs = [numpy_rng(seed, Stream.DENSITY_MEMBERS, k) for k in range(len(members))]
+        are_trained = [isinstance(member, FrozenEstimator) for member in members]
+        bootstrap, memory = self.bootstrap, self.memory
 
         def fitted(number: int) -> Any:
-            member, rng = members[number], rngs[number]
+            member, rng = members[number], numpy_rng(seed, Stream.DENSITY_MEMBERS, number)
             member_seed = int(rng.integers(2**31 - 1))
             data, labels = inliers, y
-            if self.bootstrap and not isinstance(member, FrozenEstimator):
+            if bootstrap and not are_trained[number]:
                 rows = np.sort(rng.integers(len(inliers), size=len(inliers)))
                 data, labels = inliers.subset(rows), None if y is None else y[rows]
             is_last = number + 1 == len(members)
             following = None if is_last else f"member {number + 2} of {len(members)}"
             with followed_by(following):
-                return fit_model(member, data, labels, seed=member_seed, memory=self.memory)
+                return fit_model(member, data, labels, seed=member_seed, memory=memory)
 
-        self.densities_ = Parallel(n_jobs=self.n_jobs)(
-            delayed(fitted)(number) for number in range(len(members))
-        )
+        self.densities_ = list(fit_members(fitted, are_trained, self.n_jobs))
         self._check_members_differ(inliers)
 
     def _members(self, data: CheckedData) -> Sequence[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
-from skood._models import in_chunks
+from skood._models import fit_members, in_chunks
 from skood._parameters import HasMethods, StrOptions, at_least, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
@@ -50,6 +51,10 @@ class DeepEnsemble(UncertaintyDetector):
     score_type : {"entropy", "mutual_information"}, default="entropy"
         "entropy" is also high between classes, where all members are uncertain;
         "mutual_information" is high only where the members differ.
+    n_jobs : int or None, default=None
+        Number of processes that train members; -1 is one per processor. None is 1, or, in
+        ``joblib.parallel_config``, the processes of its backend, such as a Dask cluster. Processes
+        of one machine share its cores and its GPU.
     memory : str or joblib.Memory, default=None
         Where each trained member and its outputs on the data are cached by content. With an
         integer `random_state`, a larger ensemble trains only its new members.
@@ -110,6 +115,7 @@ class DeepEnsemble(UncertaintyDetector):
     classifier: Any = parameter(HasMethods(["fit", "predict"]), list, None, default=None)
     n_members: int | None = parameter(at_least(1), None, default=None)
     score_type: str = parameter(StrOptions(set(UNCERTAINTIES)), default="entropy")
+    n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -123,22 +129,27 @@ class DeepEnsemble(UncertaintyDetector):
                 "multilabel; use Energy (JointEnergy), MSP (largest sigmoid), MaxLogit, or a "
                 "detector on features"
             )
-        self.estimators_ = []
-        for number, member in enumerate(members):
+        memory, name = self.memory, type(self).__name__
+
+        def fitted(number: int) -> Any:
+            member = members[number]
             # The seed depends on the number, so that a larger ensemble has the same first members.
             own_seed = int(numpy_rng(seed, Stream.ENSEMBLE_MEMBERS, number).integers(2**31 - 1))
             is_last = number + 1 == len(members)
             following = None if is_last else f"member {number + 2} of {len(members)}"
             with progress_scope(label=f"({number + 1} of {len(members)})"), followed_by(following):
-                trained = fitted_model(
+                return fitted_model(
                     member if listed else _reseeded(member, own_seed),
                     inliers,
                     y,
                     seed=own_seed,
-                    memory=self.memory,
-                    name=type(self).__name__,
+                    memory=memory,
+                    name=name,
                 )
-                self.estimators_.append(trained)
+
+        self.estimators_ = []
+        for trained in fit_members(fitted, list(map(_is_trained, members)), self.n_jobs):
+            self.estimators_.append(trained)
         self._classes = _common_classes(self.estimators_)
 
     def _untrained_members(self, data: CheckedData) -> list[Any]:
