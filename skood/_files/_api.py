@@ -17,6 +17,7 @@ from skood._files import (
     _arrays,
     _container,
     _estimators,
+    _handles,
     _sklearn,
     _sklearn_parts,
     _values,
@@ -32,6 +33,7 @@ __all__ = ["inspect_file", "load", "save"]
 _CODECS = [
     *_values.CODECS,
     *_arrays.CODECS,
+    *_handles.CODECS,
     *_estimators.CODECS,
     *_sklearn.CODECS,
     *_sklearn_parts.CODECS,
@@ -104,7 +106,7 @@ def save(
         raise ValueError(f'modules={modules!r}; expected "program" or "weights"')
     if not isinstance(estimator, BaseEstimator) or isinstance(estimator, type):
         raise TypeError(f"save takes an estimator, but got {estimator!r:.80}")
-    writer = Writer(_CODECS, type(estimator).__name__, modules)
+    writer = Writer(_CODECS, type(estimator).__name__, modules, estimator)
     tree = writer.node(estimator)
     metadata = {
         "card": json.dumps(make_card(estimator, writer), allow_nan=False),

@@ -100,11 +100,17 @@ class Writer:
         Name of the estimator in error messages.
     modules : {"program", "weights"}
         How a user's own network is stored.
+    estimator : estimator or None
+        What is saved as a whole.
+    kept : dict
+        What codecs have made of parts of the estimator.
     """
 
     codecs: Sequence[Codec]
     root: str
     modules: str = "program"
+    estimator: Any = None
+    kept: dict[Any, Any] = dataclass_field(default_factory=dict)
     arrays: dict[str, Array] = dataclass_field(default_factory=dict)
     notes: list[str] = dataclass_field(default_factory=list)
     _place: list[str] = dataclass_field(default_factory=list)

@@ -225,10 +225,12 @@ def _class(node: dict[str, Any], reader: Reader) -> Any:
 
 
 def _encode_part(value: Any, writer: Writer) -> dict[str, Any]:
-    return {
-        "class": type(value).__name__,
-        "attributes": _encode_attributes(value, vars(value), writer),
-    }
+    if is_dataclass(value):
+        # The defaults of fields are attributes of the class.
+        nodes = {name: writer.node(part, name) for name, part in vars(value).items()}
+    else:
+        nodes = _encode_attributes(value, vars(value), writer)
+    return {"class": type(value).__name__, "attributes": nodes}
 
 
 def _decode_part(node: dict[str, Any], reader: Reader) -> Any:

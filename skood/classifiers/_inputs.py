@@ -16,6 +16,7 @@ __all__ = [
     "is_exported",
     "mismatch",
     "n_items_of",
+    "ranges_of",
     "readable",
     "requiring_gradient",
 ]
@@ -23,13 +24,29 @@ __all__ = [
 
 def n_items_of(x: Any) -> int:
     """Return the number of items in an input of a network."""
-    return len(next(iter(x.values()))) if isinstance(x, dict) else len(x)
+    # `len` would fix the size of the batch in a graph that is traced.
+    return (next(iter(x.values())) if isinstance(x, dict) else x).shape[0]
 
 
 def copies_of(x: Any, rows: Sequence[int]) -> Any:
     """Return copies of some items of an input of a network."""
     rows = list(rows)
     return {name: part[rows] for name, part in x.items()} if isinstance(x, dict) else x[rows]
+
+
+def ranges_of(x: Any) -> tuple[tuple[str | None, tuple[int, ...], str, float, float], ...]:
+    """Describe the tensors of an input, as in :class:`~skood.classifiers._reading.Reading`."""
+    named = sorted(x.items()) if isinstance(x, dict) else [(None, x)]
+    return tuple(
+        (
+            name,
+            tuple(part.shape[1:]),
+            "float" if part.is_floating_point() else str(part.dtype).removeprefix("torch."),
+            float(part.min()),
+            float(part.max()),
+        )
+        for name, part in named
+    )
 
 
 def requiring_gradient(x: Any) -> Any:
@@ -60,7 +77,8 @@ def _tensors(module: nn.Module) -> Iterator[Tensor]:
 
 def is_exported(module: nn.Module) -> bool:
     """Whether a network is scripted or exported, possibly for one batch size."""
-    return isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))
+    fixed = getattr(module, "has_fixed_batch", False) is True
+    return fixed or isinstance(module, (torch.jit.ScriptModule, torch.fx.GraphModule))
 
 
 def first_layer(module: nn.Module) -> nn.Module | None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import joblib
@@ -16,6 +16,7 @@ from skood._caching import cached
 from skood._checked_data import CheckedData
 from skood._torch.batching import batch_multiple, evaluating, map_batches, scoring_batch_size
 from skood._torch.packing import content_of, tensors_of
+from skood._torch.threads import computing
 from skood.classifiers._forward import ForwardPass
 from skood.classifiers._inputs import readable
 from skood.classifiers._outputs import Outputs, log_probabilities
@@ -23,9 +24,6 @@ from skood.classifiers._reading import Reading, require
 from skood.classifiers._trial import try_network
 
 __all__ = ["Network"]
-
-# A network's mode and hooks are shared, and it uses all cores: only one thread runs at a time.
-_one_at_a_time = threading.RLock()
 
 
 class Network(ForwardPass):
@@ -44,7 +42,7 @@ class Network(ForwardPass):
             an output that depends on the other items.
         """
         if self.reading is None:
-            with _one_at_a_time:
+            with computing:
                 known = self._recall(data, "network_readings")
                 if known is None:
                     with evaluating(self.module), torch.no_grad():
@@ -99,7 +97,7 @@ class Network(ForwardPass):
         size = self.batch_size or scoring_batch_size(self.device, shape)
         # Batches of rows are padded for our own networks, which are small; others may be large.
         few = batch_multiple(shape) if reading.certain else 1
-        with _one_at_a_time, evaluating(self.module):
+        with evaluating(self.module):
             return map_batches(
                 run,
                 data,
@@ -120,16 +118,15 @@ class Network(ForwardPass):
         memory : str, joblib.Memory or None
             Disk cache, keyed by the contents of the network and of the data.
         """
-        with _one_at_a_time:
-            known = self._recall(data, "network_outputs")
-            if known is None:
-                self.read(data)
-                if memory is None:
-                    known = _compute(self, data, "")
-                else:
-                    compute = cached(memory, _compute, ignore=["network", "data"])
-                    known = compute(self, data, joblib.hash((self._content(), data.content())))
-                data.network_outputs[self.module] = self._version(), known
+        known = self._recall(data, "network_outputs")
+        if known is None:
+            self.read(data)
+            if memory is None:
+                known = _compute(self, data, "")
+            else:
+                compute = cached(memory, _compute, ignore=["network", "data"])
+                known = compute(self, data, joblib.hash((self._content(), data.content())))
+            data.network_outputs[self.module] = self._version(), known
         return known
 
     def _recall(self, data: CheckedData, what: str) -> Any:
@@ -159,7 +156,9 @@ class Network(ForwardPass):
         """Return a hash of architecture and weights that is the same in every process."""
         how = self.output, self.features_from, self.multilabel, self.is_extractor, self.settings
         try:
-            return joblib.hash((content_of(self.module), how, self.reading))
+            # The outputs do not depend on the data that the network was tried on.
+            reading = self.reading and replace(self.reading, inputs=())
+            return joblib.hash((content_of(self.module), how, reading))
         except Exception as error:
             raise ValueError(
                 "memory= needs a network, and functions output= and features_from=, that can be "

@@ -43,7 +43,7 @@ class Head:
             return values
         tokens = _tokens(values, self.channels)
         if self.reduction == "position":
-            return tokens[torch.arange(len(tokens), device=tokens.device), position]
+            return tokens[torch.arange(tokens.shape[0], device=tokens.device), position]
         return tokens.mean(1)
 
     def position(self, made: Tensor, output: Tensor) -> Tensor | None:
@@ -86,6 +86,10 @@ class Reading:
         Similarity of a layer to a head whose output the network changes.
     certain : bool
         Whether the network is one of this package, whose head is known.
+    inputs : tuple of tuple
+        Name (None: the only argument), shape, dtype ("float" for the dtype of the network),
+        smallest and largest value of each tensor that the network took, for an example of its
+        input.
     """
 
     as_given: bool = False
@@ -99,6 +103,7 @@ class Reading:
     is_hidden: bool = False
     likeness: str = "none"
     certain: bool = False
+    inputs: tuple[tuple[str | None, tuple[int, ...], str, float, float], ...] = ()
 
 
 def require(reading: Reading, reads: str, *, name: str, network: str, is_stated: bool) -> None:

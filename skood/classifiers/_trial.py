@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood.classifiers._forward import ForwardPass
 from skood.classifiers._head import find_head
-from skood.classifiers._inputs import first_layer, mismatch, n_items_of
+from skood.classifiers._inputs import first_layer, mismatch, n_items_of, ranges_of
 from skood.classifiers._reading import Reading
 from skood.classifiers._returned import layer_named, named_features, tolerance
 
@@ -51,8 +51,15 @@ def try_network(network: ForwardPass, data: CheckedData) -> Reading:
     network.check_finite(output, "the first ")
     with network.read_as(form):
         found, again = _second_output(network, data.subset(rows[others]), output.shape[1])
+        x = network.input_of(data.subset(rows))
     one_by_one = _depends_on_batch(network, output[others], again)
-    return replace(found, as_given=form.as_given, integers=form.integers, one_by_one=one_by_one)
+    return replace(
+        found,
+        as_given=form.as_given,
+        integers=form.integers,
+        one_by_one=one_by_one,
+        inputs=ranges_of(x),
+    )
 
 
 def _first_output(network: ForwardPass, data: CheckedData) -> tuple[Reading, Tensor]:

@@ -1,0 +1,196 @@
+"""Export of a network's forward pass with torch.export, with marks that a program keeps."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.overrides import TorchFunctionMode
+
+from skood._files._program import DROPOUTS
+from skood.classifiers._forward import ForwardPass
+from skood.classifiers._returned import EMBEDDINGS, layer_named, pick
+
+__all__ = ["FEATURES", "NotExportable", "chosen_output", "exported"]
+
+# Layer of a program whose output is what a function `features_from` returns.
+FEATURES = "features_from_function"
+
+
+class NotExportable(ValueError):
+    """Raised if a network cannot become a program; the message is the reason."""
+
+
+@torch.library.custom_op(
+    "skood::layer", mutates_args=(), schema="(Tensor given, Tensor made, str name) -> Tensor"
+)
+def _layer(given: Tensor, made: Tensor, name: str) -> Tensor:
+    """Mark the output of a layer in an exported graph."""
+    return made.clone()
+
+
+@_layer.register_fake
+def _(given: Tensor, made: Tensor, name: str) -> Tensor:
+    return torch.empty_strided(made.size(), made.stride(), dtype=made.dtype, device=made.device)
+
+
+@torch.library.custom_op(
+    "skood::linear", mutates_args=(), schema="(Tensor x, Tensor weight, Tensor? bias) -> Tensor"
+)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Mark a linear layer whose rows are aligned while data are scored."""
+    return F.linear(x, weight, bias)
+
+
+@_linear.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias)
+
+
+@torch.library.custom_op(
+    "skood::dropout",
+    mutates_args=(),
+    schema="(Tensor x, str function, float p, bool inplace) -> Tensor",
+)
+def _dropout(x: Tensor, function: str, p: float, inplace: bool) -> Tensor:
+    """Mark a dropout in eval mode."""
+    return x.clone()
+
+
+@_dropout.register_fake
+def _(x: Tensor, function: str, p: float, inplace: bool) -> Tensor:
+    return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=x.device)
+
+
+class _Marks(TorchFunctionMode):
+    """Marks the calls that a scoring pass may change: by `_AlignedRows` and by `Subnetwork`.
+
+    These are not all linear layers and dropouts: calls inside of other functions are unchanged.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if function is F.linear and not types:
+            return _marked_linear(*args, **kwargs)
+        if function in _DROPOUTS and not kwargs["training"]:
+            inplace = kwargs["inplace"]
+            return torch.ops.skood.dropout(args[0], function.__name__, kwargs["p"], inplace)
+        return function(*args, **kwargs)
+
+
+_DROPOUTS = {getattr(F, name) for name in DROPOUTS}
+
+
+def _marked_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return torch.ops.skood.linear(input, weight, bias)
+
+
+def chosen_output(network: ForwardPass, returned: Any) -> Tensor:
+    """Return the logits, or the features of an extractor, among the values that are returned."""
+    fields = EMBEDDINGS if network.is_extractor else ["logits"]
+    return pick(returned, network.output, fields, network.name)
+
+
+class _Traced(nn.Module):
+    """The forward pass that is exported: output and named features of a network."""
+
+    def __init__(self, network: ForwardPass) -> None:
+        super().__init__()
+        self.module = network.module
+        self.forward_pass = network
+
+    def forward(self, x: Any) -> tuple[Tensor, Tensor | None]:
+        network = self.forward_pass
+        source = network.features_from
+        named_layer = layer_named(self.module, source)
+        seen: list[Any] = []
+
+        def mark(name: str, layer: nn.Module) -> Callable[..., Tensor | None]:
+            def note(layer: nn.Module, args: tuple, kwargs: dict, made: Any) -> Tensor | None:
+                if not isinstance(made, Tensor):
+                    marked = None
+                else:
+                    given = args[0] if args else next(iter(kwargs.values()), None)
+                    given = given if isinstance(given, Tensor) else made
+                    marked = torch.ops.skood.layer(given, made, name)
+                if layer is named_layer:
+                    seen.append(made if marked is None else marked)
+                return marked
+
+            return note
+
+        hooks = [
+            layer.register_forward_hook(mark(name, layer), with_kwargs=True)
+            for name, layer in self.module.named_modules()
+            if name and not isinstance(layer, torch.jit.ScriptModule)
+        ]
+        try:
+            with _Marks():
+                returned = network.module(**x) if isinstance(x, dict) else network.module(x)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found = chosen_output(network, returned)
+        features = None
+        if callable(source):
+            features = source(returned)
+        elif isinstance(source, tuple):
+            features = source[1](seen[-1])
+        if features is not None:
+            features = torch.ops.skood.layer(features, features, FEATURES)
+        return found, features
+
+
+def exported(network: ForwardPass, example: Any, fixed_batch: bool) -> Any:
+    """Return the exported program, for any number of items, and if possible tokens."""
+    batch = Dim("batch")
+    if fixed_batch:
+        return _export(network, example, None)
+    if not isinstance(example, dict):
+        return _export(network, example, {0: batch})
+    sizes = [x.shape[1] for x in example.values() if x.ndim > 1 and not x.is_floating_point()]
+    length: Any = Dim("length") if sizes else None
+    for attempt in range(2 if sizes else 0):
+        shapes = {
+            name: {0: batch, 1: length} if x.ndim > 1 and x.shape[1] == sizes[0] else {0: batch}
+            for name, x in example.items()
+        }
+        try:
+            return _export(network, example, shapes)
+        except NotExportable as error:
+            # A network with embedded positions has a largest number of tokens.
+            longest = _LONGEST.search(str(error.__cause__))
+            if attempt or not longest:
+                break
+            length = Dim("length", max=int(longest[1]))
+    return _export(network, example, {name: {0: batch} for name in example})
+
+
+_LONGEST = re.compile(r"length = Dim\('length', (?:min=\d+, )?max=(\d+)\)")
+
+
+def _export(network: ForwardPass, example: Any, shapes: Any) -> Any:
+    try:
+        with _quiet():
+            return torch.export.export(
+                _Traced(network).eval(), (example,), dynamic_shapes={"x": shapes}, strict=False
+            )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400]
+        raise NotExportable(f"torch.export ended in {type(error).__name__}: {reason}") from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
