@@ -35,6 +35,7 @@ from skood._parameters import (
     parameter,
 )
 from skood._thresholds import held_out_rows, threshold_rows
+from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.run import note_interruption
 from skood._torch.seeding import draw_seed
 from skood.classifiers._module import ModuleHandle
@@ -121,6 +122,8 @@ class BaseDetector(Detector):
         ------
         ValueError
             If X or y is invalid, or the scores of X give no finite threshold.
+        OSError
+            If nothing can be written to the `checkpoint_dir` of the detector or of a model inside.
         KeyboardInterrupt
             At a second Ctrl-C within three seconds, or at the first one if no model is in training.
 
@@ -132,6 +135,7 @@ class BaseDetector(Detector):
             threshold, and the detector can then score but not predict.
         """
         check_parts_fitted(self)
+        check_checkpoint_dirs(self)
         earlier = dict(vars(self))
         data = self._check(X, reset=True)
         parts = self._split_outliers(data, labels_of(self, data, y))
@@ -214,7 +218,7 @@ class BaseDetector(Detector):
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
         """Score the rows that `_fit` returned, or some; override if `_fit` has scored them."""
-        rows = threshold_rows(np.arange(len(inliers)) if rows is None else rows, seed)
+        rows = threshold_rows(len(inliers) if rows is None else rows, seed)
         scored = inliers if len(rows) == len(inliers) else inliers.subset(rows)
         with self._shows_progress("scoring"):
             return self._score_samples(scored)
@@ -290,6 +294,5 @@ class ModelDetector(BaseDetector):
         """
         is_held_out = np.zeros(n_items, dtype=bool)
         if self._overfits or self._trains_model:
-            labels = np.zeros(n_items, dtype=int) if y is None else y
-            is_held_out[held_out_rows(labels, self.threshold_fraction)] = True
+            is_held_out[held_out_rows(n_items, y, self.threshold_fraction)] = True
         return np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,7 @@ from skood._torch.device import full_float32
 from skood._torch.partial_results import PartialResults
 from skood._torch.reading import read_ahead, read_batches
 from skood._torch.run import raise_if_ended
+from skood._torch.threads import computing
 
 __all__ = ["batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
 
@@ -174,6 +177,8 @@ def map_batches(
     ------
     MemoryError or torch.OutOfMemoryError
         When memory runs out for half a batch too.
+    OSError
+        When `partial` cannot be written, before the first batch.
 
     Warns
     -----
@@ -181,7 +186,7 @@ def map_batches(
         When memory runs out for a batch; this batch and those after it are halved.
     """
     n = len(data)
-    n_done, results = partial.load() if partial else (0, [])
+    n_done, results = partial.load(n) if partial else (0, [])
     several = len(results) > 1
     slices = list(row_slices(n, batch_size, n_done))
     batches = [np.arange(rows.start, rows.stop) for rows in slices]
@@ -208,8 +213,20 @@ def map_batches(
         for rows, items in bar:
             raise_if_ended()
             size = rows.stop - rows.start
-            with torch.inference_mode(), aligned, full_float32():
+            with computing, torch.inference_mode(), aligned, full_float32():
                 several, parts = results_of(items)
+            if partial and rows.start == n_done > 0 and not partial.continues(results, parts):
+                return map_batches(
+                    function,
+                    data,
+                    batch_size,
+                    device=device,
+                    n_workers=n_workers,
+                    verbose=verbose,
+                    description=description,
+                    partial=partial,
+                    multiple_of=multiple_of,
+                )
             results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
             for result, part in zip(results, parts, strict=True):
                 result[rows] = part[:size]
@@ -305,17 +322,36 @@ def _rows_of(items: Any, rows: slice) -> Any:
     return items[rows]
 
 
+# Modules in training mode that are in eval mode for a time, with the number of blocks that run.
+_evaluated: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
+_counting = threading.Lock()
+
+
 @contextlib.contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put `module` into eval mode inside the block, and restore its mode afterwards."""
-    # Frozen scripted modules have no attribute `training`.
-    training = [part for part in module.modules() if getattr(part, "training", False)]
-    if training:
-        # Networks from torch.export have a fixed mode and raise here.
-        with contextlib.suppress(NotImplementedError):
-            module.eval()
+    """Put `module` into eval mode inside the block, and restore its mode afterwards.
+
+    Blocks of several threads may overlap: the last one restores the mode.
+    """
+    with _counting:
+        # Frozen scripted modules have no attribute `training`.
+        training = [
+            part
+            for part in module.modules()
+            if getattr(part, "training", False) or part in _evaluated
+        ]
+        for part in training:
+            _evaluated[part] = _evaluated.get(part, 0) + 1
+        if training:
+            # Networks from torch.export have a fixed mode and raise here.
+            with contextlib.suppress(NotImplementedError):
+                module.eval()
     try:
         yield
     finally:
-        for part in training:
-            part.training = True
+        with _counting:
+            for part in training:
+                _evaluated[part] -= 1
+                if not _evaluated[part]:
+                    del _evaluated[part]
+                    part.training = True

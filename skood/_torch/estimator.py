@@ -14,9 +14,9 @@ from sklearn.base import BaseEstimator
 from skood._checked_data import CheckedData
 from skood._docs_link import DocumentationLinkMixin
 from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._torch.checkpoint import Checkpoint
 from skood._torch.distributed import Processes
 from skood._torch.packing import pack, unpack
-from skood._torch.run import Checkpoint
 from skood._torch.seeding import draw_seed
 
 __all__ = ["NeuralEstimator"]

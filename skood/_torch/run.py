@@ -1,4 +1,4 @@
-"""State of a training run, its checkpoint, and the effect of Ctrl-C."""
+"""State of a training run, and the effect of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -17,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skood._torch.checkpoint import Checkpoint
 from skood._torch.objective import Objective
 
 __all__ = [
-    "Checkpoint",
     "InterruptedTraining",
     "TrainingRun",
     "end_fit",
@@ -183,42 +182,6 @@ def finishing_step() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class Checkpoint:
-    """File that a training run is saved to, and resumed from if it exists.
-
-    Parameters
-    ----------
-    path : Path
-    device : torch.device
-        Device of the tensors that are read.
-    """
-
-    def __init__(self, path: Path, device: torch.device) -> None:
-        self.path = path
-        self._saved: dict[str, Any] | None = None
-        if path.exists():
-            self._saved = torch.load(path, map_location=device, weights_only=True)
-
-    def seed(self, drawn: int) -> int:
-        """Return the seed of the saved run, or `drawn` if there is none.
-
-        With random_state=None every fit draws a new seed, but the training rows of an interrupted
-        run must not become validation rows of the resumed run.
-        """
-        return drawn if self._saved is None else self._saved["seed"]
-
-    def take(self) -> dict[str, Any] | None:
-        """Return the state of the saved run, if there is one, and release it."""
-        saved, self._saved = self._saved, None
-        return saved
-
-    def save(self, state: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self.path)
-
-
 class TrainingRun:
     """State of a training run, resumed from its checkpoint.
 
@@ -252,9 +215,12 @@ class TrainingRun:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
         self._saved_at = monotonic()
-        saved = checkpoint.take() if checkpoint else None
+        # Whether the checkpoint holds this state.
+        self._is_saved = False
+        saved = checkpoint.take(objective, optimizer) if checkpoint else None
         if saved is not None:
             self.restore(saved)
+            self._is_saved = True
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint holds: weights, optimizer and history."""
@@ -271,6 +237,11 @@ class TrainingRun:
         for name in _SAVED:
             setattr(self, name, state[name])
 
+    def check_checkpoint(self) -> None:
+        """Raise an OSError before the first step if the run cannot be saved."""
+        if self.checkpoint is not None:
+            self.checkpoint.check_writable()
+
     def goes_on(self, n_steps: int, patience: int | None) -> bool:
         losses = self._comparable_losses()
         if patience is not None and losses and len(losses) - 1 - np.argmin(losses) >= patience:
@@ -282,6 +253,7 @@ class TrainingRun:
 
     def advance(self, losses: Mapping[str, Tensor]) -> None:
         """Count a step, and accumulate its loss and the loss's terms."""
+        self._is_saved = False
         self.step += 1
         self.count += 1
         for name, loss in losses.items():
@@ -299,6 +271,7 @@ class TrainingRun:
         return means
 
     def end_epoch(self, validation: Mapping[str, float]) -> None:
+        self._is_saved = False
         for name, value in {**self.mean_losses(), **validation}.items():
             self.history.setdefault(name, []).append(value)
         self.sums, self.count = {}, 0
@@ -321,10 +294,14 @@ class TrainingRun:
             raise FloatingPointError(
                 "training ended with weights that are not finite; lower learning_rate or clip_norm"
             )
-        self.save()
-        if self.best is not None:
-            self.objective.load_state_dict(self.best)
-        self.objective.eval()
+        try:
+            if not self._is_saved:
+                self.save()
+        finally:
+            # A second Ctrl-C may end the saving, but the network is kept.
+            if self.best is not None:
+                self.objective.load_state_dict(self.best)
+            self.objective.eval()
 
     def is_due(self) -> bool:
         return monotonic() - self._saved_at > _SECONDS_BETWEEN_CHECKPOINTS
@@ -332,4 +309,4 @@ class TrainingRun:
     def save(self) -> None:
         self._saved_at = monotonic()
         if self.checkpoint is not None:
-            self.checkpoint.save(self.state())
+            self._is_saved = self.checkpoint.save(self.state())

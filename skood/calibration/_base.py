@@ -23,10 +23,12 @@ from skood._models import check_same_columns, fit_model, rows_through
 from skood._open_set import OpenSetDetector, class_proba_of, excludes_classes, knows_classes
 from skood._outliers import labels_of, split_outliers
 from skood._parameters import HasMethods, estimator, fit_context, parameter
+from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.classifiers._module import ModuleHandle
 
 __all__ = [
+    "LARGEST",
     "CalibratedDetector",
     "fit_detector",
     "needs_labels",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 # The difference of two larger scores could overflow.
-_LARGEST = np.finfo(np.float64).max / 2
+LARGEST = np.finfo(np.float64).max / 2
 
 
 @estimator
@@ -163,6 +165,11 @@ class CalibratedDetector(OpenSetDetector):
         -------
         self
 
+        Raises
+        ------
+        OSError
+            If nothing can be written to the `checkpoint_dir` of a model inside.
+
         Warns
         -----
         UserWarning
@@ -170,6 +177,7 @@ class CalibratedDetector(OpenSetDetector):
             `X_calibration` is None; and if there are too few calibration rows.
         """
         check_parts_fitted(self)
+        check_checkpoint_dirs(self)
         earlier = dict(vars(self))
         data = self._check(X, reset=True)
         parts = split_outliers(data, labels_of(self, data, y))
@@ -288,7 +296,7 @@ def scores_of(detector: Any, data: CheckedData) -> npt.NDArray[np.float64]:
             f"{type(detector).__name__} gave NaN as the score of {np.isnan(scores).sum()} of "
             f"{len(scores)} items; a calibrated detector cannot compare NaN with a threshold"
         )
-    return np.clip(scores, -_LARGEST, _LARGEST)
+    return np.clip(scores, -LARGEST, LARGEST)
 
 
 def needs_labels(model: Any) -> bool:

@@ -28,6 +28,7 @@ from skood._models import draw_samples, fit_model, rows_through
 from skood._parameters import HasMethods, StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.batching import map_batches
+from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.run import followed_by
 from skood._torch.seeding import draw_seed
@@ -151,7 +152,10 @@ class TwoStep(
         ------
         ValueError
             When X is invalid, or the decoder of `autoencoder` cannot be differentiated.
+        OSError
+            When nothing can be written to the `checkpoint_dir` of a model.
         """
+        check_checkpoint_dirs(self)
         data = check_data(self, X, reset=True, min_samples=2)
         autoencoder = self.autoencoder
         if autoencoder is None:

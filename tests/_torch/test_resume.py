@@ -10,9 +10,10 @@ from sklearn.base import clone
 from torch import nn
 
 from skood import LogLikelihood
-from skood._torch import run as run_module
+from skood._torch import checkpoint, run as run_module
+from skood._torch.checkpoint import Checkpoint
 from skood._torch.objective import Objective
-from skood._torch.run import Checkpoint, TrainingRun, finishing_step
+from skood._torch.run import TrainingRun, finishing_step
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.density import ImageFlow, NeuralSplineFlow, PixelCNN
@@ -305,8 +306,10 @@ def test_interrupted_density_is_usable_and_resumes(monkeypatch, tmp_path, case, 
 def test_a_checkpoint_is_read_once(monkeypatch, tmp_path):
     make, X = CASES["NeuralSplineFlow"]
     density = make(random_state=0, checkpoint_dir=tmp_path).fit(X)
-    read, load = [], torch.load
-    monkeypatch.setattr(torch, "load", lambda path, **kw: read.append(path) or load(path, **kw))
+    read, opened = [], checkpoint.open_checked
+    monkeypatch.setattr(
+        checkpoint, "open_checked", lambda *args: read.append(args[0]) or opened(*args)
+    )
     density.fit(X)
     assert read == list(tmp_path.iterdir())
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from skood._torch import compiling, precision as precision_module, run as run_module
+from skood._torch.checkpoint import Checkpoint
 from skood._torch.compiling import maybe_compile
 from skood._torch.objective import Objective
-from skood._torch.run import Checkpoint
 from skood._torch.settings import TrainingSettings
 from skood._torch.training import hold_out, train
 from skood.density import PixelCNN
