@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 import zuko
@@ -14,6 +16,9 @@ from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density._invertible import Derivative, InvertibleDensity, MatrixDerivative
 
 __all__ = ["NeuralSplineFlow"]
+
+# Least slope of a spline's bins and derivatives.
+_LEAST_SLOPE = 1e-3
 
 
 @estimator
@@ -90,10 +95,13 @@ class NeuralSplineFlow(InvertibleDensity):
         self._preprocessing.learn_moments(data)
 
     def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
-        return zuko.flows.NSF(
+        # zuko.flows.NSF has another least slope in older versions, which is another function of the
+        # same weights.
+        return zuko.flows.MAF(
             item_shape[0],
-            bins=self.n_bins,
             transforms=self.n_transforms,
+            univariate=partial(zuko.transforms.MonotonicRQSTransform, slope=_LEAST_SLOPE),
+            shapes=[(self.n_bins,), (self.n_bins,), (self.n_bins - 1,)],
             hidden_features=tuple(self.hidden_features),
         )
 
