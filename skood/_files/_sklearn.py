@@ -62,7 +62,6 @@ _KNOWN = {
         "LinearRegression",
         "LogisticRegression",
         "Ridge",
-        "RidgeClassifier",
         "SGDClassifier",
         "SGDOneClassSVM",
     ),
@@ -228,11 +227,17 @@ def _decode(node: dict[str, Any], reader: Reader) -> Any:
     for key, value in nodes.items():
         check_attribute(cls, key, _shadowing(cls))
         setattr(made, key, reader.value(value))
-    if hasattr(made, "_n_support") and not hasattr(made, "_effective_probability"):
-        # Before scikit-learn 1.8.
-        made._effective_probability = params.get("probability") is True
+    _add_new_attributes(made, params)
     _check(made)
     return made
+
+
+def _add_new_attributes(made: Any, params: dict[str, Any]) -> None:
+    """Set the attributes that later versions of scikit-learn read, and earlier ones do not have."""
+    if hasattr(made, "_n_support") and not hasattr(made, "_effective_probability"):
+        made._effective_probability = params.get("probability") is True
+    if hasattr(made, "_fit_dtype") and not hasattr(made, "_fill_dtype"):
+        made._fill_dtype = made._fit_dtype
 
 
 def _translated(
