@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import functools
+import json
 import types
+import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import joblib
+from joblib._store_backends import FileSystemStoreBackend
 from sklearn.utils.validation import check_memory
 
+from skood._safe_files import (
+    UnreadableFileError,
+    check_writable,
+    checked_file,
+    open_checked,
+    remove_abandoned,
+    whole_file,
+)
+
 __all__ = ["cached"]
+
+# Changes with the content of entries; those of other versions are not read.
+_VERSION = 1
 
 
 def cached(
@@ -23,6 +43,10 @@ def cached(
     that caches it in a process. A second folder would lack the source, and the next process would
     ignore the results there.
 
+    Entries on a local disk carry a checksum. A damaged entry is computed again, with a warning that
+    names it. A result that cannot be stored is returned, with a warning. Unpickling an entry runs
+    the code in it: the checksum protects from accidents, not from other people.
+
     Parameters
     ----------
     memory : str, joblib.Memory or None
@@ -31,9 +55,149 @@ def cached(
         A module-level function.
     ignore : sequence of str or None, default=None
         Arguments that the result does not depend on.
+
+    Raises
+    ------
+    OSError
+        By this function or by the returned one, before anything is computed, if nothing can be
+        written to the folder.
     """
     assert isinstance(function, types.FunctionType)
     code, name = function.__code__, function.__name__
     copied = types.FunctionType(code, function.__globals__, name, function.__defaults__)
     copied.__kwdefaults__ = function.__kwdefaults__
-    return check_memory(memory).cache(copied, ignore=None if ignore is None else list(ignore))
+    ignored = None if ignore is None else list(ignore)
+    if isinstance(memory, str) and not Path(memory).is_dir():
+        check_writable(memory, "memory")
+    try:
+        opened = check_memory(memory)
+    except OSError as error:
+        _warn(f"the folder memory={memory!r} is gone: {error.strerror}. Results are not cached")
+        return copied
+    if type(getattr(opened, "store_backend", None)) is not FileSystemStoreBackend:
+        return opened.cache(copied, ignore=ignored)
+
+    @functools.wraps(copied)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        checked = copy.copy(opened)
+        checked.store_backend = store = _CheckedStore(opened.store_backend)
+        memorized = checked.cache(copied, ignore=ignored)
+        reference = memorized.call_and_shelve(*args, **kwargs)
+        if not store.computed:
+            try:
+                return reference.get()
+            except FileNotFoundError:
+                pass  # Removed meanwhile, for example by joblib.Memory.reduce_size.
+            except MemoryError:
+                raise
+            except Exception as error:
+                _warn(f"the cache entry of {name} {_reason(error)}. It is computed again")
+            store.reads = False
+            memorized.call_and_shelve(*args, **kwargs)
+        return store.computed[0]
+
+    return call
+
+
+def _reason(error: Exception) -> str:
+    known = isinstance(error, UnreadableFileError)
+    return f"cannot be used: {error}" if known else f"raised {type(error).__name__}: {error}"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
+class _CheckedStore(FileSystemStoreBackend):
+    """Joblib's store of one call, with files that are written whole and carry a checksum.
+
+    Parameters
+    ----------
+    store : FileSystemStoreBackend
+        As configured by ``joblib.Memory``.
+
+    Attributes
+    ----------
+    computed : list
+        The result, if this call computed it.
+    reads : bool
+        Whether existing results are used.
+    """
+
+    def __init__(self, store: FileSystemStoreBackend) -> None:
+        self.__dict__.update(vars(store))
+        self.computed: list[Any] = []
+        self.reads = True
+        self._warned_of_writing = False
+
+    def contains_item(self, call_id: Sequence[str]) -> bool:
+        found = self.reads and super().contains_item(call_id)
+        if not found:
+            check_writable(self.location, "memory")
+        return found
+
+    def load_item(self, call_id: Sequence[str], *args: Any, **kwargs: Any) -> Any:
+        if self.computed:
+            return self.computed[0]
+        path = self._path(call_id, "output.pkl")
+        with open_checked(path, _label("result", call_id)) as file:
+            if self.mmap_mode is None:
+                return joblib.load(file)
+        return joblib.load(path, mmap_mode=self.mmap_mode)
+
+    def dump_item(self, call_id: Sequence[str], item: Any, *args: Any, **kwargs: Any) -> None:
+        self.computed.append(item)
+        self._write(
+            call_id,
+            "output.pkl",
+            "result",
+            lambda file: joblib.dump(item, file, compress=self.compress),
+        )
+
+    def store_metadata(self, call_id: Sequence[str], metadata: dict[str, Any]) -> None:
+        path = self._path(call_id, "metadata.json")
+        with contextlib.suppress(OSError), whole_file(path, sync=False) as file:
+            file.write(json.dumps(metadata).encode())
+
+    def get_cached_func_code(self, call_id: Sequence[str]) -> str:
+        path = self._path(call_id, "func_code.py")
+        try:
+            with open_checked(path, _label("source", call_id)) as file:
+                return file.read().decode()
+        except UnreadableFileError as error:
+            _warn(
+                f"the cache of {call_id[-1]} is emptied, since the source of its entries is "
+                f"unknown: {error}"
+            )
+            self.clear_path(call_id)
+            raise FileNotFoundError(path) from error
+
+    def store_cached_func_code(self, call_id: Sequence[str], func_code: str | None = None) -> None:
+        if func_code is not None:
+            check_writable(self.location, "memory")
+            source = func_code.encode()
+            self._write(call_id, "func_code.py", "source", lambda file: file.write(source))
+
+    def _path(self, call_id: Sequence[str], name: str) -> Path:
+        return Path(self.location, *call_id, name)
+
+    def _write(
+        self, call_id: Sequence[str], name: str, kind: str, write: Callable[[BinaryIO], Any]
+    ) -> None:
+        """Write a file; if that fails, warn once."""
+        path = self._path(call_id, name)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_abandoned(path.parent)
+            # A file that a power failure has damaged is noticed, and computed again.
+            with checked_file(path, _label(kind, call_id), sync=False) as file:
+                write(file)
+        except Exception as error:
+            if not self._warned_of_writing:
+                self._warned_of_writing = True
+                reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+                _warn(f"the cache entry {path} cannot be written: {reason}. The result is not lost")
+
+
+def _label(kind: str, call_id: Sequence[str]) -> str:
+    return f"cached {kind} {_VERSION} {'/'.join(call_id)}"
