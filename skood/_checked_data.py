@@ -16,7 +16,8 @@ from torch import Tensor
 from skood._chunks import row_slices
 from skood._given import Given
 from skood._internal import internal
-from skood._readers import ArrayReader, ConcatenationReader, Read, SubsetReader
+from skood._lazy_rows import LazyRows, is_on_disk, owner_of
+from skood._readers import ArrayReader, ConcatenationReader, Read, SubsetReader, array_behind
 
 __all__ = ["NUMBERS", "CheckedData", "CheckedFields", "from_torch", "in_float32"]
 
@@ -102,7 +103,7 @@ class CheckedData:
         given: Given | None = None,
     ) -> CheckedData:
         """Wrap an array of shape (n, d), (n, C, H, W) or (n, ...)."""
-        in_memory = not isinstance(_owner(data), np.memmap)
+        in_memory = not isinstance(owner_of(data), np.memmap)
         return cls(
             ArrayReader(data),
             len(data),
@@ -305,6 +306,30 @@ class CheckedData:
         ValueError
             If X is neither rows nor images.
         """
+        self._check_flat()
+        return self.take(np.arange(len(self))).reshape(len(self), -1)
+
+    @internal
+    def lazy_rows(self) -> Any:
+        """Return all items as flat rows; those of an array are read on access, or a view of it."""
+        self._check_flat()
+        array = array_behind(self._read)
+        if array is None:
+            return self.rows()
+        is_plain = array.flags.c_contiguous and array.dtype == self.dtype
+        if is_plain and isinstance(self._read, ArrayReader):
+            return np.asarray(array).reshape(len(self), -1)
+
+        def read(rows: slice | npt.NDArray[np.integer]) -> npt.NDArray:
+            if isinstance(rows, slice):
+                rows = np.arange(rows.start, rows.stop)
+            return self.take(rows).reshape(len(rows), -1)
+
+        shape = len(self), self.n_values
+        return LazyRows(read, shape, self.dtype, on_disk=is_on_disk(array))
+
+    def _check_flat(self) -> None:
+        """Raise an error if the items cannot be flat rows."""
         self.check_read()
         if not self.is_rows_or_images:
             raise ValueError(
@@ -313,7 +338,6 @@ class CheckedData:
                 "flat rows: give a trained torch module or a transformer that accepts such items, "
                 "or precomputed features"
             )
-        return self.take(np.arange(len(self))).reshape(len(self), -1)
 
 
 class CheckedFields(CheckedData):
@@ -361,13 +385,6 @@ class CheckedFields(CheckedData):
 def in_float32(values: npt.NDArray) -> npt.NDArray:
     """Convert float16, whose squares overflow, to float32; keep any other dtype."""
     return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def _owner(data: npt.NDArray) -> Any:
-    """Return the array at the end of a chain of views."""
-    while isinstance(data, np.ndarray) and isinstance(data.base, np.ndarray):
-        data = data.base
-    return data
 
 
 def from_torch(tensor: Tensor) -> npt.NDArray:

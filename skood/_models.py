@@ -258,7 +258,7 @@ def all_through(model: Any, methods: Sequence[str], data: CheckedData) -> list[n
         Z = X if transform is None else transform(X)
         for function, result in zip(functions, results, strict=True):
             result.append(_as_array(function(Z)))
-    return [np.concatenate(result) for result in results]
+    return [result[0] if len(result) == 1 else np.concatenate(result) for result in results]
 
 
 def _last_step(model: Any) -> tuple[Any, Callable[[Any], Any] | None]:
@@ -289,12 +289,18 @@ def in_chunks(function: Callable[[Any], Any], values: Any) -> npt.NDArray:
     ----------
     function : callable
         Takes up to 192 rows and returns one result for each.
-    values : ndarray or Outputs
+    values : ndarray, LazyRows or Outputs
         At least one row.
     """
-    return np.concatenate(
-        [np.asarray(function(values[rows])) for rows in row_slices(len(values), _CHUNK)]
-    )
+    first, *others = row_slices(len(values), _CHUNK)
+    part = np.asarray(function(values[first]))
+    if not others:
+        return part
+    results = np.empty((len(values), *part.shape[1:]), part.dtype)
+    results[first] = part
+    for rows in others:
+        results[rows] = function(values[rows])
+    return results
 
 
 def draw_samples(

@@ -19,6 +19,7 @@ __all__ = [
     "RaisingReader",
     "Read",
     "SubsetReader",
+    "array_behind",
 ]
 
 # Takes an integer array of indices and returns the items or labels there.
@@ -84,3 +85,10 @@ class RaisingReader:
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> Any:
         raise self.error.with_traceback(None)
+
+
+def array_behind(read: Read) -> npt.NDArray | None:
+    """Return the array that a reader, or a reader of a subset, reads from; None without one."""
+    while isinstance(read, SubsetReader):
+        read = read.read
+    return read.array if isinstance(read, ArrayReader) else None

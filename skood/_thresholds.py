@@ -16,23 +16,32 @@ _THRESHOLD_ROWS = 5000
 FEWEST_HELD_OUT = 50
 
 
-def threshold_rows(rows: npt.NDArray[np.integer], seed: int) -> npt.NDArray[np.integer]:
-    """Return the sorted rows that set a threshold: all of them, or a random few thousand."""
-    if len(rows) > _THRESHOLD_ROWS:
+def threshold_rows(rows: npt.NDArray[np.integer] | int, seed: int) -> npt.NDArray[np.integer]:
+    """Return the sorted rows that set a threshold: all of them, or a random few thousand.
+
+    `rows` are indices, or the number n of the rows 0, ..., n - 1.
+    """
+    if (rows if isinstance(rows, int) else len(rows)) > _THRESHOLD_ROWS:
         rng = numpy_rng(seed, Stream.THRESHOLD_ROWS)
         rows = rng.choice(rows, _THRESHOLD_ROWS, replace=False)
-    return np.sort(rows)
+    return np.arange(rows) if isinstance(rows, int) else np.sort(rows)
 
 
-def held_out_rows(labels: npt.NDArray, fraction: float) -> npt.NDArray[np.intp]:
+def held_out_rows(
+    n_items: int, labels: npt.NDArray | None, fraction: float
+) -> npt.NDArray[np.intp]:
     """Return the rows to hold out for the threshold; none if they would be fewer than 50.
 
     The same fraction of every class is drawn, and never all rows of a class. The draw depends on
-    `labels` and `fraction` alone.
+    `n_items`, `labels` and `fraction` alone.
     """
-    n_rows = min(int(fraction * len(labels)), _THRESHOLD_ROWS)
+    n_rows = min(int(fraction * n_items), _THRESHOLD_ROWS)
     if n_rows >= FEWEST_HELD_OUT:
-        rows = _stratified(labels, n_rows, numpy_rng(0, Stream.HELD_OUT_ROWS))
+        rng = numpy_rng(0, Stream.HELD_OUT_ROWS)
+        if labels is None:
+            # What `_stratified` draws for one class, with less memory.
+            return rng.permutation(n_items)[: min(n_rows, n_items - 1)].copy()
+        rows = _stratified(labels, n_rows, rng)
         if len(rows) >= FEWEST_HELD_OUT:
             return rows
     return np.arange(0)

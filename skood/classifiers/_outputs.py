@@ -13,10 +13,16 @@ import torch.nn.functional as F
 from scipy.special import logsumexp
 from torch import Tensor
 
-__all__ = ["Outputs", "log_probabilities"]
+from skood._chunks import row_slices
+from skood._lazy_rows import LazyRows, in_memory, is_on_disk, subset_of
+
+__all__ = ["Outputs", "log_probabilities", "saved_outputs"]
 
 # Largest deviation of the sum of saved probabilities from 1, which may be of half precision.
 _ROUNDING = 1e-3
+
+# Rows whose values are checked, or computed, at once.
+_CHUNK = 4096
 
 
 @dataclass(frozen=True)
@@ -92,38 +98,36 @@ class Outputs:
             If logits and features are both missing, the shapes do not match, a value is NaN or
             infinite, or the logits are probabilities.
         """
-        if logits is None and features is None:
-            raise ValueError("logits and features are both None; give at least one of them")
-        z = None if features is None else _array(features, "features", 2)
-        known = None if head is None else _head(head, z)
-        if logits is not None:
-            f = _array(logits, "logits", 2)
-        elif z is not None and known is not None:
-            f = z.astype(np.float64) @ known[0].T + known[1]
-        else:
-            assert z is not None
-            f = np.empty((len(z), 0))
-        z = np.empty((len(f), 0)) if z is None else z
-        if len(f) != len(z):
-            raise ValueError(f"there are logits of {len(f)} rows, but features of {len(z)} rows")
-        if known is not None and f.shape[1] != len(known[0]):
-            raise ValueError(
-                f"logits have {f.shape[1]} columns, but the head makes {len(known[0])} logits"
-            )
-        if f.shape[1] == 1 and not multilabel:
-            raise ValueError(
-                "logits have one column, which two classes can share: give a column for each, "
-                "np.column_stack([0 * logits, logits]), or multilabel=True if there is one label"
-            )
-        log_proba = log_probabilities(f, multilabel)
-        normalized = f.shape[1] > 0 and not multilabel and _is_normalized(f)
-        return cls(f, log_proba, z, normalized, multilabel=multilabel, head=known)
+        return saved_outputs(logits, features, head, multilabel).in_memory()
 
     def __len__(self) -> int:
         return len(self.logits)
 
     def __getitem__(self, rows: slice | npt.NDArray[np.integer]) -> Outputs:
         return self._each(lambda array: array[rows])
+
+    def subset(self, indices: npt.NDArray[np.integer]) -> Outputs:
+        """Select rows that are read on access.
+
+        Parameters
+        ----------
+        indices : ndarray of int
+
+        Returns
+        -------
+        Outputs
+            A slice of them has arrays, as `in_memory` has.
+        """
+        return self._each(lambda array: subset_of(array, indices))
+
+    def in_memory(self) -> Outputs:
+        """Return outputs whose rows are arrays, and not read on access.
+
+        Returns
+        -------
+        Outputs
+        """
+        return self._each(in_memory)
 
     @property
     def weight(self) -> npt.NDArray[np.float64]:
@@ -172,7 +176,7 @@ class Outputs:
         """
         return self._each(lambda array: array.astype(dtype, order=order, copy=False))
 
-    def _each(self, function: Callable[[npt.NDArray], npt.NDArray]) -> Outputs:
+    def _each(self, function: Callable[[Any], Any]) -> Outputs:
         return replace(
             self,
             logits=function(self.logits),
@@ -181,42 +185,98 @@ class Outputs:
         )
 
 
+def saved_outputs(logits: Any, features: Any, head: Any, multilabel: bool) -> Outputs:
+    """Make outputs as :meth:`Outputs.from_arrays` does, but compute missing rows on access."""
+    if logits is None and features is None:
+        raise ValueError("logits and features are both None; give at least one of them")
+    z = None if features is None else _array(features, "features", 2)
+    known = None if head is None else _head(head, z)
+    if logits is not None:
+        f: Any = _array(logits, "logits", 2)
+    elif z is not None and known is not None:
+        f = _mapped(z, lambda rows: rows.astype(np.float64) @ known[0].T + known[1], len(known[1]))
+    else:
+        assert z is not None
+        f = np.empty((len(z), 0))
+    z = np.empty((len(f), 0)) if z is None else z
+    if len(f) != len(z):
+        raise ValueError(f"there are logits of {len(f)} rows, but features of {len(z)} rows")
+    if known is not None and f.shape[1] != len(known[0]):
+        raise ValueError(
+            f"logits have {f.shape[1]} columns, but the head makes {len(known[0])} logits"
+        )
+    if f.shape[1] == 1 and not multilabel:
+        raise ValueError(
+            "logits have one column, which two classes can share: give a column for each, "
+            "np.column_stack([0 * logits, logits]), or multilabel=True if there is one label"
+        )
+    log_proba: Any = _mapped(f, lambda rows: log_probabilities(rows, multilabel), f.shape[1])
+    normalized = f.shape[1] > 0 and not multilabel and _is_normalized(f)
+    return Outputs(f, log_proba, z, normalized, multilabel=multilabel, head=known)
+
+
+def _mapped(rows: Any, function: Callable[[npt.NDArray], npt.NDArray], n_columns: int) -> LazyRows:
+    """Return float64 values that are computed from rows on access."""
+    return LazyRows(lambda part: function(rows[part]), (len(rows), n_columns), np.float64)
+
+
 def log_probabilities(logits: npt.NDArray, multilabel: bool) -> npt.NDArray[np.float64]:
     """Logarithms of the softmax of logits, or of their sigmoids if `multilabel` is true."""
-    z = torch.from_numpy(logits.astype(np.float64))
-    return (F.logsigmoid(z) if multilabel else torch.log_softmax(z, 1)).numpy()
+    result = np.empty(logits.shape)
+    for rows in row_slices(len(logits), _CHUNK):
+        z = torch.from_numpy(logits[rows].astype(np.float64))
+        result[rows] = (F.logsigmoid(z) if multilabel else torch.log_softmax(z, 1)).numpy()
+    return result
 
 
-def _is_normalized(logits: npt.NDArray) -> bool:
+def _is_normalized(logits: Any) -> bool:
     """Whether logits are logarithms of probabilities; raise if they are probabilities."""
-    if logits.min() >= 0 and np.abs(logits.sum(1) - 1).max() < _ROUNDING:
+    chunks = list(row_slices(len(logits), _CHUNK))
+    if all(_are_probabilities(logits[rows]) for rows in chunks):
         raise ValueError(
             "logits are not negative and each row sums to 1, so they are probabilities; give the "
             "output before the softmax, or np.log(probabilities) to a score of probabilities"
         )
-    return bool(np.abs(logsumexp(logits.astype(np.float64), axis=1)).max() < _ROUNDING)
+    return all(
+        np.abs(logsumexp(logits[rows].astype(np.float64), axis=1)).max() < _ROUNDING
+        for rows in chunks
+    )
 
 
-def _array(values: Any, name: str, n_axes: int) -> npt.NDArray:
-    """Check numbers of a user, and return them in float32 or float64."""
+def _are_probabilities(logits: npt.NDArray) -> bool:
+    return bool(logits.min() >= 0 and np.abs(logits.sum(1) - 1).max() < _ROUNDING)
+
+
+def _array(values: Any, name: str, n_axes: int) -> Any:
+    """Check numbers of a user, and return them in float32 or float64.
+
+    The rows of a matrix that need another precision are converted on access.
+    """
     if isinstance(values, Tensor):
         values = values.detach().cpu()
         # numpy has no bfloat16.
         values = values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy()
     values = np.asarray(values)
-    if values.dtype.kind in "biu":
-        values = values.astype(np.float64)
-    elif values.dtype == np.float16:
-        values = values.astype(np.float32)
-    if values.ndim != n_axes or values.dtype.kind != "f" or not values.size:
+    dtype = values.dtype
+    if dtype.kind in "biu":
+        dtype = np.dtype(np.float64)
+    elif dtype == np.float16:
+        dtype = np.dtype(np.float32)
+    if values.ndim != n_axes or dtype.kind != "f" or not values.size:
         raise ValueError(
-            f"{name} has shape {values.shape} and dtype {values.dtype}; expected numbers in an "
+            f"{name} has shape {values.shape} and dtype {dtype}; expected numbers in an "
             f"array with {n_axes} axes, and at least one row"
         )
-    wrong = ~np.isfinite(values)
-    if wrong.any():
-        raise ValueError(f"{name} has {wrong.sum()} values that are NaN or infinite")
-    return values
+    chunks = row_slices(len(values), _CHUNK)
+    n_wrong = sum(np.count_nonzero(~np.isfinite(values[rows])) for rows in chunks)
+    if n_wrong:
+        raise ValueError(f"{name} has {n_wrong} values that are NaN or infinite")
+    if dtype == values.dtype:
+        return values
+    if n_axes == 1:
+        return values.astype(dtype)
+    on_disk = is_on_disk(values)
+    return LazyRows(lambda rows: values[rows].astype(dtype), values.shape, dtype, on_disk=on_disk)
 
 
 def _head(
@@ -225,7 +285,7 @@ def _head(
     """Check weight and bias of a last layer."""
     if not isinstance(head, (tuple, list)) or len(head) != 2:
         raise ValueError(f"head is a {type(head).__name__}; expected a tuple (weight, bias)")
-    weight = _array(head[0], "the head's weight", 2).astype(np.float64)
+    weight = np.asarray(_array(head[0], "the head's weight", 2), np.float64)
     bias = _array(head[1], "the head's bias", 1).astype(np.float64)
     if len(weight) != len(bias):
         raise ValueError(

@@ -12,6 +12,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
 from skood._checked_data import CheckedData
+from skood._chunks import row_slices
 from skood._models import in_chunks
 from skood._open_set import OpenSetDetector, class_proba_of
 from skood._parameters import HasMethods, estimator, parameter
@@ -38,6 +39,9 @@ __all__ = [
     "in_float64",
     "refuse_multilabel",
 ]
+
+# Rows whose magnitude is checked at once.
+_CHUNK = 4096
 
 
 class PosthocDetector(OpenSetDetector, ModelDetector):
@@ -227,12 +231,16 @@ def in_float64(
     return in_chunks(checked, values)
 
 
-def check_magnitude(*arrays: npt.NDArray) -> None:
+def check_magnitude(*arrays: Any) -> None:
     """Raise a ValueError if sums of squares of features or logits would overflow."""
     for values in arrays:
-        if values.dtype.kind != "f" or not values.size:
+        if values.dtype.kind != "f" or 0 in values.shape:
             continue
-        largest = max(float(values.max()), -float(values.min()))
+        largest = 0.0
+        for rows in row_slices(len(values), _CHUNK):
+            part = values[rows]
+            # np.maximum keeps NaN.
+            largest = float(np.maximum(largest, max(part.max(), -part.min())))
         limit = 1e-4 * float(np.sqrt(np.finfo(values.dtype).max))
         if np.isnan(largest):
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from skood._chunks import row_slices
 
-__all__ = ["as_float64", "class_means", "scatter", "whitening"]
+__all__ = ["as_float64", "class_means", "mean_row", "scatter", "whitening"]
 
 # Rows that are converted to float64 at once.
 _CHUNK = 4096
@@ -43,7 +43,7 @@ def whitening(covariance: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def class_means(
-    features: npt.NDArray,
+    features: Any,
     class_indices: npt.NDArray[np.int64],
     prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],
 ) -> npt.NDArray[np.float64]:
@@ -59,8 +59,20 @@ def class_means(
     return sums / counts[:, None]
 
 
+def mean_row(
+    features: Any,
+    prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Mean of all features, prepared or as they are, shape (d,)."""
+    total: Any = 0.0
+    for rows in row_slices(len(features), _CHUNK):
+        part = features[rows] if prepare is None else prepare(features[rows])
+        total = total + part.sum(0, dtype=np.float64)
+    return total / len(features)
+
+
 def scatter(
-    features: npt.NDArray,
+    features: Any,
     centres: npt.NDArray[np.float64],
     class_indices: npt.NDArray[np.int64],
     prepare: Callable[[npt.NDArray], npt.NDArray[np.float64]],

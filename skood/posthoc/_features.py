@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import numbers
+
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from skood import functional as F
-from skood._parameters import POSITIVE, StrOptions, at_least, estimator, parameter
+from skood._chunks import row_slices
+from skood._lazy_rows import subset_of
+from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
+from skood.posthoc._covariance import as_float64, class_means, mean_row, scatter, whitening
 from skood.posthoc._models import is_network
-from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
+from skood.posthoc._neighbours import (
+    Bank,
+    at_most,
+    kept_rows,
+    row_scales,
+    sampled_indices,
+    search_dtype,
+)
 from skood.posthoc._outputs_detector import FeatureDetector
+from skood.posthoc._outputs_score import reads_chunks
 
 __all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
+
+# Rows that are converted to float64 at once.
+_CHUNK = 4096
 
 
 @estimator
@@ -91,6 +105,7 @@ class Mahalanobis(_NormalizingDetector):
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
         return super()._prepare(as_float64(features))
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         super()._learn(outputs, class_indices, seed)
         features = outputs.features
@@ -140,9 +155,10 @@ class RelativeMahalanobis(Mahalanobis):
     (150,)
     """
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         super()._learn(outputs, class_indices, seed)
-        features, everything = outputs.features, np.zeros_like(class_indices)
+        features, everything = outputs.features, np.zeros(len(class_indices), dtype=np.int64)
         means = class_means(features, everything, self._prepare)
         self.mean_ = means[0]
         total = scatter(features, means, everything, self._prepare)
@@ -160,21 +176,28 @@ class KNN(_NormalizingDetector):
     Parameters
     ----------
     n_neighbors : int, default=50
-        Rank k of the neighbour whose distance is used; at most the number of training rows.
+        Rank k of the neighbour whose distance is used; at most the number of rows in the bank.
+    bank_fraction : float, default=1.0
+        Fraction of the training rows, drawn at random, that forms the bank.
 
     Attributes
     ----------
-    bank_ : ndarray of shape (n_training, n_features)
-        Training features minus their mean.
+    bank_ : ndarray of shape (n_bank, n_features)
+        Training features minus their mean, computed on access.
     n_neighbors_ : int
-        The k that is used, at most the number of training rows.
+        The k that is used, at most the number of rows in the bank.
 
     Notes
     -----
     The paper scales features of a network to length 1. Rows of a table are not scaled, because
     outliers mainly differ from them in length.
 
-    The search is exact. A training row is its own nearest neighbour, so the threshold, which
+    The search is exact, and compares distances in float64: the distance of a row does not depend on
+    the other rows that are scored with it. Rows of X that are memory-mapped for reading only
+    (``np.load(path, mmap_mode="r")``) are searched on disk and not copied, if they are the features
+    (``features=None``) and all are in the bank; keep the file as it is. A pickle holds the rows.
+
+    A training row is its own nearest neighbour, so the threshold, which
     is set on training rows, is slightly strict: it corresponds to k - 1 other neighbours.
 
     References
@@ -193,36 +216,50 @@ class KNN(_NormalizingDetector):
     """
 
     n_neighbors: int = parameter(at_least(1), default=50)
+    bank_fraction: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="right"), default=1.0, kw_only=True
+    )
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         super()._learn(outputs, class_indices, seed)
         features = outputs.features
-        self.n_neighbors_ = at_most(self.n_neighbors, len(features), "training rows")
-        # In the dtype of the features, float32 for almost all networks. Centred to limit
-        # cancellation.
-        bank = self._prepare(features if features.dtype.kind == "f" else as_float64(features))
-        origin = bank.mean(0, dtype=np.float64).astype(bank.dtype)
-        self.bank_ = bank - origin
-        self._origin = origin.astype(np.float64)
-        self._half_square = np.square(self.bank_).sum(1) / 2
+        n_rows = max(1, int(self.bank_fraction * len(features)))
+        if n_rows < len(features):
+            features = features[sampled_indices(len(features), n_rows, seed)]
+        which = "training rows" if n_rows == len(outputs) else "rows in the bank"
+        self.n_neighbors_ = at_most(self.n_neighbors, n_rows, which)
+        self._rows = kept_rows(features)
+        dtype = search_dtype(self._rows.dtype)
+        mean = mean_row(self._rows, lambda rows: self._prepare(as_float64(rows)))
+        # Centred to limit cancellation, at a point that the precision of the search can represent.
+        self._origin = mean.astype(dtype).astype(np.float64)
+        self._half_square = np.empty(n_rows, dtype)
+        self._scales = np.empty(n_rows, dtype) if self.normalizes_ else None
+        for rows in row_slices(n_rows, _CHUNK):
+            came = as_float64(self._rows[rows])
+            prepared = self._prepare(came)
+            self._half_square[rows] = np.square(prepared - self._origin).sum(1) / 2
+            if self._scales is not None:
+                self._scales[rows] = row_scales(came)
+
+    @property
+    def bank_(self) -> npt.NDArray:
+        """Training features minus their mean."""
+        rows = as_float64(np.asarray(self._rows))
+        return (self._prepare(rows) - self._origin).astype(self._half_square.dtype)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        queries = self._prepare(outputs.features) - self._origin
-        k = self.n_neighbors_
-        # The nearest rows have the largest <z, z_i> - |z_i|^2 / 2. Double precision then ranks the
-        # nearest few.
-        _, rows = largest_products(
-            queries.astype(self.bank_.dtype),
-            torch.from_numpy(self.bank_),
-            min(k + MORE_NEIGHBOURS, len(self.bank_)),
-            torch.from_numpy(-self._half_square),
+        bank = Bank(
+            self._rows,
+            self._half_square.dtype,
+            normalizes=self.normalizes_,
+            scales=self._scales,
+            origin=self._origin,
+            half_squares=self._half_square,
         )
-        distances = np.empty(len(queries))
-        for i, query in enumerate(queries):
-            candidates = self.bank_[rows[i]].astype(np.float64)
-            squared = np.square(candidates - query).sum(1)
-            distances[i] = np.sqrt(np.partition(squared, k - 1)[k - 1])
-        return -distances
+        squared = bank.largest(self._prepare(outputs.features), self.n_neighbors_)[:, 0]
+        return -np.sqrt(-squared)
 
 
 @estimator
@@ -267,6 +304,7 @@ class GMM(FeatureDetector):
 
     _overfits = True
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         features = outputs.features
         counts = np.bincount(class_indices)
@@ -274,7 +312,7 @@ class GMM(FeatureDetector):
         self.weights_ = counts / len(features)
         self._factors = []
         for k, mean in enumerate(self.means_):
-            rows = features[class_indices == k]
+            rows = subset_of(features, np.flatnonzero(class_indices == k))
             one_class = np.zeros(len(rows), dtype=np.int64)
             covariance = scatter(rows, mean[None], one_class, as_float64) / len(rows)
             covariance.flat[:: len(covariance) + 1] += self.reg_covar

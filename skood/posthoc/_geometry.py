@@ -10,8 +10,9 @@ from skood import functional as F
 from skood._parameters import NONNEGATIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
-from skood.posthoc._covariance import as_float64, scatter, whitening
+from skood.posthoc._covariance import as_float64, mean_row, scatter, whitening
 from skood.posthoc._outputs_detector import OutputsDetector
+from skood.posthoc._outputs_score import reads_chunks
 
 __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
@@ -51,8 +52,9 @@ class FDBD(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        self.mean_ = outputs.features.mean(0, dtype=np.float64)
+        self.mean_ = mean_row(outputs.features)
         self._separations = cdist(outputs.weight, outputs.weight)
         # A distance to the mean within rounding error would make the score arbitrarily large.
         spread = in_float64(lambda z: np.linalg.norm(z - self.mean_, axis=1), outputs.features)
@@ -103,8 +105,9 @@ class NCI(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        self.mean_ = outputs.features.mean(0, dtype=np.float64)
+        self.mean_ = mean_row(outputs.features)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.nci(outputs.features, outputs.logits, self.mean_, outputs.weight, self.alpha)
@@ -183,6 +186,7 @@ class PNML(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         features = outputs.features
         one = np.zeros(len(features), dtype=np.int64)

@@ -11,6 +11,7 @@ from skood.classifiers._outputs import Outputs
 from skood.functional import unit_length
 from skood.posthoc._covariance import class_means, scatter
 from skood.posthoc._outputs_detector import FeatureDetector
+from skood.posthoc._outputs_score import reads_chunks
 
 __all__ = ["KernelPCA"]
 
@@ -86,6 +87,7 @@ class KernelPCA(FeatureDetector):
 
     _overfits = True
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         features = outputs.features
         if self.kernel == "cosine-gaussian":
@@ -97,7 +99,9 @@ class KernelPCA(FeatureDetector):
         mean = class_means(features, one_class, self._map)
         if len(features) < mean.shape[1]:
             # The same directions, from a decomposition that is quicker for few rows.
-            _, singular, directions = np.linalg.svd(self._map(features) - mean, full_matrices=False)
+            _, singular, directions = np.linalg.svd(
+                self._map(features[:]) - mean, full_matrices=False
+            )
             values, vectors = np.square(singular)[::-1], directions[::-1].T
         else:
             values, vectors = np.linalg.eigh(scatter(features, mean, one_class, self._map))

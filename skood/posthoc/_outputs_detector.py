@@ -144,7 +144,8 @@ class FeatureDetector(OutputsScore):
     def _indices_of(self, y: npt.NDArray | None, outputs: Outputs) -> npt.NDArray[np.int64]:
         if y is None:
             return np.zeros(len(outputs), dtype=np.int64)
-        return np.unique(y, return_inverse=True)[1]
+        # With less memory than `return_inverse` of np.unique.
+        return np.searchsorted(np.unique(y), y)
 
     def _fitted_features(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> Any:
         name = type(self).__name__
@@ -173,13 +174,13 @@ class FeatureDetector(OutputsScore):
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
-        outputs = self._learned_on[threshold_rows(np.arange(len(inliers)), seed)]
+        outputs = self._learned_on[threshold_rows(len(inliers), seed)]
         del self._learned_on
         return in_float64(self._score, outputs)
 
     def _outputs(self, data: CheckedData) -> Outputs:
         if self.features_ is None:
-            features = data.rows()
+            features = data.lazy_rows()
         elif isinstance(self.features_, (NetworkClassifier, ModuleHandle)):
             outputs = self.features_.network().outputs(data, self.memory)
             if outputs.logits.shape[1] or not self._reads_logits:
@@ -194,13 +195,14 @@ class FeatureDetector(OutputsScore):
                 f"{self.features!r} has none; give a classifier of skood.classifiers or a trained "
                 "torch module"
             )
-        return Outputs(features[:, :0], features[:, :0], features)
+        return Outputs(_no_columns(features), _no_columns(features), features)
 
     def _only_read(self, outputs: Outputs) -> Outputs:
         """Leave out logits that the score does not read, whose size then does not matter."""
         if self._reads_logits:
             return outputs
-        return replace(outputs, logits=outputs.logits[:, :0], log_proba=outputs.log_proba[:, :0])
+        nothing = _no_columns(outputs.logits)
+        return replace(outputs, logits=nothing, log_proba=nothing)
 
     @property
     def _parts_read(self) -> tuple[Part, ...]:
@@ -234,6 +236,10 @@ class FeatureDetector(OutputsScore):
         tags = super().__sklearn_tags__()
         tags.target_tags.required = isinstance(self.features, NeuralClassifier)
         return tags
+
+
+def _no_columns(rows: Any) -> npt.NDArray:
+    return np.empty((len(rows), 0), rows.dtype)
 
 
 def _unknown_labels(y: npt.NDArray | None, model: Any) -> list[Any]:

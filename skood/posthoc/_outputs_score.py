@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,14 +18,20 @@ from skood._labels import check_labels, is_outlier
 from skood._parameters import fit_context
 from skood._thresholds import threshold_rows
 from skood._torch.seeding import draw_seed
-from skood.classifiers._outputs import Outputs
+from skood.classifiers._outputs import Outputs, saved_outputs
 from skood.posthoc._base import PosthocDetector, check_magnitude, in_float64, refuse_multilabel
 from skood.posthoc._models import require_logits
 
-__all__ = ["OutputsScore", "Part"]
+__all__ = ["OutputsScore", "Part", "reads_chunks"]
 
 # What a score may read of the outputs.
 Part = Literal["logits", "features", "head"]
+
+
+def reads_chunks(learn: Callable) -> Callable:
+    """Mark a method `_learn` that reads outputs in chunks, so that they need not fit in memory."""
+    learn.reads_chunks = True  # type: ignore[attr-defined]
+    return learn
 
 
 class OutputsScore(PosthocDetector):
@@ -47,7 +54,8 @@ class OutputsScore(PosthocDetector):
         Parameters
         ----------
         outputs : Outputs
-            In the precision of the network.
+            In the precision of the network. A method with the decorator `reads_chunks` gets
+            rows that may be read on access, as slices or at integer indices.
         class_indices : ndarray of shape (n,)
             0, 1, ..., for each row; all 0 without labels.
         seed : int
@@ -76,6 +84,8 @@ class OutputsScore(PosthocDetector):
     ) -> None:
         if self._needs != "nothing":
             check_magnitude(outputs.logits, outputs.features)
+            if not getattr(type(self)._learn, "reads_chunks", False):
+                outputs = outputs.in_memory()
             self._learn(outputs, class_indices, seed)
             self._n_columns = {"logits": outputs.logits.shape[1]}
             self._n_columns["features"] = outputs.features.shape[1]
@@ -122,19 +132,19 @@ class OutputsScore(PosthocDetector):
             y = check_labels(y, len(outputs))
             inlying = ~is_outlier(y)
             if not inlying.all():
-                outputs, y = outputs[np.flatnonzero(inlying)], y[inlying]
+                outputs, y = outputs.subset(np.flatnonzero(inlying)), y[inlying]
         if len(outputs) < 2:
             raise ValueError(f"there are {len(outputs)} in-distribution rows; give at least 2")
         seed = draw_seed(self.random_state)
         class_indices = self._indices_of(y, outputs)
-        learned: Any = slice(None)
-        rows = threshold_rows(np.arange(len(outputs)), seed)
-        is_new = self._learns_from_new
+        rows = threshold_rows(len(outputs), seed)
+        training, is_new = outputs, self._learns_from_new
         if self._overfits:
-            learning, held_out = self._split_for_threshold(len(outputs), y)
+            learned, held_out = self._split_for_threshold(len(outputs), y)
             if len(held_out):
-                learned, rows, is_new = learning, held_out, True
-        self._learn_from(outputs[learned], class_indices[learned], seed)
+                training, class_indices = outputs.subset(learned), class_indices[learned]
+                rows, is_new = held_out, True
+        self._learn_from(training, class_indices, seed)
         self._saved_head = outputs.head
         self._set_threshold(in_float64(self._score, outputs[rows]), is_new=is_new)
         return self
@@ -201,7 +211,7 @@ class OutputsScore(PosthocDetector):
                 outputs = replace(outputs, head=self._known_head)
         else:
             head = self._known_head if head is None else head
-            outputs = Outputs.from_arrays(logits, features=features, head=head)
+            outputs = saved_outputs(logits, features, head, multilabel=False)
         known = {
             "logits": outputs.logits.shape[1] > 0,
             "features": outputs.features.shape[1] > 0,

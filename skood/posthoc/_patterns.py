@@ -6,14 +6,23 @@ import numbers
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from skood import functional as F
+from skood._lazy_rows import subset_of
+from skood._models import in_chunks
 from skood._parameters import Interval, at_least, estimator, parameter
-from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._neighbours import MORE_NEIGHBOURS, at_most, largest_products
+from skood.posthoc._covariance import as_float64, mean_row
+from skood.posthoc._neighbours import (
+    Bank,
+    at_most,
+    kept_rows,
+    row_scales,
+    sampled_indices,
+    search_dtype,
+)
 from skood.posthoc._outputs_detector import OutputsDetector
+from skood.posthoc._outputs_score import reads_chunks
 
 __all__ = ["SHE", "NNGuide"]
 
@@ -48,8 +57,9 @@ class SHE(OutputsDetector):
     _reads = "features"
     _needs = "labels"
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        predicted = outputs.logits.argmax(1)
+        predicted = in_chunks(lambda rows: rows.argmax(1), outputs.logits)
         patterns = []
         for k in range(outputs.logits.shape[1]):
             of_class = class_indices == k
@@ -59,8 +69,8 @@ class SHE(OutputsDetector):
                     f"no training row is of class {self._label_of(k)}; SHE needs training rows of "
                     "every class of the classifier"
                 )
-            rows = outputs.features[correct if correct.any() else of_class]
-            patterns.append(rows.mean(0, dtype=np.float64))
+            rows = np.flatnonzero(correct if correct.any() else of_class)
+            patterns.append(mean_row(subset_of(outputs.features, rows)))
         self.patterns_ = np.array(patterns)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -89,7 +99,7 @@ class NNGuide(OutputsDetector):
     Attributes
     ----------
     bank_ : ndarray of shape (n_bank, n_features)
-        Normalised training features times their energy.
+        Normalised training features times their energy, computed on access.
     n_neighbors_ : int
         The k that is used, at most the number of rows in the bank.
 
@@ -118,26 +128,30 @@ class NNGuide(OutputsDetector):
     _needs = "data"
     _needs_logits = True
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
         if n_bank < len(outputs):
-            rng = numpy_rng(seed, Stream.BANK)
-            outputs = outputs[np.sort(rng.choice(len(outputs), n_bank, replace=False))]
-        energy = F.energy(outputs.logits)[:, None]
-        # In the dtype of the network's features, float32 for almost all networks.
-        self.bank_ = F.unit_length(outputs.features) * energy.astype(outputs.features.dtype)
+            outputs = outputs[sampled_indices(len(outputs), n_bank, seed)]
+        self._rows = kept_rows(outputs.features)
+        self._factors = in_chunks(F.energy, outputs.logits).astype(np.float64)
+        scales = in_chunks(lambda rows: row_scales(as_float64(rows)), self._rows)
+        self._scales = (scales * self._factors).astype(search_dtype(self._rows.dtype))
+
+    @property
+    def bank_(self) -> npt.NDArray:
+        """Normalised training features times their energy."""
+        rows = F.unit_length(as_float64(np.asarray(self._rows))) * self._factors[:, None]
+        return rows.astype(self._scales.dtype)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        features = F.unit_length(outputs.features)
-        k = self.n_neighbors_
-        _, rows = largest_products(
-            features.astype(self.bank_.dtype),
-            torch.from_numpy(self.bank_),
-            min(k + MORE_NEIGHBOURS, len(self.bank_)),
+        bank = Bank(
+            self._rows,
+            self._scales.dtype,
+            normalizes=True,
+            scales=self._scales,
+            factors=self._factors,
         )
-        guidance = np.empty(len(features))
-        for i, z in enumerate(features):
-            products = (self.bank_[rows[i]].astype(np.float64) * z).sum(1)
-            guidance[i] = np.sort(products)[-k:].mean()
-        return F.energy(outputs.logits) * guidance
+        nearest = bank.largest(F.unit_length(outputs.features), self.n_neighbors_)
+        return F.energy(outputs.logits) * nearest.mean(1)

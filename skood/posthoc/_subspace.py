@@ -6,11 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
+from skood._models import in_chunks
 from skood._parameters import FRACTION, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter
 from skood.posthoc._outputs_detector import FeatureDetector, OutputsDetector
+from skood.posthoc._outputs_score import reads_chunks
 
 __all__ = ["NECO", "Residual", "ViM"]
 
@@ -55,6 +57,7 @@ class Residual(OutputsDetector):
     _reads = "head"
     _needs = "data"
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         self.origin_ = -np.linalg.pinv(outputs.weight) @ outputs.bias
         n_features = outputs.features.shape[1]
@@ -102,10 +105,11 @@ class ViM(Residual):
     (150,)
     """
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         super()._learn(outputs, class_indices, seed)
         residual = -in_float64(super()._score, outputs).mean()
-        largest = outputs.logits.max(1).mean(dtype=np.float64)
+        largest = in_chunks(lambda rows: rows.max(1), outputs.logits).mean(dtype=np.float64)
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -165,6 +169,7 @@ class NECO(FeatureDetector):
     standardize: bool = parameter("boolean", default=True, kw_only=True)
     max_logit: bool = parameter("boolean", default=False, kw_only=True)
 
+    @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         features = outputs.features
         n_features = features.shape[1]
