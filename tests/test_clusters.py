@@ -79,6 +79,7 @@ def ensemble_of_detectors():
     return EnsembleDetector(detectors, random_state=0)
 
 
+@pytest.mark.filterwarnings("ignore:Energy was trained before")
 @pytest.mark.parametrize("make", [waic, deep_ensemble, ensemble_of_detectors])
 def test_members_are_trained_by_workers(on_cluster, make):
     with joblib.parallel_config("sequential"):
