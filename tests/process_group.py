@@ -5,6 +5,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import warnings
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 from skood import MLP, MSP, VMDLS, VOS, ConvNet, DeepSVDD, EnergyRegularized, LogitNorm, RegMixup
-from skood._torch import run as run_module
+from skood._torch import distributed, run as run_module
 from skood.classifiers import NeuralClassifier
 from skood.density import VAE, Autoencoder, NeuralSplineFlow, PixelCNN
 
@@ -102,6 +103,16 @@ def refusals(rank):
     }
 
 
+def late(rank):
+    """Call fit in the second process a second later than in the first."""
+    distributed._SECONDS_TO_WARNING = 0.5
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        time.sleep(rank)
+        mlp(max_steps=1).fit(X, y)
+    return [str(warning.message) for warning in caught]
+
+
 def interrupted_and_resumed(rank, folder):
     """Press Ctrl-C in the second process; only the first has the folder of checkpoints."""
     network = mlp(max_epochs=9, checkpoint_dir=folder / f"rank {rank}")
@@ -161,6 +172,7 @@ def main(folder):
         "offset": detector.offset_,
         "scores": shared_scores(detector, rank, size),
         "refusals": refusals(rank),
+        "late": late(rank),
         "interrupted": interrupted_and_resumed(rank, folder),
     }
     (folder / f"{rank}.pickle").write_bytes(pickle.dumps(found))

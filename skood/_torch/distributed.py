@@ -28,6 +28,8 @@ __all__ = ["Processes"]
 
 # A second Ctrl-C within this time ends the process at once.
 _SECONDS_TO_END = 3.0
+# Waiting for the other processes is told after this time.
+_SECONDS_TO_WARNING = 30.0
 # Each agreement on Ctrl-C waits for the GPU.
 _STEPS_BETWEEN_AGREEMENTS = 8
 
@@ -129,8 +131,19 @@ class Processes:
         return torch.load(received, map_location=self.device, weights_only=True)
 
     def check_same(self, key: str, name: str) -> None:
-        """Raise where a hash of data and parameters differs from process to process."""
-        keys = self.gather(key)
+        """Raise where a hash of data and parameters differs from process to process.
+
+        A warning tells that the others have not called `fit` yet.
+        """
+        if self.size == 1:
+            return
+        waiting = threading.Timer(_SECONDS_TO_WARNING, self._warn_of_waiting, [name])
+        waiting.daemon = True
+        waiting.start()
+        try:
+            keys = self.gather(key)
+        finally:
+            waiting.cancel()
         differing = [rank for rank in range(self.size) if keys[rank] != keys[0]]
         if differing:
             raise ValueError(
@@ -139,6 +152,13 @@ class Processes:
                 "same order, and with the same parameters: batches are divided among processes "
                 "inside fit. Detectors need an integer random_state"
             )
+
+    def _warn_of_waiting(self, name: str) -> None:
+        warnings.warn(
+            f"{name}: rank {self.rank} waits for the other processes; each of the {self.size} must "
+            "call fit with the same data and parameters, or none, before init_process_group",
+            stacklevel=2,
+        )
 
     def check_divisible(
         self, objective: Objective, batches: Sequence[npt.NDArray], name: str

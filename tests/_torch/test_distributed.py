@@ -14,8 +14,9 @@ from torch import nn
 from skood import MSP
 from skood._torch.device import resolve_device
 from skood._torch.distributed import Processes
-from skood._torch.objective import declared
+from skood._torch.objective import Objective, declared
 from skood.classifiers._objective import ClassifierObjective
+from skood.training_time import TrainingDetector
 
 CPU = torch.device("cpu")
 
@@ -95,6 +96,12 @@ def test_what_cannot_be_divided_is_refused_in_all_processes(ranks, name, reason)
         assert reason in rank["refusals"][name]
 
 
+def test_waiting_for_a_late_process_is_told(ranks):
+    (warning,) = ranks[0]["late"]
+    assert warning.startswith("MLP: rank 0 waits for the other processes")
+    assert ranks[1]["late"] == []
+
+
 def test_ctrl_c_in_one_process_ends_the_same_step_in_all(ranks):
     for rank in ranks:
         (warning,) = rank["interrupted"]["warnings"]
@@ -142,6 +149,26 @@ def test_an_override_must_declare_again_that_rows_are_independent():
     assert reasons == [None, "Center overrides loss without declaring couples_rows = None"] + (
         [None] * 2
     )
+
+
+def subclasses(kind):
+    for child in kind.__subclasses__():
+        if child.__module__.startswith("skood."):
+            yield child
+            yield from subclasses(child)
+
+
+@pytest.mark.parametrize(
+    ("base", "attribute", "methods"),
+    [
+        (Objective, "couples_rows", ["read", "prepare", "loss", "after_step"]),
+        (TrainingDetector, "_couples_rows", ["_loss"]),
+    ],
+)
+def test_all_methods_of_the_package_declare_whether_rows_are_independent(base, attribute, methods):
+    kinds = {kind for kind in subclasses(base) if vars(kind).keys() & set(methods)}
+    assert len(kinds) >= 2
+    assert {kind for kind in kinds if attribute not in vars(kind)} == set()
 
 
 def test_batch_normalisation_is_synchronised_and_put_back():
