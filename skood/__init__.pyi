@@ -21,6 +21,9 @@ from skood._data import (
 from skood._evaluate import (
     evaluate as evaluate,
 )
+from skood._export import (
+    export as export,
+)
 from skood._files import (
     inspect_file as inspect_file,
     load as load,

@@ -59,6 +59,9 @@ class ForwardPass:
         Whether an item may have several labels.
     is_extractor : bool, default=False
         Whether the output is a feature vector, so that there is no head.
+    checks_head : bool, default=True
+        Whether the output of the head is compared with the output of the module in every pass. A
+        graph that is traced cannot branch on the result.
     step : Tensor or float, default=1.0
         Change of the module's input for a perturbation of size 1: 1 for pixels in [0, 1], the
         standard deviation of each feature for rows.
@@ -79,6 +82,7 @@ class ForwardPass:
     features_from: Any = None
     multilabel: bool = False
     is_extractor: bool = False
+    checks_head: bool = True
     step: Tensor | float = 1.0
     settings: tuple = ()
     batch_size: int | None = None
@@ -227,13 +231,17 @@ class ForwardPass:
         reading, n_items = self._known, n_items_of(x)
         seen: dict[nn.Module, tuple[Any, Any]] = {}
 
-        def note(layer: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            seen[layer] = args[0] if args else next(iter(kwargs.values()), None), output
+        def note(layer: nn.Module) -> Callable[..., None]:
+            # In a graph that is traced, a hook is called with a copy of the layer.
+            def hook(_: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+                seen[layer] = args[0] if args else next(iter(kwargs.values()), None), output
+
+            return hook
 
         head_layer = self.last_layer
         named_layer = layer_named(self.module, self.features_from)
         wanted = [layer for layer in (head_layer, named_layer, *layers) if layer is not None]
-        hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in {*wanted}]
+        hooks = [layer.register_forward_hook(note(layer), with_kwargs=True) for layer in {*wanted}]
         made: list[Tensor] = []
         if head_layer is not None and not reading.certain:
             # An in-place operation may follow the layer.
@@ -273,7 +281,7 @@ class ForwardPass:
             Input and output of the head; None without a head. The output of a head that is certain
             is not needed.
         """
-        reading, features, logits = self._known, output.new_empty((len(output), 0)), output
+        reading, features, logits = self._known, output.new_empty((output.shape[0], 0)), output
         if reading.head is None or given is None:
             stated = self.output is not None and not self.multilabel
             link = "none" if stated and reading.link == "sigmoid" else reading.link
@@ -283,7 +291,8 @@ class ForwardPass:
         else:
             position = reading.head.position(made, output)
             z = reading.head.scale * reading.head.reduce(made, position)
-            check_head(reading.head, z, output, self.name)
+            if self.checks_head:
+                check_head(reading.head, z, output, self.name)
             features = reading.head.reduce(given, position)
             logits = output if reading.head.link == "none" else z
         if logits.shape[1] == 1 and not self._keeps_one:

@@ -23,7 +23,7 @@ from skood.classifiers._inputs import device_of, dtype_of
 from skood.classifiers._network import Network
 from skood.classifiers._reading import Reading
 
-__all__ = ["ModuleHandle"]
+__all__ = ["ModuleHandle", "per_channel"]
 
 
 @estimator
@@ -156,8 +156,8 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
             if reading.integers:
                 return x.long()
             x = self._scaled(x.to(exact), items)
-            x = x if mean is None else x - _per_channel(mean, x)
-            x = x if std is None else x / _per_channel(std, x)
+            x = x if mean is None else x - per_channel(mean, x)
+            x = x if std is None else x / per_channel(std, x)
             return x.to(dtype)
 
         if self.mean is not None or self.std is not None or self.value_range is not None:
@@ -177,24 +177,47 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
 
     def _scaled(self, x: Tensor, items: npt.NDArray) -> Tensor:
         """Scale pixels to [0, 1] if their range is known; raise an error if it should be known."""
+        scaled, accepted = self.pixel_ranges(items.dtype, items.ndim)
+        if accepted is not None:
+            check_in_range(items, accepted)
+        if scaled is None:
+            return x
+        low, high = scaled
+        return (x - low) / (high - low)
+
+    @internal
+    def pixel_ranges(
+        self, dtype: np.dtype, n_axes: int
+    ) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+        """Return the values that become 0 and 1, and the range that X must lie in, if any.
+
+        Parameters
+        ----------
+        dtype : dtype
+            Of X.
+        n_axes : int
+            Number of axes of a batch in the shape that the module takes.
+
+        Raises
+        ------
+        ValueError
+            If the range should be known.
+        """
         if self.value_range is not None:
             low, high = map(float, self.value_range)
-            check_in_range(items, (low, high))
-            return (x - low) / (high - low)
-        if items.dtype == np.uint8:
-            return x / 255
-        if items.ndim == 4 and items.dtype.kind in "iub":
+            return (low, high), (low, high)
+        if dtype == np.uint8:
+            return (0.0, 255.0), None
+        if n_axes == 4 and dtype.kind in "iub":
             raise ValueError(
-                f"X has pixels of dtype {items.dtype}, which have no range of their own; give "
+                f"X has pixels of dtype {dtype}, which have no range of their own; give "
                 f"{type(self).__name__}(module, value_range=(low, high)), the values of black and "
                 "white, or X as floats in the range that the network was trained on"
             )
-        if items.ndim == 4 and (self.mean is not None or self.std is not None):
-            check_in_range(items, (0.0, 1.0))
-        elif items.ndim == 3 and self.mean is not None and 0 < np.min(self.mean) < 1:
-            # Grey images without a channel axis; a signal would hardly have such a mean.
-            check_in_range(items, (0.0, 1.0))
-        return x
+        are_pixels = n_axes == 4 and (self.mean is not None or self.std is not None)
+        # Grey images without a channel axis; a signal would hardly have such a mean.
+        are_grey = n_axes == 3 and self.mean is not None and 0 < np.min(self.mean) < 1
+        return None, (0.0, 1.0) if are_pixels or are_grey else None
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
@@ -230,7 +253,7 @@ def _as_tensor(values: npt.NDArray, device: torch.device) -> Tensor:
     return torch.from_numpy(values).to(device)
 
 
-def _per_channel(value: Tensor, x: Tensor) -> Tensor:
+def per_channel(value: Tensor, x: Tensor) -> Tensor:
     if value.numel() not in (1, x.shape[1]):
         raise ValueError(
             f"X has items of shape {tuple(x.shape[1:])}, but mean or std has "

@@ -134,18 +134,18 @@ def as_logits(output: Tensor, n_items: int, name: str) -> Tensor:
             f"{name} puts out {output.dtype} of shape {shape}; expected logits, which are floats. "
             "Give a network that returns logits, or choose them with output="
         )
-    if output.ndim == 1 and len(output) == n_items:
+    if output.ndim == 1 and output.shape[0] == n_items:
         return output[:, None]
-    if output.ndim > 2 and len(output) == n_items and set(shape[2:]) == {1}:
+    if output.ndim > 2 and output.shape[0] == n_items and set(shape[2:]) == {1}:
         return output.flatten(1)
-    if output.ndim == 4 and len(output) == n_items:
+    if output.ndim == 4 and output.shape[0] == n_items:
         raise NoLogitsError(
             f"{name} puts out shape {shape}, logits (batch, n_classes) for each of "
             f"{shape[2]} x {shape[3]} pixels, as a segmentation network does; expected logits of "
             "shape (batch, n_classes). Reduce them to one vector per image with output=, a "
             "function of what the network returns"
         )
-    if output.ndim != 2 or len(output) != n_items or not shape[1]:
+    if output.ndim != 2 or output.shape[0] != n_items or not shape[1]:
         raise NoLogitsError(
             f"{name} puts out shape {shape} for a batch of {n_items}; expected logits of shape "
             "(batch, n_classes). Choose the logits with output=, a function of what the network "
@@ -165,7 +165,7 @@ def as_features(output: Tensor, n_items: int, name: str) -> Tensor:
     shape = tuple(output.shape)
     if output.ndim > 2 and set(shape[2:]) == {1}:
         output = output.flatten(1)
-    if output.ndim != 2 or len(output) != n_items:
+    if output.ndim != 2 or output.shape[0] != n_items:
         raise ValueError(
             f"{name} puts out shape {shape} for a batch of {n_items}; expected one "
             "feature vector for each item, (batch, d). Choose or pool with output=, such as "
@@ -223,7 +223,7 @@ def named_features(
         features = _applied("features_from=", features_from[1], seen[0], "the layer")
     else:
         features = seen[0]
-    if not isinstance(features, Tensor) or features.ndim < 2 or len(features) != n_items:
+    if not isinstance(features, Tensor) or features.ndim < 2 or features.shape[0] != n_items:
         shape = tuple(features.shape) if isinstance(features, Tensor) else type(features)
         raise ValueError(
             f"features_from= gives {shape} for a batch of {n_items}; expected a tensor of shape "
