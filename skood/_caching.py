@@ -30,6 +30,9 @@ __all__ = ["cached"]
 # Changes with the content of entries; those of other versions are not read.
 _VERSION = 1
 
+# Folders whose last file could not be written, each with one warning.
+_failing: set[str] = set()
+
 
 def cached(
     memory: str | joblib.Memory | None,
@@ -72,7 +75,7 @@ def cached(
     try:
         opened = check_memory(memory)
     except OSError as error:
-        _warn(f"the folder memory={memory!r} is gone: {error.strerror}. Results are not cached")
+        _warn_of_writing(str(memory), f"the folder memory={memory!r} is gone", error)
         return copied
     if type(getattr(opened, "store_backend", None)) is not FileSystemStoreBackend:
         return opened.cache(copied, ignore=ignored)
@@ -108,6 +111,14 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=4)
 
 
+def _warn_of_writing(folder: str, problem: str, error: Exception) -> None:
+    """Warn once until a file can be written to the folder again."""
+    if folder not in _failing:
+        _failing.add(folder)
+        reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+        _warn(f"{problem}: {reason}. Results are not cached, but not lost")
+
+
 class _CheckedStore(FileSystemStoreBackend):
     """Joblib's store of one call, with files that are written whole and carry a checksum.
 
@@ -128,9 +139,9 @@ class _CheckedStore(FileSystemStoreBackend):
         self.__dict__.update(vars(store))
         self.computed: list[Any] = []
         self.reads = True
-        self._warned_of_writing = False
 
     def contains_item(self, call_id: Sequence[str]) -> bool:
+        remove_abandoned(self._path(call_id, ""))
         found = self.reads and super().contains_item(call_id)
         if not found:
             check_writable(self.location, "memory")
@@ -161,6 +172,7 @@ class _CheckedStore(FileSystemStoreBackend):
 
     def get_cached_func_code(self, call_id: Sequence[str]) -> str:
         path = self._path(call_id, "func_code.py")
+        remove_abandoned(path.parent)
         try:
             with open_checked(path, _label("source", call_id)) as file:
                 return file.read().decode()
@@ -184,19 +196,17 @@ class _CheckedStore(FileSystemStoreBackend):
     def _write(
         self, call_id: Sequence[str], name: str, kind: str, write: Callable[[BinaryIO], Any]
     ) -> None:
-        """Write a file; if that fails, warn once."""
+        """Write a file; if that fails, warn."""
         path = self._path(call_id, name)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            remove_abandoned(path.parent)
             # A file that a power failure has damaged is noticed, and computed again.
             with checked_file(path, _label(kind, call_id), sync=False) as file:
                 write(file)
         except Exception as error:
-            if not self._warned_of_writing:
-                self._warned_of_writing = True
-                reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-                _warn(f"the cache entry {path} cannot be written: {reason}. The result is not lost")
+            _warn_of_writing(self.location, f"the cache entry {path} cannot be written", error)
+        else:
+            _failing.discard(self.location)
 
 
 def _label(kind: str, call_id: Sequence[str]) -> str:
