@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 from skood._checked_data import CheckedData
 from skood._chunks import row_slices
 from skood._progress import tracked
-from skood._torch.device import full_float32
+from skood._torch.device import full_float32, is_out_of_memory
 from skood._torch.partial_results import PartialResults
 from skood._torch.reading import read_ahead, read_batches
 from skood._torch.run import raise_if_ended
@@ -34,10 +34,6 @@ _ALIGNED = 16
 # Scoring batches hold fewer items if an item has more values than this.
 _MOST_VALUES = 3 * 96**2
 
-# Messages of torch's allocators and of CUDA's libraries when memory runs out.
-_NO_MEMORY = (
-    "out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED"
-)  # fmt: skip
 _REMEDY = (
     "Free memory there, give device= another device, or score a module of your own in smaller "
     "batches (PretrainedClassifier's batch_size, at most"
@@ -266,7 +262,7 @@ class _Halving:
             try:
                 return self._arrays(items)
             except (MemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 size = self.size = self._half(n, error)
             # After the block, in which the error refers to tensors of the failed batch.
@@ -275,7 +271,7 @@ class _Halving:
         try:
             parts = [self._arrays(_rows_of(items, rows)) for rows in row_slices(n, size)]
         except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             raise self._failure(min(size, n), error) from error
         several = parts[0][0]
@@ -307,12 +303,6 @@ class _Halving:
 
     def _ran_out(self, n: int) -> str:
         return f"{self.description}: {self.device} has too little free memory for {n} item(s)"
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
-        message in str(error) for message in _NO_MEMORY
-    )
 
 
 def _rows_of(items: Any, rows: slice) -> Any:

@@ -1,4 +1,4 @@
-"""Device selection, and numerical settings per device type."""
+"""Device selection, memory that runs out, and numerical settings per device type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ from contextlib import contextmanager
 
 import torch
 
-__all__ = ["full_float32", "resolve_device"]
+__all__ = ["full_float32", "is_out_of_memory", "resolve_device"]
+
+# Messages of torch's allocators and of CUDA's libraries when memory runs out.
+_NO_MEMORY = (
+    "out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED"
+)  # fmt: skip
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:
@@ -36,6 +41,13 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
             "available device, or device='cpu'"
         )
     return resolved
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the memory of a CPU or a GPU is full."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or any(
+        message in str(error) for message in _NO_MEMORY
+    )
 
 
 @contextmanager

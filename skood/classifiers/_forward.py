@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
+from skood._torch.device import is_out_of_memory
 from skood.classifiers._head import check_head, weights_of
 from skood.classifiers._inputs import (
     device_of,
@@ -180,9 +181,9 @@ class ForwardPass:
         """
         try:
             return self.module(**x) if isinstance(x, dict) else self.module(x)
-        except (torch.cuda.OutOfMemoryError, MemoryError):
-            raise
         except Exception as error:
+            if is_out_of_memory(error):
+                raise
             advice = ""
             if is_exported(self.module) and self.batch_size is None:
                 advice = (
@@ -321,6 +322,8 @@ class ForwardPass:
         try:
             return torch.autograd.grad(value, inputs)
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"{self.name} passes no gradient back from its logits ({error}), for example "
                 "because it is quantised or changes its tensors in place; use a detector that "

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from skood import MSP, ODIN
 from skood._checked_data import CheckedData, CheckedFields
 from skood._torch import partial_results
 from skood._torch.batching import map_batches
@@ -126,3 +128,31 @@ def test_partial_results_of_halved_batches_are_complete(tmp_path, monkeypatch):
     assert again.sizes == [8, 6]
     np.testing.assert_array_equal(doubled, 2 * X[:, 0])
     np.testing.assert_array_equal(squared, X[:, 0] ** 2)
+
+
+class Narrow(nn.Module):
+    """Layers without memory for more than `most` rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(1, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.most = 1000
+
+    def forward(self, x):
+        if len(x) > self.most:
+            raise CPU_ERROR
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("detector", [MSP, ODIN])
+def test_scores_of_a_network_agree_with_those_of_whole_batches(detector):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Narrow()
+    rows = np.random.default_rng(0).normal(size=(300, 1)).astype(np.float32)
+    fitted = detector(network).fit(rows)
+    expected = fitted.score_samples(rows)
+    network.most = 100
+    with pytest.warns(UserWarning, match="128 item.* parts of 64"):
+        scores = fitted.score_samples(rows.copy())
+    np.testing.assert_allclose(scores, expected, rtol=1e-6)
