@@ -75,7 +75,10 @@ def cached(
     try:
         opened = check_memory(memory)
     except OSError as error:
-        _warn_of_writing(str(memory), f"the folder memory={memory!r} is gone", error)
+        # Joblib adds this name to a folder.
+        _warn_of_writing(
+            str(Path(memory, "joblib")), f"the folder memory={memory!r} is gone", error
+        )
         return copied
     if type(getattr(opened, "store_backend", None)) is not FileSystemStoreBackend:
         return opened.cache(copied, ignore=ignored)
