@@ -54,8 +54,6 @@ def to_program(network: ForwardPass, example: Any, *, fixed_batch: bool = False)
     """
     if any(isinstance(layer, torch.jit.ScriptModule) for layer in network.module.modules()):
         raise NotExportable("it is a scripted module, which torch.export does not read")
-    if any(".quantized" in type(layer).__module__ for layer in network.module.modules()):
-        raise NotExportable("it has quantised layers, whose packed weights are not tensors")
     if isinstance(example, dict):
         example = {name: example[name] for name in sorted(example)}
     graph = exported(network, example, fixed_batch)
@@ -98,7 +96,8 @@ class _Encoder:
         outputs = self._emit(graph, bound, tracks=True)
         for spec in signature.output_specs:
             if spec.kind.name == "BUFFER_MUTATION":
-                raise NotExportable(f"its forward pass changes its buffer {spec.target!r}")
+                name, *_ = known[spec.target]
+                raise NotExportable(f"its forward pass changes its buffer {name!r}")
         n_mutated = sum(spec.kind.name != "USER_OUTPUT" for spec in signature.output_specs)
         output = outputs[n_mutated]
         output = output if self._network.output is None else [output]
@@ -194,6 +193,8 @@ class _Encoder:
             return
         args, kwargs = self._encoded([*node.args], bound), self._encoded(dict(node.kwargs), bound)
         op = self._op(node, name)
+        if isinstance(target, torch._ops.OpOverload):
+            self._refuse_changes(target, args)
         if op == "getitem" and isinstance(args[0], list):
             bound[node] = args[0][args[1]]
             return
@@ -206,6 +207,15 @@ class _Encoder:
         kwargs = kwargs["fields"] if kwargs else {}
         self._nodes.append({"op": op, "args": args, "kwargs": kwargs, "tracks": tracks})
         bound[node] = {"value": self._n_known + len(self._nodes) - 1}
+
+    def _refuse_changes(self, target: Any, args: list[Any]) -> None:
+        """Raise an error for an operation that changes a parameter or buffer in place."""
+        first, end = self._n_known - len(self._kinds), self._n_known
+        for argument, value in zip(target._schema.arguments, args, strict=False):
+            writes = argument.alias_info is not None and argument.alias_info.is_write
+            if writes and isinstance(value, dict) and first <= value.get("value", -1) < end:
+                name, _ = self._kinds[value["value"] - first]
+                raise NotExportable(f"its forward pass changes its buffer {name!r}")
 
     def _op(self, node: Any, name: str) -> str:
         target = node.target

@@ -19,7 +19,7 @@ from skood._files._tracing import FEATURES, NotExportable, chosen_output
 from skood._torch.batching import evaluating
 from skood._torch.packing import tensors_of
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
-from skood.classifiers._inputs import device_of, dtype_of
+from skood.classifiers._inputs import copies_of, device_of, dtype_of, n_items_of
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network import Network
 from skood.classifiers._reading import Reading
@@ -45,6 +45,11 @@ def _encode_handle(handle: ModuleHandle, writer: Writer) -> dict[str, Any]:
     params = handle.get_params(deep=False)
     params.pop("module")
     network = _network_of(handle, writer)
+    if any(".quantized" in type(layer).__module__ for layer in network.module.modules()):
+        writer.refuse(
+            f"holds the network {network.name} with quantised layers, whose packed weights a file "
+            "cannot hold; give the network before it was quantised"
+        )
     example = None
     if writer.modules == "weights":
         stored: Any = _weights_of(network.module, writer)
@@ -178,9 +183,10 @@ def _checked_program(network: Network) -> Program:
 
 def _compare(network: Network, program: Program, x: Any, what: str) -> None:
     def expected(x: Any) -> Tensor:
-        return chosen_output(network, network.call(x))
+        return chosen_output(network, network.call(copies_of(x, range(n_items_of(x)))))
 
     def found(x: Any) -> Tensor:
+        x = copies_of(x, range(n_items_of(x)))
         returned = program(**x) if isinstance(x, dict) else program(x)
         output: Tensor = returned if network.output is None else returned[0]
         return output
@@ -212,9 +218,8 @@ def _compare(network: Network, program: Program, x: Any, what: str) -> None:
 
 def _gradient(function: Any, x: Tensor) -> Tensor:
     with torch.enable_grad():
-        # The leaf requires a gradient; the network gets a copy, which it may change in place.
         leaf = x.clone().requires_grad_()
-        return torch.autograd.grad(function(leaf.clone()).sum(), leaf)[0]
+        return torch.autograd.grad(function(leaf).sum(), leaf)[0]
 
 
 def _example(network: Network, n_items: int) -> Any:
@@ -239,7 +244,8 @@ def _what_it_computes(network: Network) -> tuple[Any, Tensor]:
     """Return an example of a network's input and output."""
     x = _example(network, network.fixed_batch_size or 2)
     with evaluating(network.module), torch.no_grad():
-        return x, chosen_output(network, network.call(x)).detach()
+        returned = network.call(copies_of(x, range(n_items_of(x))))
+        return x, chosen_output(network, returned).detach()
 
 
 def _weights_of(module: nn.Module, writer: Writer) -> _Weights:
@@ -255,8 +261,6 @@ def _weights_of(module: nn.Module, writer: Writer) -> _Weights:
 
 def _encode_weights(weights: _Weights, writer: Writer) -> dict[str, Any]:
     module = weights.module
-    if any(".quantized" in type(layer).__module__ for layer in module.modules()):
-        writer.refuse("has quantised layers, whose packed weights a file cannot hold")
     kind = f"{type(module).__module__}.{type(module).__qualname__}"
     writer.note(f"skood.load needs modules={{{weights.name!r}: a module of the class {kind}}}")
     return {
@@ -333,7 +337,7 @@ def _distance(first: Tensor, second: Tensor) -> float:
 
 def _encode_program(program: Program, writer: Writer) -> dict[str, Any]:
     tensors = tensors_of(program)
-    structure = program.structure
+    structure = program.program_structure
     return {
         "structure": structure,
         "tensors": {name: writer.node(tensors[name], name) for name, _ in structure["tensors"]},

@@ -87,7 +87,7 @@ class Program(nn.Module):
 
     def __init__(self, structure: dict[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.structure = structure
+        self.program_structure = structure
         self._plan: Any = None
         for node in list_in(structure, "nodes"):
             if node["op"] == "layer":
@@ -111,10 +111,10 @@ class Program(nn.Module):
     @property
     def has_fixed_batch(self) -> bool:
         """Whether the number of items in a batch is fixed."""
-        return any(entry["shape"][0] is not None for entry in self.structure["inputs"])
+        return any(entry["shape"][0] is not None for entry in self.program_structure["inputs"])
 
     def extra_repr(self) -> str:
-        return f"{self.structure['name']}, {len(self.structure['nodes'])} operators"
+        return f"{self.program_structure['name']}, {len(self.program_structure['nodes'])} operators"
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Any:
         """Run the operators in order.
@@ -147,7 +147,7 @@ class Program(nn.Module):
         return _fill(output, values)
 
     def _inputs(self, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> list[Tensor]:
-        entries = self.structure["inputs"]
+        entries = self.program_structure["inputs"]
         names = [entry["name"] for entry in entries]
         if len(args) != names.count(None) or kwargs.keys() != {*names} - {None}:
             expected = "one tensor" if None in names else f"the fields {names}"
@@ -171,7 +171,7 @@ class Program(nn.Module):
         return self._plan
 
     def _compile(self) -> tuple[list[_Step], list[tuple[nn.Module, str]], Any, int]:
-        structure = self.structure
+        structure = self.program_structure
         inputs, tensors = list_in(structure, "inputs"), list_in(structure, "tensors")
         nodes = list_in(structure, "nodes")
         check_inputs(inputs)

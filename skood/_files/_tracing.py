@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -179,18 +181,48 @@ _LONGEST = re.compile(r"length = Dim\('length', (?:min=\d+, )?max=(\d+)\)")
 
 
 def _export(network: ForwardPass, example: Any, shapes: Any) -> Any:
+    traced = _Traced(network)
+    # Modules of exported programs refuse `eval`; the network is in eval mode.
+    traced.training = False
     try:
         with _quiet():
             return torch.export.export(
-                _Traced(network).eval(), (example,), dynamic_shapes={"x": shapes}, strict=False
+                traced, (example,), dynamic_shapes={"x": shapes}, strict=False
             )
     except Exception as error:
-        reason = " ".join(str(error).split())[:400]
-        raise NotExportable(f"torch.export ended in {type(error).__name__}: {reason}") from error
+        raise NotExportable(_reason(error)) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the reason why torch.export failed."""
+    text = " ".join(str(error).split())
+    if re.search(r"(batch|length) as dynamic but your code specialized it", text):
+        return (
+            "its forward pass fixes the number of items in a batch, as len(x) does where x.shape[0] "
+            "does not"
+        )
+    if "DataDependent" in type(error).__name__:
+        return "its forward pass branches on the values of tensors"
+    if len(text) > _LONGEST_REASON:
+        text = text[:_LONGEST_REASON] + "..."
+    return f"torch.export ended in {type(error).__name__}: {text}"
+
+
+_LONGEST_REASON = 300
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
+    """Hide warnings, logs and graphs that torch.export prints; its errors have their own text."""
+    before = logging.root.manager.disable
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         warnings.simplefilter("ignore")
-        yield
+        logging.disable(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logging.disable(before)
