@@ -27,9 +27,8 @@ TOLERANCE = 1e-5
 
 def examples():
     """Yield a name, a fitted estimator, its data, and a function of both, one by one."""
-    for made in (families.densities, families.classifiers, families.detectors):
-        for name, (estimator, X) in made().items():
-            yield name, families.fitted(estimator, X), X, _scores
+    for name, (estimator, X) in families.stored().items():
+        yield name, families.fitted(estimator, X), X, _scores
     for name in sklearn_examples.names():
         yield name, *sklearn_examples.fitted(name), sklearn_examples.results
 
@@ -64,9 +63,7 @@ def read(folder):
 
 
 def _data():
-    made = {}
-    for group in (families.densities, families.classifiers, families.detectors):
-        made.update({name: (X, _scores) for name, (_, X) in group().items()})
+    made = {name: (X, _scores) for name, (_, X) in families.stored().items()}
     for name in sklearn_examples.names():
         made[name] = sklearn_examples.data(name), sklearn_examples.results
     return made

@@ -2,6 +2,7 @@
 
 import numpy as np
 import tiny_models
+import torch
 from estimators import (
     tiny_autoencoder,
     tiny_diffusion,
@@ -9,15 +10,16 @@ from estimators import (
     tiny_hierarchical_vae,
     tiny_image_flow,
     tiny_mlp,
-    tiny_pixelcnn,
     tiny_vae,
 )
 from sklearn.decomposition import PCA
+from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 import skood
 
@@ -30,9 +32,14 @@ for _row, _label in enumerate(LABELS):
     IMAGES[_row, 0, 2 * _label : 2 * _label + 2] += 3 / 7
 IMAGES = IMAGES.astype(np.float32)
 COLUMNS = ROWS[:, :1]
+FLOATS = ROWS.astype(np.float32)
 
 _IMAGE = {"max_epochs": 2, "batch_size": 16}
 _NET = {**_IMAGE, "random_state": 0}
+
+
+# A classifier that many detectors share; `fitted` trains it.
+MLP = skood.MLP((4,), max_epochs=5, batch_size=16, random_state=0)
 
 
 def mlp(**kwargs):
@@ -41,11 +48,10 @@ def mlp(**kwargs):
 
 def densities():
     """Return densities and autoencoders, and the data of each."""
-    image = {"n_filters": 4, "n_resnet": 1, "n_levels": 8, **_NET}
+    image = {"n_filters": 2, "n_resnet": 1, "n_levels": 8, **_NET}
     return {
-        "flow": (tiny_flow(random_state=0), ROWS),
         "flow_of_one_column": (tiny_flow(random_state=0), COLUMNS),
-        "flow_deep": (
+        "flow": (
             skood.NeuralSplineFlow(2, 4, (6, 5), max_epochs=2, random_state=0),
             ROWS,
         ),
@@ -54,16 +60,14 @@ def densities():
             skood.PixelCNN(n_hierarchies=2, weight_norm=False, conditional=True, **image),
             IMAGES,
         ),
-        "pixelcnn_of_rows": (tiny_pixelcnn(random_state=0), ROWS),
         "image_flow": (
-            skood.ImageFlow((1, 1), n_filters=4, n_blocks=1, n_bins=4, n_levels=8, **_NET),
+            skood.ImageFlow((1, 1), n_filters=3, n_blocks=1, n_bins=3, n_levels=8, **_NET),
             IMAGES,
         ),
-        "image_flow_of_rows": (tiny_image_flow(random_state=0), ROWS),
         "image_flow_affine": (tiny_image_flow(random_state=0, coupling="affine"), ROWS),
         "diffusion": (tiny_diffusion(random_state=0), ROWS),
         "diffusion_of_images": (
-            skood.Diffusion(n_filters=(4, 4), n_blocks=1, n_steps=2, **_NET),
+            skood.Diffusion(n_filters=(2, 3), n_blocks=1, n_steps=2, **_NET),
             IMAGES,
         ),
         "vae": (tiny_vae(random_state=0), ROWS),
@@ -95,7 +99,7 @@ def classifiers():
             skood.ShallowConvNet((3, 4), hidden_features=5, **_NET),
             IMAGES,
         ),
-        "densenet": (skood.DenseNet(10, growth_rate=2, **_NET), IMAGES),
+        "densenet": (skood.DenseNet(10, growth_rate=1, **_NET), IMAGES),
     }
 
 
@@ -111,7 +115,7 @@ def large_classifiers():
 
 def detectors():
     """Return detectors of each kind, and the data of each."""
-    knn = skood.KNN(n_neighbors=2)
+    knn, trained = skood.KNN(n_neighbors=2), FrozenEstimator(MLP)
     rows = {
         "log_likelihood": skood.LogLikelihood(tiny_flow()),
         "log_likelihood_kernel": skood.LogLikelihood(KernelDensity()),
@@ -139,57 +143,57 @@ def detectors():
             tiny_hierarchical_vae(), n_importance_samples=4
         ),
         "latent_norm": skood.LatentNorm(tiny_flow()),
-        "ash": skood.ASH(mlp()),
-        "adascale": skood.AdaSCALE(mlp()),
-        "dice": skood.DICE(mlp()),
+        "ash": skood.ASH(trained),
+        "adascale": skood.AdaSCALE(trained),
+        "dice": skood.DICE(trained),
         "deep_ensemble": skood.DeepEnsemble(tiny_mlp(), n_members=2),
         "energy": skood.Energy(mlp()),
         "entropy": skood.Entropy(LogisticRegression()),
         "external": skood.ExternalDetector(GaussianMixture(2)),
-        "fdbd": skood.FDBD(mlp()),
-        "gen": skood.GEN(mlp()),
+        "fdbd": skood.FDBD(trained),
+        "gen": skood.GEN(trained),
         "gmm": skood.GMM(),
-        "grad_norm": skood.GradNorm(mlp()),
-        "gram": skood.Gram(mlp()),
-        "iodin": skood.IODIN(mlp()),
-        "kl_matching": skood.KLMatching(mlp()),
+        "grad_norm": skood.GradNorm(trained),
+        "gram": skood.Gram(trained),
+        "iodin": skood.IODIN(trained),
+        "kl_matching": skood.KLMatching(trained),
         "knn": knn,
         "kernel_pca": skood.KernelPCA(n_fourier_features=32),
-        "lts": skood.LTS(mlp()),
-        "layer_mahalanobis": skood.LayerMahalanobis(mlp()),
+        "lts": skood.LTS(trained),
+        "layer_mahalanobis": skood.LayerMahalanobis(trained),
         "mc_dropout": skood.MCDropout(mlp(dropout=0.2), n_samples=4),
-        "msp": skood.MSP(mlp()),
+        "msp": skood.MSP(trained),
         "mahalanobis": skood.Mahalanobis(mlp()),
         "mahalanobis_of_rows": skood.Mahalanobis(StandardScaler()),
-        "max_logit": skood.MaxLogit(mlp()),
-        "nac": skood.NAC(mlp()),
-        "nci": skood.NCI(mlp()),
+        "max_logit": skood.MaxLogit(trained),
+        "nac": skood.NAC(trained),
+        "nci": skood.NCI(trained),
         "neco": skood.NECO(),
-        "nn_guide": skood.NNGuide(mlp(), n_neighbors=2),
-        "odin": skood.ODIN(mlp()),
-        "openmax": skood.OpenMax(mlp(), rows="all"),
-        "pnml": skood.PNML(mlp()),
-        "react": skood.ReAct(mlp()),
+        "nn_guide": skood.NNGuide(trained, n_neighbors=2),
+        "odin": skood.ODIN(trained),
+        "openmax": skood.OpenMax(trained, rows="all"),
+        "pnml": skood.PNML(trained),
+        "react": skood.ReAct(trained),
         "relative_mahalanobis": skood.RelativeMahalanobis(),
-        "residual": skood.Residual(mlp()),
-        "scale": skood.SCALE(mlp()),
-        "she": skood.SHE(mlp()),
-        "temperature_scaling": skood.TemperatureScaling(mlp()),
-        "vra": skood.VRA(mlp()),
-        "vim": skood.ViM(mlp()),
+        "residual": skood.Residual(trained),
+        "scale": skood.SCALE(trained),
+        "she": skood.SHE(trained),
+        "temperature_scaling": skood.TemperatureScaling(trained),
+        "vra": skood.VRA(trained),
+        "vim": skood.ViM(trained),
         "deep_sad": skood.DeepSAD(mlp(), n_latent=4),
         "deep_svdd": skood.DeepSVDD(mlp(), n_latent=4),
         "deep_svdd_soft": skood.DeepSVDD(
             mlp(), n_latent=4, objective="soft-boundary", n_warm_up_epochs=5
         ),
         "energy_regularized": skood.EnergyRegularized(mlp(), skood.synthetic_outliers),
-        "logit_norm": skood.LogitNorm(skood.MLP((8, 8), max_epochs=30, batch_size=16)),
+        "logit_norm": skood.LogitNorm(skood.MLP((4,), max_epochs=30, batch_size=16)),
         "oodgen": skood.OODGen(mlp(), tiny_vae(conditional=True)),
         "outlier_exposure": skood.OutlierExposure(mlp(), skood.synthetic_outliers),
         "reg_mixup": skood.RegMixup(mlp()),
-        "vmdls": skood.VMDLS(skood.MLP((8, 8), max_epochs=10), 2),
+        "vmdls": skood.VMDLS(skood.MLP((4,), max_epochs=10), 2),
         "vos": skood.VOS(mlp(), n_candidates=100),
-        "conformal": skood.ConformalDetector(knn),
+        "conformal": skood.ConformalDetector(knn, alpha=0.1),
         "conformal_classes": skood.ConformalDetector(
             skood.MSP(mlp()), class_conditional=True, alpha=0.2
         ),
@@ -201,8 +205,7 @@ def detectors():
     }
     images = {
         "deep_svdd_of_images": skood.DeepSVDD(skood.ConvNet((3, 4), **_IMAGE), n_latent=3),
-        "rank_feat": skood.RankFeat(skood.ConvNet((3, 4), **_NET)),
-        "vmdls_of_images": skood.VMDLS(skood.ConvNet((3, 4), **_IMAGE), 2),
+        "rank_feat": skood.RankFeat(skood.ConvNet((3,), **_NET)),
     }
     return {
         **{name: (detector, ROWS) for name, detector in rows.items()},
@@ -212,6 +215,8 @@ def detectors():
 
 def fitted(estimator, X):
     """Fit with the labels, and with known outliers where they are needed."""
+    if estimator is not MLP and not hasattr(MLP, "module_"):
+        MLP.fit(ROWS, LABELS)
     if "random_state" in estimator.get_params() and estimator.random_state is None:
         estimator.set_params(random_state=0)
     y = LABELS
@@ -220,10 +225,33 @@ def fitted(estimator, X):
     return estimator.fit(X, y)
 
 
+def programs():
+    """Return detectors around a user's own network, and the data of each."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+        encoder = nn.Sequential(
+            nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
+    return {
+        "program": (skood.ViM(network), FLOATS),
+        "program_gradients": (skood.ODIN(network), FLOATS),
+        "program_features": (skood.KNN(skood.FeatureExtractor(encoder), n_neighbors=2), IMAGES),
+    }
+
+
+def stored():
+    """Return the families of which a file is stored, and the data of each."""
+    return {**densities(), **classifiers(), **detectors(), **programs()}
+
+
+def method_and_scores(estimator, X):
+    """Return what an estimator computes of rows, and the method that computes it."""
+    methods = "score_samples", "decision_function", "transform"
+    method = next(method for method in methods if hasattr(estimator, method))
+    return method, np.asarray(getattr(estimator, method)(X), np.float64)
+
+
 def scores(estimator, X):
     """Return the numbers of an estimator that a file must preserve, for a few rows."""
-    X = X[::6]
-    for method in ("score_samples", "decision_function", "transform"):
-        if hasattr(estimator, method):
-            return np.asarray(getattr(estimator, method)(X), np.float64)
-    raise TypeError(f"{type(estimator).__name__} computes nothing of rows")
+    return method_and_scores(estimator, X[::6])[1]
