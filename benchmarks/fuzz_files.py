@@ -346,13 +346,14 @@ def run_atheris(fuzzer, minutes, seed):
         if sum(fuzzer.outcomes.values()) % 1000 == 0:
             fuzzer.report()
 
-    options = [
-        f"-max_total_time={int(60 * minutes)}",
-        f"-seed={seed}",
-        "-max_len=100",
-        "-rss_limit_mb=0",
-    ]
-    atheris.Setup([sys.argv[0], *options], one_input)
+    # Short inputs make few changes: seeds of full length.
+    seeds = fuzzer.folder / "seeds"
+    seeds.mkdir(exist_ok=True)
+    for k in range(50):
+        (seeds / str(k)).write_bytes(random.Random(seed + k).randbytes(100))
+    limits = [f"-max_total_time={int(60 * minutes)}", "-max_len=100", "-len_control=0"]
+    arguments = [sys.argv[0], f"-seed={seed}", "-rss_limit_mb=0", *limits, str(seeds)]
+    atheris.Setup(arguments, one_input)
     atheris.Fuzz()
 
 

@@ -286,6 +286,7 @@ def _named(trusted: Any) -> tuple[str, Any]:
         except ModuleNotFoundError:
             continue
         for part in parts[k:]:
-            found = getattr(found, part)
-        return trusted, found
+            found = getattr(found, part, None)
+        if found is not None:
+            return trusted, found
     raise ValueError(f"trusted={trusted!r} names no class or function, as 'module.name' does")

@@ -38,9 +38,9 @@ _FOLDERS = ("checkpoint_dir", "memory")
 # The threshold takes the place of a descriptor that raises an error.
 _REPLACED = ("offset_",)
 
-# Types of attributes that many estimators have; others raise where they are used.
+# Types of attributes that many of our estimators have; others raise where they are used.
 _TYPES: dict[str, Any] = {
-    "classes_": np.ndarray,
+    "classes_": (np.ndarray, type(None)),
     "feature_names_in_": np.ndarray,
     "history_": dict,
     "input_shape_": (tuple, dict, type(None)),
@@ -198,6 +198,9 @@ def _encode_attributes(obj: Any, attributes: dict[str, Any], writer: Writer) -> 
             check_attribute(type(obj), name, _REPLACED)
         except DamagedFile as error:
             writer.refuse(f"cannot be stored: {error}")
+        kinds = _kinds(obj, name)
+        if kinds and not isinstance(value, kinds):
+            writer.refuse(f"cannot be stored: {name} is a {type(value).__name__}")
         nodes[name] = writer.node(value, name)
     return nodes
 
@@ -205,11 +208,12 @@ def _encode_attributes(obj: Any, attributes: dict[str, Any], writer: Writer) -> 
 def _decode_attributes(obj: Any, nodes: dict[str, Any], reader: Reader) -> None:
     for name, node in nodes.items():
         check_attribute(type(obj), name, _REPLACED)
-        setattr(obj, name, reader.value(node, *_kinds(name)))
+        setattr(obj, name, reader.value(node, *_kinds(obj, name)))
 
 
-def _kinds(name: str) -> tuple[type, ...]:
-    kinds = _TYPES.get(name, ())
+def _kinds(obj: Any, name: str) -> tuple[type, ...]:
+    """Return the types that an attribute of one of our classes may have; () for any."""
+    kinds = _TYPES.get(name, ()) if type(obj) in _names() else ()
     return kinds if isinstance(kinds, tuple) else (kinds,)
 
 
