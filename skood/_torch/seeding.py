@@ -10,7 +10,17 @@ import numpy as np
 import torch
 from sklearn.utils import check_random_state
 
-__all__ = ["Stream", "draw_seed", "isolated_rng", "numpy_rng", "seed_global", "torch_rng"]
+from skood._torch.threads import Turns
+
+__all__ = [
+    "Stream",
+    "draw_seed",
+    "isolated_rng",
+    "numpy_rng",
+    "released_rng",
+    "seed_global",
+    "torch_rng",
+]
 
 
 @enum.unique
@@ -117,9 +127,64 @@ def seed_global(device: torch.device, *seed: int) -> None:
 def isolated_rng(device: torch.device, *seed: int) -> Iterator[None]:
     """Seed torch's global generators inside the block, and restore them after it.
 
-    For code that can draw only from the global generator: layer initialisation, dropout.
+    For code that can draw only from the global generator: layer initialisation, dropout. Other
+    threads wait for the end of the block, or for :func:`released_rng`.
     """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        seed_global(device, *seed)
+    global _n_threads
+    with _drawing:
+        outermost = _drawing.depth == 1
+        before = _states(device)
+        if outermost:
+            for kind, state in before.items():
+                _outside.setdefault(kind, state)
+            _n_threads += 1
+        try:
+            seed_global(device, *seed)
+            yield
+        finally:
+            if not outermost:
+                _restore(before)
+            else:
+                _n_threads -= 1
+                if not _n_threads:
+                    _restore(_outside)
+                    _outside.clear()
+
+
+@contextlib.contextmanager
+def released_rng(device: torch.device) -> Iterator[None]:
+    """Let other threads draw from torch's global generators, in a block inside `isolated_rng`.
+
+    Outside of `isolated_rng`, it does nothing.
+    """
+    if not _drawing.is_held:
         yield
+        return
+    states = _states(device)
+    try:
+        with _drawing.released():
+            yield
+    finally:
+        _restore(states)
+
+
+# Held by the thread that draws from torch's global generators.
+_drawing = Turns()
+# Number of threads inside `isolated_rng`, and the states from before the first of them.
+_n_threads = 0
+_outside: dict[torch.device, torch.Tensor] = {}
+
+
+def _states(device: torch.device) -> dict[torch.device, torch.Tensor]:
+    states = {torch.device("cpu"): torch.get_rng_state()}
+    if device.type == "cuda":
+        states[device] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def _restore(states: dict[torch.device, torch.Tensor]) -> None:
+    for device, state in states.items():
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)

@@ -28,7 +28,14 @@ from skood._torch.run import (
     note_interruption,
     raise_if_ended,
 )
-from skood._torch.seeding import Stream, isolated_rng, numpy_rng, seed_global, torch_rng
+from skood._torch.seeding import (
+    Stream,
+    isolated_rng,
+    numpy_rng,
+    released_rng,
+    seed_global,
+    torch_rng,
+)
 from skood._torch.settings import TrainingSettings
 
 __all__ = ["hold_out", "train"]
@@ -297,7 +304,14 @@ def _batches(
         objective.read, rows, device=device, slow=slow, n_workers=settings.n_workers, seed=seed
     )
     batches = map(prepared, read, generators)
-    yield from read_ahead(batches) if slow or device.type != "cpu" else batches
+    prefetched = read_ahead(batches) if slow or device.type != "cpu" else (b for b in batches)
+    with closing(prefetched):
+        while True:
+            with released_rng(device):
+                batch = next(prefetched, None)
+            if batch is None:
+                return
+            yield batch
 
 
 def _validate(

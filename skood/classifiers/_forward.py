@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
+from skood._torch.batching import evaluating
 from skood._torch.device import is_out_of_memory
 from skood.classifiers._head import check_head, weights_of
 from skood.classifiers._inputs import (
@@ -133,7 +134,9 @@ class ForwardPass:
         """Weight (n_classes, d) and bias (n_classes,) that map features to logits."""
         layer, head = self.last_layer, self._known.head
         assert layer is not None and head is not None and head.is_linear
-        weight, bias = (head.scale * values for values in weights_of(layer))
+        # In training mode, torch's spectral_norm changes its buffers when the weight is read.
+        with evaluating(self.module):
+            weight, bias = (head.scale * values for values in weights_of(layer))
         if len(weight) == 1 and not self._keeps_one:
             weight, bias = np.vstack([0 * weight, weight]), np.append(0.0, bias)
         return weight, bias

@@ -27,6 +27,7 @@ from skood._torch.partial_results import PartialResults
 from skood._torch.preprocessing import Preprocessing
 from skood._torch.seeding import isolated_rng
 from skood._torch.settings import TrainingSettings
+from skood._torch.threads import computing
 from skood._torch.training import hold_out, train
 
 __all__ = ["ModelObjective", "NeuralModel"]
@@ -286,7 +287,8 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         """Return the trained network in eval mode, and its device."""
         check_is_fitted(self)
         device = resolve_device(self.device)
-        return self.module_.to(device).eval(), device
+        with computing:
+            return self.module_.to(device).eval(), device
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

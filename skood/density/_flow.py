@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._parameters import at_least, estimator, parameter
-from skood._torch.jacobian import forward_jacobian
+from skood._torch.jacobian import backward_jacobian
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density._invertible import Derivative, InvertibleDensity, MatrixDerivative
 
@@ -118,4 +118,4 @@ class NeuralSplineFlow(InvertibleDensity):
     def _inverse_derivative(self, module: nn.Module, z: Tensor) -> Derivative:
         # The inverse takes a pass for each feature; the map to latents takes one.
         x = self._inverse(module, z)
-        return MatrixDerivative(torch.linalg.inv(forward_jacobian(module().transform, x)))
+        return MatrixDerivative(torch.linalg.inv(backward_jacobian(module().transform, x)))

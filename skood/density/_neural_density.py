@@ -22,6 +22,7 @@ from skood._data import check_scores
 from skood._parameters import NONNEGATIVE, Interval, estimator, fit_context, parameter
 from skood._progress import tracked
 from skood._torch.seeding import Stream, draw_seed, torch_rng
+from skood._torch.threads import computing
 from skood.density._base import ModelObjective, NeuralModel
 from skood.density._conditioning import ClassConditioning
 
@@ -278,8 +279,8 @@ class NeuralDensity(ClassConditioning, LogDensityMixin, NeuralModel):
                 slices, description="drawing samples", unit="batch", verbose=self.verbose
             )
         drawn = []
-        with torch.inference_mode():
-            for rows in slices:
+        for rows in slices:
+            with computing, torch.inference_mode():
                 x = self._draw(module, rows.stop - rows.start, generator)
                 drawn.append(self._preprocessing.inverse(x).cpu().numpy())
         values, dtype = np.concatenate(drawn), self.dtype_
