@@ -65,7 +65,7 @@ class Processes:
         self._pressed_at: float | None = None
         if dist.is_available() and dist.is_initialized():
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        elif "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+        elif "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
             # Worker processes of a rank inherit its environment.
             if multiprocessing.parent_process() is None:
                 _warn_of_missing_group()
