@@ -2,8 +2,8 @@
 
     python benchmarks/faults.py --n 10000 --jobs 2
 
-Each fault strikes a tiny training, scoring or cached fit at a random line of code. After up to three
-faults in one folder, the same call without a fault must give the bits of a call that had none.
+Each fault strikes a tiny training, scoring or cached fit at a random line of code. After up to
+three faults in one folder, the same call without a fault must give the bits of a call that had none.
 tests/fault_injection.py causes the faults; the test suite runs a few hundred of them.
 
 - Ctrl-C: SIGINT.
@@ -14,9 +14,9 @@ tests/fault_injection.py causes the faults; the test suite runs a few hundred of
 - damage to one file: bits flipped, cut off, zeros, more bytes, nothing left, the content of another
   file, a pipe in its place.
 
-*Lost* counts calls that ended in an exception although the fault should not end them, *wrong* counts
-other results, *warnings* counts calls with more than the documented warnings, and *files* counts
-calls that left temporary files. A fault takes 60 ms on one core.
+*Lost* counts calls that ended in an exception although the fault should not end them, *wrong*
+counts other results, *warnings* counts calls with more than the documented warnings, and *files*
+counts calls that left temporary files. A fault takes 60 ms on one core.
 """
 
 import argparse
@@ -26,6 +26,7 @@ import sys
 import tempfile
 from datetime import date
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 # Processes are forked, which hangs after torch has used several threads.
@@ -38,7 +39,7 @@ from _machine import machine
 from fault_injection import FAULTS, Tally, cause_faults
 from tqdm import tqdm
 
-FAULTS_AT_ONCE = 500
+FAULTS_AT_ONCE = 250
 
 
 def run(n: int, seed: int) -> Tally:
@@ -63,6 +64,7 @@ def main() -> None:
     )
     parser.add_argument("--n", type=int, default=10_000, help="faults")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="time to stop after")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--examples", type=int, default=20, help="printed of what went wrong")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
@@ -74,9 +76,11 @@ def main() -> None:
         parts = joblib.Parallel(args.jobs, return_as="generator_unordered")(
             joblib.delayed(run)(min(args.n, FAULTS_AT_ONCE), seed) for seed in seeds
         )
-        tally = Tally()
+        began, tally = monotonic(), Tally()
         for part in tqdm(parts, total=len(seeds), unit="campaign", disable=None):
             tally.add(part)
+            if monotonic() - began > 60 * args.minutes:
+                break
         print("\n".join(tally.examples[: args.examples]))
         result = {name: dict(value) for name, value in vars(tally).items() if name != "examples"}
         result |= {"seed": args.seed, "machine": machine(), "date": date.today().isoformat()}

@@ -207,7 +207,7 @@ class Campaign:
                 result = subject(folder)
             except (Exception, KeyboardInterrupt) as error:
                 result = error
-        # Python ignores ResourceWarning by default; Ctrl-C can leave a file to the garbage collector.
+        # Python ignores them by default; Ctrl-C can leave a file to the garbage collector.
         shown = [w for w in caught if not issubclass(w.category, ResourceWarning)]
         # Joblib's own, where it cannot write that file.
         messages = [m for m in (str(w.message) for w in shown) if ".gitignore" not in m]
