@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from skood._arrays import as_numbers
 from skood._channels import CHANNELS, channels_are_last, channels_first
 from skood._checked_data import CheckedData, from_torch
+from skood._chunks import row_slices
 from skood._fields import open_fields
 from skood._given import Given, is_frame
 from skood._streams import is_stream, open_stream
@@ -37,6 +38,9 @@ __all__ = [
 
 # Dtypes that need no conversion.
 _PLAIN = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8)
+
+# Rows whose values are checked at once.
+_CHUNK = 4096
 
 
 def check_data(
@@ -142,7 +146,13 @@ class _Checks:
         estimator, reset = self.estimator, self.reset
         if not (reset or self.checks_columns) and is_frame(X):
             estimator, reset = BaseEstimator(), True
-        return validate_data(estimator, X, reset=reset, ensure_min_samples=self.min_samples)
+        return validate_data(
+            estimator,
+            X,
+            reset=reset,
+            ensure_min_samples=self.min_samples,
+            ensure_all_finite=not _is_finite_half(X),
+        )
 
     def check_columns(self, given: Given | None) -> None:
         """Check the number and names of the columns, or store them if `reset`."""
@@ -269,6 +279,7 @@ def _open_array(X: Any, given: Given | None, checks: _Checks) -> CheckedData:
             ensure_2d=False,
             allow_nd=True,
             ensure_min_samples=checks.min_samples,
+            ensure_all_finite=not _is_finite_half(X),
             estimator=checks.estimator,
         )
     if 0 in items.shape:
@@ -295,6 +306,13 @@ def _is_plain(X: Any, fitted: Any) -> bool:
         # If the sum of finite values overflows, the checks look at each value.
         and (X.dtype.kind == "u" or bool(np.isfinite(X.sum(dtype=np.float64))))
     )
+
+
+def _is_finite_half(X: Any) -> bool:
+    """Whether X is a finite array of float16, for which scikit-learn makes masks of its size."""
+    if not isinstance(X, np.ndarray) or X.dtype != np.float16 or not X.ndim:
+        return False
+    return all(np.isfinite(X[rows]).all() for rows in row_slices(len(X), _CHUNK))
 
 
 def _are_last(shape: tuple[int, ...], channels: str | None, fitted: Any) -> bool:

@@ -153,6 +153,8 @@ class BaseDetector(Detector):
         if len(held_out):
             held_out_data = inliers.subset(held_out)
             inliers, y = inliers.subset(learned), None if y is None else y[learned]
+        # For 1e7 rows, the indices take as much memory as the rest of a fit.
+        del learned
         with self._keeps_models(earlier), self._shows_progress():
             rows = self._fit(inliers, y, outliers, seed)
         try:
