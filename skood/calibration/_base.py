@@ -291,8 +291,7 @@ def scores_of(detector: Any, data: CheckedData) -> npt.NDArray[np.float64]:
         When a score is NaN.
     """
     scores = rows_through(detector, "score_samples", data).astype(np.float64, copy=False)
-    # The sum of numbers that include a NaN is NaN, without a mask of them all.
-    if np.isnan(scores.sum()) and np.isnan(scores).any():
+    if np.isnan(scores).any():
         raise ValueError(
             f"{type(detector).__name__} gave NaN as the score of {np.isnan(scores).sum()} of "
             f"{len(scores)} items; a calibrated detector cannot compare NaN with a threshold"
