@@ -23,7 +23,7 @@ from skood._files import (
     _values,
 )
 from skood._files._card import Card, make_card
-from skood._files._codec import DamagedFile, Reader, Writer
+from skood._files._codec import DamagedFile, Reader, Writer, field
 from skood._safe_files import UnreadableFileError, whole_file
 from skood._torch.device import resolve_device
 
@@ -229,7 +229,7 @@ def inspect_file(path: str | os.PathLike[str]) -> Card:
     ('Mahalanobis', [4], [])
     """
     with _one_error(path):
-        contents = _container.read(path)
+        contents = _container.read(path, keeps_arrays=False)
         tree = _container.parse_json(contents.metadata["tree"])
         stated = _container.parse_json(contents.metadata["card"])
         card = Card.of(stated, contents, sorted(_needed(tree)))
@@ -257,8 +257,11 @@ def _needed(tree: Any) -> set[str]:
     while left:
         node = left.pop()
         if isinstance(node, dict):
-            if type(node.get("needs")) is str:
-                needed.add(node["needs"])
+            if "needs" in node:
+                name = field(node, "needs", str)
+                if not all(part.isidentifier() for part in name.split(".")):
+                    raise DamagedFile(f"{name[:80]!r} is no name of a class or function")
+                needed.add(name)
             left += node.values()
         elif isinstance(node, list):
             left += node

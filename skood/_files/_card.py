@@ -86,7 +86,7 @@ class Card:
     @classmethod
     def of(cls, stated: dict[str, Any], contents: Contents, needs: list[str]) -> Card:
         """Join what the writer stated with what the file is."""
-        return cls(
+        card = cls(
             **stated,
             format=FORMAT,
             needs=needs,
@@ -94,12 +94,15 @@ class Card:
             size=contents.size,
             n_arrays=len(contents.arrays),
         )
+        # Raises if the values are of other types.
+        repr(card)
+        return card
 
     def __repr__(self) -> str:
         shape = self.item_shape and " x ".join(map(str, self.item_shape))
         lines = {
             "class": self.class_name + ("" if self.is_fitted else " (not fitted)"),
-            "estimator": self.estimator.replace("\n", "\n  "),
+            "estimator": self.estimator,
             "values in an item": self.n_features,
             "shape of an item": shape,
             "dtype": self.dtype,
@@ -115,7 +118,15 @@ class Card:
             "sha256": self.sha256,
         }
         shown = [f"{k}: {'not known' if value is None else value}" for k, value in lines.items()]
-        return "\n".join([*shown, *(f"note: {note}" for note in self.notes)])
+        return "\n".join(map(_printable, [*shown, *(f"note: {note}" for note in self.notes)]))
+
+
+def _printable(text: str) -> str:
+    """Indent further lines, and escape what a terminal would obey: the text may be hostile."""
+    return "".join(
+        char if char.isprintable() else "\n  " if char == "\n" else f"\\x{ord(char):02x}"
+        for char in text
+    )
 
 
 def _first(values: list[str]) -> str:

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -147,8 +147,14 @@ def write(file: BinaryIO, metadata: Mapping[str, str], arrays: Mapping[str, Arra
         file.write(arrays[name].data.data)
 
 
-def read(path: str | os.PathLike[str]) -> Contents:
+def read(path: str | os.PathLike[str], *, keeps_arrays: bool = True) -> Contents:
     """Read a file in one pass, and verify its checksum before anything is made of it.
+
+    Parameters
+    ----------
+    path : str or Path
+    keeps_arrays : bool, default=True
+        False leaves the values of arrays out of the result, and takes no memory for them.
 
     Raises
     ------
@@ -160,10 +166,10 @@ def read(path: str | os.PathLike[str]) -> Contents:
         If it is not a complete file that :func:`write` wrote.
     """
     with open_regular(path) as file:
-        return read_from(file, os.fstat(file.fileno()).st_size)
+        return read_from(file, os.fstat(file.fileno()).st_size, keeps_arrays=keeps_arrays)
 
 
-def read_from(file: BinaryIO, size: int) -> Contents:
+def read_from(file: BinaryIO, size: int, *, keeps_arrays: bool = True) -> Contents:
     """Read an open file of `size` bytes, see :func:`read`."""
     start = _bytes(file, min(size, 8 + _LONGEST_HEAD))
     found = _HEAD.match(start, 8)
@@ -188,9 +194,10 @@ def read_from(file: BinaryIO, size: int) -> Contents:
     arrays = {}
     for name, dtype, shape, n_bytes in entries:
         # Torch aligns memory to 64 bytes, on which the order of sums in a product may depend.
-        data = torch.empty(n_bytes, dtype=torch.uint8).numpy()
-        _fill(file, data)
-        digest.update(data.data)
+        data = torch.empty(n_bytes if keeps_arrays else 0, dtype=torch.uint8).numpy()
+        for part in (data,) if keeps_arrays else _parts(n_bytes):
+            _fill(file, part)
+            digest.update(part.data)
         arrays[name] = Array(dtype, shape, data)
     if digest.hexdigest() != stated:
         raise ValueError("it is damaged: its checksum is wrong")
@@ -239,6 +246,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _constant(text: str) -> None:
     raise ValueError(f"its header has the number {text}")
+
+
+def _parts(n_bytes: int) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield memory for `n_bytes` bytes, the same memory again and again."""
+    memory = np.empty(min(n_bytes, 1 << 20), np.uint8)
+    for start in range(0, n_bytes, 1 << 20):
+        yield memory[: n_bytes - start]
 
 
 def _bytes(file: Any, n_bytes: int) -> bytes:

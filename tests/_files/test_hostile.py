@@ -28,14 +28,14 @@ def forge(tree_and_arrays, tmp_path):
     """Write a changed tree with a correct checksum."""
     metadata, arrays = tree_and_arrays
 
-    def write(change=None, tree=None):
+    def write(change=None, tree=None, card=metadata["card"]):
         if tree is None:
             tree = json.loads(metadata["tree"])
             change(tree)
         path = tmp_path / "forged.skood"
         text = tree if isinstance(tree, str) else json.dumps(tree)
         with path.open("wb") as file:
-            _container.write(file, {"card": metadata["card"], "tree": text}, arrays)
+            _container.write(file, {"card": card, "tree": text}, arrays)
         return path
 
     return write
@@ -126,7 +126,7 @@ def test_functions_and_classes_of_others(forge, tag, name):
     assert_refused(
         forge(needed), rf"needs {name}, which is not part of skood.*trusted=\['{name}'\]"
     )
-    assert_refused(forge(otherwise_needed), "is no|needs")
+    assert_refused(forge(otherwise_needed), "is absent or wrong")
 
 
 def test_trust_in_one_name_is_not_trust_in_another(forge):
@@ -164,6 +164,33 @@ def test_types_of_attributes(forge, name, value):
         tree["attributes"][name] = value
 
     assert_refused(forge(change), "in the place of")
+
+
+def test_a_card_is_no_program_for_a_terminal(forge, tree_and_arrays):
+    card = json.loads(tree_and_arrays[0]["card"])
+    card["class_name"] = "KNN\nneeds: nothing\x1b]0;title\x07"
+    shown = str(skood.inspect_file(forge(lambda tree: None, card=json.dumps(card))))
+    assert shown.startswith("class: KNN\n  needs: nothing\\x1b]0;title\\x07\n")
+
+
+@pytest.mark.parametrize(
+    "card", ["{}", "[]", "null", "x", '{"class_name":"KNN"}', '{"versions":3}', "[" * 100_000]
+)
+def test_hostile_cards(forge, card):
+    path = forge(lambda tree: None, card=card)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        skood.inspect_file(path)
+
+
+def test_hostile_types_in_a_card(forge, tree_and_arrays):
+    card = json.loads(tree_and_arrays[0]["card"])
+    for name in card:
+        if name != "is_fitted":
+            path = forge(lambda tree: None, card=json.dumps({**card, name: 3.5}))
+            try:
+                assert "3.5" in str(skood.inspect_file(path))
+            except ValueError as error:
+                assert str(path) in str(error)
 
 
 def laughs(depth):
