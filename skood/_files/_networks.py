@@ -160,7 +160,7 @@ def restored_network(estimator: NeuralEstimator, record: dict[str, Any]) -> nn.M
         for registry in (part._parameters, part._buffers):
             for key, old in registry.items():
                 if old is not None:
-                    registry[key] = made.get(id(old), old)  # type: ignore[assignment]
+                    registry[key] = made.get(id(old), old)
     return module.eval()
 
 

@@ -143,7 +143,7 @@ def _accepts(value: Any) -> bool:
 
 
 def _encode(estimator: Any, writer: Writer) -> dict[str, Any]:
-    cls = type(estimator)
+    cls: Any = type(estimator)
     name = _name_of(cls)
     node: dict[str, Any] = {"class": name, "version": sklearn.__version__}
     if name is None:
@@ -265,7 +265,7 @@ def _check(made: Any) -> None:
     """Raise if compiled code would read beyond the arrays of an estimator."""
     n_features = getattr(made, "n_features_in_", None)
     tree = getattr(made, "tree_", None)
-    if type(tree).__name__ == "Tree" and tree.n_features != n_features:
+    if tree is not None and type(tree).__name__ == "Tree" and tree.n_features != n_features:
         raise DamagedFile("a decision tree reads other columns than its estimator")
     if hasattr(made, "estimators_") and isinstance(made.estimators_, list):
         columns = getattr(made, "estimators_features_", None)

@@ -1,7 +1,7 @@
 """Encoding of the compiled objects inside scikit-learn's estimators, and of sparse matrices.
 
-The nodes of a decision tree are checked one by one, and sparse matrices by scipy, since compiled
-code follows their indices without a check. A KDTree or BallTree is built again from its data.
+The nodes of a decision tree and the indices of a sparse matrix are checked one by one, since
+compiled code follows them without a check. A KDTree or BallTree is built again from its data.
 """
 
 from __future__ import annotations
@@ -150,16 +150,46 @@ def _encode_sparse(matrix: Any, writer: Writer) -> dict[str, Any]:
 
 def _decode_sparse(node: dict[str, Any], reader: Reader) -> Any:
     kind, shape = field(node, "format", str), field(node, "shape", list)
-    if kind not in _SPARSE or len(shape) != 2 or not all(type(n) is int for n in shape):
-        raise DamagedFile("a sparse matrix has no known format")
     data, first, second = (reader.value(part, np.ndarray) for part in field(node, "parts", list))
+    if (
+        kind not in _SPARSE
+        or len(shape) != 2
+        or not all(type(n) is int and 0 <= n < 2**31 for n in shape)
+        or data.dtype.kind not in "biufc"
+        or not all(
+            part.ndim == 1 and part.dtype in (np.int32, np.int64) for part in (first, second)
+        )
+    ):
+        raise DamagedFile("a sparse matrix has no known format")
     suffix = "array" if field(node, "array", bool) else "matrix"
     make = getattr(scipy.sparse, f"{kind}_{suffix}")
-    parts = (data, (first, second)) if kind == "coo" else (data, first, second)
-    matrix = make(parts, shape=tuple(shape))
-    if kind != "coo":
-        matrix.check_format(full_check=True)
-    return matrix
+    if kind == "coo":
+        _check_indices(data, first, shape[0])
+        _check_indices(data, second, shape[1])
+        return make((data, (first, second)), shape=tuple(shape))
+    n_lines, n_positions = shape if kind == "csr" else shape[::-1]
+    _check_indices(data, first, n_positions)
+    # scipy's own check overflows.
+    starts = second.astype(np.int64)
+    if (
+        len(starts) != n_lines + 1
+        or starts[0] != 0
+        or starts[-1] != len(data)
+        or (starts[1:] < starts[:-1]).any()
+    ):
+        raise DamagedFile("the lines of a sparse matrix do not follow one another")
+    return make((data, first, second), shape=tuple(shape))
+
+
+def _is_index(part: npt.NDArray[Any]) -> bool:
+    return part.ndim == 1 and part.dtype in (np.int32, np.int64)
+
+
+def _check_indices(
+    data: npt.NDArray[Any], indices: npt.NDArray[np.integer], n_positions: int
+) -> None:
+    if data.shape != indices.shape or ((indices < 0) | (indices >= n_positions)).any():
+        raise DamagedFile("a sparse matrix has indices beyond its shape")
 
 
 def _encode_bunch(value: Bunch, writer: Writer) -> dict[str, Any]:

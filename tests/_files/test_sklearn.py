@@ -13,6 +13,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import KernelDensity, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.random_projection import SparseRandomProjection
 from sklearn.svm import SVC
 from sklearn.tree import DecisionTreeClassifier
 
@@ -202,6 +203,18 @@ def test_a_tree_of_other_columns():
     tree["attributes"]["n_features_in_"] = 2
     del tree["attributes"]["estimators_features_"]
     with pytest.raises(DamagedFile, match="reads other columns than its forest"):
+        decoded(tree, arrays)
+
+
+@pytest.mark.parametrize(
+    ("part", "position", "value"),
+    [("indptr", 3, -(2**31)), ("indptr", -1, 99), ("indptr", 0, 1), ("indices", 0, 4)],
+)
+def test_indices_of_a_sparse_matrix(part, position, value):
+    model = SparseRandomProjection(3, density=0.5, random_state=0).fit(ROWS)
+    getattr(model.components_, part)[position] = value
+    tree, arrays = encoded(model)
+    with pytest.raises(DamagedFile, match="sparse matrix"):
         decoded(tree, arrays)
 
 
