@@ -91,7 +91,7 @@ def test_frozen_parameters_stay_frozen(mlp):
 
 
 def test_names_of_zuko_are_not_in_a_record():
-    flow = families.fitted(*families.densities()["flow_deep"])
+    flow = families.fitted(*families.densities()["flow"])
     names = list(network_record(flow)["tensors"])
     assert names[:3] == [f"transforms.0.layers.0.{part}" for part in ("weight", "bias", "mask")]
     column = families.fitted(*families.densities()["flow_of_one_column"])
