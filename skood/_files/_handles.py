@@ -17,7 +17,7 @@ from skood._files._export import to_program
 from skood._files._program import Program
 from skood._files._tracing import FEATURES, NotExportable, chosen_output
 from skood._torch.batching import evaluating
-from skood._torch.packing import tensors_of
+from skood._torch.packing import content_of, tensors_of
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._inputs import copies_of, device_of, dtype_of, n_items_of
 from skood.classifiers._module import ModuleHandle
@@ -90,12 +90,18 @@ def _decode_handle(node: dict[str, Any], reader: Reader) -> ModuleHandle:
 
 
 def _network_of(handle: ModuleHandle, writer: Writer) -> Network:
-    """Return the network of a handle, read as a fitted handle of the same module reads it."""
+    """Return the network of a handle.
+
+    A handle that has not read data, such as a parameter of a fitted detector, reads its module as a
+    fitted handle of the same module does.
+    """
     network = handle.network()
+    if network.reading is not None:
+        return network
     for fitted in _handles_in(writer.estimator, set()):
         other = fitted.network()
         if other.reading is not None and _is_same(network.module, other.module):
-            network.module, network.reading = other.module, network.reading or other.reading
+            network.module, network.reading = other.module, other.reading
             break
     return network
 
@@ -121,11 +127,11 @@ def _is_same(module: nn.Module, other: nn.Module) -> bool:
         return True
     if type(module) is not type(other):
         return False
-    mine, theirs = tensors_of(module), tensors_of(other)
-    return mine.keys() == theirs.keys() and all(
-        tensor.shape == theirs[name].shape and torch.equal(tensor, theirs[name].to(tensor.device))
-        for name, tensor in mine.items()
-    )
+    try:
+        return content_of(module) == content_of(other)
+    except Exception:
+        # Such modules cannot be pickled, so that they are no copies from a pickle.
+        return False
 
 
 def _program_of(network: Network, writer: Writer) -> Program:

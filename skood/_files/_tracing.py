@@ -198,7 +198,7 @@ def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     if re.search(r"(batch|length) as dynamic but your code specialized it", text):
         return (
-            "its forward pass fixes the number of items in a batch, as len(x) does where x.shape[0] "
+            "its forward pass fixes the number of items in a batch, as len(x) does and x.shape[0] "
             "does not"
         )
     if "DataDependent" in type(error).__name__:
