@@ -57,7 +57,8 @@ class _Calibrated(nn.Module):
         return values
 
     def _clipped(self, scores: Tensor) -> Tensor:
-        return torch.minimum(torch.maximum(scores, -self.largest), self.largest)
+        too_low, too_high = scores < -self.largest, scores > self.largest
+        return torch.where(too_low, -self.largest, torch.where(too_high, self.largest, scores))
 
     def combined(self, scores: list[Tensor]) -> dict[str, Tensor]:
         """Return the score, and the p-value if there is one."""

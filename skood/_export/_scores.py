@@ -246,9 +246,10 @@ def _react(o: TensorOutputs, d: Any) -> Tensor:
 @_formula(posthoc.VRA, "thresholds_", "suppress")
 def _vra(o: TensorOutputs, d: Any) -> Tensor:
     low, high = d.thresholds_
-    shaped = torch.minimum(torch.maximum(o.features, low), high)
-    if d.suppress == "zero":
-        shaped = torch.where(o.features < low, 0.0, shaped)
+    # ONNX's exporter writes a maximum of a minimum in a wrong order.
+    below = low if d.suppress == "clip" else 0.0
+    shaped = torch.where(o.features > high, high, o.features)
+    shaped = torch.where(o.features < low, below, shaped)
     return energy(shaped @ d.weight.T + d.bias)
 
 

@@ -185,7 +185,8 @@ ALIKE = {
     *("GEN 1", "GMM 1", "KNN 1", "Mahalanobis 1", "MSP 0", "MSP 1", "NECO 2", "NNGuide 1"),
     *("OODGen 0", "OODGen 1", "OODGen 2", "OpenMax 1", "OutlierExposure 0", "PNML 1"),
     *("RegMixup 0", "RelativeMahalanobis 1", "Residual 0", "TunedThreshold 0", "VOS 0"),
-    *("DeepEnsemble 0", "ConformalDetector 1", "LogitNorm 0", "Mahalanobis 0"),
+    *("DeepEnsemble 0", "ConformalDetector 1", "LogitNorm 0", "Mahalanobis 0", "ASH 1"),
+    *("KNN 2", "KernelPCA 0", "NECO 0", "VRA 1", "VRA 2", "ReAct 0", "SCALE 0", "DICE 0"),
 }
 
 
@@ -209,7 +210,11 @@ class _Scores(nn.Module):
 def test_formulas_in_a_file(format, fitted):
     if format == "onnx":
         pytest.importorskip("onnxruntime")
-    detectors = {name: fitted[name] for name in fitted if name not in ALIKE}
+    names = [name for name in fitted if name not in ALIKE]
+    if format == "torch":
+        # It has all operators of the formulas in Python.
+        names = names[::6]
+    detectors = {name: fitted[name] for name in names}
     graph = _Scores(detectors).eval()
     # KNN and GMM also read rows.
     assert len(graph.sources) < 6
