@@ -183,30 +183,18 @@ def _encode(estimator: Any, writer: Writer) -> dict[str, Any]:
 
 
 def _same(value: Any, default: Any) -> bool:
-    return (
-        type(value) is type(default)
-        and isinstance(value, (bool, int, float, str, tuple))
-        and (
-            value == default or value != value  # NaN, for example of SimpleImputer
-        )
-    )
+    if type(value) is not type(default) or not isinstance(value, (bool, int, float, str, tuple)):
+        return False
+    # NaN is the default of SimpleImputer, for example.
+    return bool(value == default or value != value)
 
 
 def _may_set(cls: type, name: str) -> bool:
     try:
-        check_attribute(cls, name, _shadowing(cls))
+        check_attribute(cls, name)
     except DamagedFile:
         return False
     return True
-
-
-def _shadowing(cls: type) -> set[str]:
-    """Return the constants of a class that instances replace."""
-    return {
-        name
-        for name in ("_sparse", "_tree_type", "estimator_type")
-        if not callable(inspect.getattr_static(cls, name, None))
-    }
 
 
 def _decode(node: dict[str, Any], reader: Reader) -> Any:
@@ -225,7 +213,7 @@ def _decode(node: dict[str, Any], reader: Reader) -> Any:
     if not params.keys().isdisjoint(nodes):
         raise DamagedFile(f"a parameter of {name} is an attribute, too")
     for key, value in nodes.items():
-        check_attribute(cls, key, _shadowing(cls))
+        check_attribute(cls, key)
         setattr(made, key, reader.value(value))
     _add_new_attributes(made, params)
     _check(made)
