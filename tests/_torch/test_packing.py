@@ -12,9 +12,12 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
+from torch import nn
+from torch.nn import utils
+from torch.nn.utils import parametrizations, parametrize, prune
 
 import skood
-from skood._torch.packing import pack, unpack
+from skood._torch.packing import content_of, pack, unpack
 
 
 def models():
@@ -194,3 +197,143 @@ for memory in (detector.memory, None):
 """
     total = str(float(expected.sum()))
     assert run(script, tmp_path / "detector.pkl") == [total, total, "True"]
+
+
+def dense_with_gaps():
+    """Tensors with other strides than a new tensor of their shape."""
+    return {
+        "channels last": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "axes of length 1": torch.rand(3, 1, 2, 1).to(memory_format=torch.channels_last),
+        "transposed": torch.rand(2, 3).T,
+        "every second value": torch.rand(6, 4)[::2, ::2],
+        "repeated": torch.rand(1, 3).expand(4, 3),
+        "nothing": torch.rand(0, 3),
+    }
+
+
+@pytest.mark.parametrize("name", dense_with_gaps())
+def test_strides_of_dense_tensors_come_back(name):
+    tensor = dense_with_gaps()[name]
+    module = nn.Module()
+    module.weight = nn.Parameter(tensor)
+    packed = pack(module)
+    for skeleton, arrays in (packed, copy.deepcopy(packed), pickle.loads(pickle.dumps(packed))):
+        again = unpack((skeleton, arrays)).weight
+        assert torch.equal(again, tensor)
+        if name not in ("every second value", "repeated"):
+            assert again.stride() == tensor.stride()
+
+
+class Bounded(nn.Module):
+    """A parametrization of a user: weights between -2 and 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("bound", torch.tensor(2.0))
+
+    def forward(self, raw):
+        return self.bound * raw.tanh()
+
+    def right_inverse(self, weight):
+        return (weight / self.bound).clamp(-0.99, 0.99).atanh()
+
+
+def bounded(layer):
+    parametrize.register_parametrization(layer, "weight", Bounded())
+    return layer
+
+
+WRAPS = {
+    "spectral_norm": parametrizations.spectral_norm,
+    "weight_norm": parametrizations.weight_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "own": bounded,
+    "own and spectral_norm": lambda layer: parametrizations.spectral_norm(bounded(layer)),
+    "own of the bias": lambda layer: parametrize.register_parametrization(
+        bounded(layer), "bias", Bounded()
+    ),
+    "weight_norm by hooks": utils.weight_norm,
+    "spectral_norm by hooks": utils.spectral_norm,
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight", amount=0.3),
+}
+# torch deprecates its weight_norm by hooks.
+of_wraps = pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated")
+
+
+def parametrized(wrap):
+    """Every layer is parametrized, the head among them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3)
+        return nn.Sequential(wrap(layers[0]), layers[1], wrap(layers[2]))
+
+
+def state_of(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_state(module, expected):
+    state = module.state_dict()
+    assert list(state) == list(expected)
+    assert all(torch.equal(state[name], value) for name, value in expected.items())
+
+
+@of_wraps
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", WRAPS)
+def test_parametrized_networks(name, training):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 5)), np.arange(30) % 3
+    module = parametrized(WRAPS[name]).train(training)
+    before, handle = state_of(module), skood.PretrainedClassifier(module)
+    content, hashed = content_of(module), joblib.hash(handle)
+    for detector in (skood.ReAct(handle), skood.FDBD(module), skood.Mahalanobis(module)):
+        scores = detector.fit(X, y).score_samples(X)
+        key = joblib.hash(detector)
+        for again in (pickle.loads(pickle.dumps(detector)), copy.deepcopy(detector)):
+            np.testing.assert_array_equal(again.score_samples(X), scores)
+            assert joblib.hash(again) == key
+        np.testing.assert_array_equal(clone(detector).fit(X, y).score_samples(X), scores)
+    # Scoring changes no buffer of a network, not even the vectors of spectral_norm.
+    assert_state(module, before)
+    assert (content_of(module), joblib.hash(handle)) == (content, hashed)
+    again = pickle.loads(pickle.dumps(handle)).module
+    assert_state(again, before)
+    assert again.training is training
+    assert [type(part).__name__ for part in again] == [type(part).__name__ for part in module]
+
+
+@of_wraps
+@pytest.mark.parametrize("name", WRAPS)
+def test_parametrized_networks_can_be_trained_after_a_pickle(name):
+    module = parametrized(WRAPS[name]).train()
+    again = unpack(pickle.loads(pickle.dumps(pack(module))))
+    x = torch.rand(4, 5)
+    for network in (module, again):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        network(x).square().sum().backward()
+        optimizer.step()
+    assert_state(again, module.state_dict())
+    assert torch.equal(again.eval()(x), module.eval()(x))
+    assert {id(p) for p in again.parameters()}.isdisjoint({id(p) for p in module.parameters()})
+
+
+def test_tied_parametrizations_stay_tied():
+    first, second = nn.Linear(5, 5), nn.Linear(5, 5)
+    shared = Bounded()
+    for layer in (first, second):
+        parametrize.register_parametrization(layer, "weight", shared)
+    second.parametrizations.weight.original = first.parametrizations.weight.original
+    again = unpack(pickle.loads(pickle.dumps(pack(nn.Sequential(first, second)))))
+    one, other = (layer.parametrizations.weight for layer in again)
+    assert one.original is other.original
+    assert one[0] is other[0]
+    assert torch.equal(again[0].weight, first.weight)
+
+
+def test_removed_parametrization_after_a_pickle():
+    module = parametrized(parametrizations.weight_norm)
+    again = unpack(pickle.loads(pickle.dumps(pack(module))))
+    parametrize.remove_parametrizations(again[0], "weight")
+    assert type(again[0]) is nn.Linear
+    assert torch.equal(again[0].weight, module[0].weight)
