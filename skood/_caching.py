@@ -20,6 +20,7 @@ from skood._safe_files import (
     UnreadableFileError,
     check_writable,
     checked_file,
+    make_folder,
     open_checked,
     remove_abandoned,
     whole_file,
@@ -202,7 +203,7 @@ class _CheckedStore(FileSystemStoreBackend):
         """Write a file; if that fails, warn."""
         path = self._path(call_id, name)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             # A file that a power failure has damaged is noticed, and computed again.
             with checked_file(path, _label(kind, call_id), sync=False) as file:
                 write(file)

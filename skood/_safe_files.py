@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import os
@@ -22,6 +23,7 @@ __all__ = [
     "UnreadableFileError",
     "check_writable",
     "checked_file",
+    "make_folder",
     "open_checked",
     "open_regular",
     "remove_abandoned",
@@ -300,6 +302,15 @@ def _checked_size(file: BinaryIO, path: str | os.PathLike[str], label: str) -> i
     return size - len(tail) + found.start()
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, unless it exists; raise an OSError if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        # "File exists" would not say what is wrong with that.
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+
+
 def check_writable(folder: str | os.PathLike[str], parameter: str) -> None:
     """Raise an error if files cannot be written to a folder, before any work is done.
 
@@ -319,7 +330,7 @@ def check_writable(folder: str | os.PathLike[str], parameter: str) -> None:
     """
     folder = Path(os.path.realpath(folder))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         remove_abandoned(folder)
         path, file = _create(folder)
         try:

@@ -16,6 +16,7 @@ from skood._safe_files import (
     UnreadableFileError,
     check_writable,
     checked_file,
+    make_folder,
     open_checked,
     remove_abandoned,
 )
@@ -127,7 +128,7 @@ class Checkpoint:
             Whether the state was written.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             with checked_file(self.path, self._label) as file:
                 try:
                     torch.save(state, file)
@@ -164,8 +165,6 @@ def _misfit(
     if [group["params"] for group in groups] != [group["params"] for group in own_groups]:
         return "the optimizer has other groups of parameters"
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    if len({frozenset(values) for values in state.values()}) > 1:
-        return "the optimizer's state differs between parameters"
     for index, values in state.items():
         shapes = {tuple(value.shape) for value in values.values() if isinstance(value, Tensor)}
         if shapes - {(), tuple(parameters[index].shape)}:

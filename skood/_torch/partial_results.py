@@ -14,6 +14,7 @@ from skood._safe_files import (
     UnreadableFileError,
     check_writable,
     checked_file,
+    make_folder,
     open_checked,
     remove_abandoned,
 )
@@ -111,7 +112,7 @@ class PartialResults:
             return
         self._saved_at = monotonic()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             with checked_file(self.path, self._label) as file:
                 np.savez(file, np.array(n_done), *results)
         except OSError as error:
