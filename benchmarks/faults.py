@@ -3,7 +3,7 @@
     python benchmarks/faults.py --n 10000 --jobs 2
 
 Each fault strikes a tiny training, scoring or cached fit at a random line of code. After up to
-three faults in one folder, the same call without a fault must give the bits of a call that had none.
+three faults in one folder, the same call without a fault must give the bits of a call without any.
 tests/fault_injection.py causes the faults; the test suite runs a few hundred of them.
 
 - Ctrl-C: SIGINT.

@@ -71,16 +71,18 @@ def cached(
     copied = types.FunctionType(code, function.__globals__, name, function.__defaults__)
     copied.__kwdefaults__ = function.__kwdefaults__
     ignored = None if ignore is None else list(ignore)
-    if isinstance(memory, str) and not Path(memory).is_dir():
-        check_writable(memory, "memory")
-    try:
-        opened = check_memory(memory)
-    except OSError as error:
-        # Joblib adds this name to a folder.
-        _warn_of_writing(
-            str(Path(memory, "joblib")), f"the folder memory={memory!r} is gone", error
-        )
-        return copied
+    opened = memory
+    if isinstance(memory, str):
+        # As joblib.Memory reads it.
+        folder = Path(memory).expanduser()
+        if not folder.is_dir():
+            check_writable(folder, "memory")
+        try:
+            opened = check_memory(memory)
+        except OSError as error:
+            _warn_of_writing(str(folder / "joblib"), f"the folder {folder} is gone", error)
+            return copied
+    opened = check_memory(opened)
     if type(getattr(opened, "store_backend", None)) is not FileSystemStoreBackend:
         return opened.cache(copied, ignore=ignored)
 
