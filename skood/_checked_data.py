@@ -80,7 +80,8 @@ class CheckedData:
         self._read = read
         self._n_items = n_items
         self.item_shape = item_shape
-        self.dtype = np.dtype(np.float32 if np.dtype(dtype) == np.float16 else dtype)
+        dtype = np.dtype(dtype).newbyteorder("=")
+        self.dtype = np.dtype(np.float32) if dtype == np.float16 else dtype
         self.in_memory = in_memory
         self.came_as = item_shape if came_as is None else came_as
         self.channels_last = channels_last
@@ -202,8 +203,9 @@ class CheckedData:
         Returns
         -------
         ndarray of shape (len(indices), \*item_shape), or dict of str to ndarray
+            In C order and native byte order, whatever the layout of X.
         """
-        return in_float32(self._read(indices).reshape(len(indices), *self.item_shape))
+        return in_c_order(self._read(indices), (len(indices), *self.item_shape))
 
     @internal
     def take_as_given(self, indices: npt.NDArray[np.integer]) -> Any:
@@ -368,7 +370,9 @@ class CheckedFields(CheckedData):
         return f"fields {', '.join(map(repr, self.item_shape))}"
 
     def take(self, indices: npt.NDArray[np.integer]) -> dict[str, npt.NDArray]:
-        return {name: in_float32(values) for name, values in self._read(indices).items()}
+        return {
+            name: in_c_order(values, values.shape) for name, values in self._read(indices).items()
+        }
 
     def take_as_given(self, indices: npt.NDArray[np.integer]) -> dict[str, npt.NDArray]:
         return self.take(indices)
@@ -385,6 +389,17 @@ class CheckedFields(CheckedData):
 def in_float32(values: npt.NDArray) -> npt.NDArray:
     """Convert float16, whose squares overflow, to float32; keep any other dtype."""
     return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def in_c_order(values: npt.NDArray, shape: tuple[int, ...]) -> npt.NDArray:
+    """Return values of this shape in C order, native byte order and no half precision.
+
+    Torch chooses an algorithm by the strides, even by strides of axes of length 1, which numpy
+    leaves undefined in a contiguous array.
+    """
+    if not values.dtype.isnative:
+        values = values.astype(values.dtype.newbyteorder("="))
+    return np.ascontiguousarray(in_float32(values)).reshape(-1).reshape(shape)
 
 
 def from_torch(tensor: Tensor) -> npt.NDArray:

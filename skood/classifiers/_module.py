@@ -144,7 +144,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         )
 
         def field(values: npt.NDArray) -> Tensor:
-            x = _as_tensor(values, device)
+            x = torch.from_numpy(values).to(device)
             if x.is_floating_point():
                 return x.to(dtype)
             return x if x.dtype in (torch.bool, torch.uint8) else x.long()
@@ -152,7 +152,7 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         def tensor(items: Any) -> Any:
             if isinstance(items, dict):
                 return {name: field(values) for name, values in items.items()}
-            x = _as_tensor(items, device)
+            x = torch.from_numpy(items).to(device)
             if reading.integers:
                 return x.long()
             x = self._scaled(x.to(exact), items)
@@ -244,13 +244,6 @@ def _runnable(module: nn.Module | torch.export.ExportedProgram) -> nn.Module:
         return _programs[module]
     # A compiled module ignores hooks on its layers.
     return getattr(module, "_orig_mod", module)
-
-
-def _as_tensor(values: npt.NDArray, device: torch.device) -> Tensor:
-    values = np.ascontiguousarray(values)
-    if not values.dtype.isnative:
-        values = values.astype(values.dtype.newbyteorder("="))
-    return torch.from_numpy(values).to(device)
 
 
 def per_channel(value: Tensor, x: Tensor) -> Tensor:
