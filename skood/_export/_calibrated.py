@@ -50,34 +50,32 @@ class _Calibrated(nn.Module):
 
     def forward(self, outputs: Any) -> dict[str, Tensor]:
         of_parts = [part(outputs) for part in self.parts]
-        values = self.combined([self._clipped(part["score"]) for part in of_parts])
-        if self.with_classes:
-            proba = [of_parts[k]["probabilities"] for k in self.with_classes]
-            values["probabilities"] = torch.stack(proba).mean(0)
-        return values
+        scores = [self._clipped(part["score"]) for part in of_parts]
+        if not self.with_classes:
+            return self.combined(scores)
+        mean = torch.stack([of_parts[k]["probabilities"] for k in self.with_classes]).mean(0)
+        return {**self.combined(scores, mean.argmax(1)), "probabilities": mean}
 
     def _clipped(self, scores: Tensor) -> Tensor:
         too_low, too_high = scores < -self.largest, scores > self.largest
         return torch.where(too_low, -self.largest, torch.where(too_high, self.largest, scores))
 
-    def combined(self, scores: list[Tensor]) -> dict[str, Tensor]:
+    def combined(
+        self, scores: list[Tensor], class_index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the score, and the p-value if there is one."""
         return {"score": scores[0]}
 
 
 class _Conformal(_Calibrated):
     def __init__(self, detector: ConformalDetector, parts: list[nn.Module]) -> None:
-        if detector.class_conditional:
-            raise ValueError(
-                "ConformalDetector(class_conditional=True) cannot be exported: each predicted "
-                "class has its own calibration scores; export class_conditional=False, or store "
-                "the detector with skood.save"
-            )
         super().__init__(detector, parts)
         self.ranks = nn.ModuleList(map(_Ranks, detector.calibration_scores_))
         self.n_calibration = detector.n_calibration_
 
-    def combined(self, scores: list[Tensor]) -> dict[str, Tensor]:
+    def combined(
+        self, scores: list[Tensor], class_index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         ranked = list(zip(self.ranks, scores, strict=True))
         n_outscored = sum(ranks.count_up_to(score) for ranks, score in ranked)
         n = self.n_calibration + 1
@@ -87,6 +85,55 @@ class _Conformal(_Calibrated):
         return {"score": (n_outscored + between) / n, "p_value": (1 + n_outscored) / n}
 
 
+class _ClassConditional(_Calibrated):
+    """Compares an item with the calibration scores of its predicted class."""
+
+    calibration: Tensor
+    n_calibration: Tensor
+    thresholds: Tensor
+
+    def __init__(self, detector: ConformalDetector, parts: list[nn.Module]) -> None:
+        super().__init__(detector, parts)
+        if not self.with_classes or detector.classifier is not None:
+            raise ValueError(
+                "ConformalDetector(class_conditional=True) with another classifier than the "
+                "detector's own cannot be exported; leave out classifier=, or store the detector "
+                "with skood.save"
+            )
+        # Rows of other classes are compared with all calibration scores.
+        classes = np.asarray(detector.classes_).tolist()
+        of_class = [detector.calibration_scores_[0]] * len(classes)
+        thresholds = np.full(len(classes), detector._other_threshold)
+        for label, scores, threshold in zip(
+            detector.calibrated_classes_.tolist(),
+            detector.class_scores_,
+            detector.thresholds_,
+            strict=True,
+        ):
+            of_class[classes.index(label)] = scores
+            thresholds[classes.index(label)] = threshold
+        n_rows = np.array([len(scores) for scores in of_class])
+        table = np.full((len(classes), n_rows.max()), np.inf)
+        for row, scores in zip(table, of_class, strict=True):
+            row[: len(scores)] = scores
+        self.register_buffer("calibration", torch.tensor(table))
+        self.register_buffer("n_calibration", torch.tensor(n_rows, dtype=torch.float64))
+        self.register_buffer("thresholds", torch.tensor(thresholds))
+
+    def combined(
+        self, scores: list[Tensor], class_index: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        assert class_index is not None
+        n_outscored = count_up_to(self.calibration[class_index], scores[0])
+        p_value = (1 + n_outscored) / (1 + self.n_calibration[class_index])
+        return {"score": scores[0] - self.thresholds[class_index], "p_value": p_value}
+
+
+def _conformal(detector: ConformalDetector, parts: list[nn.Module]) -> nn.Module:
+    make = _ClassConditional if detector.class_conditional else _Conformal
+    return make(detector, parts)
+
+
 class _Combined(_Calibrated):
     def __init__(self, detector: EnsembleDetector, parts: list[nn.Module]) -> None:
         super().__init__(detector, parts)
@@ -94,7 +141,9 @@ class _Combined(_Calibrated):
         self.calibration = _Ranks(detector.calibration_scores_)
         self.combination = _COMBINATIONS[detector.combination]
 
-    def combined(self, scores: list[Tensor]) -> dict[str, Tensor]:
+    def combined(
+        self, scores: list[Tensor], class_index: Tensor | None = None
+    ) -> dict[str, Tensor]:
         smooth = [ranks.smooth(score) for ranks, score in zip(self.ranks, scores, strict=True)]
         p = torch.maximum(torch.stack(smooth, 1), self.smallest)
         score = self.combination(p)
@@ -110,7 +159,7 @@ _COMBINATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 CALIBRATED: dict[type, Callable[[Any, list[nn.Module]], nn.Module]] = {
-    ConformalDetector: _Conformal,
+    ConformalDetector: _conformal,
     EnsembleDetector: _Combined,
     TunedThreshold: _Calibrated,
 }

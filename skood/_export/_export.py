@@ -76,7 +76,7 @@ def export(
     infinite values or pixels outside their range, gets the score NaN and the prediction -1.
 
     The file also contains the version of this package, the class of the detector, its threshold and
-    the labels of its classes: ``skood.version``, ``skood.detector``, ``skood.offset`` and
+    the labels of its classes in JSON: ``skood.version``, ``skood.detector``, ``skood.offset`` and
     ``skood.classes`` in the metadata of ONNX, and "skood.json" among the ``extra_files`` of an
     exported program.
 
@@ -137,7 +137,8 @@ def _about(detector: Any) -> dict[str, Any]:
     return {
         "version": skood.__version__,
         "detector": type(detector).__name__,
-        "offset": float(detector.offset_),
+        # JSON has no infinity.
+        "offset": float(detector.offset_) if np.isfinite(detector.offset_) else None,
         "classes": None if classes is None else np.asarray(classes).tolist(),
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import dataclass
 
@@ -184,7 +185,10 @@ class NetworkOutputs(Source):
         self.register_buffer("std", conversion.std)
         # A copy, because the user's network may be on a GPU and in training mode.
         self._network = copy.copy(network)
-        module = copy.deepcopy(network.module).cpu().eval().requires_grad_(False)
+        module = copy.deepcopy(network.module).cpu().requires_grad_(False)
+        # Networks from torch.export have a fixed mode and raise.
+        with contextlib.suppress(NotImplementedError):
+            module.eval()
         for tensor in tensors_of(module).values():
             # The file formats store tensors in this order.
             tensor.data = tensor.data.contiguous()

@@ -147,8 +147,11 @@ def test_what_is_not_tensor_arithmetic_says_why(tmp_path, energy):
     scripted = torch.jit.trace(network, torch.tensor(ROWS))
     refused(skood.MSP(scripted), "scripted network")
     refused(skood.Energy(Branching()), "cannot trace.*branch", ValueError)
-    conformal = ConformalDetector(FrozenEstimator(energy), class_conditional=True, alpha=0.2)
-    refused(conformal, "class_conditional", ValueError)
+    other = FrozenEstimator(LogisticRegression().fit(ROWS, Y))
+    conformal = ConformalDetector(
+        FrozenEstimator(energy), class_conditional=True, alpha=0.2, classifier=other
+    )
+    refused(conformal, "another classifier", ValueError)
     inside = ConformalDetector(FrozenEstimator(skood.ODIN(network).fit(ROWS)), alpha=0.1)
     refused(inside, "ODIN cannot be exported")
     forest = ConformalDetector(GaussianMixture(), alpha=0.2, random_state=0)

@@ -56,6 +56,10 @@ def variants(network):
             ConformalDetector(FrozenEstimator(energy), alpha=0.1),
             ConformalDetector(knn, alpha=0.1, random_state=0),
             ConformalDetector(skood.KNN(), method="cross", n_splits=3, random_state=0),
+            # Some classes have too few calibration rows.
+            ConformalDetector(
+                energy, alpha=0.1, class_conditional=True, calibration_fraction=0.32, random_state=0
+            ),
         ],
         "DICE": [skood.DICE(network, 50.0)],
         "DeepEnsemble": [
@@ -185,7 +189,14 @@ ALIKE = {
     *("GEN 1", "GMM 1", "KNN 1", "Mahalanobis 1", "MSP 0", "MSP 1", "NECO 2", "NNGuide 1"),
     *("OODGen 0", "OODGen 1", "OODGen 2", "OpenMax 1", "OutlierExposure 0", "PNML 1"),
     *("RegMixup 0", "RelativeMahalanobis 1", "Residual 0", "TunedThreshold 0", "VOS 0"),
-    *("DeepEnsemble 0", "ConformalDetector 1", "LogitNorm 0", "Mahalanobis 0", "ASH 1"),
+    *(
+        "DeepEnsemble 0",
+        "ConformalDetector 1",
+        "ConformalDetector 3",
+        "LogitNorm 0",
+        "Mahalanobis 0",
+        "ASH 1",
+    ),
     *("KNN 2", "KernelPCA 0", "NECO 0", "VRA 1", "VRA 2", "ReAct 0", "SCALE 0", "DICE 0"),
 }
 
