@@ -252,7 +252,6 @@ CODECS = [
         lambda value: isinstance(value, np.generic),
         _encode_scalar,
         _decode_scalar,
-        shared=False,
     ),
     Codec(
         "dtype",
@@ -274,7 +273,6 @@ CODECS = [
         lambda value: isinstance(value, torch.device),
         lambda value, writer: {"name": str(value)},
         lambda node, reader: torch.device(field(node, "name", str)),
-        shared=False,
     ),
     Codec(
         "random_state",

@@ -22,8 +22,9 @@ lists, and the first codec that accepts an object encodes it::
   ``reader.tensor(name)`` hand over the stored values without a copy, each name once, so that only
   one copy of large weights is in memory. ``writer.node(array)`` stores an array of any dtype, with
   its layout.
-- An object that occurs twice is encoded once; both places get one object again. A codec of values
-  without identity (numbers, tuples) sets ``shared=False``.
+- An object that occurs twice is encoded once; both places get one object again, since pickles and
+  :func:`joblib.hash` depend on it even for tuples. A codec of values without identity (numbers,
+  functions) sets ``shared=False``.
 - ``writer.refuse(reason)`` raises an error that names the place of the object.
   ``writer.note(text)`` adds a line to the file's card. A node that names a class or function
   outside this package has the name in the field ``"needs"``; ``reader.trusted(name)`` returns it if

@@ -108,6 +108,17 @@ def test_one_object_in_two_places_is_one_again(mlp, tmp_path):
     assert first.classifier is second.classifier
 
 
+@pytest.mark.parametrize(
+    "detector",
+    [skood.Mahalanobis(), skood.MSP(tiny_mlp()), skood.LogLikelihood(tiny_flow())],
+    ids=name_of,
+)
+def test_caches_know_a_loaded_estimator(detector, tmp_path):
+    """By its hash, which depends on the identity of tuples, too."""
+    detector = clone(detector).set_params(random_state=0).fit(X, Y)
+    assert joblib.hash(there_and_back(detector, tmp_path)) == joblib.hash(detector)
+
+
 def test_a_shared_network_is_stored_once(mlp, tmp_path):
     skood.save(skood.MSP(FrozenEstimator(mlp)).fit(X, Y), tmp_path / "one")
     members = [(str(k), skood.MSP(FrozenEstimator(mlp)).fit(X, Y)) for k in range(5)]
