@@ -83,9 +83,13 @@ def _decode_handle(node: dict[str, Any], reader: Reader) -> ModuleHandle:
     for name, value in field(node, "attributes", dict).items():
         check_attribute(type(handle), name)
         setattr(handle, name, reader.value(value, *((Reading,) if name == "reading_" else ())))
+    network = handle.network()
+    if network.reading is not None:
+        # Raises an error if the layer that the reading names is absent.
+        _ = network.last_layer
     example = reader.value(field(node, "example"))
     if example is not None:
-        _check_output(handle.network(), *example)
+        _check_output(network, *example)
     return handle
 
 

@@ -23,14 +23,9 @@ from skood._files._structure import (
     resolved,
     values_in,
 )
+from skood._torch.dropout import DROPOUTS
 
-__all__ = ["DROPOUTS", "Layer", "Program"]
-
-# Functions of torch.nn.functional.
-DROPOUTS = (
-    *("dropout", "dropout1d", "dropout2d", "dropout3d"),
-    *("alpha_dropout", "feature_alpha_dropout"),
-)
+__all__ = ["Layer", "Program"]
 
 # Reshapes that copy nothing, and that fail on inputs with other strides than those of the example.
 _VIEWS = ("aten.view.default", "aten._unsafe_view.default")
@@ -255,7 +250,7 @@ class _Dropout:
     """A dropout in eval mode."""
 
     def __init__(self, name: str) -> None:
-        self._function = getattr(F, name)
+        self._function = DROPOUTS[name]
 
     def __call__(self, x: Tensor, p: float, inplace: bool) -> Tensor:
         dropped: Tensor = self._function(x, p=p, training=False, inplace=inplace)

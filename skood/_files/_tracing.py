@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.overrides import TorchFunctionMode
 
-from skood._files._program import DROPOUTS
+from skood._torch.dropout import DROPOUTS
 from skood.classifiers._forward import ForwardPass
 from skood.classifiers._returned import EMBEDDINGS, layer_named, pick
 
@@ -83,13 +83,10 @@ class _Marks(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is F.linear and not types:
             return _marked_linear(*args, **kwargs)
-        if function in _DROPOUTS and not kwargs["training"]:
+        if function in DROPOUTS.values() and not kwargs["training"]:
             inplace = kwargs["inplace"]
             return torch.ops.skood.dropout(args[0], function.__name__, kwargs["p"], inplace)
         return function(*args, **kwargs)
-
-
-_DROPOUTS = {getattr(F, name) for name in DROPOUTS}
 
 
 def _marked_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -196,7 +193,7 @@ def _export(network: ForwardPass, example: Any, shapes: Any) -> Any:
 def _reason(error: Exception) -> str:
     """Return the reason why torch.export failed."""
     text = " ".join(str(error).split())
-    if re.search(r"(batch|length) as dynamic but your code specialized it", text):
+    if re.search(r"batch (as dynamic but your code spec|was inferred to be a const)", text):
         return (
             "its forward pass fixes the number of items in a batch, as len(x) does and x.shape[0] "
             "does not"

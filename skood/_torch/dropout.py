@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,10 +13,18 @@ from torch.overrides import TorchFunctionMode
 
 from skood._torch.seeding import numpy_rng
 
-__all__ = ["Subnetwork"]
+__all__ = ["DROPOUTS", "Subnetwork"]
 
 _OF_VALUES = {F.dropout, F.alpha_dropout}
 _OF_CHANNELS = {F.dropout1d, F.dropout2d, F.dropout3d, F.feature_alpha_dropout}
+# By name, since files hold names instead of functions.
+DROPOUTS: dict[str, Callable[..., Tensor]] = {
+    function.__name__: function
+    for function in (
+        *(F.alpha_dropout, F.dropout, F.dropout1d, F.dropout2d, F.dropout3d),
+        F.feature_alpha_dropout,
+    )
+}
 # Alpha dropout replaces dropped values by the lower limit of SELU.
 _SELU_LIMIT = -1.7580993408473766
 
@@ -37,8 +44,8 @@ class Subnetwork(TorchFunctionMode):
 
     Attributes
     ----------
-    dropouts : list of partial
-        Function and rate of each dropout in the last block.
+    dropouts : list of (str, float)
+        Name, in ``torch.nn.functional``, and rate of each dropout in the last block.
     shapes : list of tuple of int
         Shape of the input of each dropout.
     output : Tensor or None
@@ -51,7 +58,7 @@ class Subnetwork(TorchFunctionMode):
         self._masks: dict[tuple[int, tuple[int, ...]], Tensor] = {}
 
     def __enter__(self) -> Subnetwork:
-        self.dropouts: list[Callable[[Tensor], Tensor]] = []
+        self.dropouts: list[tuple[str, float]] = []
         self.shapes: list[tuple[int, ...]] = []
         self.output: Tensor | None = None
         return super().__enter__()
@@ -66,7 +73,7 @@ class Subnetwork(TorchFunctionMode):
 
     def _drop(self, function: Any, input: Tensor, p: float, *, inplace: bool) -> Tensor:
         mask = self._mask(function, input, p)
-        self.dropouts.append(partial(function, p=p))
+        self.dropouts.append((function.__name__, p))
         self.shapes.append(tuple(input.shape))
         # For p = 1 everything is dropped; avoid the division by 0.
         kept = 1 - p or 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -12,7 +10,7 @@ from torch import Tensor
 
 from skood._checked_data import CheckedData
 from skood._parameters import StrOptions, at_least, estimator, parameter
-from skood._torch.dropout import Subnetwork
+from skood._torch.dropout import DROPOUTS, Subnetwork
 from skood._torch.seeding import Stream
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._inputs import copies_of, n_items_of
@@ -128,7 +126,7 @@ class MCDropout(UncertaintyDetector):
     def _subnetwork(self, number: int) -> Subnetwork:
         return Subnetwork(self._seed, Stream.DROPOUT_MASKS, number)
 
-    def _find_dropout(self, data: CheckedData) -> Callable[[Tensor], Tensor] | None:
+    def _find_dropout(self, data: CheckedData) -> tuple[str, float] | None:
         """Return the dropout of the penultimate features if the network has no other."""
         network: Network = self.classifier_.network()
         subnetwork = self._subnetwork(0)
@@ -168,14 +166,15 @@ class MCDropout(UncertaintyDetector):
         network: Network = self.classifier_.network()
         subnetworks = [self._subnetwork(number) for number in range(self.n_samples)]
         if self._feature_dropout is not None:
-            dropout, (weight, bias) = self._feature_dropout, network.head
+            (name, rate), (weight, bias) = self._feature_dropout, network.head
+            dropout = DROPOUTS[name]
 
             def on_features(outputs: Outputs) -> npt.NDArray[np.float64]:
                 features = torch.from_numpy(outputs.features)
                 logits = []
                 for subnetwork in subnetworks:
                     with subnetwork:
-                        logits.append(dropout(features).numpy() @ weight.T + bias)
+                        logits.append(dropout(features, p=rate).numpy() @ weight.T + bias)
                 return statistic(log_softmax(np.stack(logits, 1), axis=2))
 
             return in_float64(on_features, self._outputs(data))

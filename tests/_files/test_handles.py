@@ -75,7 +75,7 @@ def image_network():
     "kind",
     [
         *(skood.Energy, skood.ODIN, skood.AdaSCALE, skood.KNN, skood.ViM, skood.Gram),
-        *(skood.RankFeat, skood.NAC, skood.LayerMahalanobis),
+        *(skood.RankFeat, skood.NAC, skood.LayerMahalanobis, skood.MCDropout),
     ],
 )
 def test_same_bits(kind, image_network, tmp_path):
@@ -233,20 +233,30 @@ def test_refused_with_a_reason(tmp_path):
     for modules in ("program", "weights"):
         with pytest.raises(ValueError, match="quantised layers, whose packed weights"):
             skood.save(detector, path, modules=modules)
-    detector = skood.Energy(skood.PretrainedClassifier(seeded(Random), output=lambda out: out))
-    detector.fit(ROWS)
-    with pytest.raises(ValueError, match=r"Energy.classifier.*Random.*values of tensors.*weights"):
-        skood.save(detector, path)
+    for kind, message in {Branching: "values of tensors", HalfAndHalf: "autocast|differ"}.items():
+        detector = skood.Energy(seeded(kind)).fit(ROWS)
+        with pytest.raises(ValueError, match=rf"Energy.classifier.*{kind.__name__}.*{message}"):
+            skood.save(detector, path)
+        loaded = there_and_back(detector, path, modules={kind.__name__: kind()})
+        np.testing.assert_array_equal(loaded.score_samples(ROWS), detector.score_samples(ROWS))
 
 
-class Random(nn.Linear):
+class Branching(nn.Sequential):
     """Takes another branch for some values."""
 
     def __init__(self):
-        super().__init__(6, 4)
+        super().__init__(nn.Linear(6, 4))
 
     def forward(self, x):
         return super().forward(x if x.sum() > 1e9 else 2 * x)
+
+
+class HalfAndHalf(Branching):
+    """Computes in two precisions."""
+
+    def forward(self, x):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return self[0](x).float()
 
 
 def test_a_loaded_file_has_no_code(image_network, tmp_path):

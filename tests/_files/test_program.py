@@ -247,11 +247,6 @@ def test_fields():
         program(tokens=tokens)
 
 
-def autocast(module, x):
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return module.a(x).float()
-
-
 def counting(module, x):
     module.seen += 1
     return module.a(x)
@@ -276,7 +271,6 @@ REFUSED = {
     "uses the operator aten.bernoulli|draws random masks": lambda: Function(
         lambda m, x: m.a(F.dropout(x, 0.5, training=True)), a=linear()
     ),
-    "autocast": lambda: Function(autocast, a=linear()),
     "changes its buffer 'seen'": counter,
     "scripted": lambda: torch.jit.script(nn.Sequential(linear())),
     r"ended in RuntimeError: .*numpy": lambda: Function(
@@ -285,6 +279,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize("reason", REFUSED)
 def test_refused_with_a_reason(reason, capfd):
     with pytest.raises(NotExportable, match=reason):
