@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,12 @@ from sklearn.utils.validation import validate_data
 from skood._caching import cached
 from skood._checked_data import CheckedData
 from skood._chunks import row_slices
-from skood._torch.run import InterruptedTraining, kept_unless_interrupted, n_interrupted
+from skood._torch.run import (
+    InterruptedTraining,
+    followed_by,
+    kept_unless_interrupted,
+    n_interrupted,
+)
 from skood._unread_data import UnreadData
 
 __all__ = [
@@ -86,7 +92,11 @@ def fit_model(
 
 
 def fit_members(
-    fit: Callable[[int], Any], are_trained: Sequence[bool], n_jobs: int | None
+    fit: Callable[[int], Any],
+    are_trained: Sequence[bool],
+    n_jobs: int | None,
+    *,
+    named: bool = True,
 ) -> Iterator[Any]:
     """Fit the members of an ensemble, one after another or by joblib's processes.
 
@@ -101,6 +111,8 @@ def fit_members(
         Whether each member is already trained.
     n_jobs : int or None
         As in :class:`joblib.Parallel`.
+    named : bool, default=True
+        Whether the next member is named after Ctrl-C.
 
     Yields
     ------
@@ -108,7 +120,12 @@ def fit_members(
     """
     numbers = range(len(are_trained))
     if joblib.effective_n_jobs(n_jobs) == 1:
-        yield from map(fit, numbers)
+        for k in numbers:
+            has_next = named and k + 1 < len(numbers)
+            following = f"member {k + 2} of {len(numbers)}" if has_next else None
+            # A second Ctrl-C is raised after the caller has stored the member.
+            with followed_by(following) if named else contextlib.nullcontext():
+                yield fit(k)
         return
     fitted = {k: fit(k) for k in numbers if are_trained[k]}
     others = [k for k in numbers if not are_trained[k]]

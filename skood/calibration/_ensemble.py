@@ -235,7 +235,7 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
 
         are_trained = [isinstance(detector, FrozenEstimator) for detector in detectors]
         self.detectors_ = []
-        for detector in fit_members(fitted, are_trained, self.n_jobs):
+        for detector in fit_members(fitted, are_trained, self.n_jobs, named=False):
             self.detectors_.append(detector)
         self.named_detectors_ = Bunch(**dict(zip(names, self.detectors_, strict=True)))
         self.reference_scores_ = [np.sort(scores_of(d, reference)) for d in self.detectors_]

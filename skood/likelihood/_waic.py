@@ -13,7 +13,6 @@ from sklearn.frozen import FrozenEstimator
 from skood._checked_data import CheckedData
 from skood._models import fit_members, fit_model
 from skood._parameters import HasMethods, at_least, estimator, parameter
-from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, check_densities, log_density
 
@@ -107,10 +106,7 @@ class WAIC(DensityDetector):
             if bootstrap and not are_trained[number]:
                 rows = np.sort(rng.integers(len(inliers), size=len(inliers)))
                 data, labels = inliers.subset(rows), None if y is None else y[rows]
-            is_last = number + 1 == len(members)
-            following = None if is_last else f"member {number + 2} of {len(members)}"
-            with followed_by(following):
-                return fit_model(member, data, labels, seed=member_seed, memory=memory)
+            return fit_model(member, data, labels, seed=member_seed, memory=memory)
 
         self.densities_ = list(fit_members(fitted, are_trained, self.n_jobs))
         self._check_members_differ(inliers)

@@ -15,7 +15,6 @@ from skood._checked_data import CheckedData
 from skood._models import fit_members, in_chunks
 from skood._parameters import HasMethods, StrOptions, at_least, estimator, parameter
 from skood._progress import progress_scope
-from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.posthoc._models import classifier_outputs, fitted_model, is_multilabel, with_handles
@@ -135,9 +134,7 @@ class DeepEnsemble(UncertaintyDetector):
             member = members[number]
             # The seed depends on the number, so that a larger ensemble has the same first members.
             own_seed = int(numpy_rng(seed, Stream.ENSEMBLE_MEMBERS, number).integers(2**31 - 1))
-            is_last = number + 1 == len(members)
-            following = None if is_last else f"member {number + 2} of {len(members)}"
-            with progress_scope(label=f"({number + 1} of {len(members)})"), followed_by(following):
+            with progress_scope(label=f"({number + 1} of {len(members)})"):
                 return fitted_model(
                     member if listed else _reseeded(member, own_seed),
                     inliers,
