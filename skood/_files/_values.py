@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 from skood._files._codec import Codec, DamagedFile, Reader, Writer, field
 
 __all__ = ["CODECS"]
+
+_MOST_OF_ONE_HASH = 1000
 
 
 def _is(*types: type) -> Any:
@@ -67,12 +70,24 @@ def _decode_items(node: dict[str, Any], reader: Reader) -> list[Any]:
     return [reader.value(item) for item in field(node, "items", list)]
 
 
+def _hashable(items: list[Any]) -> list[Any]:
+    """Return items for a set or dict; raise if many have one hash, for which a set takes hours."""
+    counts = Counter(map(hash, items))
+    if counts and max(counts.values()) > _MOST_OF_ONE_HASH:
+        raise DamagedFile(f"more than {_MOST_OF_ONE_HASH} keys have the same hash")
+    return items
+
+
 def _encode_set(value: Any, writer: Writer) -> dict[str, Any]:
     # The order of a set differs between processes.
     try:
         return _encode_items(sorted(value), writer)
     except TypeError:
         return _encode_items(sorted(value, key=lambda item: (str(type(item)), repr(item))), writer)
+
+
+def _decode_keys(node: dict[str, Any], reader: Reader) -> list[Any]:
+    return _hashable(_decode_items(node, reader))
 
 
 def _encode_dict(value: dict[Any, Any], writer: Writer) -> dict[str, Any]:
@@ -85,8 +100,8 @@ def _encode_dict(value: dict[Any, Any], writer: Writer) -> dict[str, Any]:
 
 
 def _decode_dict(node: dict[str, Any], reader: Reader) -> dict[Any, Any]:
-    pairs = field(node, "items", list)
-    made = {reader.value(key): reader.value(item) for key, item in pairs}
+    pairs = [(reader.value(key), reader.value(item)) for key, item in field(node, "items", list)]
+    made = dict(zip(_hashable([key for key, _ in pairs]), (item for _, item in pairs), strict=True))
     if len(made) != len(pairs):
         raise DamagedFile("a key occurs twice in a dict")
     return made
@@ -127,12 +142,17 @@ CODECS = [
         lambda node, reader: tuple(_decode_items(node, reader)),
     ),
     Codec("list", _is(list), _encode_items, _decode_items),
-    Codec("set", _is(set), _encode_set, lambda node, reader: set(_decode_items(node, reader))),
+    Codec(
+        "set",
+        _is(set),
+        _encode_set,
+        lambda node, reader: set(_hashable(_decode_items(node, reader))),
+    ),
     Codec(
         "frozenset",
         _is(frozenset),
         _encode_set,
-        lambda node, reader: frozenset(_decode_items(node, reader)),
+        lambda node, reader: frozenset(_decode_keys(node, reader)),
     ),
     Codec("dict", _is(dict), _encode_dict, _decode_dict),
     Codec("range", _is(range), _encode_range, _decode_range),

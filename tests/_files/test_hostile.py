@@ -276,6 +276,16 @@ def test_hostile_values(forge, node):
     assert_refused(forge(change))
 
 
+@pytest.mark.parametrize("tag", ["dict", "set", "frozenset"])
+def test_keys_of_one_hash(forge, tag):
+    def change(tree):
+        items = [{"is": "int", "hex": hex(k * (2**61 - 1))} for k in range(30_000)]
+        items = [[item, 1] for item in items] if tag == "dict" else items
+        tree["attributes"]["further_"] = {"is": tag, "items": items}
+
+    assert_refused(forge(change), "have the same hash")
+
+
 def test_hostile_trees(forge):
     for tree in (
         *(nested(depth) for depth in (250, 2_000, 100_000)),
