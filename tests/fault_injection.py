@@ -6,6 +6,7 @@ test suite runs a few hundred faults, and benchmarks/faults.py ten thousand.
 
 import contextlib
 import hashlib
+import linecache
 import os
 import random
 import re
@@ -112,16 +113,21 @@ class Caching:
 def at_line(number, action):
     """Call `action` when the block reaches its `number`-th line in the files of `TRACED`.
 
-    Yields a list whose length is the number of lines so far.
+    It waits while the lines belong to a ``with`` statement: an exception between the end of its
+    block and ``__exit__``, where Python handles no signals, would leave a lock locked. Yields a list
+    whose length is the number of lines so far.
     """
-    seen = []
+    seen, done = [], []
 
     def trace(frame, event, arg):
         if not frame.f_code.co_filename.startswith(TRACED):
             return None
         if event == "line":
             seen.append(None)
-            if len(seen) == number:
+            code = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+            is_with = code.lstrip().startswith("with ")
+            if number and len(seen) >= number and not done and not is_with:
+                done.append(None)
                 action()
         return trace
 

@@ -154,6 +154,22 @@ def test_damaged_source(tmp_path, function, damage):
     assert calls == [3, 3]
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="a system without pipes")
+@pytest.mark.parametrize("name", ["output.pkl", "func_code.py", "metadata.json"])
+def test_a_pipe_is_not_opened(tmp_path, function, name):
+    """Opening it would wait for ever."""
+    function(3)
+    (path,) = files(tmp_path, name)
+    path.unlink()
+    os.mkfifo(path)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert cached(str(tmp_path), work)(3)["x"][0] == 3
+    messages = [str(warning.message) for warning in caught]
+    assert len(messages) == (name != "metadata.json")
+    assert all("is not a regular file" in message for message in messages)
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
     """Nothing is computed."""
     calls.clear()

@@ -17,6 +17,7 @@ def test_a_few_hundred_faults(tmp_path):
         [sys.executable, str(SCRIPT), "--n", "250", "--out", str(tmp_path)],
         capture_output=True,
         text=True,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     tally = json.loads((tmp_path / "faults.json").read_text())
