@@ -39,7 +39,7 @@ from _machine import machine
 from fault_injection import FAULTS, Tally, cause_faults
 from tqdm import tqdm
 
-FAULTS_AT_ONCE = 250
+FAULTS_AT_ONCE = 125
 
 
 def run(n: int, seed: int) -> Tally:

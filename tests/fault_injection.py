@@ -113,9 +113,9 @@ class Caching:
 def at_line(number, action):
     """Call `action` when the block reaches its `number`-th line in the files of `TRACED`.
 
-    It waits while the lines belong to a ``with`` statement: an exception between the end of its
-    block and ``__exit__``, where Python handles no signals, would leave a lock locked. Yields a list
-    whose length is the number of lines so far.
+    It waits while a line starts with ``with``: an exception between the end of the block and
+    ``__exit__``, where Python handles no signals, would leave a lock locked. Yields a list whose
+    length is the number of lines so far.
     """
     seen, done = [], []
 
@@ -124,11 +124,11 @@ def at_line(number, action):
             return None
         if event == "line":
             seen.append(None)
-            code = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
-            is_with = code.lstrip().startswith("with ")
-            if number and len(seen) >= number and not done and not is_with:
-                done.append(None)
-                action()
+            if number and len(seen) >= number and not done:
+                code = linecache.getline(frame.f_code.co_filename, frame.f_lineno)
+                if not code.lstrip().startswith("with "):
+                    done.append(None)
+                    action()
         return trace
 
     sys.settrace(trace)
