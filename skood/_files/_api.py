@@ -140,7 +140,8 @@ def load(
         "module.name"; the modules of such names are imported. ``inspect_file(path).needs`` lists
         what a file needs.
     modules : dict of str to Module or None, default=None
-        Networks for a file with their weights alone (``modules="weights"`` in :func:`save`).
+        Networks for a file with their weights alone (``modules="weights"`` in :func:`save`), by the
+        names in ``inspect_file(path).notes``. They are copied and not changed.
 
     Returns
     -------
