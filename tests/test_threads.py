@@ -68,7 +68,7 @@ def rows():
 
 
 def images():
-    return np.random.default_rng(0).random((24, 1, 16, 16), np.float32), np.arange(24) % 2
+    return np.random.default_rng(0).random((8, 1, 16, 16), np.float32), np.arange(8) % 2
 
 
 def fit(estimator, X, y):
@@ -95,12 +95,13 @@ def assert_the_same_in_threads(fitted, parts):
     expected = [{name: getattr(fitted, name)(part) for name in methods} for part in parts]
 
     def results(number):
-        order = [*range(number % len(parts), len(parts)), *range(number % len(parts))]
-        return [(k, name, getattr(fitted, name)(parts[k])) for k in order for name in methods]
+        part = parts[number % len(parts)]
+        return {name: getattr(fitted, name)(part) for name in methods}
 
-    for calls in in_threads(results):
-        for k, name, result in calls:
-            np.testing.assert_array_equal(result, expected[k][name], err_msg=name)
+    for number, found in enumerate(in_threads(results)):
+        for name, result in found.items():
+            one = expected[number % len(parts)][name]
+            np.testing.assert_array_equal(result, one, err_msg=name)
 
 
 @pytest.mark.filterwarnings("ignore:the (classifier is|training loss):UserWarning")
