@@ -52,9 +52,9 @@ EXACT = {
     "one class": lambda: DeepSVDD(mlp(), random_state=0).fit(X).backbone_,
 }
 NOISY = {
-    "noise in the loss": lambda: VAE(4, max_epochs=9, **QUIET).fit(X),
+    "noise in the loss": lambda: VAE(4, max_epochs=5, **QUIET).fit(X),
     "noise in the batches": lambda: NeuralSplineFlow(
-        max_epochs=9, mutation_rate=0.2, batch_size=32, **QUIET
+        max_epochs=3, mutation_rate=0.2, batch_size=64, **QUIET
     ).fit(X[:, 18:22]),
     "seed of the first process": lambda: mlp(random_state=None).fit(X, y),
 }
@@ -115,7 +115,7 @@ def late(rank):
 
 def interrupted_and_resumed(rank, folder):
     """Press Ctrl-C in the second process; only the first has the folder of checkpoints."""
-    network = mlp(max_epochs=9, checkpoint_dir=folder / f"rank {rank}")
+    network = mlp(max_epochs=4, checkpoint_dir=folder / f"rank {rank}")
     advance = run_module.TrainingRun.advance
 
     def press(run, losses):
@@ -129,7 +129,7 @@ def interrupted_and_resumed(rank, folder):
         network.fit(X, y)
     run_module.TrainingRun.advance = advance
     network.fit(X, y)
-    uninterrupted = mlp(max_epochs=9).fit(X, y)
+    uninterrupted = mlp(max_epochs=4).fit(X, y)
     return {
         "warnings": [str(warning.message) for warning in caught],
         "resumed": result(network),

@@ -105,7 +105,7 @@ def test_waiting_for_a_late_process_is_told(ranks):
 def test_ctrl_c_in_one_process_ends_the_same_step_in_all(ranks):
     for rank in ranks:
         (warning,) = rank["interrupted"]["warnings"]
-        assert warning.startswith("MLP was interrupted after 8 of 36 steps")
+        assert warning.startswith("MLP was interrupted after 8 of 16 steps")
 
 
 def test_resumes_from_the_checkpoint_of_the_first_process(ranks):
