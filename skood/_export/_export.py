@@ -38,8 +38,9 @@ def export(
     ----------
     detector : Detector
         Fitted. Its score must be arithmetic on the features and logits of a torch network, or on
-        rows of X with ``features=None``; a detector in :class:`ConformalDetector`,
-        :class:`TunedThreshold` or :class:`EnsembleDetector`, too.
+        rows of X with ``features=None``; or the detector is a
+        :class:`~skood.calibration.ConformalDetector`, a :class:`~skood.calibration.TunedThreshold`
+        or an :class:`~skood.calibration.EnsembleDetector` of such detectors.
     path : str or PathLike
         File to write, such as "detector.onnx" or "detector.pt2". An existing file is replaced.
     X : array-like or Tensor of shape (n_samples, ...), default=None
