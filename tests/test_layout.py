@@ -105,8 +105,8 @@ ALLOWED = {
     },
     "testing": {"_torch"},
     "_files": {
-        *("_files", "_safe_files", "_torch", "classifiers", "density", "likelihood"),
-        "training_time",
+        *("_files", "_lazy_rows", "_safe_files", "_torch", "classifiers", "density"),
+        *("likelihood", "training_time"),
     },
     "_evaluate": {"_models", "_open_set", "base", "metrics", *DOOR},
     "_export": {

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from skood._files._codec import Codec, DamagedFile, Reader, Writer, field
 from skood._files._container import has_numpy_dtype
+from skood._lazy_rows import LazyRows
 
 __all__ = ["CODECS"]
 
@@ -243,7 +244,8 @@ def _decode_torch_dtype(node: dict[str, Any], reader: Reader) -> torch.dtype:
 CODECS = [
     Codec(
         "ndarray",
-        lambda value: type(value) in (np.ndarray, np.memmap),
+        # Rows of a bank that lie in a memory map become an array.
+        lambda value: type(value) in (np.ndarray, np.memmap, LazyRows),
         _encode_array,
         _decode_array,
     ),

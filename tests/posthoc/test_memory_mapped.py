@@ -139,8 +139,10 @@ def test_a_bank_in_a_file_stays_there_and_a_pickle_holds_it(tmp_path):
     np.testing.assert_array_equal(pickle.loads(stored).score_samples(new), expected)
     half = skood.KNN(n_neighbors=3).fit(mapped, np.where(np.arange(300) < 150, 0, -1))
     assert isinstance(half._rows, LazyRows)
-    again = pickle.loads(pickle.dumps(half))
-    np.testing.assert_array_equal(again.score_samples(new), half.score_samples(new))
+    skood.save(half, tmp_path / "half.skood")
+    for again in (pickle.loads(pickle.dumps(half)), skood.load(tmp_path / "half.skood")):
+        assert type(again._rows) is np.ndarray
+        np.testing.assert_array_equal(again.score_samples(new), half.score_samples(new))
     assert not is_on_disk(np.load(tmp_path / "rows.npy", mmap_mode="r+"))
 
 
