@@ -122,7 +122,9 @@ OF_GREY = [
 ]
 CASES = [
     *(("rows", estimator) for estimator in OF_ROWS),
-    *(("rows in float32", estimator) for estimator in OF_ROWS),
+    ("rows in float32", skood.MSP(dense(6))),
+    ("rows in float32", skood.KNN(n_neighbors=5)),
+    ("rows in float32", skood.NeuralSplineFlow(1, hidden_features=(8,), **QUICK)),
     ("grey", skood.MSP(dense(64))),
     ("grey", skood.ConvNet((2,), **QUICK)),
     ("grey", skood.VAE(2, n_filters=(3,), hidden_features=(6,), **QUICK)),

@@ -284,14 +284,14 @@ def score(part):
 def hold():
     with computing:
         held.set()
-        ended.wait(60)
+        ended.wait(240)
 
 # Another thread computes a batch while the process forks.
 held, ended = threading.Event(), threading.Event()
 threading.Thread(target=hold).start()
 held.wait(60)
 with multiprocessing.get_context("fork").Pool(2) as pool:
-    print(pool.map_async(score, range(2)).get(60))
+    print(pool.map_async(score, range(2)).get(240))
 ended.set()
 print(torch.get_num_threads())
 """
@@ -304,7 +304,7 @@ def test_forked_processes_score_and_train():
         [sys.executable, "-W", "ignore", "-c", FORKS],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         env=environment,
         check=False,
     )
