@@ -63,7 +63,8 @@ class NeuralEstimator(DocumentationLinkMixin, BaseEstimator):
         processes for a torch ``Dataset`` and a GPU, and 0 otherwise.
     checkpoint_dir : str, Path or None, default=None
         Folder of checkpoints, written every minute and at the end of training; a fit with the same
-        parameters and data resumes from there.
+        parameters and data resumes from there. If nothing can be written to it, `fit` raises an
+        OSError before training.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
         more than a few seconds.
