@@ -6,6 +6,8 @@ import importlib
 import inspect
 import json
 import re
+import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 import chart
@@ -31,7 +33,7 @@ PARTS = {
 }
 # The public names of a part, where they are not its ``__all__``.
 NAMES = {"base": ["BaseDetector", "CheckedData", "ModelDetector", "estimator", "parameter"]}
-FUNCTIONS = ["evaluate", "share_forward_pass"]
+FUNCTIONS = ["evaluate", "export", "inspect_file", "load", "save", "share_forward_pass"]
 
 
 def write(docs: Path) -> None:
@@ -44,7 +46,9 @@ def write(docs: Path) -> None:
         "whats_new.rst": whats_new_page(),
         "choosing.svg": chart.svg(),
         # Included by the user guide.
+        "exportable.inc": exportable_list(),
         "false_alarms.inc": false_alarms_table(),
+        "saved_sklearn.inc": saved_sklearn_list(),
     }
     for name, text in pages.items():
         path = folder / name
@@ -225,6 +229,25 @@ def areas_of_trained_networks() -> dict[str, float]:
         if (row["detector"], row["ood_set"]) == ("OODGen, reject", "omniglot"):
             areas["OODGen"] = row["auroc"]
     return areas
+
+
+def exportable_list() -> str:
+    """List the detectors that ``skood.export`` writes as a graph."""
+    from skood._export import exportable
+
+    return listed(f":class:`~skood.{name}`" for name in exportable())
+
+
+def saved_sklearn_list() -> str:
+    """List the estimators of scikit-learn that ``skood.load`` makes."""
+    from skood._files._sklearn import KNOWN
+
+    names = {name for names in KNOWN.values() for name in names}
+    return listed(f"``{name}``" for name in sorted(names))
+
+
+def listed(items: Iterable[str]) -> str:
+    return textwrap.fill(", ".join(items), 100, break_long_words=False) + "\n"
 
 
 def false_alarms_table() -> str:

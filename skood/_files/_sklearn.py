@@ -1,7 +1,7 @@
 """Encoding of scikit-learn's estimators.
 
 An estimator is stored as its public name, the parameters and the fitted attributes, in the codecs
-of plain values and arrays. `load` makes classes of the list `_KNOWN` alone, whose methods compute
+of plain values and arrays. `load` makes classes of the list `KNOWN` alone, whose methods compute
 in numpy and scipy, or whose compiled parts are checked (here and in `_sklearn_parts.py`): an index
 beyond an array would crash the process. Other classes of scikit-learn load only if the caller
 trusts them.
@@ -27,10 +27,10 @@ from sklearn.base import BaseEstimator
 from skood._files._codec import Codec, DamagedFile, Reader, Writer, check_attribute, field
 from skood.likelihood._density_of_states import _OneClassSVM
 
-__all__ = ["CODECS"]
+__all__ = ["CODECS", "KNOWN"]
 
 # Estimators that a file may name, by their public modules.
-_KNOWN = {
+KNOWN = {
     "compose": ("ColumnTransformer",),
     "covariance": (
         "EllipticEnvelope",
@@ -116,7 +116,7 @@ def _class_named(name: str) -> Any:
     if name in _OWN:
         return _OWN[name]
     module, _, own = name.removeprefix("sklearn.").rpartition(".")
-    if not name.startswith("sklearn.") or own not in _KNOWN.get(module, ()):
+    if not name.startswith("sklearn.") or own not in KNOWN.get(module, ()):
         return None
     return getattr(importlib.import_module(f"sklearn.{module}"), own)
 
@@ -126,7 +126,7 @@ def _name_of(cls: type) -> str | None:
     """Return the name of a known class in files; None for another class."""
     if cls in _OWN.values():
         return next(name for name, own in _OWN.items() if own is cls)
-    for module, names in _KNOWN.items():
+    for module, names in KNOWN.items():
         name = f"sklearn.{module}.{cls.__name__}"
         # Private modules are below the public one.
         if cls.__name__ in names and f"{cls.__module__}.".startswith(f"sklearn.{module}."):
