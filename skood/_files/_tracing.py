@@ -106,14 +106,17 @@ class _Traced(nn.Module):
         super().__init__()
         self.module = network.module
         self.forward_pass = network
+        # Inside torch.export 2.4, modules are proxies that differ from the modules themselves.
+        layer = layer_named(network.module, network.features_from)
+        names = (name for name, part in network.module.named_modules() if part is layer)
+        self.named_layer = next(names, None)
 
     def forward(self, x: Any) -> tuple[Tensor, Tensor | None]:
         network = self.forward_pass
         source = network.features_from
-        named_layer = layer_named(self.module, source)
         seen: list[Any] = []
 
-        def mark(name: str, layer: nn.Module) -> Callable[..., Tensor | None]:
+        def mark(name: str) -> Callable[..., Tensor | None]:
             def note(layer: nn.Module, args: tuple, kwargs: dict, made: Any) -> Tensor | None:
                 if not isinstance(made, Tensor):
                     marked = None
@@ -121,14 +124,14 @@ class _Traced(nn.Module):
                     given = args[0] if args else next(iter(kwargs.values()), None)
                     given = given if isinstance(given, Tensor) else made
                     marked = torch.ops.skood.layer(given, made, name)
-                if layer is named_layer:
+                if name == self.named_layer:
                     seen.append(made if marked is None else marked)
                 return marked
 
             return note
 
         hooks = [
-            layer.register_forward_hook(mark(name, layer), with_kwargs=True)
+            layer.register_forward_hook(mark(name), with_kwargs=True)
             for name, layer in self.module.named_modules()
             if name and not isinstance(layer, torch.jit.ScriptModule)
         ]
