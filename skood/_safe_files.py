@@ -72,9 +72,10 @@ def whole_file(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[B
     path = Path(os.path.realpath(path))
     if path.is_char_device() or path.is_block_device():
         raise OSError(f"{path} is a device, not a file")
-    temporary, file = _create(path.parent)
+    names: list[Path] = []
     try:
-        with file:
+        with _create(path.parent, names) as file:
+            temporary = names[-1]
             yield file
             file.flush()
             if path.is_file():
@@ -88,24 +89,29 @@ def whole_file(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[B
         if fcntl is None:
             temporary.replace(path)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for name in names:
+            name.unlink(missing_ok=True)
         raise
     if sync:
         _sync_folder(path.parent)
 
 
-def _create(folder: Path) -> tuple[Path, BinaryIO]:
-    """Create a file with a unique name, locked for as long as it is open."""
+def _create(folder: Path, names: list[Path]) -> BinaryIO:
+    """Create a file with a unique name, locked for as long as it is open.
+
+    The name is the last of `names`. It is added before the file exists, so that the caller can
+    remove the file whenever Ctrl-C strikes.
+    """
     while True:
-        path = folder / f".skood-{uuid.uuid4().hex}.tmp"
-        file = path.open("x+b")
+        names.append(folder / f".skood-{uuid.uuid4().hex}.tmp")
+        file = names[-1].open("x+b")
         if fcntl is not None:
             # File systems without locks raise; their temporary files are never cleaned up.
             with contextlib.suppress(OSError):
                 fcntl.flock(file, fcntl.LOCK_EX)
         # Another process may have removed the file before it was locked.
         if os.fstat(file.fileno()).st_nlink:
-            return path, file
+            return file
         file.close()
 
 
@@ -332,12 +338,13 @@ def check_writable(folder: str | os.PathLike[str], parameter: str) -> None:
     try:
         make_folder(folder)
         remove_abandoned(folder)
-        path, file = _create(folder)
+        names: list[Path] = []
         try:
-            with file:
+            with _create(folder, names) as file:
                 file.write(bytes(4096))
         finally:
-            path.unlink(missing_ok=True)
+            for name in names:
+                name.unlink(missing_ok=True)
     except OSError as error:
         if folder in _written_before:
             return

@@ -318,7 +318,8 @@ class Campaign:
                     result = subject(folder)
             except BaseException:
                 result = traceback.format_exc()[-1500:]
-        unexpected = [str(w.message) for w in caught if not re.search(AFTERWARDS, str(w.message))]
+        shown = [str(w.message) for w in caught if not issubclass(w.category, ResourceWarning)]
+        unexpected = [message for message in shown if not re.search(AFTERWARDS, message)]
         os.write(writes, "\n".join([result, *unexpected])[:4000].encode())
         os._exit(0)
 
