@@ -142,7 +142,9 @@ class OutputsScore(PosthocDetector):
         if self._overfits:
             learned, held_out = self._split_for_threshold(len(outputs), y)
             if len(held_out):
-                training, class_indices = outputs.subset(learned), class_indices[learned]
+                training = outputs.subset(learned)
+                # Without labels all are 0: a view takes no memory.
+                class_indices = class_indices[slice(len(learned)) if y is None else learned]
                 rows, is_new = held_out, True
         self._learn_from(training, class_indices, seed)
         self._saved_head = outputs.head

@@ -108,7 +108,7 @@ class ViM(Residual):
     @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         super()._learn(outputs, class_indices, seed)
-        residual = -in_float64(super()._score, outputs).mean()
+        residual = -float(in_float64(super()._score, outputs).mean())
         largest = in_chunks(lambda rows: rows.max(1), outputs.logits).mean(dtype=np.float64)
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0
 
