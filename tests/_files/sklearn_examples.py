@@ -81,7 +81,7 @@ def _columns():
 
 def names():
     """Return the names of all known classes of scikit-learn."""
-    return [f"{module}.{name}" for module, own in _sklearn._KNOWN.items() for name in own]
+    return [f"{module}.{name}" for module, own in _sklearn.KNOWN.items() for name in own]
 
 
 def data(name):
