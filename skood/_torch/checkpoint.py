@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,16 +128,13 @@ class Checkpoint:
         bool
             Whether the state was written.
         """
+        # Torch's writer ends the process where Ctrl-C or a full disk strikes within a Python file.
+        content = io.BytesIO()
+        torch.save(state, content)
         try:
             make_folder(self.path.parent)
             with checked_file(self.path, self._label) as file:
-                try:
-                    torch.save(state, file)
-                except RuntimeError as error:
-                    # Torch ends its archive after an exception too, which raises another one.
-                    if isinstance(error.__context__, (OSError, KeyboardInterrupt)):
-                        raise error.__context__ from None
-                    raise
+                file.write(content.getbuffer())
         except OSError as error:
             if not self._warned_of_writing:
                 self._warned_of_writing = True
