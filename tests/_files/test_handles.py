@@ -138,7 +138,7 @@ def test_behaves_as_a_handle(image_network, tmp_path):
         {"features_from": ("body", torch.relu)},
         {"multilabel": True},
     ],
-    ids=str,
+    ids=["function", "functions", "layer", "function of a layer", "multilabel"],
 )
 def test_choices_of_output_and_features(settings, tmp_path):
     handle = skood.PretrainedClassifier(seeded(Outputs), **settings)
