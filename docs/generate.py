@@ -48,6 +48,7 @@ def write(docs: Path) -> None:
         # Included by the user guide.
         "exportable.inc": exportable_list(),
         "false_alarms.inc": false_alarms_table(),
+        "faults.inc": faults_table(),
         "saved_sklearn.inc": saved_sklearn_list(),
     }
     for name, text in pages.items():
@@ -244,6 +245,25 @@ def saved_sklearn_list() -> str:
 
     names = {name for names in KNOWN.values() for name in names}
     return listed(f"``{name}``" for name in sorted(names))
+
+
+def faults_table() -> str:
+    """Tabulate the faults that fits and scores survived."""
+    report = read("faults")
+    lines = [
+        "Faults were caused at random in tiny trainings, scorings and cached fits: the call ended in an",
+        "error that the fault does not call for (lost), or its result differed from a call without a fault",
+        "(wrong).",
+        "",
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - fault\n     - events\n     - lost\n     - wrong",
+    ]
+    for fault, count in report["faults"].items():
+        lost, wrong = (report[kind].get(fault, 0) for kind in ("lost", "wrong"))
+        lines.append(f"   * - {fault}\n     - {count}\n     - {lost}\n     - {wrong}")
+    return "\n".join([*lines, "", "``benchmarks/faults.py`` causes them.", ""])
 
 
 def listed(items: Iterable[str]) -> str:

@@ -253,7 +253,8 @@ class ModelDetector(BaseDetector):
         more than `contamination` of new data; :class:`~skood.calibration.ConformalDetector` sets it
         on other rows.
     memory : str or joblib.Memory, default=None
-        Where trained models and their outputs on the data are cached by content.
+        Where trained models and their outputs on the data are cached by content. The folder must be
+        trusted, since its files are pickles, which can run code.
 
     Attributes
     ----------

@@ -79,7 +79,8 @@ class TwoStep(
         Any estimator of rows with ``fit`` and ``score_samples``. None takes
         :class:`~skood.density.NeuralSplineFlow`.
     memory : str or joblib.Memory, default=None
-        Where fitted models are cached by their parameters and data.
+        Where fitted models are cached by their parameters and data. The folder must be
+        trusted, since its files are pickles, which can run code.
     verbose : {"auto"}, bool or int, default="auto"
         Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
         more than a few seconds.

@@ -56,7 +56,8 @@ class DeepEnsemble(UncertaintyDetector):
         of one machine share its cores and its GPU.
     memory : str or joblib.Memory, default=None
         Where each trained member and its outputs on the data are cached by content. With an
-        integer `random_state`, a larger ensemble trains only its new members.
+        integer `random_state`, a larger ensemble trains only its new members. The folder must be
+        trusted, since its files are pickles, which can run code.
     random_state : int, RandomState instance or None, default=None
         Each member gets its own seed, drawn from this one and the member's number. The seed
         replaces each ``random_state`` of a copy of `classifier`, and a ``random_state`` of None in

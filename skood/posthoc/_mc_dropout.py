@@ -51,7 +51,8 @@ class MCDropout(UncertaintyDetector):
         "mutual_information" is high only where the subnetworks differ.
     memory : str or joblib.Memory, default=None
         Where trained models and their outputs on the data are cached by content. The passes of
-        subnetworks are not cached.
+        subnetworks are not cached. The folder must be
+        trusted, since its files are pickles, which can run code.
     random_state : int, RandomState instance or None, default=None
         Seed of the subnetworks, and for a model whose own ``random_state`` is None.
 
