@@ -251,9 +251,9 @@ def faults_table() -> str:
     """Tabulate the faults that fits and scores survived."""
     report = read("faults")
     lines = [
-        "Faults were caused at random in tiny trainings, scorings and cached fits. *Lost* counts calls",
-        "that ended in an error although the fault does not end them, *wrong* counts other results than",
-        "without a fault.",
+        "Faults were caused at random in tiny trainings, scorings and cached fits. *Lost* counts",
+        "calls that ended in an error although the fault does not end them, *wrong* counts other",
+        "results than without a fault.",
         "",
         ".. list-table::",
         "   :header-rows: 1",
