@@ -10,16 +10,15 @@ from weakref import WeakKeyDictionary
 import joblib
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from skood._chunks import row_slices
 from skood._given import Given
 from skood._internal import internal
 from skood._lazy_rows import LazyRows, is_on_disk, owner_of
+from skood._memory_layout import in_c_order
 from skood._readers import ArrayReader, ConcatenationReader, Read, SubsetReader, array_behind
 
-__all__ = ["NUMBERS", "CheckedData", "CheckedFields", "from_torch", "in_float32"]
+__all__ = ["NUMBERS", "CheckedData", "CheckedFields"]
 
 # Kinds of numeric dtypes.
 NUMBERS = "biuf"
@@ -384,28 +383,3 @@ class CheckedFields(CheckedData):
                 for items in self.chunks()
             ]
         )
-
-
-def in_float32(values: npt.NDArray) -> npt.NDArray:
-    """Convert float16, whose squares overflow, to float32; keep any other dtype."""
-    return values.astype(np.float32) if values.dtype == np.float16 else values
-
-
-def in_c_order(values: npt.NDArray, shape: tuple[int, ...]) -> npt.NDArray:
-    """Return values of this shape in C order, native byte order and no half precision.
-
-    Torch chooses an algorithm by the strides, even by strides of axes of length 1, which numpy
-    leaves undefined in a contiguous array.
-    """
-    if not values.dtype.isnative:
-        values = values.astype(values.dtype.newbyteorder("="))
-    return np.ascontiguousarray(in_float32(values)).reshape(-1).reshape(shape)
-
-
-def from_torch(tensor: Tensor) -> npt.NDArray:
-    """Return a dense tensor as an array."""
-    if tensor.layout != torch.strided:
-        raise ValueError(f"X is a tensor of layout {tensor.layout}; give X.to_dense()")
-    tensor = tensor.detach().cpu()
-    # numpy has no bfloat16.
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -19,10 +19,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from skood._arrays import as_numbers
 from skood._channels import CHANNELS, channels_are_last, channels_first
-from skood._checked_data import CheckedData, from_torch
+from skood._checked_data import CheckedData
 from skood._chunks import row_slices
 from skood._fields import open_fields
 from skood._given import Given, is_frame
+from skood._memory_layout import from_torch
 from skood._streams import is_stream, open_stream
 from skood._unread_data import UnreadData
 

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from skood._checked_data import NUMBERS, CheckedFields, from_torch
+from skood._checked_data import NUMBERS, CheckedFields
+from skood._memory_layout import from_torch
 from skood._readers import ArrayReader, FieldsReader
 from skood._streams import split_label
 

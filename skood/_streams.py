@@ -19,7 +19,8 @@ from torch.utils.data import (
 )
 
 from skood._channels import channels_first
-from skood._checked_data import NUMBERS, CheckedData, CheckedFields, from_torch
+from skood._checked_data import NUMBERS, CheckedData, CheckedFields
+from skood._memory_layout import from_torch
 
 __all__ = ["is_stream", "open_stream", "split_label"]
 

@@ -31,6 +31,7 @@ ALLOWED = {
     "_given": set(),
     "_readers": set(),
     "_lazy_rows": set(),
+    "_memory_layout": set(),
     "_checked_data": {"_given", "_internal", "_lazy_rows", "_readers"},
     "_arrays": {"_checked_data", "_given"},
     "_safe_files": set(),
@@ -116,7 +117,7 @@ ALLOWED = {
 }
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
 # What all of them may import; these import nothing of the package themselves.
-FOR_ALL = {"_chunks", "_docs_link", "_progress", "_safe_files"}
+FOR_ALL = {"_chunks", "_docs_link", "_memory_layout", "_progress", "_safe_files"}
 
 
 def part_of(path):

@@ -10,7 +10,8 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
-from skood._checked_data import CheckedData, in_float32
+from skood._checked_data import CheckedData
+from skood._memory_layout import in_float32
 from skood._models import rows_through
 from skood._open_set import knows_classes
 from skood._parameters import HasMethods, estimator, parameter
