@@ -28,7 +28,7 @@ from skood._safe_files import (
 
 __all__ = ["cached"]
 
-# Changes with the content of entries; those of other versions are not read.
+# Changes with the content of entries; entries of other versions are not read.
 _VERSION = 1
 
 # Folders whose last file could not be written, each with one warning.

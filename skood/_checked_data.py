@@ -312,7 +312,7 @@ class CheckedData:
 
     @internal
     def lazy_rows(self) -> Any:
-        """Return all items as flat rows; those of an array are read on access, or a view of it."""
+        """Return all items as flat rows: a view of an array, or rows that are read on access."""
         self._check_flat()
         array = array_behind(self._read)
         if array is None:

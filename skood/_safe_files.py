@@ -47,9 +47,9 @@ class UnreadableFileError(Exception):
 def whole_file(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[BinaryIO]:
     """Open a new file that takes the place of `path` at the end of the block.
 
-    Whoever opens `path` meanwhile, in any process, sees the former file. If the block or the
-    writing fails, the former file remains and the new one is removed. Permissions are those of the
-    former file, or of a file that ``open`` makes; a symbolic link is followed.
+    A process that opens `path` meanwhile sees the former file. If the block or the writing fails,
+    the former file remains and the new one is removed. The new file has the permissions of the
+    former file; if there was none, the default permissions. A symbolic link is followed.
 
     Parameters
     ----------

@@ -125,8 +125,8 @@ def load(
 ) -> Any:
     """Load an estimator from a file of :func:`save`, without running code from the file.
 
-    The checksum is verified first. Then only estimators of this package, those of scikit-learn that
-    the guide lists, and the types in `trusted` are made. The checksum finds damage; it is no
+    The checksum is verified first. Then only estimators of this package, estimators of scikit-learn
+    that the guide lists, and the types in `trusted` are made. The checksum finds damage; it is no
     signature: the file may come from anyone, who chooses the scores and the threshold.
 
     Parameters

@@ -166,7 +166,7 @@ class _Encoder:
         ----------
         graph : torch.fx.Graph
         bound : dict
-            References to the values of placeholders, extended by those of all nodes.
+            References to the values of placeholders; the values of all nodes are added.
         tracks : bool
             Whether gradients pass.
         """

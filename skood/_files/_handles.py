@@ -213,14 +213,14 @@ def _compare(network: Network, program: Program, x: Any, what: str) -> None:
         got = _gradient(found, x)
     if got.shape != want.shape:
         raise NotExportable(
-            f"for {len(want)} items, its {what} have shape {tuple(want.shape)}, but those of the "
-            f"program {tuple(got.shape)}"
+            f"for {len(want)} items, its {what} have shape {tuple(want.shape)}, but the program's "
+            f"{what} have shape {tuple(got.shape)}"
         )
     size = float(want.abs().nan_to_num().amax())
     far = _distance(got, want)
     if far > 10 * tolerance(want.dtype) * size:
         raise NotExportable(
-            f"its {what} for {len(want)} items differ from those of the program by up to "
+            f"its {what} for {len(want)} items differ from the program's {what} by up to "
             f"{far / (size or 1):.2g} of their size, for example because it draws random numbers, "
             "or its forward pass depends on values or on the number of items"
         )

@@ -12,7 +12,7 @@ A change of either needs a reader of the old names here, and a new number of the
 change of a default does not, since a file states all parameters. A new parameter of an
 architecture needs a default with which the network is the old one.
 
-The names are those of torch's modules, for example ``0.weight``. ResNet and DenseNet are modules
+The names are the names of torch's modules, for example ``0.weight``. ResNet and DenseNet are modules
 of torchvision with the names of its published weights, by which detectors also name inner layers.
 The modules of zuko have other names in other versions: files have the names of
 :func:`_spline_tensors`, and also the masks, which zuko derives.
@@ -297,7 +297,7 @@ def _check_sizes(flow: NeuralSplineFlow, tensors: dict[str, Tensor]) -> None:
 
 
 def _same_derived(estimator: NeuralEstimator, module: nn.Module, made: nn.Module) -> bool:
-    """Whether the tensors that a file does not hold are those of an untrained network."""
+    """Whether the tensors that a file does not hold equal the ones of an untrained network."""
     if not isinstance(estimator, NeuralSplineFlow):
         return True
     stored = {id(tensor) for tensor in _tensors(estimator, module).values()}

@@ -27,7 +27,7 @@ from skood._torch.dropout import DROPOUTS
 
 __all__ = ["Layer", "Program"]
 
-# Reshapes that copy nothing, and that fail on inputs with other strides than those of the example.
+# Reshapes that copy nothing, and that fail if the strides of an input differ from the example's.
 _VIEWS = ("aten.view.default", "aten._unsafe_view.default")
 
 # Sizes beyond this cannot occur; products of them would grow without bound.

@@ -19,7 +19,7 @@ _NO_MEMORY = (
 def resolve_device(device: str | torch.device | None) -> torch.device:
     """Return the device to use; None selects CUDA if available, else the CPU.
 
-    Under torchrun, None is the GPU of the process, by its number among those of the machine.
+    Under torchrun, None selects the GPU with the local rank of the process.
     """
     if device is None:
         if not torch.cuda.is_available():

@@ -147,8 +147,8 @@ class Processes:
         differing = [rank for rank in range(self.size) if keys[rank] != keys[0]]
         if differing:
             raise ValueError(
-                f"{name}: the data, labels or parameters of rank {differing} differ from those of "
-                f"rank 0; each of the {self.size} processes must call fit with all of X, in the "
+                f"{name}: the data, labels or parameters differ between rank 0 and rank {differing}; "
+                f"each of the {self.size} processes must call fit with all of X, in the "
                 "same order, and with the same parameters: batches are divided among processes "
                 "inside fit. Detectors need an integer random_state"
             )
@@ -215,7 +215,7 @@ class Processes:
     def parallel(self, objective: Objective, step: Callable[..., Any]) -> Callable[..., Any]:
         """Return `step`, whose gradients are then means over all processes.
 
-        Parameters and buffers are those of the first process from now on.
+        All processes get the parameters and buffers of the first process.
         """
         if self.size == 1:
             return step
@@ -292,7 +292,7 @@ class Processes:
 
 
 class _Step(nn.Module):
-    """A training step as a module whose parameters are those of the objective."""
+    """A training step as a module with the parameters of the objective."""
 
     def __init__(self, objective: Objective, step: Callable[..., Any]) -> None:
         super().__init__()

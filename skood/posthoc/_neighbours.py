@@ -328,7 +328,7 @@ def _products(
 def _merged(
     best: tuple[Tensor, Tensor], products: Tensor, start: int, k: int
 ) -> tuple[Tensor, Tensor]:
-    """Merge the largest values so far, and their columns, with those of further columns."""
+    """Merge the largest values so far, and their columns, with the values of further columns."""
     values, columns = best
     if values.shape[1] < k:
         more, positions = _top(products, min(k, products.shape[1]))
