@@ -12,8 +12,8 @@ A change of either needs a reader of the old names here, and a new number of the
 change of a default does not, since a file states all parameters. A new parameter of an
 architecture needs a default with which the network is the old one.
 
-The names are the names of torch's modules, for example ``0.weight``. ResNet and DenseNet are modules
-of torchvision with the names of its published weights, by which detectors also name inner layers.
+The names are torch's, for example ``0.weight``. ResNet and DenseNet are modules of torchvision with
+the names of its published weights, by which detectors also name inner layers.
 The modules of zuko have other names in other versions: files have the names of
 :func:`_spline_tensors`, and also the masks, which zuko derives.
 """

@@ -147,7 +147,7 @@ class Processes:
         differing = [rank for rank in range(self.size) if keys[rank] != keys[0]]
         if differing:
             raise ValueError(
-                f"{name}: the data, labels or parameters differ between rank 0 and rank {differing}; "
+                f"{name}: the data, labels or parameters of rank 0 and rank {differing} differ; "
                 f"each of the {self.size} processes must call fit with all of X, in the "
                 "same order, and with the same parameters: batches are divided among processes "
                 "inside fit. Detectors need an integer random_state"
