@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -137,14 +138,20 @@ def _first(values: list[str]) -> str:
 def make_card(estimator: BaseEstimator, writer: Writer) -> dict[str, Any]:
     """Return what a file states about its estimator, as plain values."""
     known = _Known(estimator)
+    n_features = known("n_features_in_")
     threshold = known("offset_")
+
+    def of_item(name: str, size: Callable[[Any], int]) -> Any:
+        # A model behind a transformer reads other items than the estimator.
+        return known(name, lambda value: n_features is None or size(value) == n_features)
+
     return {
         "class_name": type(estimator).__name__,
         "estimator": repr(estimator),
         "is_fitted": _is_fitted(estimator),
-        "n_features": _plain(known("n_features_in_")),
-        "item_shape": _plain(known("input_shape_")),
-        "columns": _texts(known("feature_names_in_")),
+        "n_features": _plain(n_features),
+        "item_shape": _plain(of_item("input_shape_", _n_values)),
+        "columns": _texts(of_item("feature_names_in_", len)),
         "dtype": _text(known("dtype_")),
         "value_range": _plain(known("value_range")),
         "classes": _texts(known("classes_")),
@@ -167,10 +174,17 @@ class _Known:
     def __init__(self, estimator: BaseEstimator) -> None:
         self._states = list(_states(estimator, 0))
 
-    def __call__(self, name: str) -> Any:
+    def __call__(self, name: str, accepts: Callable[[Any], bool] = lambda value: True) -> Any:
         """Return the outermost value of an attribute, but no value that is None or a string."""
         values = (state.get(name) for state in self._states)
-        return next((v for v in values if v is not None and not isinstance(v, str)), None)
+        found = (v for v in values if v is not None and not isinstance(v, str))
+        return next((v for v in found if accepts(v)), None)
+
+
+def _n_values(shape: Any) -> int:
+    """Return the number of values in an item of this shape, or of fields of these shapes."""
+    shapes = shape.values() if isinstance(shape, dict) else [shape]
+    return sum(math.prod(one) for one in shapes)
 
 
 def _states(value: Any, depth: int) -> Iterator[dict[str, Any]]:
@@ -178,9 +192,18 @@ def _states(value: Any, depth: int) -> Iterator[dict[str, Any]]:
     yield vars(value)
     fitted_first = sorted(vars(value), key=lambda name: not name.endswith("_"))
     for name in fitted_first:
-        inner = vars(value)[name]
-        if depth < 8 and (isinstance(inner, BaseEstimator) or name == "_preprocessing"):
-            yield from _states(inner, depth + 1)
+        for inner in _parts(vars(value)[name], 3):
+            if depth < 8 and (isinstance(inner, BaseEstimator) or name == "_preprocessing"):
+                yield from _states(inner, depth + 1)
+
+
+def _parts(value: Any, depth: int) -> Iterator[Any]:
+    """Yield the items of nested lists and tuples, such as the steps of a Pipeline."""
+    if isinstance(value, (list, tuple)) and depth:
+        for item in value:
+            yield from _parts(item, depth - 1)
+    else:
+        yield value
 
 
 def _is_fitted(estimator: BaseEstimator) -> bool:

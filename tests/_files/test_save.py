@@ -10,7 +10,9 @@ import pytest
 import torch
 from estimators import ESTIMATORS, SyntheticOutliers, TinyMaps, tiny_flow, tiny_mlp
 from sklearn.base import BaseEstimator, clone
+from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
+from sklearn.pipeline import make_pipeline
 
 import skood
 from skood.base import estimator, parameter
@@ -302,3 +304,13 @@ def test_attributes_that_replace_methods_are_not_saved(tmp_path):
     detector.score_samples = None
     with pytest.raises(ValueError, match=r"KNN cannot be stored: 'score_samples' is not an attr"):
         skood.save(detector, tmp_path / "file")
+
+
+def test_card_of_a_pipeline(tmp_path):
+    """The first step states the columns and the last one the threshold."""
+    X = pd.DataFrame(np.random.default_rng(0).normal(size=(60, 3)), columns=["a", "b", "c"])
+    pipeline = make_pipeline(PCA(2), skood.KNN()).fit(X)
+    skood.save(pipeline, tmp_path / "pipeline")
+    card = skood.inspect_file(tmp_path / "pipeline")
+    assert (card.n_features, card.columns, card.item_shape) == (3, ["a", "b", "c"], None)
+    assert float(card.threshold) == pipeline[-1].offset_
