@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import os
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import joblib
 import numpy.typing as npt
@@ -120,14 +123,19 @@ class Network(ForwardPass):
         """
         known = self._recall(data, "network_outputs")
         if known is None:
-            self.read(data)
-            if memory is None:
-                known = _compute(self, data, "")
-            else:
-                compute = cached(memory, _compute, ignore=["network", "data"])
-                known = compute(self, data, joblib.hash((self._content(), data.content())))
-            data.network_outputs[self.module] = self._version(), known
+            with _one_pass_over(data):
+                known = self._recall(data, "network_outputs")
+                if known is None:
+                    known = self._new_outputs(data, memory)
+                    data.network_outputs[self.module] = self._version(), known
         return known
+
+    def _new_outputs(self, data: CheckedData, memory: str | joblib.Memory | None) -> Outputs:
+        self.read(data)
+        if memory is None:
+            return _compute(self, data, "")
+        compute = cached(memory, _compute, ignore=["network", "data"])
+        return compute(self, data, joblib.hash((self._content(), data.content())))
 
     def _recall(self, data: CheckedData, what: str) -> Any:
         """Return what was stored for these data; for outputs, also rows of a larger data set."""
@@ -165,6 +173,15 @@ class Network(ForwardPass):
                 f"pickled, but {type(error).__name__}: {error}; define the functions in a module, "
                 "or leave memory out"
             ) from error
+
+
+# Locks of data sets, by process: a forked process does not release the locks of other threads.
+_locks: WeakKeyDictionary[CheckedData, dict[int, threading.RLock]] = WeakKeyDictionary()
+
+
+def _one_pass_over(data: CheckedData) -> threading.RLock:
+    """Return a lock, so that threads that share data wait for each other's pass."""
+    return _locks.setdefault(data, {}).setdefault(os.getpid(), threading.RLock())
 
 
 def _compute(network: Network, data: CheckedData, content: str) -> Outputs:

@@ -59,6 +59,11 @@ def test_training_ends_early_in_both_processes(ranks):
     assert len(history["loss"]) < 9
 
 
+def test_both_processes_have_the_seed_of_the_first(ranks):
+    first, second = (rank["results"]["random seed"] for rank in ranks)
+    assert_equal(first, second, rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("name", process_group.NOISY)
 def test_random_numbers_differ_but_processes_agree(ranks, name):
     first, second = (rank["results"][name] for rank in ranks)
@@ -86,8 +91,8 @@ def test_threshold_and_divided_scores(ranks):
         ("soft boundary", "quantile"),
         ("batch normalisation", "'network.1' depends on all rows"),
         ("small batch", "1 row(s), fewer than processes"),
-        ("other rows", "rank [1] differ from those of rank 0"),
-        ("other parameters", "rank [1] differ from those of rank 0"),
+        ("other rows", "rank 0 and rank [1] differ"),
+        ("other parameters", "rank 0 and rank [1] differ"),
         ("thread", "in the main thread"),
     ],
 )
