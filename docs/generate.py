@@ -234,9 +234,11 @@ def areas_of_trained_networks() -> dict[str, float]:
 
 def exportable_list() -> str:
     """List the detectors that ``skood.export`` writes as a graph."""
+    import skood
     from skood._export import exportable
 
-    return listed(f":class:`~skood.{name}`" for name in exportable())
+    parts = {name: getattr(skood, name).__module__.split(".")[1] for name in exportable()}
+    return listed(f":class:`~skood.{part}.{name}`" for name, part in parts.items())
 
 
 def saved_sklearn_list() -> str:
