@@ -147,7 +147,8 @@ class _CheckedStore(FileSystemStoreBackend):
         self.reads = True
 
     def contains_item(self, call_id: Sequence[str]) -> bool:
-        remove_abandoned(self._path(call_id, ""))
+        for folder in (self.location, self._path(call_id, "")):
+            remove_abandoned(folder)
         found = self.reads and super().contains_item(call_id)
         if not found:
             check_writable(self.location, "memory")
@@ -216,7 +217,8 @@ class _CheckedStore(FileSystemStoreBackend):
         except Exception as error:
             _warn_of_writing(self.location, f"the cache entry {path} cannot be written", error)
         else:
-            _failing.discard(self.location)
+            if kind == "result":  # A full disk may still take the short source.
+                _failing.discard(self.location)
 
 
 def _label(kind: str, call_id: Sequence[str]) -> str:

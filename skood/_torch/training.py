@@ -178,7 +178,9 @@ def train(
         try:
             while run.goes_on(n_steps, settings.patience):
                 if run.epoch_is_over(epoch_steps, n_steps):
-                    run.end_epoch(_validate(objective, validation, settings, processes))
+                    validation_means = _validate(objective, validation, settings, processes)
+                    with finishing_step():
+                        run.end_epoch(validation_means)
                     bar.set_postfix(run.last_losses())
                     continue
                 epoch, done = divmod(run.step, epoch_steps)

@@ -154,6 +154,24 @@ def test_ctrl_c_waits_for_the_end_of_a_step(tmp_path, stop):
         assert torch.equal(second.state_dict()[name], value), name
 
 
+def test_ctrl_c_waits_until_an_epoch_is_recorded(tmp_path, monkeypatch):
+    """With the loss of the epoch alone, a resumed run would record the epoch twice."""
+    expected = run(VALIDATING, None)
+    means = TrainingRun.mean_losses
+
+    def press(self):
+        if self.epoch == 1 and self.count == 3:
+            signal.raise_signal(signal.SIGINT)
+        return means(self)
+
+    path = tmp_path / "run.pt"
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="was interrupted after 6"):
+        patch.setattr(TrainingRun, "mean_losses", press)
+        _, history, _ = run(VALIDATING, path)
+    assert len(history["loss"]) == len(history["validation_loss"]) == 2
+    assert_same(run(VALIDATING, path), expected)
+
+
 def test_a_second_ctrl_c_does_not_wait():
     with pytest.raises(KeyboardInterrupt), finishing_step():
         signal.raise_signal(signal.SIGINT)
