@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import shutil
 import sys
 import threading
@@ -81,6 +82,19 @@ class _Bar(tqdm):
         if self._timer is not None:
             self._timer.cancel()
         super().close()
+
+
+def _renew_lock() -> None:
+    """Give the bars of this process a lock of their own.
+
+    Forked processes share tqdm's lock: one that is killed while it has the lock stops all others.
+    """
+    _Bar.set_lock(threading.RLock())
+
+
+_renew_lock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 def progress_bar(*, verbose: Verbose = "auto", **params: Any) -> Any:

@@ -2,7 +2,9 @@
 
 import io
 import multiprocessing
+import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -328,3 +330,23 @@ class TestDetectors:
         for estimator in (LogLikelihood(verbose=verbose), BoundarySampler(verbose=verbose)):
             with pytest.raises(ValueError, match="'verbose' parameter"):
                 estimator.fit(X)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_killed_process_stops_no_other_bar():
+    """The lock of the bars is not shared with a forked process, which may die with it."""
+
+    def die_with_the_lock():
+        _progress._Bar.get_lock().acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def refresh():
+        progress_bar(total=2, description="", unit="step", verbose=False).refresh()
+
+    refresh()
+    forking = multiprocessing.get_context("fork")
+    processes = [forking.Process(target=target) for target in (die_with_the_lock, refresh)]
+    for process in processes:
+        process.start()
+        process.join(20)
+    assert [process.exitcode for process in processes] == [-signal.SIGKILL, 0]
