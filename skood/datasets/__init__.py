@@ -1,5 +1,6 @@
 """Data to test detectors on; nothing else in the package imports this."""
 
+from skood.datasets._image_sets import load_image_set
 from skood.datasets._manifolds import make_linear_embedding, make_sphere
 from skood.datasets._model_samples import model_samples
 from skood.datasets._noise import gaussian_noise, sphere_noise, uniform_noise
@@ -7,6 +8,7 @@ from skood.datasets._synthetic import synthetic_outliers
 
 __all__ = [
     "gaussian_noise",
+    "load_image_set",
     "make_linear_embedding",
     "make_sphere",
     "model_samples",
