@@ -174,6 +174,8 @@ def compare_with_fp32(
 ) -> tuple[float, float, dict[str, LayerComparison]]:
     """Compute loss and gradients in both precisions, without dropout.
 
+    Gradients of frozen weights count too: a later epoch may train them.
+
     Returns
     -------
     loss, exact_loss : float
@@ -188,6 +190,7 @@ def compare_with_fp32(
     ]
     # On a GPU, dropout masks depend on the dtype even with the same seed.
     dropouts = [m for m in objective.modules() if isinstance(m, _DropoutNd) and m.training]
+    frozen = [p for p in objective.parameters() if not p.requires_grad]
 
     def restore() -> None:
         for module, name, buffer, value in buffers:
@@ -205,12 +208,16 @@ def compare_with_fp32(
     try:
         for dropout in dropouts:
             dropout.eval()
+        for parameter in frozen:
+            parameter.requires_grad_(True)
         exact_loss, exact = loss_and_gradients(False)
         loss, gradients = loss_and_gradients(True)
     finally:
         for dropout in dropouts:
             dropout.train()
         restore()
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         objective.zero_grad(set_to_none=True)
     layers = {}
     for name, expected in exact.items():

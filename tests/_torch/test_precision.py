@@ -169,6 +169,20 @@ def test_the_comparison_changes_nothing():
     assert network.training
 
 
+def test_frozen_layers_are_compared_too():
+    """Epochs that train them may follow."""
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    network[0].requires_grad_(False)
+
+    def losses(bf16, x):
+        return {"loss": network(x).square().mean()}
+
+    *_, layers = precision_module.compare_with_fp32(network, losses, [torch.ones(2, 3)], CPU)
+    assert set(layers) == {"0", "1"}
+    assert [p.requires_grad for p in network.parameters()] == [False, False, True, True]
+    assert all(p.grad is None for p in network.parameters())
+
+
 IMAGES = np.random.default_rng(0).integers(0, 256, (32, 3, 8, 8), np.uint8)
 NETWORKS = {
     "ConvNet": ConvNet((4, 8), max_steps=1, batch_size=32, random_state=0),
