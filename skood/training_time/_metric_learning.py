@@ -69,10 +69,16 @@ class MetricLearningDetector(TrainingDetector):
         Whether the metric term uses z scaled to unit length, as in the authors' code. Distances are
         then at most 2, and a larger margin has no effect.
     n_head_epochs : int, default=0
-        Number of first epochs in which only the heads are trained, for a backbone with
-        `weights_init`.
+        Fine-tuning in two phases, for a backbone with `weights_init`: number of first epochs in
+        which only the heads are trained. All weights are trained in the remaining epochs of the
+        backbone's `max_epochs`. See Notes.
+    head_learning_rate : float or None, default=None
+        Learning rate of the heads in the first `n_head_epochs` epochs. The backbone's
+        `learning_rate` applies to all weights afterwards, and its `lr_schedule` to both rates.
+        None: `head_lr_scale` times the backbone's `learning_rate`.
     head_lr_scale : float, default=1.0
-        Learning rate of the heads, as a multiple of the backbone's learning rate.
+        Learning rate of the heads as a multiple of the backbone's learning rate, in all epochs in
+        which `head_learning_rate` does not apply.
     """
 
     backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
@@ -86,6 +92,7 @@ class MetricLearningDetector(TrainingDetector):
     n_samples_per_batch: int = parameter(at_least(2), default=8, kw_only=True)
     normalize_embeddings: bool = parameter("boolean", default=False, kw_only=True)
     n_head_epochs: int = parameter(at_least(0), default=0, kw_only=True)
+    head_learning_rate: float | None = parameter(POSITIVE, None, default=None, kw_only=True)
     head_lr_scale: float = parameter(POSITIVE, default=1.0, kw_only=True)
 
     _unused: ClassVar[tuple[str, ...]] = ("batch_size", "label_smoothing")
@@ -111,6 +118,18 @@ class MetricLearningDetector(TrainingDetector):
             raise ValueError(
                 f"patience={task.classifier.patience} is given to the backbone, but the loss of "
                 "VMDLS grows with its margin and cannot say when to stop; give patience=None"
+            )
+        if self.n_head_epochs and task.classifier.weights_init is None:
+            raise ValueError(
+                f"n_head_epochs={self.n_head_epochs} trains the heads on a backbone that keeps its "
+                "weights, but the backbone has no trained weights; give it weights_init, or "
+                "n_head_epochs=0"
+            )
+        if self.head_learning_rate is not None and not self.n_head_epochs:
+            raise ValueError(
+                f"head_learning_rate={self.head_learning_rate} is the rate of the first "
+                "n_head_epochs epochs, but n_head_epochs=0; give n_head_epochs, or head_lr_scale "
+                "for all epochs"
             )
         return MetricLearningObjective(task, self)
 
@@ -149,6 +168,12 @@ class MetricLearningObjective(ClassifierObjective):
         for name in ("class_means", "class_sums"):
             self.register_buffer(name, torch.zeros(shape, device=self.device))
         self.register_buffer("class_counts", torch.zeros(shape[0], 1, device=self.device))
+        self.heads = list(last_linear(self.network).parameters())
+        # Layers that the architecture itself fixes stay fixed in all epochs.
+        self.body = [
+            p for p in self.network.parameters() if p.requires_grad and not _is_in(p, self.heads)
+        ]
+        self.head_lr_scale = detector.head_lr_scale
 
     def epoch_batches(
         self, rows: npt.NDArray[np.integer], batch_size: int, rng: np.random.Generator
@@ -162,23 +187,22 @@ class MetricLearningObjective(ClassifierObjective):
         return [rows[batch] for batch in batches]
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        heads = list(last_linear(self.network).parameters())
-        return [
-            {"params": self._body()},
-            {"params": heads, "lr_scale": self.detector.head_lr_scale},
-        ]
-
-    def _body(self) -> list[nn.Parameter]:
-        heads = {id(p) for p in last_linear(self.network).parameters()}
-        return [p for p in self.network.parameters() if id(p) not in heads]
+        groups = super().parameter_groups()
+        for group in groups:
+            group["params"] = [p for p in group["params"] if not _is_in(p, self.heads)]
+        return [*groups, {"params": self.heads, "lr_scale": self.head_lr_scale}]
 
     def start_epoch(self, epoch: int, *, resumed: bool) -> None:
         detector = self.detector
         growth = detector.margin_step * max(0, epoch - self.margin_start + 1)
         self.margin.fill_(min(detector.margin, _FIRST_MARGIN + growth))
         self.kl_weight.fill_(detector.kl_weight if epoch >= self.kl_start else 0.0)
-        for weight in self._body():
-            weight.requires_grad_(epoch >= detector.n_head_epochs)
+        heads_alone = epoch < detector.n_head_epochs
+        for weight in self.body:
+            weight.requires_grad_(not heads_alone)
+        self.head_lr_scale = detector.head_lr_scale
+        if heads_alone and detector.head_learning_rate is not None:
+            self.head_lr_scale = detector.head_learning_rate / self.classifier.learning_rate
         if not resumed:
             seen = self.class_counts > 0
             means = self.class_sums / self.class_counts.clamp(min=1)
@@ -209,3 +233,7 @@ class MetricLearningObjective(ClassifierObjective):
         class_means = self.class_sums / self.class_counts.clamp(min=1)
         nearest = torch.cdist(mean, class_means).argmin(1)
         return {"accuracy": nearest == class_index}
+
+
+def _is_in(parameter: nn.Parameter, parameters: list[nn.Parameter]) -> bool:
+    return any(parameter is other for other in parameters)

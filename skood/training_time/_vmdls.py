@@ -68,8 +68,9 @@ class VMDLS(
         Notes.
     layers : tuple of str, default=None
         Names of the inner layers of "ensemble", as in ``module.named_modules()``; the first one is
-        g. None: the last module at each resolution of the maps, and every nonlinearity that outputs
-        rows.
+        g. None: the `ensemble_layers` of the backbone if its class has such an attribute, as
+        :class:`~skood.classifiers.MNISTConvNet` does; otherwise the last module at each resolution
+        of the maps, and every nonlinearity that outputs rows.
     shrinkage : float or "oas", default=0.0
         Shrinkage of each class's covariance towards a multiple of the identity, from 0 to 1, for
         classes with few rows. "oas" estimates it as :class:`sklearn.covariance.OAS` does.
@@ -121,6 +122,13 @@ class VMDLS(
     the log-likelihood of every item. The ranking of items is the same as without :math:`\mu` (rank
     correlation 1.000). "latent" scores the space in which training separates the classes,
     "penultimate" the features that are mapped to it.
+
+    Fine-tuning begins with the weights of a trained classifier, given as `weights_init` of the
+    backbone. In the first `n_head_epochs` epochs only the heads are trained; as in the authors'
+    code, batch normalisation uses the statistics of the batch and updates its running means and
+    variances in these epochs too. Published are SGD, 20 epochs with `head_learning_rate` 0.01, a
+    `learning_rate` of 0.001 for the rest of 200 (CIFAR-100) or 500 epochs (CIFAR-10), and a margin
+    that grows from epoch 40 on. The authors' code trains the heads alone for 22 epochs.
 
     Differences from the authors' code: embeddings are not normalised by default, since the paper's
     classes are far from each other and from the origin; covariances are computed on all training
@@ -175,7 +183,10 @@ class VMDLS(
         rows = np.setdiff1d(np.arange(len(inliers)), held_out)
         training = inliers.subset(rows)
         class_indices = encode_labels(np.asarray(y)[rows], self.classes_)
-        layers = layers_of(self._network, training, self.layers)
+        chosen = self.layers
+        if chosen is None:
+            chosen = getattr(self.backbone_, "ensemble_layers", None)
+        layers = layers_of(self._network, training, chosen)
         self.layers_: tuple[str, ...] = ()
         if self.features == "ensemble":
             self.layers_ = distinct_layers(self._network, layers, training)

@@ -1,6 +1,7 @@
 """VMDLS: what it is trained on, and what its scores are made of."""
 
 import pickle
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -52,7 +53,9 @@ def images():
 def tiny(**kwargs):
     backbone = MLP((16, 8), max_epochs=3, validation_fraction=0.2, **SETTINGS)
     settings = {"n_latent": 3, "n_classes_per_batch": 3, "n_samples_per_batch": 4}
-    return VMDLS(**{"backbone": backbone, "random_state": 0, **settings, **kwargs})
+    ours = {k: kwargs.pop(k) for k in list(kwargs) if "__" not in k}
+    detector = VMDLS(**{"backbone": backbone, "random_state": 0, **settings, **ours})
+    return detector.set_params(**kwargs)
 
 
 @pytest.fixture(scope="module")
@@ -361,21 +364,118 @@ def test_normalised_embeddings(iris):
     assert 30 < loss < 32 + 2.1
 
 
-def test_fine_tuning_trains_the_heads_first(iris):
+@pytest.fixture(scope="module")
+def fine_tuned(images):
+    """Fine-tuned for two epochs of the heads and two of all weights.
+
+    The detector, the trained network, the network's state before every epoch and after the last
+    one, and the learning rates of every step.
+    """
+    X, y = images[0][:240, :5, :5], images[1][:240]
+    source = ConvNet((3, 4), max_epochs=1, random_state=0, precision="fp32").fit(X, y)
+    backbone = ConvNet(
+        (3, 4),
+        max_epochs=4,
+        learning_rate=0.001,
+        lr_schedule="constant",
+        weights_init=FrozenEstimator(source),
+        precision="fp32",
+    )
+    states, rates = [], []
+    step = torch.optim.SGD.step
+
+    class Noting(MetricLearningObjective):
+        def start_epoch(self, epoch, *, resumed):
+            super().start_epoch(epoch, resumed=resumed)
+            states.append({k: v.clone() for k, v in self.network.state_dict().items()})
+
+    def noted(self, *args, **kwargs):
+        rates.append([group["lr"] for group in self.param_groups])
+        return step(self, *args, **kwargs)
+
+    detector = tiny(backbone=backbone, n_head_epochs=2, head_learning_rate=0.01)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_metric_learning, "MetricLearningObjective", Noting)
+        patch.setattr(torch.optim.SGD, "step", noted)
+        detector.fit(X, y)
+    states.append(detector.backbone_.module_.state_dict())
+    return detector, source, states, rates
+
+
+def test_fine_tuning_has_two_phases(fine_tuned):
+    """The heads alone are trained first, then every weight."""
+    detector, source, states, _ = fine_tuned
+    parameters = dict(detector.backbone_.module_.named_parameters())
+    *body, weight, bias = parameters
+    assert weight.rpartition(".")[0] == bias.rpartition(".")[0] and parameters[weight].shape[0] == 6
+    trained = source.module_.state_dict()
+    for (before, after), thawed in zip(pairwise(states), [False, False, True, True], strict=True):
+        for name in body:
+            assert torch.equal(before[name], after[name]) != thawed, name
+            assert thawed or torch.equal(after[name], trained[name]), name
+        for name in (weight, bias):
+            assert (before[name] != after[name]).any(), name
+    for name, value in source.module_.named_parameters():
+        assert torch.equal(value, trained[name]), name
+
+
+def test_statistics_of_batch_normalisation_follow_the_data_in_both_phases(fine_tuned):
+    """As in the authors' code, which leaves the network in training mode."""
+    _, _, states, _ = fine_tuned
+    statistics = [name for name in states[0] if "running" in name]
+    assert statistics
+    for before, after in pairwise(states):
+        assert all((before[name] != after[name]).any() for name in statistics)
+
+
+def test_each_phase_has_its_learning_rate(fine_tuned):
+    *_, rates = fine_tuned
+    n_steps = 240 // 12
+    assert len(rates) == 4 * n_steps
+    heads = [of_heads for _, of_heads in rates]
+    np.testing.assert_allclose(heads, np.repeat([0.01, 0.001], 2 * n_steps))
+    assert {of_body for of_body, _ in rates} == {0.001}
+
+
+@pytest.mark.parametrize("step", [3, 20, 40, 41, 70])
+def test_resumed_fine_tuning_ends_the_same(fine_tuned, images, resumed, tmp_path, step):
+    """Interrupted in each phase, and between them."""
+    detector, *_ = fine_tuned
+    X, y = images[0][:240, :5, :5], images[1][:240]
+    again = clone(detector).set_params(backbone__random_state=0)
+    expected = clone(again).fit(X, y)
+    found = resumed(again, X, y, step, tmp_path)
+    assert found.history_ == expected.history_
+    for name, value in expected.backbone_.module_.state_dict().items():
+        assert torch.equal(found.backbone_.module_.state_dict()[name], value), name
+
+
+def test_layers_that_the_architecture_fixes_stay_fixed(iris):
     X, y = iris
-    network = MLP((8,), max_epochs=3, random_state=0).fit(X, y)
-    before = [p.detach().clone() for p in network.module_.parameters()]
-    backbone = MLP((8,), max_epochs=2, weights_init=FrozenEstimator(network), **SETTINGS)
-    heads = tiny(backbone=backbone, n_head_epochs=2).fit(X, y).backbone_.module_
-    body, head = list(heads.parameters())[:2], heads[-1]
-    for parameter, start in zip(body, before, strict=False):
-        torch.testing.assert_close(parameter, start, rtol=0, atol=0)
-    assert head.weight.shape == (6, 8)
-    all_of_it = tiny(backbone=backbone, n_head_epochs=1).fit(X, y).backbone_.module_
-    for parameter, start in zip(list(all_of_it.parameters())[:2], before, strict=False):
-        assert (parameter - start).abs().max() > 1e-4
-    for now, start in zip(network.module_.parameters(), before, strict=True):
-        torch.testing.assert_close(now, start, rtol=0, atol=0)
+    network = torch.nn.Sequential(
+        torch.nn.Linear(4, 5), torch.nn.Linear(5, 5), torch.nn.Linear(5, 6)
+    )
+    network[0].requires_grad_(False)
+    data = CheckedData.of(X)
+    task = Task(network, MLP(), data, y, np.arange(3), np.arange(0), data, None, 0)
+    objective = MetricLearningObjective(task, tiny(n_head_epochs=1))
+    for epoch, expected in enumerate([[False, False, True], [False, True, True]]):
+        objective.start_epoch(epoch, resumed=False)
+        for layer, trained in zip(network, expected, strict=True):
+            assert all(p.requires_grad == trained for p in layer.parameters())
+
+
+def test_phases_that_cannot_be_are_errors(iris):
+    X, y = iris
+    with pytest.raises(ValueError, match=r"n_head_epochs=2 trains the heads on .*weights_init"):
+        tiny(n_head_epochs=2).fit(X, y)
+    source = FrozenEstimator(MLP((16, 8), max_epochs=1, random_state=0).fit(X, y))
+    with pytest.raises(
+        ValueError, match=r"head_learning_rate=0.01 is the rate of .* head_lr_scale"
+    ):
+        tiny(backbone__weights_init=source, head_learning_rate=0.01).fit(X, y)
+    with pytest.raises(ValueError, match="'head_learning_rate' parameter"):
+        tiny(head_learning_rate=0.0).fit(X, y)
 
 
 def test_heads_have_a_rate_of_their_own(iris):
