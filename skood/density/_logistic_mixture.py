@@ -6,7 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["entropy", "level_log_prob", "log_prob", "n_parameters", "sample", "split_parameters"]
+__all__ = [
+    "entropy",
+    "level_log_prob",
+    "log_prob",
+    "n_parameters",
+    "origin_and_unit",
+    "sample",
+    "split_parameters",
+]
+
+
+def origin_and_unit(n_levels: int, pixel_origin: str) -> tuple[float, float]:
+    """Return the level that a network reads as 0, and the levels in one unit of its input.
+
+    Parameters
+    ----------
+    n_levels : int
+    pixel_origin : {"grey", "black"}
+        "grey": pixels in [-1, 1]; "black": pixels in [0, 4), x / 64 for 256 levels.
+    """
+    half = (n_levels - 1) / 2
+    return (half, half) if pixel_origin == "grey" else (0.0, n_levels / 4)
 
 
 def n_parameters(n_channels: int, n_components: int) -> int:
@@ -15,12 +36,18 @@ def n_parameters(n_channels: int, n_components: int) -> int:
 
 
 def split_parameters(
-    raw: Tensor, n_channels: int, n_components: int, n_levels: int, min_scale: float
+    raw: Tensor,
+    n_channels: int,
+    n_components: int,
+    n_levels: int,
+    min_scale: float,
+    pixel_origin: str = "grey",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Turn the output of a network into the parameters of the mixture.
 
-    The network's outputs refer to pixels rescaled to [-1, 1]. With h = (n_levels - 1) / 2,
-    a location becomes h (loc + 1) levels and a scale h softplus(scale) + min_scale levels.
+    The network's outputs have the origin o and the unit u of its input
+    (:func:`origin_and_unit`): a location becomes u loc + o levels, and a scale
+    u softplus(scale) + min_scale levels.
 
     Parameters
     ----------
@@ -29,6 +56,7 @@ def split_parameters(
         C, M and the number of values a pixel can have.
     min_scale : float
         In levels.
+    pixel_origin : {"grey", "black"}, default="grey"
 
     Returns
     -------
@@ -43,19 +71,26 @@ def split_parameters(
     logits, loc, scale, coefs = raw.view(n, n_components, -1, height, width).split(
         (1, n_channels, n_channels, n_coefs), dim=2
     )
-    half = (n_levels - 1) / 2
-    return logits[:, :, 0], half * (loc + 1), half * F.softplus(scale) + min_scale, coefs
+    origin, unit = origin_and_unit(n_levels, pixel_origin)
+    scale = unit * F.softplus(scale) + min_scale
+    return logits[:, :, 0], unit * (loc + origin / unit), scale, coefs
 
 
-def _shift(loc: Tensor, coefs: Tensor, x: Tensor, channel: int, n_levels: int) -> Tensor:
+def _shift(loc: Tensor, coefs: Tensor, x: Tensor, channel: int, origin: float) -> Tensor:
     """Location of a channel given the channels before it, shape (N, M, H, W)."""
     first = channel * (channel - 1) // 2
-    earlier = x[:, None, :channel] - (n_levels - 1) / 2
+    earlier = x[:, None, :channel] - origin
     return loc[:, :, channel] + (coefs[:, :, first : first + channel] * earlier).sum(2)
 
 
 def log_prob(
-    x: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, coefs: Tensor, n_levels: int
+    x: Tensor,
+    logits: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    coefs: Tensor,
+    n_levels: int,
+    pixel_origin: str = "grey",
 ) -> Tensor:
     r"""Log-probability of whole pixels, in nats.
 
@@ -74,18 +109,27 @@ def log_prob(
     logits, loc, scale, coefs
         As :func:`split_parameters` returns them.
     n_levels : int
+    pixel_origin : {"grey", "black"}, default="grey"
+        Level from which the coefficients measure the earlier channels.
 
     Returns
     -------
     Tensor of shape (N, H, W)
     """
-    shifted = torch.stack([_shift(loc, coefs, x, c, n_levels) for c in range(x.shape[1])], dim=2)
+    origin, _ = origin_and_unit(n_levels, pixel_origin)
+    shifted = torch.stack([_shift(loc, coefs, x, c, origin) for c in range(x.shape[1])], dim=2)
     log_channel = level_log_prob(x[:, None], shifted, scale, n_levels)
     return torch.logsumexp(F.log_softmax(logits, 1) + log_channel.sum(2), 1)
 
 
 def entropy(
-    x: Tensor, logits: Tensor, loc: Tensor, scale: Tensor, coefs: Tensor, n_levels: int
+    x: Tensor,
+    logits: Tensor,
+    loc: Tensor,
+    scale: Tensor,
+    coefs: Tensor,
+    n_levels: int,
+    pixel_origin: str = "grey",
 ) -> Tensor:
     """Entropy of the predicted distributions of the levels of x, in nats.
 
@@ -98,16 +142,19 @@ def entropy(
     logits, loc, scale, coefs
         As :func:`split_parameters` returns them.
     n_levels : int
+    pixel_origin : {"grey", "black"}, default="grey"
+        Level from which the coefficients measure the earlier channels.
 
     Returns
     -------
     Tensor of shape (N, H, W)
         Summed over the channels of a pixel.
     """
+    origin, _ = origin_and_unit(n_levels, pixel_origin)
     log_weights = F.log_softmax(logits, 1)
     total = torch.zeros_like(x[:, 0])
     for channel in range(x.shape[1]):
-        own = _shift(loc, coefs, x, channel, n_levels), scale[:, :, channel], n_levels
+        own = _shift(loc, coefs, x, channel, origin), scale[:, :, channel], n_levels
         for level in torch.arange(n_levels, dtype=x.dtype, device=x.device):
             log_level = torch.logsumexp(log_weights + level_log_prob(level, *own), 1)
             total -= log_level.exp() * log_level
@@ -147,8 +194,10 @@ def sample(
     coefs: Tensor,
     n_levels: int,
     generator: torch.Generator,
+    pixel_origin: str = "grey",
 ) -> Tensor:
     """Draw pixels, shape (N, C, H, W), as float levels."""
+    origin, _ = origin_and_unit(n_levels, pixel_origin)
     uniform = torch.rand(logits.shape, generator=generator, device=logits.device)
     gumbel = -torch.log(-torch.log(uniform.clamp(1e-12, 1 - 1e-7)))
     component = (logits + gumbel).argmax(1, keepdim=True)[:, :, None]
@@ -162,6 +211,6 @@ def sample(
     for channel in range(n_channels):
         uniform = torch.rand((n, height, width), generator=generator, device=loc.device)
         noise = torch.logit(uniform, eps=1e-7)
-        mean = _shift(loc, coefs, x, channel, n_levels)[:, 0]
+        mean = _shift(loc, coefs, x, channel, origin)[:, 0]
         x[:, channel] = (mean + scale[:, 0, channel] * noise).round().clamp(0, n_levels - 1)
     return x

@@ -14,7 +14,7 @@ from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
-from skood._parameters import POSITIVE, Interval, at_least, estimator, parameter
+from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density import _logistic_mixture as mixture
@@ -55,6 +55,12 @@ class PixelCNN(ImageParameters, NeuralDensity):
         image. The default is e^-7 in units of [-1, 1], as in the released code of [2]_ for colour
         images; for grey images the code has 0.25. On Fashion-MNIST, 0.00001, 0.116 and 0.25 give
         the same bits per dimension and the same AUROCs (``benchmarks/README.md``).
+    pixel_origin : {"grey", "black"}, default="grey"
+        Pixel that the network reads as 0, which is also the value with which its convolutions pad
+        an image. "grey" rescales pixels to [-1, 1], as TensorFlow Probability's ``PixelCNN`` does.
+        "black" rescales them to [0, 4), x / 64 for 256 levels x; apart from the factor, the
+        Fashion-MNIST models of [2]_ read pixels in this way (``rescale_pixel_value=False``). The
+        means and the channel coefficients have the same origin and unit.
     n_levels : int, default=256
         Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
         spaced values in `value_range`.
@@ -92,9 +98,9 @@ class PixelCNN(ImageParameters, NeuralDensity):
     for 50 000 steps.
 
     The network is TensorFlow Probability's ``PixelCNN``, with padded and shifted input instead of
-    masked kernels. The channel coefficients act on pixels rescaled to [-1, 1], in the units of the
-    means. A density of images gives simple images high values whether or not they are
-    in-distribution [3]_; see :class:`~skood.likelihood.LikelihoodRatio`.
+    masked kernels. The channel coefficients act on rescaled pixels, in the units of the means. A
+    density of images gives simple images high values whether or not they are in-distribution [3]_;
+    see :class:`~skood.likelihood.LikelihoodRatio`.
 
     References
     ----------
@@ -125,6 +131,7 @@ class PixelCNN(ImageParameters, NeuralDensity):
     weight_norm: bool = parameter("boolean", default=False, kw_only=True)
     conditional: bool = parameter("boolean", default=False, kw_only=True)
     min_scale: float = parameter(POSITIVE, default=0.116, kw_only=True)
+    pixel_origin: str = parameter(StrOptions({"grey", "black"}), default="grey", kw_only=True)
     n_levels: int = parameter(at_least(2), default=256, kw_only=True)
     max_epochs: int = parameter(default=50, kw_only=True)
     max_steps: int | None = parameter(default=1600, kw_only=True)
@@ -193,12 +200,13 @@ class PixelCNN(ImageParameters, NeuralDensity):
         """Return the network's output, the unconstrained mixture parameters."""
         one_hot = self._one_hot(class_indices)
         condition = None if one_hot is None else one_hot.to(x.dtype)[:, :, None, None]
-        return module(2 * x / (self.n_levels - 1) - 1, condition)
+        origin, unit = mixture.origin_and_unit(self.n_levels, self.pixel_origin)
+        return module(x / unit - origin / unit, condition)
 
     def _parameters_of(self, raw: Tensor, n_channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, locations, scales and coefficients of the mixtures."""
         return mixture.split_parameters(
-            raw, n_channels, self.n_components, self.n_levels, self.min_scale
+            raw, n_channels, self.n_components, self.n_levels, self.min_scale, self.pixel_origin
         )
 
     def _log_prob(
@@ -208,7 +216,7 @@ class PixelCNN(ImageParameters, NeuralDensity):
         raw = self._raw(module, x, class_indices)
         with torch.autocast(x.device.type, enabled=False):
             parameters = self._parameters_of(raw, x.shape[1])
-            return mixture.log_prob(x, *parameters, self.n_levels)
+            return mixture.log_prob(x, *parameters, self.n_levels, self.pixel_origin)
 
     def _statistics_given(
         self, module: nn.Module, x: Tensor, class_indices: Tensor | None
@@ -216,8 +224,8 @@ class PixelCNN(ImageParameters, NeuralDensity):
         """Return the statistics of p(x | y), shape (b, n_statistics), float64."""
         parameters = self._parameters_of(self._raw(module, x, class_indices), x.shape[1])
         of_pixels = (
-            mixture.log_prob(x, *parameters, self.n_levels),
-            mixture.entropy(x, *parameters, self.n_levels),
+            mixture.log_prob(x, *parameters, self.n_levels, self.pixel_origin),
+            mixture.entropy(x, *parameters, self.n_levels, self.pixel_origin),
         )
         return torch.stack([sum_over_item(values.double()) for values in of_pixels], 1)
 
@@ -276,6 +284,6 @@ class PixelCNN(ImageParameters, NeuralDensity):
         ):
             raw = self._raw(module, x[:, :, : row + 1], class_indices)[..., row, column]
             parameters = self._parameters_of(raw[:, :, None, None], n_channels)
-            pixel = mixture.sample(*parameters, self.n_levels, generator)
+            pixel = mixture.sample(*parameters, self.n_levels, generator, self.pixel_origin)
             x[:, :, row, column] = pixel[:, :, 0, 0]
         return x.double() / (self.n_levels - 1)

@@ -135,7 +135,7 @@ class _GatedBlock(nn.Module):
 
 
 class PixelCNNNetwork(nn.Module):
-    """The two-stream U-net of PixelCNN++, from pixels in [-1, 1] to mixture parameters.
+    """The two-stream U-net of PixelCNN++, from rescaled pixels to mixture parameters.
 
     The vertical stream at (r, c) depends on the rows above r, the horizontal stream also on the
     pixels left of c in row r. On the way down the hierarchies, the vertical stream is a skip input

@@ -96,9 +96,10 @@ def test_probabilities_sum_to_one(n_channels, n_levels, n_components):
     assert float(probabilities.max()) < 0.999
 
 
+@pytest.mark.parametrize("pixel_origin", ["grey", "black"])
 @pytest.mark.parametrize("n_levels", [17, 256])
 @pytest.mark.parametrize("n_channels", [1, 3, 4])
-def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_levels):
+def test_network_speaks_in_units_of_rescaled_pixels(n_channels, n_levels, pixel_origin):
     """The formula of TensorFlow Probability's PixelCNN, written out with numpy."""
     n, n_components, height, width = 6, 3, 2, 5
     rng = np.random.default_rng(0)
@@ -109,7 +110,9 @@ def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_lev
     x = rng.integers(n_levels, size=(n, n_channels, height, width))
     x[0], x[1] = 0, n_levels - 1
 
-    rescaled = 2 * x / (n_levels - 1) - 1
+    rescaled, half_bin = 2 * x / (n_levels - 1) - 1, 1 / (n_levels - 1)
+    if pixel_origin == "black":
+        rescaled, half_bin = 4 * x / n_levels, 2 / n_levels
     logits, loc, scale, coefs = np.split(raw, np.cumsum([1, n_channels, n_channels]), axis=2)
     scale = np.log1p(np.exp(scale))
     pairs = [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
@@ -118,10 +121,10 @@ def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_lev
         mean = loc[:, :, c]
         for earlier in range(c):
             mean = mean + coefs[:, :, pairs.index((c, earlier))] * rescaled[:, None, earlier]
-        half_bin = 1 / (n_levels - 1)
-        value = rescaled[:, None, c]
-        upper = np.where(value < 1, expit((value + half_bin - mean) / scale[:, :, c]), 1)
-        lower = np.where(value > -1, expit((value - half_bin - mean) / scale[:, :, c]), 0)
+        value, level = rescaled[:, None, c], x[:, None, c]
+        above = expit((value + half_bin - mean) / scale[:, :, c])
+        below = expit((value - half_bin - mean) / scale[:, :, c])
+        upper, lower = np.where(level < n_levels - 1, above, 1), np.where(level > 0, below, 0)
         log_channels += np.log(upper - lower)
     expected = logsumexp(log_softmax(logits[:, :, 0], axis=1) + log_channels, axis=1)
 
@@ -129,9 +132,16 @@ def test_network_speaks_in_units_of_pixels_in_minus_one_to_one(n_channels, n_lev
     assert flat.shape[1] == mixture.n_parameters(n_channels, n_components)
     for memory_format in (torch.contiguous_format, torch.channels_last):
         parameters = mixture.split_parameters(
-            flat.contiguous(memory_format=memory_format), n_channels, n_components, n_levels, 1e-5
+            flat.contiguous(memory_format=memory_format),
+            n_channels,
+            n_components,
+            n_levels,
+            1e-5,
+            pixel_origin,
         )
-        value = mixture.log_prob(torch.tensor(x, dtype=torch.float64), *parameters, n_levels)
+        value = mixture.log_prob(
+            torch.tensor(x, dtype=torch.float64), *parameters, n_levels, pixel_origin
+        )
         # The floor under the scale moves a log-probability by some 1e-6.
         np.testing.assert_allclose(value.numpy(), expected, rtol=1e-5, atol=1e-5)
 

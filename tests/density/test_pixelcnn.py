@@ -19,6 +19,7 @@ VARIANTS = {
     "hierarchies": {"n_hierarchies": 2},
     "mixture": {"n_components": 3},
     "conditional": {"conditional": True},
+    "black origin": {"pixel_origin": "black"},
     "everything": {
         "weight_norm": True,
         "dropout": 0.3,
@@ -131,6 +132,8 @@ SMALL = [
     ({"conditional": True}, (1, 2, 2)),
     ({}, (3, 1, 2)),
     ({"conditional": True, "weight_norm": True, "n_components": 2}, (3, 1, 2)),
+    ({"pixel_origin": "black"}, (1, 2, 2)),
+    ({"pixel_origin": "black", "n_components": 2}, (3, 1, 2)),
 ]
 small_model = pytest.mark.parametrize(("variant", "shape"), SMALL)
 

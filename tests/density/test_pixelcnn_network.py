@@ -242,3 +242,55 @@ def test_gradient_of_the_loss_equals_finite_differences(n_channels, settings):
         assert float((gradient * direction).sum()) == pytest.approx(expected, rel=1e-4, abs=1e-6), (
             name
         )
+
+
+@pytest.mark.parametrize(
+    ("pixel_origin", "level", "lowest", "highest"),
+    [("black", 0, 0, 255 / 64), ("grey", 127.5, -1, 1)],
+)
+def test_padding_is_the_pixel_of_the_origin(tiny, pixel_origin, level, lowest, highest):
+    """A border of pixels of the origin around an image changes nothing that its pixels read."""
+    rng = np.random.default_rng(0)
+    X = rng.integers(1, 255, size=(8, 3, 6, 5)).astype(np.uint8)
+    X[:, :, 0, 0], X[:, :, 0, 1] = 0, 255
+    density = tiny(pixel_origin=pixel_origin).fit(X)
+    inputs = {}
+    network = density.module_
+    layers = [network.first_vertical, network.first_above, network.first_left]
+    hooks = [
+        layer.register_forward_hook(
+            lambda layer, args, out: inputs.setdefault(layer, []).append((args[0], out))
+        )
+        for layer in layers
+    ]
+    x = torch.from_numpy(X).float()
+    framed = torch.nn.functional.pad(x, (2, 2, 2, 2), value=level)
+    with torch.no_grad():
+        density._raw(network, x, None)
+        density._raw(network, framed, None)
+    for hook in hooks:
+        hook.remove()
+    for layer in layers:
+        (read, alone), (_, inside) = inputs[layer]
+        assert read.min() == lowest
+        assert float(read.max()) == pytest.approx(highest, abs=1e-6)
+        torch.testing.assert_close(inside[:, :, 2:-2, 2:-2], alone)
+
+
+def test_the_origins_are_two_units_of_one_model(tiny):
+    """First layers in the other units give the same outputs, except near the border."""
+    X = np.random.default_rng(0).integers(256, size=(8, 6, 5), dtype=np.uint8)
+    grey, black = (tiny(pixel_origin=origin).fit(X) for origin in ("grey", "black"))
+    state = black.module_.state_dict()
+    for name in ("first_vertical", "first_above", "first_left"):
+        # x / 64 = (127.5 / 64) ((x - 127.5) / 127.5 + 1)
+        weight = state[f"{name}.weight"] * 127.5 / 64
+        state[f"{name}.weight"] = weight
+        state[f"{name}.bias"] = state[f"{name}.bias"] + weight.sum((1, 2, 3))
+    grey.module_.load_state_dict(state)
+    x = torch.nn.functional.pad(torch.from_numpy(X[:, None]).float(), (9, 9, 9, 0))
+    with torch.no_grad():
+        outputs = [model._raw(model.module_, x, None) for model in (grey, black)]
+    inside = [output[..., 9:, 9:-9] for output in outputs]
+    torch.testing.assert_close(*inside, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(outputs[0][:, :, 0], outputs[1][:, :, 0], atol=1e-3)
