@@ -264,40 +264,42 @@ def _read_notmnist(request: _Request) -> Images:
 
 
 def _read_omniglot(request: _Request) -> Images:
-    """Read pictures in ALPHABET/CHARACTER/, from a folder or from the zipped folder."""
+    """Read pictures in ALPHABET/CHARACTER/, inverted: white on black."""
     part, n_images = {
         "test": ("images_evaluation", 13_180),
         "train": ("images_background", 19_280),
     }[request.split]
+    images, names = _omniglot_pictures(request, part)
+    request.check_number(len(images), n_images)
+    characters = [os.path.dirname(name) for name in names]
+    return 255 - images, np.unique(characters, return_inverse=True)[1]
+
+
+def _omniglot_pictures(request: _Request, part: str) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    """Read the pictures and their names from a folder, or from the zipped folder."""
     places = [request.root / name for name in ("omniglot-py", "omniglot", "")]
     for place in places:
         files = sorted((place / part).glob("*/*/[!.]*.png"))
         if files:
-            images = request.pictures(((str(file), file) for file in files), grey=True)
-            return _as_characters(request, images, [str(file) for file in files], n_images)
-        archive_path = place / f"{part}.zip"
-        if archive_path.is_file():
-            with zipfile.ZipFile(archive_path) as archive:
-                names = sorted(
-                    name for name in archive.namelist() if re.fullmatch(f"{part}/.+[.]png", name)
-                )
-                contents = (
-                    (f"{name} in {archive_path}", io.BytesIO(archive.read(name))) for name in names
-                )
-                images = request.pictures(contents, grey=True)
-            return _as_characters(request, images, names, n_images)
+            names = [str(file) for file in files]
+            return request.pictures(zip(names, files, strict=True), grey=True), names
+        path = place / f"{part}.zip"
+        if path.is_file():
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    names = sorted(
+                        name for name in archive.namelist() if re.fullmatch(f"{part}/.+.png", name)
+                    )
+                    contents = (
+                        (f"{name} in {path}", io.BytesIO(archive.read(name))) for name in names
+                    )
+                    return request.pictures(contents, grey=True), names
+            except zipfile.BadZipFile as error:
+                raise ValueError(f"{path} is damaged ({error}); get it again") from error
     raise request.missing(
         f"{part}/ALPHABET/CHARACTER/*.png or {part}.zip in {places[0]}",
         f"https://github.com/brendenlake/omniglot/raw/master/python/{part}.zip",
     )
-
-
-def _as_characters(
-    request: _Request, images: npt.NDArray[np.uint8], names: list[str], expected: int
-) -> Images:
-    request.check_number(len(images), expected)
-    characters = [os.path.dirname(name) for name in names]
-    return 255 - images, np.unique(characters, return_inverse=True)[1]
 
 
 def _read_with_torchvision(request: _Request) -> Images:

@@ -129,10 +129,18 @@ def test_omniglot(tmp_path, form, split):
                 archive.write(path, path.relative_to(root))
                 path.unlink()
             archive.writestr(f"__MACOSX/{part}/Greek/character01/._0709_01.png", b"")
-    images, labels = load("omniglot", tmp_path, split)
+    with pytest.warns(UserWarning, match="has 3 images") as caught:
+        images, labels = load_image_set("omniglot", tmp_path, split)
+    assert caught[0].filename == __file__
     np.testing.assert_array_equal(images, 255 * np.array(strokes, np.uint8))
     np.testing.assert_array_equal(labels, [0, 1, 2])
     assert load("omniglot", tmp_path, split, size=4)[0].shape == (3, 4, 4)
+
+
+def test_damaged_archive_of_omniglot(tmp_path):
+    (tmp_path / "images_evaluation.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"images_evaluation\.zip is damaged"):
+        load_image_set("omniglot", tmp_path)
 
 
 @pytest.fixture
