@@ -125,6 +125,8 @@ class Coupling(nn.Module):
         Whether the first half is changed, given the second.
     is_pixel : bool
         Whether images have one pixel: the conditioner then has linear layers.
+    mask : {"half", "alternating"}
+        The halves: the first and the last channels, or those with an odd and with an even index.
     coupling : {"spline", "affine"}
         Rational-quadratic splines, or y = (sigmoid(s + 2) + 0.001) x + t.
     n_bins : int
@@ -141,6 +143,7 @@ class Coupling(nn.Module):
         *,
         is_flipped: bool,
         is_pixel: bool,
+        mask: str,
         coupling: str,
         n_bins: int,
         bound: float,
@@ -155,6 +158,7 @@ class Coupling(nn.Module):
         self.bound = bound
         sizes = (n_channels // 2, n_channels - n_channels // 2)
         self.sizes = sizes
+        self.alternates = mask == "alternating"
         n_given, self.n_changed = sizes[::-1] if is_flipped else sizes
         n_parameters = 3 * n_bins - 1 if coupling == "spline" else 2
         outer = nn.Linear if is_pixel else partial(nn.Conv2d, kernel_size=1)
@@ -186,12 +190,17 @@ class Coupling(nn.Module):
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Given and changed channels."""
-        first, second = x.split(self.sizes, -1)
+        first, second = (x[..., 1::2], x[..., ::2]) if self.alternates else x.split(self.sizes, -1)
         return (second, first) if self.is_flipped else (first, second)
 
     def join(self, given: Tensor, changed: Tensor) -> Tensor:
         """Undo `split`."""
-        return torch.cat((changed, given) if self.is_flipped else (given, changed), -1)
+        first, second = (changed, given) if self.is_flipped else (given, changed)
+        if not self.alternates:
+            return torch.cat((first, second), -1)
+        # Of an odd number of channels, the last is even.
+        even, last = second.tensor_split((self.sizes[0],), -1)
+        return torch.cat((torch.stack((even, first), -1).flatten(-2), last), -1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return y and the log-derivative of each changed value, (b, h, w, n_changed)."""

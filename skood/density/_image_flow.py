@@ -44,8 +44,9 @@ class ImageFlow(ImageParameters, InvertibleDensity):
         Number of transforms of each scale. A scale halves height and width if they are even, and
         half of its values become latents; the last scale reads all pixels at once. Scales before
         the last are left out if no side can be halved.
-    n_filters : int, default=64
-        Channels of the conditioners, the residual networks in the couplings.
+    n_filters : int or tuple of int, default=64
+        Channels of the conditioners, the residual networks in the couplings; a tuple has a number
+        for each scale of `n_transforms`. They are (64, 64, 1024) in [3]_.
     n_blocks : int, default=2
         Residual blocks of a conditioner, of two 3 x 3 convolutions each, or of two linear layers in
         the last scale.
@@ -56,6 +57,12 @@ class ImageFlow(ImageParameters, InvertibleDensity):
     bound : float, default=3.0
         Splines act within [-bound, bound]; outside they are the identity. It is 1 in the background
         models of [3]_.
+    mask : {"half", "alternating"}, default="half"
+        Which channels a coupling changes: the first or the last half, or, as in [3]_, every second
+        channel. The choice matters in the last scale, where no 1x1 convolution mixes the channels.
+    last_convolution : bool, default=False
+        Whether the last scale ends with an ActNorm and a 1x1 convolution, as the other scales do.
+        True in [3]_.
     dropout : float, default=0.0
         Fraction of a conditioner's hidden channels that is dropped in training; 0.2 in [3]_.
     n_levels : int or None, default=256
@@ -106,13 +113,15 @@ class ImageFlow(ImageParameters, InvertibleDensity):
     """
 
     n_transforms: tuple[int, ...] = parameter(tuple, list, default=(6, 6, 4))
-    n_filters: int = parameter(at_least(1), default=64)
+    n_filters: int | tuple[int, ...] = parameter(at_least(1), tuple, list, default=64)
     n_blocks: int = parameter(at_least(0), default=2)
     coupling: str = parameter(StrOptions({"spline", "affine"}), default="spline", kw_only=True)
     n_bins: int = parameter(
         Interval(numbers.Integral, 2, 500, closed="both"), default=8, kw_only=True
     )
     bound: float = parameter(POSITIVE, default=3.0, kw_only=True)
+    mask: str = parameter(StrOptions({"half", "alternating"}), default="half", kw_only=True)
+    last_convolution: bool = parameter("boolean", default=False, kw_only=True)
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
@@ -135,6 +144,14 @@ class ImageFlow(ImageParameters, InvertibleDensity):
                 f"n_transforms={self.n_transforms!r}; expected at least one transform in each of "
                 "at least one scale"
             )
+        n_filters = self.n_filters
+        if isinstance(n_filters, numbers.Integral):
+            n_filters = (n_filters,) * len(self.n_transforms)
+        if len(n_filters) != len(self.n_transforms) or any(n < 1 for n in n_filters):
+            raise ValueError(
+                f"n_filters={self.n_filters!r}; expected a number of at least 1, or one for each "
+                f"of the {len(self.n_transforms)} scales of n_transforms={self.n_transforms!r}"
+            )
         if np.prod(item_shape) < 2:
             raise ValueError(
                 "X has 1 feature(s), and ImageFlow splits an image in two; expected at least two "
@@ -143,10 +160,12 @@ class ImageFlow(ImageParameters, InvertibleDensity):
         return ImageFlowNetwork(
             item_shape,
             self.n_transforms,
+            n_filters=n_filters,
+            ends_mixed=self.last_convolution,
+            mask=self.mask,
             coupling=self.coupling,
             n_bins=self.n_bins,
             bound=self.bound,
-            n_filters=self.n_filters,
             n_blocks=self.n_blocks,
             dropout=self.dropout,
         )

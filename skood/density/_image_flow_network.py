@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ class ImageFlowNetwork(nn.Module):
 
     Each scale turns blocks of 2 x 2 pixels into channels and applies its transforms, an ActNorm, a
     1x1 convolution and a coupling each; half of the channels are then latents, the other half goes
-    on. The last scale turns all pixels into channels.
+    on. The last scale turns all pixels into channels, and has 1x1 convolutions only at its end.
 
     Parameters
     ----------
@@ -27,12 +27,22 @@ class ImageFlowNetwork(nn.Module):
     n_transforms : sequence of int
         Transforms of each scale. Scales that cannot halve height or width are left out, of those
         before the last one.
+    n_filters : sequence of int
+        Channels of the conditioners of each scale.
+    ends_mixed : bool
+        Whether the last scale ends with an ActNorm and a 1x1 convolution, as the others do.
     **coupling : dict
         Parameters of :class:`Coupling`.
     """
 
     def __init__(
-        self, item_shape: tuple[int, ...], n_transforms: Sequence[int], **coupling: Any
+        self,
+        item_shape: tuple[int, ...],
+        n_transforms: Sequence[int],
+        *,
+        n_filters: Sequence[int],
+        ends_mixed: bool,
+        **coupling: Any,
     ) -> None:
         super().__init__()
         self.n_values = item_shape[0] * item_shape[1] * item_shape[2]
@@ -41,17 +51,25 @@ class ImageFlowNetwork(nn.Module):
         # Shapes (h, w, c) of the latents of each scale.
         self.latent_shapes: list[tuple[int, int, int]] = []
         self.scales = nn.ModuleList()
-        for n in n_transforms[:-1]:
+
+        def transforms(scale: int, *, is_pixel: bool) -> Iterator[nn.Module]:
+            for k in range(n_transforms[scale]):
+                yield Mixing(channels, mixes=not is_pixel)
+                yield Coupling(
+                    channels,
+                    is_flipped=k % 2 == 1,
+                    is_pixel=is_pixel,
+                    n_filters=n_filters[scale],
+                    **coupling,
+                )
+
+        for scale in range(len(n_transforms) - 1):
             factors = 2 - height % 2, 2 - width % 2
             if factors == (1, 1) or max(height, width) == 2:
                 break
             height, width = height // factors[0], width // factors[1]
             channels *= factors[0] * factors[1]
-            layers: list[nn.Module] = []
-            for k in range(n):
-                layers.append(Mixing(channels, mixes=True))
-                layers.append(Coupling(channels, is_flipped=k % 2 == 1, is_pixel=False, **coupling))
-            layers.append(Mixing(channels, mixes=True))
+            layers = [*transforms(scale, is_pixel=False), Mixing(channels, mixes=True)]
             self.scales.append(nn.ModuleList(layers))
             self.factors.append(factors)
             channels //= 2
@@ -59,10 +77,9 @@ class ImageFlowNetwork(nn.Module):
         self.factors.append((height, width))
         channels *= height * width
         self.latent_shapes.append((1, 1, channels))
-        layers = []
-        for k in range(n_transforms[-1]):
-            layers.append(Mixing(channels, mixes=False))
-            layers.append(Coupling(channels, is_flipped=k % 2 == 1, is_pixel=True, **coupling))
+        layers = list(transforms(-1, is_pixel=True))
+        if ends_mixed:
+            layers.append(Mixing(channels, mixes=True))
         self.scales.append(nn.ModuleList(layers))
 
     def forward(self, x: Tensor, *, initializes: bool = False) -> tuple[Tensor, Tensor]:

@@ -44,8 +44,9 @@ def image_flow_network():
     """
 
     def make(item_shape, n_transforms=(2, 2), **kwargs):
-        settings = {"coupling": "spline", "n_bins": 4, "bound": 3.0, "n_filters": 6}
-        settings |= {"n_blocks": 1, "dropout": 0.0, **kwargs}
+        settings = {"mask": "half", "coupling": "spline", "n_bins": 4, "bound": 3.0}
+        settings |= {"n_filters": (6,) * len(n_transforms), "n_blocks": 1, "dropout": 0.0}
+        settings |= {"ends_mixed": False, **kwargs}
         with isolated_rng(torch.device("cpu"), 0), torch.no_grad():
             network = ImageFlowNetwork(item_shape, n_transforms, **settings)
             last = f"conditioner.{settings['n_blocks'] + 1}.weight"

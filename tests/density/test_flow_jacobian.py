@@ -9,6 +9,7 @@ from skood.density._flow_jacobian import InverseDerivative
 SHAPES = [(1, 8, 8), (3, 4, 4), (1, 5, 7), (1, 6, 5), (2, 1, 6), (5, 1, 1), (2, 1, 1)]
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 each_coupling = pytest.mark.parametrize("coupling", ["spline", "affine"])
+PUBLISHED = {"mask": "alternating", "ends_mixed": True, "n_filters": (3, 8)}
 
 
 def latents(network, n=3):
@@ -55,6 +56,20 @@ def test_gradient_of_push_is_a_product_with_the_transpose(image_flow_network):
     torch.testing.assert_close(product, expected, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 5, 7), (5, 1, 1)], ids=str)
+def test_published_layers(image_flow_network, shape):
+    network = image_flow_network(shape, **PUBLISHED)
+    z = latents(network)
+    derivative = InverseDerivative(network, z)
+    jacobian = derivative.jacobian()
+    torch.testing.assert_close(jacobian, by_autograd(network, z), atol=1e-8, rtol=1e-8)
+    tangents = latents(network, n=6)[3:]
+    expected = (jacobian @ tangents[:, :, None])[:, :, 0]
+    torch.testing.assert_close(derivative.push(tangents), expected, atol=1e-9, rtol=1e-9)
+    _, log_det = network(derivative.x)
+    torch.testing.assert_close(torch.linalg.slogdet(jacobian).logabsdet, -log_det)
+
+
 @pytest.mark.parametrize(
     ("shape", "n_blocks"),
     [
@@ -72,7 +87,7 @@ def test_gradient_of_push_is_a_product_with_the_transpose(image_flow_network):
     ids=str,
 )
 def test_conditioners_that_do_not_see_all_pixels(image_flow_network, shape, n_blocks):
-    network = image_flow_network(shape, n_blocks=n_blocks, n_filters=3)
+    network = image_flow_network(shape, n_blocks=n_blocks, n_filters=(3, 3))
     z = latents(network, n=2)
     jacobian = InverseDerivative(network, z).jacobian()
     torch.testing.assert_close(jacobian, by_autograd(network, z), atol=1e-8, rtol=1e-8)

@@ -310,3 +310,22 @@ def test_what_scoring_refuses(tiny_image_flow, images):
             method(np.full((2, 5, 4), np.nan))
         with pytest.raises(ValueError, match="convert X, or state one range for both"):
             method(images / 255)
+
+
+def test_published_architecture(tiny_image_flow, digits):
+    """Filters by scale, alternating channels and a last 1x1 convolution, also in a pickle."""
+    settings = {"n_filters": (3, 7), "mask": "alternating", "last_convolution": True}
+    flow = tiny_image_flow(**settings, n_levels=17, value_range=(0, 16), max_steps=3)
+    Z = flow.fit(digits[:100]).encode(digits[:20])
+    np.testing.assert_allclose(flow.decode(Z)[:, 0], digits[:20], atol=1e-2)
+    restored = pickle.loads(pickle.dumps(flow))
+    np.testing.assert_array_equal(restored.score_samples(digits), flow.score_samples(digits))
+    other = clone(flow).set_params(mask="half").fit(digits[:100])
+    assert (other.score_samples(digits) != flow.score_samples(digits)).all()
+
+
+@pytest.mark.parametrize("n_filters", [(3,), (3, 3, 3), (3, 0)])
+def test_filters_do_not_fit_the_scales(tiny_image_flow, images, n_filters):
+    flow = tiny_image_flow(n_transforms=(2, 2), n_filters=n_filters)
+    with pytest.raises(ValueError, match="one for each of the 2 scales of n_transforms"):
+        flow.fit(images)

@@ -1,5 +1,6 @@
 """The network of ImageFlow as an invertible map, and its log-determinant."""
 
+import numpy as np
 import pytest
 import torch
 from torch.func import jacrev, vmap
@@ -21,6 +22,16 @@ SHAPES = {
 }
 each_shape = pytest.mark.parametrize("shape", SHAPES, ids=str)
 each_coupling = pytest.mark.parametrize("coupling", ["spline", "affine"])
+# Settings of a network of two scales, except for the coupling.
+UNTRAINED = {
+    "mask": "half",
+    "n_bins": 4,
+    "bound": 3.0,
+    "n_filters": (4, 4),
+    "n_blocks": 1,
+    "dropout": 0.0,
+    "ends_mixed": False,
+}
 
 
 def images(shape, n=3):
@@ -104,13 +115,12 @@ def test_every_latent_of_the_last_scale_sees_every_pixel(image_flow_network, cou
 def test_untrained_network_is_linear_and_keeps_volume_by_its_scales():
     """Splines start as the identity and convolutions as rotations."""
     torch.manual_seed(0)
-    settings = {"n_bins": 4, "bound": 3.0, "n_filters": 4, "n_blocks": 1, "dropout": 0.0}
-    network = ImageFlowNetwork((1, 4, 4), (2, 2), coupling="spline", **settings).double()
+    network = ImageFlowNetwork((1, 4, 4), (2, 2), coupling="spline", **UNTRAINED).double()
     x = images((1, 4, 4))
     z, log_det = network(x)
     torch.testing.assert_close(log_det, torch.zeros_like(log_det), atol=1e-5, rtol=0)
     torch.testing.assert_close(z.norm(dim=1), x.flatten(1).norm(dim=1), atol=1e-5, rtol=0)
-    network = ImageFlowNetwork((1, 4, 4), (2, 2), coupling="affine", **settings).double()
+    network = ImageFlowNetwork((1, 4, 4), (2, 2), coupling="affine", **UNTRAINED).double()
     # Two transforms of 16 values, and two of 8, scale half of them.
     scale = torch.sigmoid(torch.tensor(2.0, dtype=torch.float64)) + 1e-3
     expected = (16 + 8) * scale.log()
@@ -142,8 +152,7 @@ def test_actnorm_is_set_by_the_first_batch(image_flow_network):
 def test_actnorm_of_constant_images(value):
     """Rounding errors are not scaled up, in one layer after another."""
     torch.manual_seed(0)
-    settings = {"n_bins": 4, "bound": 3.0, "n_filters": 4, "n_blocks": 1, "dropout": 0.0}
-    network = ImageFlowNetwork((1, 8, 8), (6, 6), coupling="spline", **settings)
+    network = ImageFlowNetwork((1, 8, 8), (6, 6), coupling="spline", **UNTRAINED)
     x = torch.full((20, 1, 8, 8), value)
     with torch.no_grad():
         network(x, initializes=True)
@@ -207,20 +216,53 @@ def test_mixing(mixes):
     torch.testing.assert_close(layer.inverse_linear(x), x @ torch.linalg.inv(jacobian).T)
 
 
+@pytest.mark.parametrize("n_channels", [5, 6])
+@pytest.mark.parametrize("mask", ["half", "alternating"])
 @pytest.mark.parametrize("is_flipped", [False, True])
-def test_coupling_changes_one_half_by_the_other(is_flipped):
+def test_coupling_changes_one_half_by_the_other(is_flipped, mask, n_channels):
     torch.manual_seed(0)
     settings = {"n_bins": 4, "bound": 3.0, "n_filters": 8, "n_blocks": 1, "dropout": 0.0}
-    layer = Coupling(5, is_flipped=is_flipped, is_pixel=False, coupling="affine", **settings)
+    layer = Coupling(
+        n_channels, is_flipped=is_flipped, is_pixel=False, mask=mask, coupling="affine", **settings
+    )
     torch.nn.init.normal_(layer.conditioner[-1].weight)
-    x = images((4, 4, 5), n=2).float()
+    x = images((4, 4, n_channels), n=2).float()
     y, log_derivative = layer(x)
-    # The first half has 2 channels, the second 3.
-    first, second = (x != y)[..., :2], (x != y)[..., 2:]
-    given, changed = (second, first) if is_flipped else (first, second)
-    assert not given.any()
-    assert changed.all()
-    assert log_derivative.shape == changed.shape
+    is_changed = (x != y).flatten(0, 2)
+    channels = np.arange(n_channels)
+    # The first half of 5 channels has 2. Without a flip, the second half is changed.
+    in_first = channels % 2 == 1 if mask == "alternating" else channels < n_channels // 2
+    np.testing.assert_array_equal(is_changed.all(0), in_first == is_flipped)
+    np.testing.assert_array_equal(is_changed.any(0), in_first == is_flipped)
+    assert log_derivative.shape[-1] == is_changed.all(0).sum()
+    torch.testing.assert_close(layer.inverse(y), x, atol=1e-3, rtol=0)
+
+
+@each_coupling
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 5, 7), (5, 1, 1)], ids=str)
+def test_published_layers_have_an_inverse_and_a_log_determinant(
+    image_flow_network, shape, coupling
+):
+    """Alternating channels, and a 1x1 convolution that ends the last scale, too."""
+    network = image_flow_network(
+        shape, coupling=coupling, mask="alternating", ends_mixed=True, n_filters=(4, 10)
+    )
+    x = images(shape)
+    z, log_det = network(x)
+    torch.testing.assert_close(network.inverse(z), x, atol=1e-9, rtol=0)
+    torch.testing.assert_close(log_det, log_det_by_autograd(lambda x: network(x)[0], x))
+
+
+def test_filters_of_each_scale(image_flow_network):
+    network = image_flow_network((1, 8, 8), (2, 3), n_filters=(4, 10))
+    widths = [
+        {layer.conditioner[0].weight.shape[0] for layer in layers if isinstance(layer, Coupling)}
+        for layers in network.scales
+    ]
+    assert widths == [{4}, {10}]
+    # A scale that is left out takes its number along.
+    network = image_flow_network((1, 7, 7), (2, 3), n_filters=(4, 10))
+    assert {layers[1].conditioner[0].weight.shape[0] for layers in network.scales} == {10}
 
 
 @pytest.mark.parametrize("factors", [(2, 2), (1, 3), (4, 6)])
