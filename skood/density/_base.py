@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from abc import ABCMeta, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._data import check_data
 from skood._internal import internal
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._parameters import NONNEGATIVE, Interval, StrOptions, estimator, parameter
 from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
@@ -91,13 +91,17 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     ----------
     learning_rate : float, default=0.002
         Peak learning rate.
-    optimizer : {"adam", "rmsprop"}, default="adam"
+    optimizer : {"adam", "adamw", "amsgrad", "rmsprop"}, default="adam"
         Optimization algorithm.
     betas : tuple of float, default=(0.9, 0.999)
         Decay rates of Adam's moments.
-    lr_schedule : {"cosine", "exponential", "constant"}, default="cosine"
+    weight_decay : float, default=0.0
+        Weight of the L2 penalty, half the squared norm of all parameters. "adamw" shrinks the
+        parameters by this fraction of the learning rate instead.
+    lr_schedule : {"cosine", "exponential", "constant"} or sequence of pairs, default="cosine"
         "cosine" warms up and decays to 1 % of `learning_rate`; "exponential" multiplies it by
-        `lr_decay` after every step.
+        `lr_decay` after every step. A sequence of points (fraction of the training, factor of
+        `learning_rate`) is interpolated linearly.
     lr_decay : float, default=0.999995
         See `lr_schedule`.
     validation_fraction : float, default=0.1
@@ -111,10 +115,17 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
     """
 
     learning_rate: float = parameter(default=2e-3, kw_only=True)
-    optimizer: str = parameter(StrOptions({"adam", "rmsprop"}), default="adam", kw_only=True)
+    optimizer: str = parameter(
+        StrOptions({"adam", "adamw", "amsgrad", "rmsprop"}), default="adam", kw_only=True
+    )
     betas: tuple[float, float] = parameter(tuple, default=(0.9, 0.999), kw_only=True)
-    lr_schedule: str = parameter(
-        StrOptions({"cosine", "exponential", "constant"}), default="cosine", kw_only=True
+    weight_decay: float = parameter(NONNEGATIVE, default=0.0, kw_only=True)
+    lr_schedule: str | Sequence[tuple[float, float]] = parameter(
+        StrOptions({"cosine", "exponential", "constant"}),
+        tuple,
+        list,
+        default="cosine",
+        kw_only=True,
     )
     lr_decay: float = parameter(
         Interval(numbers.Real, 0, 1, closed="right"), default=0.999995, kw_only=True
