@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -36,7 +38,19 @@ def forward_jacobian(function: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 
     basis = torch.eye(z.shape[1], dtype=z.dtype, device=z.device)
     with computing, torch.no_grad():
+        _load_forward_mode()
         return torch.func.vmap(derivative, out_dims=-1)(basis)
+
+
+@functools.cache
+def _load_forward_mode() -> None:
+    """Make torch load its forward mode, without the warnings of this first use.
+
+    Torch itself compiles formulas of forward mode by its deprecated ``torch.jit.script``.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", FutureWarning)
+        torch.func.jvp(torch.sin, (torch.zeros(()),), (torch.ones(()),))
 
 
 def backward_jacobian(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
