@@ -27,7 +27,7 @@ from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Preprocessing
 from skood.classifiers._reading import Head, Reading
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
-from skood.likelihood._diffusion_reconstruction import _mean_squared_error
+from skood.likelihood._item_distances import mean_squared_error
 from skood.training_time._class_gaussians import ClassGaussians
 
 __all__ = ["CODECS", "decode_parameters", "encode_parameters"]
@@ -66,7 +66,7 @@ _PARTS = {
     )
 }
 # Functions of ours that are attributes, by their names in files.
-_FUNCTIONS: dict[str, Callable[..., Any]] = {"mean_squared_error": _mean_squared_error}
+_FUNCTIONS: dict[str, Callable[..., Any]] = {"mean_squared_error": mean_squared_error}
 
 
 @cache

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from skood.density._noise_schedule import VariancePreserving, mean_and_std
-from skood.density._probability_flow import denoise, noise_and_trace
+from skood.density._noise_schedule import NoiseSchedule, mean_and_std
+from skood.density._probability_flow import ancestral_sample, denoise, noise_and_trace
 
 __all__ = ["Denoiser", "rademacher"]
 
@@ -17,14 +17,14 @@ class Denoiser:
     r"""The tensor interface of a trained diffusion model.
 
     An internal interface, stable within this package. Items x (b, ...) are the network's input,
-    pixels in [-1, 1] or standardised rows; the noisy item of x at time t is
-    :math:`\psi x + \sigma \epsilon`.
+    pixels in [-1, 1] or standardised rows. The network reads the noisy item of x at time t as
+    :math:`\psi x + \sigma \epsilon` with :math:`\psi^2 + \sigma^2 = 1`, whatever the SDE.
 
     Parameters
     ----------
     noise : callable
         The network, which predicts the noise in noisy items at a log-ratio.
-    schedule : VariancePreserving
+    schedule : NoiseSchedule
     log_ratios : (float, float)
         Smallest and largest log-ratio of the noise.
     log_density : callable
@@ -34,7 +34,7 @@ class Denoiser:
     def __init__(
         self,
         noise: Callable[[Tensor, Tensor], Tensor],
-        schedule: VariancePreserving,
+        schedule: NoiseSchedule,
         log_ratios: tuple[float, float],
         log_density: Callable[[Tensor], Tensor],
     ) -> None:
@@ -48,21 +48,38 @@ class Denoiser:
         return self.schedule.log_ratio(torch.tensor(t))
 
     def noisy(self, x: Tensor, t: float, noise: Tensor) -> Tensor:
-        """Add the noise of time t to items."""
+        """Noisy items of time t, as the network reads them."""
         psi, sigma = mean_and_std(self.log_ratio(t))
         return psi * x + sigma * noise
 
-    def denoise(self, x: Tensor, t: float, n_steps: int) -> Tensor:
-        """Remove the noise of time t from items, by steps of the ODE to the smallest noise."""
+    def denoise(self, x: Tensor, t: float, n_steps: int, draws: Tensor | None = None) -> Tensor:
+        r"""Remove the noise of time t from items, in steps to the smallest noise.
+
+        Parameters
+        ----------
+        x : Tensor of shape (b, ...)
+            Noisy items, as from `noisy`.
+        t : float
+        n_steps : int
+            Without steps, the mean of the items that may be x without noise.
+        draws : Tensor of shape (n_steps, \*item_shape) or None
+            Standard normal numbers, for steps of the reverse-time SDE. None: steps of the ODE.
+        """
         start = float(self.log_ratio(t))
         end = min(start, self.log_ratios[0]) if n_steps > 0 else start
         grid = torch.linspace(start, end, n_steps + 1, device=x.device)
+        if draws is not None:
+            return ancestral_sample(self.noise, x, grid, draws)
         return denoise(self.noise, x, grid)
 
     def score(self, x: Tensor, log_ratio: Tensor) -> Tensor:
-        r"""Gradient of the log-density of noisy items, at :math:`\psi x`; float64."""
-        psi, sigma = mean_and_std(log_ratio)
-        return -self.noise(psi * x, log_ratio).double() / sigma
+        r"""Gradient of the log-density of the SDE's noisy items, at the noise-free one; float64."""
+        psi, _ = mean_and_std(log_ratio)
+        return -self.noise(psi * x, log_ratio).double() / self.std(log_ratio)
+
+    def std(self, log_ratio: Tensor) -> Tensor:
+        """Return the standard deviation of the noise in the SDE's noisy items."""
+        return self.schedule.factor(log_ratio) * log_ratio.exp()
 
     def dimension(self, x: Tensor, log_ratio: Tensor, probes: Tensor | None) -> Tensor:
         r"""Local intrinsic dimension by FLIPD at :math:`\psi x`, (b,), float64.

@@ -27,7 +27,12 @@ from skood.density._denoiser import Denoiser, rademacher
 from skood.density._diffusion_network import AveragedNetwork, NoiseNetwork
 from skood.density._evidence import normal_points
 from skood.density._neural_density import NeuralDensity
-from skood.density._noise_schedule import VariancePreserving, mean_and_std
+from skood.density._noise_schedule import (
+    NoiseSchedule,
+    VarianceExploding,
+    VariancePreserving,
+    mean_and_std,
+)
 from skood.density._pixels import ImageOrRowParameters
 from skood.density._probability_flow import denoise, log_density
 
@@ -39,16 +44,18 @@ _EXACT_FEATURES = 64
 _PATCHED_SIDE = 16
 # Times in validation for each item, divided by its number of values.
 _VALIDATION_DRAWS = 256
+# Rounding of log-ratios that are compared.
+_ROUNDING = 1e-5
 
 
 @estimator
 class Diffusion(ImageOrRowParameters, NeuralDensity):
     r"""Diffusion model: density of rows or images.
 
-    The variance-preserving SDE [1]_ adds noise to items, :math:`x_t = \psi(t) x + \sigma(t)
-    \epsilon`, and a network learns to predict the noise, :math:`\hat\epsilon(x_t, t)`. The
-    prediction is :math:`-\sigma` times the *score function*, the gradient of the log-density of
-    noisy items; the score functions of all times determine the density. Training minimises the
+    A stochastic differential equation (SDE) [1]_ adds noise to items, :math:`x_t = \psi(t) x +
+    \sigma(t) \epsilon`, and a network learns to predict the noise, :math:`\hat\epsilon(x_t, t)`.
+    The prediction is :math:`-\sigma` times the *score function*, the gradient of the log-density
+    of noisy items; the score functions of all times determine the density. Training minimises the
     mean of :math:`\|\epsilon - \hat\epsilon\|^2` (denoising score matching).
 
     Parameters
@@ -65,14 +72,27 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         width are even and more than 16, else 1.
     dropout : float, default=0.0
         Fraction of the hidden channels that is dropped in training.
+    sde : {"vp", "ve"}, default="vp"
+        "vp" is variance-preserving, :math:`\psi^2 = \exp(-\beta_0 t - (\beta_1 - \beta_0) t^2 / 2)`
+        and :math:`\sigma^2 = 1 - \psi^2`; "ve" is variance-exploding, :math:`\psi = 1` and
+        :math:`\sigma = \sigma_0 (\sigma_1 / \sigma_0)^t`.
     beta_min : float, default=0.1
-        Rate of noise at time 0.
+        For "vp": :math:`\beta_0`, the rate of noise at time 0.
     beta_max : float, default=20.0
-        Rate of noise at time 1.
+        For "vp": :math:`\beta_1`, the rate of noise at time 1.
+    sigma_min : float, default=0.001
+        For "ve": :math:`\sigma_0`, the standard deviation of the noise at time 0, in units of the
+        network. The default is the smallest noise of "vp"; [1]_ takes 0.02 in these units.
+    sigma_max : float, default=50.0
+        For "ve": :math:`\sigma_1`, the standard deviation of the noise at time 1.
     t_min : float, default=1e-05
-        Time of the smallest noise that is modelled, by default of a standard deviation of 0.001. A
-        larger one costs bits per dimension for images with many equal pixels: a step of 256 levels
-        is 0.008.
+        Time of the smallest noise that is modelled, for "vp" by default of a standard deviation of
+        0.001. A larger one costs bits per dimension for images with many equal pixels: a step of
+        256 levels is 0.008.
+    t_score : float or None, default=None
+        Time at which an item is scored: its log-density is the log-density of noisy items at this
+        time, as if x were :math:`x_t / \psi(t)`. None takes `t_min`; [3]_ takes 0.01. Training and
+        samples do not depend on it.
     weighting : {"likelihood", "uniform"}, default="likelihood"
         Distribution of the times in training. With "likelihood", which gives small noise more
         weight, the loss is a bound on the log-density [2]_; "uniform" is used in [1]_ and [3]_.
@@ -93,6 +113,8 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     ----------
     module_ : torch.nn.Module
         The trained network, with averaged weights.
+    noise_range_ : (float, float)
+        Logarithms of :math:`\sigma / \psi` at the smallest and the largest noise of training.
     history_ : dict of str to list of float
         Loss of each epoch in nats per item: "loss" and, where rows were held out,
         "validation_loss". With the weighting "likelihood", they are upper bounds on minus the mean
@@ -106,9 +128,14 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     Notes
     -----
     The network reads pixels in [-1, 1], or standardised rows. A score is the log-density at the
-    smallest noise, by the probability-flow ODE ([1]_, equation 39), in the units of X. With levels,
-    the density is multiplied by the volume of a bin. Errors come from the steps of the ODE (by
-    default 0.003 nats for each value of a normal distribution) and from the probes.
+    noise of `t_score`, by the probability-flow ODE ([1]_, equation 39), in the units of X. With
+    levels, the density is multiplied by the volume of a bin. Errors come from the steps of the ODE
+    (by default 0.003 nats for each value of a normal distribution) and from the probes.
+
+    The network depends on the time through :math:`\sigma / \psi` alone, and noisy items are scaled
+    to :math:`x_t / \sqrt{\psi^2 + \sigma^2}` before it reads them [4]_. With the weighting
+    "likelihood", the two SDEs therefore differ only in their range of noise, and in the units of
+    `score_function`; with "uniform", also in the weights of the noise levels.
 
     References
     ----------
@@ -118,6 +145,8 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
        NeurIPS 2021, equation 14.
     .. [3] H. Kamkari et al., "A Geometric Explanation of the Likelihood OOD Detection Paradox",
        ICML 2024.
+    .. [4] T. Karras, M. Aittala, T. Aila, S. Laine, "Elucidating the Design Space of
+       Diffusion-Based Generative Models", NeurIPS 2022, table 1.
 
     Examples
     --------
@@ -138,9 +167,15 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
+    sde: str = parameter(StrOptions({"vp", "ve"}), default="vp", kw_only=True)
     beta_min: float = parameter(POSITIVE, default=0.1, kw_only=True)
     beta_max: float = parameter(POSITIVE, default=20.0, kw_only=True)
+    sigma_min: float = parameter(POSITIVE, default=0.001, kw_only=True)
+    sigma_max: float = parameter(POSITIVE, default=50.0, kw_only=True)
     t_min: float = parameter(FRACTION, default=1e-5, kw_only=True)
+    t_score: float | None = parameter(
+        Interval(numbers.Real, 0, 1, closed="right"), None, default=None, kw_only=True
+    )
     weighting: str = parameter(
         StrOptions({"likelihood", "uniform"}), default="likelihood", kw_only=True
     )
@@ -161,6 +196,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
 
     def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
         self.dtype_ = data.dtype
+        self._check_schedule()
         return Preprocessing(
             self,
             data,
@@ -169,7 +205,19 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
             has_range=data.is_image or self.image_shape is not None,
         )
 
+    def _check_schedule(self) -> None:
+        if self.sde == "ve" and self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sigma_min={self.sigma_min!r} is not below sigma_max={self.sigma_max!r}"
+            )
+        if self.t_score is not None and self.t_score < self.t_min:
+            raise ValueError(
+                f"t_score={self.t_score!r}; expected a time from t_min={self.t_min!r}, the "
+                "smallest that is modelled, to 1"
+            )
+
     def _learn(self, data: CheckedData) -> None:
+        self.noise_range_ = self.log_ratios()
         if not data.is_image:
             self._preprocessing.learn_moments(data)
 
@@ -243,7 +291,21 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
                 "modelled, to 1"
             )
 
-    def _schedule(self) -> VariancePreserving:
+    def _check_trained(self) -> None:
+        """Raise if parameters were changed after `fit` to noise that training did not include."""
+        # Files of earlier versions do not state the range.
+        low, high = getattr(self, "noise_range_", (-np.inf, np.inf))
+        lowest, highest = self.log_ratios()
+        if lowest < low - _ROUNDING or highest > high + _ROUNDING:
+            raise ValueError(
+                f"the network was trained on log-ratios of noise from {low:.4g} to {high:.4g}, but "
+                f"the parameters now span {lowest:.4g} to {highest:.4g}; fit again after a change "
+                "of sde, t_min, beta_min, beta_max, sigma_min or sigma_max"
+            )
+
+    def _schedule(self) -> NoiseSchedule:
+        if self.sde == "ve":
+            return VarianceExploding(self.sigma_min, self.sigma_max)
         return VariancePreserving(self.beta_min, self.beta_max)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
@@ -288,8 +350,17 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
             n_probes = "exact" if x.ndim == 2 and x.shape[1] <= _EXACT_FEATURES else 1
         if n_probes != "exact":
             probes = rademacher((self.n_steps, int(n_probes), *x.shape[1:])).to(x.device)
-        density = log_density(module, x, self.log_ratios(), self.n_steps, probes)
+        density = log_density(module, x, self._scored_log_ratios(), self.n_steps, probes)
         return density + self._log_volume()
+
+    def _scored_log_ratios(self) -> tuple[float, float]:
+        """Log-ratios between which the ODE of a log-density runs."""
+        self._check_schedule()
+        self._check_trained()
+        low, high = self.log_ratios()
+        if self.t_score is not None:
+            low = float(self._schedule().log_ratio(torch.tensor(self.t_score)))
+        return low, high
 
     @internal
     def denoiser(self, module: nn.Module) -> Denoiser:
@@ -300,6 +371,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         module : Module
             The trained network.
         """
+        self._check_trained()
         return Denoiser(
             module, self._schedule(), self.log_ratios(), partial(self._marginal, module)
         )
@@ -317,7 +389,8 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         -------
         ndarray of shape (n_samples, \*item_shape), float64
             :math:`\nabla \log p_t` at :math:`\psi(t) x`, in units of the network: pixels in [-1, 1]
-            or standardised rows.
+            or standardised rows. :math:`p_t` is the density of :math:`x_t`; with sde="ve",
+            :math:`\psi = 1`.
 
         Raises
         ------
@@ -330,6 +403,7 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
 
     def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
         device = generator.device
+        self._check_trained()
         low, high = self.log_ratios()
         grid = torch.linspace(high, low, self.n_steps + 1, device=device)
         shape = n_samples, *self._preprocessing.item_shape

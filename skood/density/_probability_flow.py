@@ -7,7 +7,8 @@ standard deviation s, the ODE is :math:`dy / ds = \hat\epsilon`, the predicted n
 .. math:: \frac{d \log p(y)}{d\lambda} = -s \operatorname{tr} \nabla_y \hat\epsilon
 
 Both are integrated over :math:`\lambda` by the classical Runge-Kutta method with steps of equal
-size, so that the result for an item does not depend on the others.
+size, so that the result for an item does not depend on the others. `ancestral_sample` follows the
+reverse-time SDE instead.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from skood.density._noise_schedule import log_normal, mean_and_std
 
-__all__ = ["Noise", "denoise", "log_density", "noise_and_trace"]
+__all__ = ["Noise", "ancestral_sample", "denoise", "log_density", "noise_and_trace"]
 
 # Predicts the noise in noisy items (b, ...), at one log-ratio; the same shape.
 Noise = Callable[[Tensor, Tensor], Tensor]
@@ -123,6 +124,41 @@ def denoise(noise: Noise, x: Tensor, log_ratios: Tensor) -> Tensor:
     y = x / mean_and_std(log_ratios[0])[0]
     for start, end in pairwise(log_ratios):
         (y,) = _runge_kutta(slopes, y, start, end)
+    last = log_ratios[-1]
+    return y - last.exp() * noise(mean_and_std(last)[0] * y, last)
+
+
+def ancestral_sample(noise: Noise, x: Tensor, log_ratios: Tensor, draws: Tensor) -> Tensor:
+    r"""Follow the reverse-time SDE to less noise, and subtract the predicted rest at the end.
+
+    A step from s to s' draws from the normal distribution of y' given y and the item, with the item
+    that the network predicts (Song et al. 2021, appendix F),
+
+    .. math:: y' = y - \frac{s^2 - s'^2}{s} \hat\epsilon
+        + \sqrt{\frac{s'^2 (s^2 - s'^2)}{s^2}} z
+
+    Parameters
+    ----------
+    noise : callable
+        See `noise_and_trace`.
+    x : Tensor of shape (b, ...)
+        Noisy items.
+    log_ratios : Tensor of shape (n_steps + 1,)
+        Decreasing, from the log-ratio of x.
+    draws : Tensor of shape (n_steps, \*item_shape)
+        Standard normal z of each step, the same for every item.
+
+    Returns
+    -------
+    Tensor of shape (b, ...)
+        Items without noise.
+    """
+    y = x / mean_and_std(log_ratios[0])[0]
+    for draw, (start, end) in zip(draws, pairwise(log_ratios), strict=True):
+        # The part of the variance that the step removes.
+        removed = -torch.expm1(2 * (end - start))
+        y = y - start.exp() * removed * noise(mean_and_std(start)[0] * y, start)
+        y = y + end.exp() * removed.sqrt() * draw
     last = log_ratios[-1]
     return y - last.exp() * noise(mean_and_std(last)[0] * y, last)
 

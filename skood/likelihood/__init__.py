@@ -7,6 +7,7 @@ from skood.likelihood._density_of_states import DensityOfStates
 from skood.likelihood._diffusion_reconstruction import DiffusionReconstruction
 from skood.likelihood._hierarchical_ratio import HierarchicalRatio
 from skood.likelihood._input_complexity import InputComplexity
+from skood.likelihood._item_distances import FeatureDistance
 from skood.likelihood._latent_norm import LatentNorm
 from skood.likelihood._likelihood_ratio import LikelihoodRatio
 from skood.likelihood._likelihood_regret import LikelihoodRegret
@@ -23,6 +24,7 @@ __all__ = [
     "DensityDetector",
     "DensityOfStates",
     "DiffusionReconstruction",
+    "FeatureDistance",
     "HierarchicalRatio",
     "InputComplexity",
     "LatentNorm",

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+from sklearn.frozen import FrozenEstimator
 from torch.utils.data import TensorDataset
 
+from skood import LocalIntrinsicDimension
 from skood.density import Diffusion
 
 
@@ -102,6 +104,110 @@ def test_samples_are_like_the_data(gaussian, of_gaussian):
     assert np.corrcoef(drawn.T)[0, 1] == pytest.approx(30 / np.sqrt(1300), abs=0.1)
     np.testing.assert_array_equal(of_gaussian.sample(2000, random_state=0), drawn)
     assert (of_gaussian.sample(3, random_state=1) != of_gaussian.sample(3, random_state=2)).all()
+
+
+class ExactNoise(torch.nn.Module):
+    """The noise in items of a normal distribution of standardised rows."""
+
+    mean = torch.tensor([0.2, -0.1])
+    covariance = torch.tensor([[0.8, 0.5], [0.5, 1.1]])
+
+    def forward(self, x, log_ratio):
+        squared = torch.sigmoid(-2 * log_ratio)
+        noisy = squared * self.covariance.to(x) + (1 - squared) * torch.eye(2).to(x)
+        apart = x - squared.sqrt() * self.mean.to(x)
+        return (1 - squared).sqrt() * torch.linalg.solve(noisy, apart.mT).mT
+
+
+@pytest.fixture(params=["vp", "ve"])
+def exact(request, gaussian):
+    model = make_diffusion(sde=request.param, n_steps=60).fit(gaussian.rvs(300, random_state=0))
+    model.module_ = ExactNoise()
+    return model
+
+
+def noise_at(model, t):
+    """Return the factor of items, and the standard deviation of the noise, at time t."""
+    if model.sde == "ve":
+        return 1.0, 0.001 * 50000.0**t
+    squared = np.exp(-(0.1 * t + 19.9 * t**2 / 2))
+    return np.sqrt(squared), np.sqrt(1 - squared)
+
+
+@pytest.mark.parametrize("t_score", [None, 0.01, 0.3])
+def test_log_density_of_both_sdes_in_nats(exact, gaussian, t_score):
+    exact.set_params(t_score=t_score)
+    psi, sigma = noise_at(exact, t_score or 1e-5)
+    blurred = ExactNoise.covariance.numpy() + (sigma / psi) ** 2 * np.eye(2)
+    X = gaussian.rvs(50, random_state=1)
+    Z = (X - exact.mean_) / exact.scale_
+    expected = multivariate_normal(ExactNoise.mean.numpy(), blurred).logpdf(Z)
+    expected -= np.log(exact.scale_).sum()
+    np.testing.assert_allclose(exact.score_samples(X), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("t", [0.05, 0.4])
+def test_score_function_and_dimension_of_both_sdes(exact, gaussian, t):
+    psi, sigma = noise_at(exact, t)
+    X = gaussian.rvs(50, random_state=1)
+    Z = (X - exact.mean_) / exact.scale_
+    precision = np.linalg.inv(
+        psi**2 * ExactNoise.covariance.double().numpy() + sigma**2 * np.eye(2)
+    )
+    score = -psi * (Z - ExactNoise.mean.numpy()) @ precision
+    np.testing.assert_allclose(exact.score_function(X, t), score, rtol=1e-4, atol=1e-4)
+    dimension = 2 + sigma**2 * ((score**2).sum(1) - np.trace(precision))
+    settings = {"scale": float(np.log(sigma / psi)), "n_calibration": 50, "random_state": 0}
+    detector = LocalIntrinsicDimension(FrozenEstimator(exact), **settings).fit(X)
+    pairs = detector.score_pairs(X)
+    np.testing.assert_allclose(pairs[:, 1], dimension, atol=1e-3)
+    np.testing.assert_allclose(pairs[:, 0], exact.score_samples(X), atol=1e-6)
+
+
+def test_samples_of_both_sdes(exact):
+    drawn = (exact.sample(4000, random_state=0) - exact.mean_) / exact.scale_
+    np.testing.assert_allclose(drawn.mean(0), ExactNoise.mean, atol=0.06)
+    np.testing.assert_allclose(np.cov(drawn.T), ExactNoise.covariance, atol=0.08)
+
+
+@pytest.mark.parametrize("weighting", ["likelihood", "uniform"])
+def test_training_with_exploding_variance(gaussian, weighting):
+    X = gaussian.rvs(500, random_state=0)
+    few, more = (
+        make_diffusion(sde="ve", weighting=weighting, max_steps=n, ema_decay=0.9).fit(X)
+        for n in (2, 200)
+    )
+    assert more.noise_range_ == pytest.approx((np.log(0.001), np.log(50)), abs=1e-3)
+    assert more.score(X) > few.score(X)
+    # The scores of the data are high, and the loss is a bound on them.
+    assert more.score(X) > gaussian.logpdf(X).mean() - 1.5
+    if weighting == "likelihood":
+        assert more.history_["validation_loss"][-1] > -more.score(X)
+
+
+def test_range_of_noise_moves_a_model():
+    X = np.random.default_rng(0).normal(size=(100, 2))
+    losses = [
+        make_diffusion(sde="ve", **settings).fit(X).history_["loss"][-1]
+        for settings in ({}, {"sigma_min": 0.01}, {"sigma_max": 10.0})
+    ]
+    assert len({*losses}) == 3
+
+
+def test_noise_that_training_did_not_include(exact, gaussian):
+    X = gaussian.rvs(5, random_state=1)
+    with pytest.raises(ValueError, match=r"t_score=1e-06; expected a time from t_min=1e-05"):
+        exact.set_params(t_score=1e-6).score_samples(X)
+    with pytest.raises(ValueError, match=r"t_score=1e-06; expected a time from t_min=1e-05"):
+        make_diffusion(t_score=1e-6).fit(X)
+    changed = {"t_min": 1e-7} if exact.sde == "vp" else {"sigma_min": 1e-4}
+    exact.set_params(t_score=None, **changed)
+    for use in (exact.score_samples, lambda X: exact.score_function(X, 0.5), exact.sample):
+        with pytest.raises(ValueError, match=r"trained on log-ratios of noise from -6\.9"):
+            use(X if use != exact.sample else 3)
+    # Less of the noise is modelled, too.
+    exact.set_params(t_min=1e-3, sigma_min=0.01)
+    assert np.isfinite(exact.score_samples(X)).all()
 
 
 @pytest.fixture(scope="module")
@@ -245,6 +351,7 @@ def test_probabilities_of_levels_sum_to_one():
         ({"patch_size": 3}, np.zeros((9, 4, 4)), "patch_size=3 does not divide the height"),
         ({"t_min": 1.5}, np.zeros((9, 4)), "'t_min' parameter of Diffusion must be a float"),
         ({"n_probes": "all"}, np.zeros((9, 4)), "'n_probes' parameter of Diffusion must be"),
+        ({"sde": "ve", "sigma_min": 60.0}, np.zeros((9, 4)), "60.0 is not below sigma_max=50.0"),
     ],
 )
 def test_what_fit_refuses(settings, X, message):

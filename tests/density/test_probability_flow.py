@@ -9,8 +9,13 @@ import torch
 from scipy.stats import multivariate_normal
 
 from skood.density._denoiser import Denoiser, rademacher
-from skood.density._noise_schedule import VariancePreserving, mean_and_std
-from skood.density._probability_flow import denoise, log_density, noise_and_trace
+from skood.density._noise_schedule import VarianceExploding, VariancePreserving, mean_and_std
+from skood.density._probability_flow import (
+    ancestral_sample,
+    denoise,
+    log_density,
+    noise_and_trace,
+)
 
 SCHEDULE = VariancePreserving(0.1, 20.0)
 
@@ -53,6 +58,46 @@ def test_schedule_of_the_variance_preserving_sde():
     torch.testing.assert_close(psi, (-b / 2).exp(), rtol=1e-12, atol=0)
     torch.testing.assert_close(sigma, (1 - (-b).exp()).sqrt(), rtol=1e-9, atol=0)
     torch.testing.assert_close(SCHEDULE.time(SCHEDULE.log_ratio(t)), t, rtol=1e-9, atol=0)
+
+
+def test_schedule_of_the_variance_exploding_sde():
+    schedule = VarianceExploding(0.01, 50.0)
+    t = torch.linspace(0, 1, 50, dtype=torch.float64)
+    log_ratio = schedule.log_ratio(t)
+    torch.testing.assert_close(log_ratio.exp(), 0.01 * 5000.0**t, rtol=1e-12, atol=0)
+    torch.testing.assert_close(schedule.time(log_ratio), t, rtol=0, atol=1e-12)
+    denoiser = denoiser_of(None, schedule)
+    torch.testing.assert_close(denoiser.std(log_ratio), log_ratio.exp())
+    # The network reads noisy items of variance 1.
+    x, noise = torch.tensor([[2.0]]), torch.tensor([-0.5])
+    s = 0.01 * 5000**0.5
+    expected = torch.tensor([[(2 - 0.5 * s) / (1 + s**2) ** 0.5]])
+    torch.testing.assert_close(denoiser.noisy(x, 0.5, noise), expected)
+
+
+@pytest.mark.parametrize("t", [0.1, 0.4])
+def test_scores_and_dimensions_with_exploding_variance(mixture, t):
+    """Against derivatives of the log-density of x + sigma epsilon, by autograd."""
+    stored, noise = mixture
+    sigma = 0.01 * 1000.0**t
+    denoiser = denoiser_of(noise, VarianceExploding(0.01, 10.0))
+    means, weights = torch.from_numpy(stored["means"]), torch.from_numpy(stored["weights"])
+    covariances = [torch.from_numpy(stored[f"A{k}"] @ stored[f"A{k}"].T) for k in range(3)]
+    blurred = torch.stack(covariances) + sigma**2 * torch.eye(means.shape[1])
+
+    def log_prob(x):
+        parts = torch.distributions.MultivariateNormal(means, blurred).log_prob(x)
+        return (weights.log() + parts).logsumexp(0)
+
+    x = torch.from_numpy(stored["x"][:6])
+    score = torch.stack([torch.func.grad(log_prob)(row) for row in x])
+    hessians = torch.stack([torch.func.hessian(log_prob)(row) for row in x])
+    log_ratio = denoiser.log_ratio(t)
+    torch.testing.assert_close(denoiser.score(x, log_ratio), score, rtol=1e-6, atol=1e-6)
+    trace = torch.einsum("kdd->k", hessians)
+    dimension = x.shape[1] + sigma**2 * (trace + score.square().sum(1))
+    found = denoiser.dimension(x, log_ratio, None)
+    torch.testing.assert_close(found, dimension, rtol=1e-6, atol=1e-6)
 
 
 def test_scores_traces_and_dimensions_agree_with_the_reference(mixture):
@@ -137,3 +182,23 @@ def test_denoising_draws_from_a_mixture():
     for of_part, mean, variance in ((x < -0.2, -1.0, 0.04), (x > -0.2, 0.5, 0.01)):
         assert float(x[of_part].mean()) == pytest.approx(mean, abs=0.01)
         assert float(x[of_part].var()) == pytest.approx(variance, rel=0.05)
+
+
+@pytest.mark.parametrize("start", [-1.0, 0.5, 2.0])
+def test_ancestral_samples_are_drawn_from_the_posterior(start):
+    """Of a normal distribution: many places with one noisy value."""
+    mean, variance, y = 0.3, 0.25, 1.2
+    n = 8_000
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.randn(400, n, generator=generator).double()
+
+    def noise(x, log_ratio):
+        psi, sigma = mean_and_std(log_ratio)
+        return sigma * (x - psi * mean) / (psi**2 * variance + sigma**2)
+
+    grid = torch.linspace(start, -5.0, 401).double()
+    x = mean_and_std(grid[0])[0] * torch.full((1, n), y).double()
+    found = ancestral_sample(noise, x, grid, draws)[0]
+    kept = variance / (variance + math.exp(2 * start))
+    assert float(found.mean()) == pytest.approx(mean + kept * (y - mean), abs=0.02)
+    assert float(found.var()) == pytest.approx(variance * (1 - kept), rel=0.06)
