@@ -12,6 +12,7 @@ from skood import (
     metrics as metrics,
     model_selection as model_selection,
     posthoc as posthoc,
+    preprocessing as preprocessing,
     testing as testing,
     training_time as training_time,
 )
@@ -38,9 +39,12 @@ from skood.calibration import (
 from skood.classifiers import (
     MLP as MLP,
     VGG as VGG,
+    Airbench as Airbench,
     ConvNet as ConvNet,
     DenseNet as DenseNet,
     FeatureExtractor as FeatureExtractor,
+    LeNet as LeNet,
+    MNISTConvNet as MNISTConvNet,
     PretrainedClassifier as PretrainedClassifier,
     ResNet as ResNet,
     ShallowConvNet as ShallowConvNet,
@@ -119,6 +123,9 @@ from skood.posthoc import (
     Residual as Residual,
     TemperatureScaling as TemperatureScaling,
     ViM as ViM,
+)
+from skood.preprocessing import (
+    GlobalContrastNormalization as GlobalContrastNormalization,
 )
 from skood.training_time import (
     VMDLS as VMDLS,

@@ -25,7 +25,7 @@ from skood._safe_files import (
 __all__ = ["Checkpoint", "check_checkpoint_dirs"]
 
 # Changes with the content; files of other versions are not read.
-_VERSION = 1
+_VERSION = 2
 
 # Content of a checkpoint besides the state dicts "objective" and "optimizer".
 _TYPES: dict[str, tuple[type, ...]] = {
@@ -37,6 +37,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "best": (dict, type(None)),
     "sums": (dict,),
     "count": (int,),
+    "averaged": (dict, type(None)),
 }
 
 
@@ -158,6 +159,9 @@ def _misfit(
     for name in "objective", "best":
         if saved[name] is not None and _form(saved[name]) != expected:
             return f'the names, shapes or dtypes of the weights in "{name}" differ'
+    averaged = saved["averaged"]
+    if averaged is not None and not _form(averaged).items() <= expected.items():
+        return 'the names, shapes or dtypes of the weights in "averaged" differ'
     groups, state = saved["optimizer"]["param_groups"], saved["optimizer"]["state"]
     own_groups = optimizer.state_dict()["param_groups"]
     if [group["params"] for group in groups] != [group["params"] for group in own_groups]:

@@ -30,6 +30,9 @@ class Objective(nn.Module, metaclass=ABCMeta):
             read, prepare, loss, metrics                    for each validation batch
     """
 
+    # Number of the epoch, from 0; set by the training loop before `start_epoch`.
+    epoch: int = 0
+
     # True if `read` is slow, because it reads from disk or decodes images.
     reads_slowly: bool = False
 
@@ -143,6 +146,9 @@ class Objective(nn.Module, metaclass=ABCMeta):
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return groups for the optimizer; "lr_scale" multiplies the learning rate of a group.
+
+        Called before training, and again after every `start_epoch`: "lr_scale" may change, and
+        nothing else.
 
         Returns
         -------

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from skood._torch.checkpoint import Checkpoint
 from skood._torch.objective import Objective
@@ -34,8 +34,10 @@ __all__ = [
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 
+_STEPS_TO_AVERAGE = 5
+
 # Attributes of a run that its checkpoint holds, besides the weights and the optimizer.
-_SAVED = "seed", "step", "epoch", "bf16", "history", "best", "sums", "count"
+_SAVED = "seed", "step", "epoch", "bf16", "history", "best", "sums", "count", "averaged"
 
 # A second Ctrl-C within this time ends the whole fit instead of one more phase.
 _SECONDS_TO_END = 3.0
@@ -214,6 +216,8 @@ class TrainingRun:
         self.best: dict[str, Tensor] | None = None
         self.sums: dict[str, Tensor] = {}
         self.count = 0
+        # Averaged weights of `look_ahead`.
+        self.averaged: dict[str, Tensor] | None = None
         self._saved_at = monotonic()
         # Whether the checkpoint holds this state.
         self._is_saved = False
@@ -259,6 +263,36 @@ class TrainingRun:
         for name, loss in losses.items():
             loss = loss.detach().double()
             self.sums[name] = self.sums[name] + loss if name in self.sums else loss
+
+    def look_ahead(self, decay: float | None, n_steps: int) -> None:
+        """Average the weights every 5 steps, and continue from the average.
+
+        The first call, before the first step, takes the initial weights. The average keeps a
+        fraction :math:`d^5 (s / S)^3` of itself after step s of S; the weights after the last step
+        are the average (Jordan 2024, arXiv:2404.00498). Averages are taken of the parameters and of
+        the statistics of normalisation layers.
+
+        Parameters
+        ----------
+        decay : float or None
+            d; None does nothing.
+        n_steps : int
+            S.
+        """
+        if decay is None:
+            return
+        weights = _averaged_weights(self.objective)
+        if self.averaged is None:
+            self.averaged = {name: weight.detach().clone() for name, weight in weights.items()}
+            return
+        is_due = self.step % _STEPS_TO_AVERAGE == 0
+        kept = decay**_STEPS_TO_AVERAGE * (self.step / n_steps) ** 3
+        with torch.no_grad():
+            for name, average in self.averaged.items():
+                if is_due:
+                    average.lerp_(weights[name], 1 - kept)
+                if is_due or self.step == n_steps:
+                    weights[name].copy_(average)
 
     def mean_losses(self) -> dict[str, float]:
         """Return the mean loss and terms over the steps of this epoch so far."""
@@ -310,3 +344,12 @@ class TrainingRun:
         self._saved_at = monotonic()
         if self.checkpoint is not None:
             self._is_saved = self.checkpoint.save(self.state())
+
+
+def _averaged_weights(objective: Objective) -> dict[str, Tensor]:
+    """Return the parameters and the statistics of normalisation layers, by name."""
+    weights = dict(objective.named_parameters())
+    for name, layer in objective.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._NormBase):
+            weights |= {f"{name}.{key}": buffer for key, buffer in layer.named_buffers()}
+    return {name: weight for name, weight in weights.items() if weight.is_floating_point()}

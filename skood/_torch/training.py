@@ -184,7 +184,12 @@ def train(
                     bar.set_postfix(run.last_losses())
                     continue
                 epoch, done = divmod(run.step, epoch_steps)
+                objective.epoch = epoch
                 objective.start_epoch(epoch, resumed=run.epoch == epoch)
+                for group, now in zip(
+                    optimizer.param_groups, objective.parameter_groups(), strict=True
+                ):
+                    group["lr_scale"] = now.get("lr_scale", 1.0)
                 run.epoch = epoch
                 objective.train()
                 todo = batches_of(epoch)[done : done + n_steps - run.step]
@@ -202,6 +207,7 @@ def train(
                         with finishing_step():
                             if run.step == 0:
                                 objective.start(*(batch if processes.size == 1 else whole(rows)))
+                                run.look_ahead(settings.lookahead, n_steps)
                             if run.bf16 is None:
                                 run.bf16 = processes.all(
                                     trains_in_bf16(
@@ -221,6 +227,7 @@ def train(
                             optimizer.step()
                             objective.after_step()
                             run.advance(processes.means(losses))
+                            run.look_ahead(settings.lookahead, n_steps)
                         if monotonic() - shown_at > _SECONDS_BETWEEN_LOSSES:
                             shown_at = monotonic()
                             bar.set_postfix(loss=f"{run.mean_losses()['loss']:.4g}")

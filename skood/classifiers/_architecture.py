@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numbers
 from abc import abstractmethod
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from skood._parameters import NONNEGATIVE, Interval, StrOptions, estimator, para
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Learned, Preprocessing
+from skood.classifiers._augmentation import AUGMENTATIONS, augment, augmentations_of
 from skood.classifiers._network import Network
 from skood.classifiers._network_classifier import NetworkClassifier, last_linear
 from skood.classifiers._pretrained import PretrainedClassifier
@@ -58,15 +59,21 @@ class Architecture(NetworkClassifier, NeuralEstimator):
     ----------
     learning_rate : float, default=0.1
         Initial learning rate.
-    optimizer : {"sgd", "adam", "adadelta"}, default="sgd"
+    optimizer : {"sgd", "adam", "adamw", "amsgrad", "adadelta"}, default="sgd"
         Optimization algorithm.
     momentum : float, default=0.9
         Nesterov momentum of "sgd".
     weight_decay : float, default=0.0005
-        Weight of the L2 penalty, half the squared norm of all parameters.
-    lr_schedule : {"cosine", "step", "constant"}, default="cosine"
+        Weight of the L2 penalty, half the squared norm of all parameters. "adamw" shrinks the
+        parameters by this fraction of the learning rate instead.
+    lr_schedule : {"cosine", "step", "constant"} or sequence of (float, float), default="cosine"
         "cosine" falls to 1 % after a short warm-up; "step" divides by 10 at half and at three
-        quarters of the training.
+        quarters of the training. Points (fraction of the training, factor of the learning rate) are
+        interpolated linearly; see :func:`~skood.classifiers.multi_step` for milestones.
+    lookahead : float or None, default=None
+        Decay of averaged weights: every 5 steps the average keeps the fraction
+        ``lookahead**5 * progress**3`` of itself, and training continues from the average. The
+        trained weights are the average. None averages nothing.
     label_smoothing : float, default=0.0
         Fraction of the target probability that is spread evenly over all classes.
     weights_init : FrozenEstimator, PretrainedClassifier or Module, default=None
@@ -74,10 +81,13 @@ class Architecture(NetworkClassifier, NeuralEstimator):
         normalisation, and leaves it unchanged. Give a classifier of this package in a
         :class:`sklearn.frozen.FrozenEstimator`, or a torch module. Its last layer is used only if
         the number of classes is the same. None: random weights.
-    augmentation : {"auto", "crop", "flip", "crop_flip"} or None, default="auto"
-        Random shifts by up to an eighth of the image, filled with black, and horizontal flips.
-        "auto" applies both to colour images and neither to grey ones, since a mirrored digit is
-        not a digit.
+    augmentation : str, tuple of str or None, default="auto"
+        Random changes of training images: "crop" shifts them by up to an eighth, filled with black;
+        "flip" mirrors half of them; "alternating_flip" mirrors one half in even epochs and the
+        other half in odd epochs; "translate" shifts by up to a sixteenth, filled with the mirrored
+        border; "rotate" turns by up to 10 degrees; "resized_crop" enlarges a part of at least 95 %
+        of the area. "crop_flip" is ("crop", "flip"). "auto" is "crop_flip" for colour images and
+        None for grey ones, since a mirrored digit is not a digit.
     validation_fraction : float, default=0.0
         Fraction of the training data held out when `fit` is not given `X_val`.
     image_shape : tuple of int, default=None
@@ -92,13 +102,18 @@ class Architecture(NetworkClassifier, NeuralEstimator):
     """
 
     learning_rate: float = parameter(default=0.1, kw_only=True)
-    optimizer: str = parameter(StrOptions({"sgd", "adam", "adadelta"}), default="sgd", kw_only=True)
+    optimizer: str = parameter(
+        StrOptions({"sgd", "adam", "adamw", "amsgrad", "adadelta"}), default="sgd", kw_only=True
+    )
     momentum: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.9, kw_only=True
     )
     weight_decay: float = parameter(NONNEGATIVE, default=5e-4, kw_only=True)
-    lr_schedule: str = parameter(
-        StrOptions({"cosine", "step", "constant"}), default="cosine", kw_only=True
+    lr_schedule: str | Sequence[tuple[float, float]] = parameter(
+        StrOptions({"cosine", "step", "constant"}), tuple, list, default="cosine", kw_only=True
+    )
+    lookahead: float | None = parameter(
+        Interval(numbers.Real, 0, 1, closed="both"), None, default=None, kw_only=True
     )
     label_smoothing: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
@@ -106,8 +121,13 @@ class Architecture(NetworkClassifier, NeuralEstimator):
     weights_init: Any = parameter(
         FrozenEstimator, PretrainedClassifier, None, default=None, kw_only=True
     )
-    augmentation: str | None = parameter(
-        StrOptions({"auto", "crop", "flip", "crop_flip"}), None, default="auto", kw_only=True
+    augmentation: str | tuple[str, ...] | None = parameter(
+        StrOptions({"auto", "crop_flip", *AUGMENTATIONS}),
+        tuple,
+        list,
+        None,
+        default="auto",
+        kw_only=True,
     )
     image_shape: tuple[int, int, int] | None = parameter(
         tuple, list, None, default=None, kw_only=True
@@ -115,6 +135,12 @@ class Architecture(NetworkClassifier, NeuralEstimator):
     value_range: Any = parameter(
         tuple, list, StrOptions({"minmax"}), None, default=None, kw_only=True
     )
+
+    # What augmentation="auto" stands for.
+    _auto_augmentations: ClassVar[dict[str, tuple[str, ...]]] = {
+        "colour": ("crop", "flip"),
+        "grey": (),
+    }
 
     value_range_ = Learned("value_range")
     mean_ = Learned("mean")
@@ -144,6 +170,28 @@ class Architecture(NetworkClassifier, NeuralEstimator):
             return network.to(memory_format=torch.channels_last)
         return network
 
+    def _initialize(self, network: nn.Module, data: CheckedData) -> None:
+        """Set initial weights that depend on the training data; none by default.
+
+        Parameters
+        ----------
+        network : Module
+            Untrained, on its device.
+        data : CheckedData
+            Training rows, in the shape that the network reads.
+        """
+
+    @internal
+    def parameter_groups(self, network: nn.Module, epoch: int) -> list[dict[str, Any]]:
+        """Return groups of the network's parameters, each with the "lr_scale" of this epoch.
+
+        Parameters
+        ----------
+        network : Module
+        epoch : int
+        """
+        return [{"params": list(network.parameters())}]
+
     def _open(self, X: Any, *, reset: bool) -> CheckedData:
         data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
         if reset:
@@ -158,14 +206,14 @@ class Architecture(NetworkClassifier, NeuralEstimator):
         items: npt.NDArray | Tensor,
         device: torch.device,
         generator: torch.Generator | None = None,
+        epoch: int = 0,
     ) -> Tensor:
         """Return the network's input for items of X, augmented if a generator is given."""
         x = self._preprocessing.tensor(items, device)
         if generator is not None and x.ndim == 4:
-            augmentation = self.augmentation or ""
-            if augmentation == "auto":
-                augmentation = "crop_flip" if x.shape[1] == 3 else ""
-            x = _augment(x, augmentation, generator)
+            auto = self._auto_augmentations["colour" if x.shape[1] == 3 else "grey"]
+            names = augmentations_of(self.augmentation, auto)
+            x = augment(x, names, generator, epoch)
         return self._preprocessing.standardized(x)
 
     @internal
@@ -202,22 +250,3 @@ class Architecture(NetworkClassifier, NeuralEstimator):
             n_workers=self.n_workers,
             verbose=self.verbose,
         )
-
-
-def _augment(x: Tensor, kind: str, generator: torch.Generator) -> Tensor:
-    """Shift and flip each image of a batch independently."""
-    n, _, height, width = x.shape
-    rows = torch.arange(height, device=x.device).expand(n, height)
-    columns = torch.arange(width, device=x.device).expand(n, width)
-    if "flip" in kind:
-        flipped = torch.rand((n, 1), generator=generator, device=x.device) < 0.5
-        columns = torch.where(flipped, columns.flip(1), columns)
-    if "crop" in kind:
-        margin = max(1, height // 8)
-        x = F.pad(x, (margin, margin, margin, margin))
-        offset = torch.randint(0, 2 * margin + 1, (2, n, 1), generator=generator, device=x.device)
-        rows, columns = rows + offset[0], columns + offset[1]
-    if not kind:
-        return x
-    image = torch.arange(n, device=x.device)[:, None, None]
-    return x[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

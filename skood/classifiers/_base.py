@@ -199,6 +199,8 @@ class NeuralClassifier(Architecture):
         with isolated_rng(device, seed):
             n_made = len(classes) if n_outputs is None else n_outputs
             network = self._make_network(data.item_shape, n_made).to(device)
+            if self.weights_init is None:
+                self._initialize(network, data.subset(training))
         if self.weights_init is not None:
             self._start_from(self.weights_init, network, keeps_head=n_outputs is None)
         task = Task(

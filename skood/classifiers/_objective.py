@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -156,7 +157,19 @@ class ClassifierObjective(Objective):
         -------
         Tensor of shape (b, ...)
         """
-        return self.classifier.network_input(items, self.device, generator)
+        return self.classifier.network_input(items, self.device, generator, self.epoch)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the groups of the network's parameters, and one of all other parameters.
+
+        Returns
+        -------
+        list of dict
+        """
+        groups = self.classifier.parameter_groups(self.network, self.epoch)
+        grouped = {id(parameter) for group in groups for parameter in group["params"]}
+        others = [p for p in self.parameters() if id(p) not in grouped]
+        return [*groups, {"params": others}] if others else groups
 
     def read(self, rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray, ...]:
         """Fetch the items of a batch and their class indices.

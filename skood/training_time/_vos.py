@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numbers
 import warnings
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -171,11 +170,6 @@ class _VOSObjective(ClassifierObjective):
         self.register_buffer("n_seen", torch.zeros_like(self.n_queued))
         self.register_buffer("is_synthesizing", torch.tensor(False))
         self.synthesizes = False
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        # All parameters of a group must get their first gradient in the same step.
-        own = [self.class_weight, *self.logistic_regression.parameters()]
-        return [{"params": list(self.network.parameters())}, {"params": own}]
 
     def start_epoch(self, epoch: int, *, resumed: bool) -> None:
         if not resumed and epoch >= self.first_epoch:

@@ -21,7 +21,7 @@ from skood.density import Autoencoder, NeuralSplineFlow, TwoStep
 
 CPU = torch.device("cpu")
 DATA = torch.randn(26, 3, generator=torch.Generator().manual_seed(0))
-LABEL = "checkpoint 1 run.pt"
+LABEL = "checkpoint 2 run.pt"
 # Eight steps, in two epochs of four.
 SETTINGS = TrainingSettings(
     max_epochs=2,
@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_one_warning(tmp_path):
         assert_same(run(path), expected)
     assert len(caught) == 1
     shutil.copy(path, tmp_path / "other.pt")
-    with pytest.warns(UserWarning, match="holds checkpoint 1 run.pt, not checkpoint 1 other.pt"):
+    with pytest.warns(UserWarning, match="holds checkpoint 2 run.pt, not checkpoint 2 other.pt"):
         Checkpoint(tmp_path / "other.pt", CPU)
 
 

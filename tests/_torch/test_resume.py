@@ -33,6 +33,7 @@ SETTINGS = TrainingSettings(
     verbose=0,
 )
 VALIDATING = replace(SETTINGS, patience=2)
+LOOKING_AHEAD = replace(SETTINGS, lookahead=0.9)
 CPU = torch.device("cpu")
 DATA = torch.randn(26, 3, generator=torch.Generator().manual_seed(0))
 
@@ -74,7 +75,9 @@ class Noisy(Objective):
 
 def run(settings, path, *, seed=0, fraction=None, **stop):
     """Train, interrupted at the given batch of training or validation."""
-    fraction = fraction if fraction is not None else 0.4 if settings is not SETTINGS else 0.0
+    fraction = (
+        fraction if fraction is not None else 0.0 if settings in (SETTINGS, LOOKING_AHEAD) else 0.4
+    )
     objective = Noisy(seed, stop)
     checkpoint = None if path is None else Checkpoint(path, CPU)
     seed = seed if checkpoint is None else checkpoint.seed(seed)
@@ -98,6 +101,9 @@ def assert_same(result, expected):
         (SETTINGS, {"training": 3}),
         (SETTINGS, {"training": 5}),
         (SETTINGS, {"training": 19}),
+        (LOOKING_AHEAD, {"training": 3}),
+        (LOOKING_AHEAD, {"training": 7}),
+        (LOOKING_AHEAD, {"training": 19}),
         (VALIDATING, {"training": 2}),
         (VALIDATING, {"training": 3}),
         (VALIDATING, {"validation": 0}),
