@@ -9,7 +9,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-__all__ = ["divergence", "importance_bound", "lower_bound", "normal_points", "weigh"]
+__all__ = [
+    "divergence",
+    "importance_bound",
+    "latent_divergences",
+    "lower_bound",
+    "normal_points",
+    "weigh",
+]
 
 
 def lower_bound(
@@ -73,15 +80,29 @@ def importance_bound(log_weights: Tensor) -> Tensor:
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """KL divergence of N(mean, variance) from N(0, I) in nats, shape (b,)."""
+    return latent_divergences(mean, log_variance).sum(1)
+
+
+def latent_divergences(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Terms of `divergence`, one for each latent, shape (b, n_latent), float64."""
     mean, log_variance = mean.double(), log_variance.double()
-    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(1)
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 
 
 @lru_cache(maxsize=8)
 def normal_points(n_points: int, n_dimensions: int) -> Tensor:
-    """Scrambled Sobol points of a standard normal distribution, shape (n_points, n_dimensions)."""
+    """Scrambled Sobol points of a standard normal distribution, shape (n_points, n_dimensions).
+
+    Dimensions beyond the 21 201 of a Sobol sequence are pseudo-random.
+    """
+    n_sobol = min(n_dimensions, torch.quasirandom.SobolEngine.MAXDIM)
     # Tensors created in inference mode could not be used in a later backward pass.
     with torch.inference_mode(False):
-        engine = torch.quasirandom.SobolEngine(n_dimensions, scramble=True, seed=0)
+        engine = torch.quasirandom.SobolEngine(n_sobol, scramble=True, seed=0)
         uniform = engine.draw(n_points, dtype=torch.float64).clamp(1e-9, 1 - 1e-9)
-        return torch.special.ndtri(uniform).float()
+        points = torch.special.ndtri(uniform).float()
+        if n_sobol == n_dimensions:
+            return points
+        generator = torch.Generator().manual_seed(0)
+        rest = torch.randn(n_points, n_dimensions - n_sobol, generator=generator)
+        return torch.cat([points, rest], 1)

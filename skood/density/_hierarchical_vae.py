@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import numbers
-from functools import partial
-from typing import Any, NamedTuple
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from skood._checked_data import CheckedData
 from skood._data import check_scores
-from skood._parameters import NONNEGATIVE, at_least, estimator, parameter
-from skood.density._evidence import divergence, importance_bound, normal_points
+from skood._parameters import NONNEGATIVE, StrOptions, at_least, estimator, parameter
+from skood._torch.preprocessing import Preprocessing
+from skood.density._descent import Descent, descend, free_nats_at, sum_at_least
+from skood.density._evidence import importance_bound, normal_points
 from skood.density._hierarchical_vae_network import HierarchicalVAENetwork
 from skood.density._latent_space import LatentSpace
 from skood.density._latent_variables import LatentVariableDensity
+from skood.density._neural_density import DensityObjective
 
 __all__ = ["HierarchicalVAE"]
 
 
-class Descent(NamedTuple):
-    """One draw of all latents, from the top down.
+class HierarchicalVAEObjective(DensityObjective):
+    """Negative evidence lower bound, in nats, of items that are binarised with `binarize`.
 
-    Attributes
-    ----------
-    latents : Tensor of shape (b, n_latent)
-        Columns of all layers, the bottom first.
-    divergences : Tensor of shape (b, n_inferred), float64
-        KL(q || p) in nats of each layer drawn from q, the top first, given the latents above.
-    log_ratio : Tensor of shape (b,), float64
-        Log p - log q in nats of the latents drawn from q.
+    The parameters are described in :class:`ModelObjective`.
     """
 
-    latents: Tensor
-    divergences: Tensor
-    log_ratio: Tensor
+    couples_rows = None
+
+    def prepare(
+        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
+    ) -> tuple[Tensor, ...]:
+        (x,) = super().prepare(items, generator)
+        return (self.model._binarized(x, generator),)
 
 
 @estimator
@@ -60,12 +62,33 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     Parameters
     ----------
     n_latents : tuple of int, default=(32, 16, 8)
-        Number of latents of each layer, from the bottom to the top; two layers or more.
+        Number of latents of each layer, from the bottom to the top; two layers or more. For a layer
+        of maps, the number of channels.
+    n_spatial_layers : int, default=0
+        For images: number of layers of maps, counted from the bottom. Each one has half the height
+        and width of the map below it, the first one half of the image's; ``(8, 16, 8)`` with 1 for
+        images of 28 x 28 are 8 x 14 x 14, 16 and 8 latents, as in [1]_. Fewer than the layers, and
+        at most the number of `n_filters`.
+    n_blocks : int, default=0
+        For images: residual blocks of two convolutions in every map of the encoder and the decoder
+        that is smaller than the image, and again after every layer of maps.
     n_warmup_steps : int, default=200
         Training steps over which the weight of the divergences rises linearly to 1.
     free_nats : float, default=2.0
         Training does not lower the divergence of a layer below this value, in nats per item, so
         that upper layers stay in use.
+    n_free_nats_steps : int or None, default=None
+        Training steps with `free_nats`: constant in the first half of the steps, then falling
+        linearly to 0, as in [1]_; training has to continue after them. None: constant.
+    free_nats_per : {"layer", "latent"}, default="layer"
+        "layer": `free_nats` bound the divergence of a layer. "latent": each of its n latents is
+        bounded by `free_nats` / n; in a layer of maps with n channels, each latent at every
+        position of the map, as in [1]_.
+    binarize : {"dynamic"} or None, default=None
+        "dynamic": images are binarised, with the grey value as the probability of white, and
+        training draws them anew for every batch; for ``likelihood="bernoulli"``. Scores are
+        log-probabilities of one binarised image, with the same threshold in a pixel for every item.
+        None: a Bernoulli likelihood takes grey values as they are.
     hidden_features : tuple of int, default=None
         Widths of the hidden layers of every posterior and, in reverse order, of every prior and,
         for rows, of the decoder. None: (128,) for images, (128, 128) for rows.
@@ -84,8 +107,28 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     Notes
     -----
     As in [1]_, skip connections lead from x to every layer of latents, from each layer to all
-    layers below, and from all layers to the decoder. Unlike in [1]_, latents are vectors, and
-    inference goes from the top down, so that :math:`q(z_{>k}|x)` needs no lower latents.
+    layers below, and from all layers to the decoder. Unlike in [1]_, inference goes from the top
+    down, so that :math:`q(z_{>k}|x)` needs no lower latents, and divergences are exact given the
+    latents above.
+
+    The settings of [1]_ for binarised images of clothes, with its 1000 epochs of 128 images, are::
+
+        HierarchicalVAE(
+            (8, 16, 8),
+            n_spatial_layers=1,
+            n_blocks=3,
+            n_filters=(64, 64),
+            likelihood="bernoulli",
+            binarize="dynamic",
+            free_nats=2.0,
+            free_nats_per="latent",
+            n_free_nats_steps=187_000,
+            n_warmup_steps=94_000,
+            max_epochs=1000,
+            patience=None,
+            learning_rate=3e-4,
+            batch_size=128,
+        )
 
     The draws of a score are scrambled Sobol points, the same for every item, so that it does not
     depend on the other items scored with it.
@@ -112,21 +155,49 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     """
 
     n_latents: tuple[int, ...] = parameter(tuple, list, default=(32, 16, 8))
+    n_spatial_layers: int = parameter(at_least(0), default=0, kw_only=True)
+    n_blocks: int = parameter(at_least(0), default=0, kw_only=True)
     n_warmup_steps: int = parameter(at_least(0), default=200, kw_only=True)
     free_nats: float = parameter(NONNEGATIVE, default=2.0, kw_only=True)
+    n_free_nats_steps: int | None = parameter(at_least(1), None, default=None, kw_only=True)
+    free_nats_per: str = parameter(StrOptions({"layer", "latent"}), default="layer", kw_only=True)
+    binarize: str | None = parameter(StrOptions({"dynamic"}), None, default=None, kw_only=True)
 
     _features_of_images = (128,)
+    _objective = HierarchicalVAEObjective
+
+    def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
+        preprocessing = super()._make_preprocessing(data)
+        if self.binarize is not None and self.likelihood_ != "bernoulli":
+            raise ValueError(
+                f"binarize={self.binarize!r} with likelihood={self.likelihood!r}; expected "
+                "likelihood='bernoulli', the law of black and white pixels"
+            )
+        return preprocessing
 
     def _network(self, item_shape: tuple[int, ...], hidden_features: tuple[int, ...]) -> nn.Module:
-        counts = self.n_latents
+        counts, n_maps = self.n_latents, self.n_spatial_layers
         if len(counts) < 2 or not all(isinstance(n, numbers.Integral) and n > 0 for n in counts):
             raise ValueError(
                 f"n_latents={counts!r}; expected the number of latents of each layer, from the "
                 "bottom to the top, for two layers or more; VAE has one"
             )
+        if n_maps and len(item_shape) != 3:
+            raise ValueError(
+                f"n_spatial_layers={n_maps}, but X has rows; expected images, or image_shape="
+                "(C, H, W) for rows that are flat images"
+            )
+        if n_maps > min(len(counts) - 1, len(self.n_filters)):
+            raise ValueError(
+                f"n_spatial_layers={n_maps} with n_latents={counts!r} and "
+                f"n_filters={self.n_filters!r}; expected fewer layers of maps than layers, and a "
+                "convolution for each of them"
+            )
         return HierarchicalVAENetwork(
             item_shape,
             counts,
+            n_spatial_layers=n_maps,
+            n_blocks=self.n_blocks,
             n_filters=self.n_filters,
             hidden_features=hidden_features,
             initial_scale=self._likelihood.initial_scale,
@@ -134,70 +205,67 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
 
     @property
     def n_latent(self) -> int:  # type: ignore[override]
-        """Latents of all layers together."""
-        return sum(self.n_latents)
+        """Latents of all layers together; with layers of maps, known after `fit`."""
+        if not self.n_spatial_layers:
+            return sum(self.n_latents)
+        check_is_fitted(self)
+        return sum(self.module_.n_latents)
 
-    def _descend(self, module: nn.Module, features: Tensor, noise: Tensor, k: int = 0) -> Descent:
-        """Draw the layers above the k-th from q, and the k lowest from the prior.
+    def _binarized(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return x, or if `binarize`, draw each pixel: 1 with the probability x.
 
-        Parameters
-        ----------
-        module : HierarchicalVAENetwork
-        features : Tensor of shape (b, n_features)
-        noise : Tensor of shape (n_latent,) or (b, n_latent)
-            Standard normal.
-        k : int, default=0
+        Without a generator, each pixel is compared with a threshold of its own, the same for every
+        item, from a uniform distribution.
         """
-        above = noise.new_zeros(len(features), 0)
-        divergences = []
-        log_ratio = torch.zeros(len(features), dtype=torch.float64, device=noise.device)
-        layers = list(enumerate(noise.split(module.n_latents, -1)))
-        for layer, point in reversed(layers):
-            prior_mean, prior_log_variance = module.prior(layer, above)
-            if layer < k:
-                z = prior_mean + (prior_log_variance / 2).exp() * point
-            else:
-                mean, log_variance = module.posterior(layer, features, above)
-                z = mean + (log_variance / 2).exp() * point
-                # In units of the prior, which then is standard normal.
-                inverse_scale = (-prior_log_variance / 2).exp()
-                log_variance = log_variance - prior_log_variance
-                divergences.append(divergence((mean - prior_mean) * inverse_scale, log_variance))
-                standardised = (z - prior_mean) * inverse_scale
-                terms = point.square() + log_variance - standardised.square()
-                log_ratio = log_ratio + 0.5 * terms.double().sum(1)
-            above = torch.cat([z, above], 1)
-        stacked = torch.stack(divergences, 1) if divergences else log_ratio.new_zeros(len(above), 0)
-        return Descent(above, stacked, log_ratio)
+        if self.binarize is None:
+            return x
+        if generator is not None:
+            return torch.bernoulli(x, generator=generator)
+        return (x > pixel_thresholds(x.shape[1:]).to(x.device)).to(x.dtype)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Evidence lower bound with one draw of z, or the training objective, shape (b,)."""
+        n_latent = sum(module.n_latents)
         if module.training:
-            noise = torch.randn(len(x), self.n_latent, device=x.device)
+            noise = torch.randn(len(x), n_latent, device=x.device)
         else:
-            points = normal_points(self.n_importance_samples, self.n_latent).to(x.device)
+            points = normal_points(self.n_importance_samples, n_latent).to(x.device)
             noise = points[torch.arange(len(x), device=x.device) % len(points)]
-        drawn = self._descend(module, module.features(x), noise)
-        log_likelihood = self._log_likelihood(module, x, module.decode(drawn.latents))
+        drawn = descend(module, module.features(x), noise)
+        log_likelihood = self._log_likelihood(module, x, module.decode(drawn.state))
         if not module.training:
-            return log_likelihood - drawn.divergences.sum(1)
+            return log_likelihood - drawn.divergence
         weight = ((module.n_steps + 1) / max(1, self.n_warmup_steps)).clamp(max=1)
-        return log_likelihood - weight * drawn.divergences.clamp(min=self.free_nats).sum(1)
+        free = free_nats_at(module.n_steps, self.free_nats, self.n_free_nats_steps)
+        counts = self.n_latents[::-1]
+        least = [free / n if self.free_nats_per == "latent" else free for n in counts]
+        charged = sum_at_least(drawn.divergences, least, per=self.free_nats_per)
+        return log_likelihood - weight * charged
 
     def _after_step(self, module: nn.Module) -> None:
         module.n_steps += 1
 
-    def _bound(self, module: nn.Module, x: Tensor, *, k: int, n_importance_samples: int) -> Tensor:
-        """Bound with the k lowest layers drawn from the prior, shape (b,), float64."""
+    def _bound(
+        self,
+        module: nn.Module,
+        x: Tensor,
+        *,
+        k: int,
+        n_importance_samples: int,
+        lower_latents: str = "sample",
+    ) -> Tensor:
+        """Bound with the k lowest layers from the prior, shape (b,), float64."""
+        x = self._binarized(x)
         features = module.features(x)
         bounds = []
-        for point in normal_points(n_importance_samples, self.n_latent).to(x.device):
-            drawn = self._descend(module, features, point, k)
-            log_likelihood = self._log_likelihood(module, x, module.decode(drawn.latents))
+        for point in normal_points(n_importance_samples, sum(module.n_latents)).to(x.device):
+            noise = point.expand(len(x), -1)
+            drawn = descend(module, features, noise, k, lower_latents)
+            log_likelihood = self._log_likelihood(module, x, module.decode(drawn.state))
             if self.bound == "importance":
                 bounds.append(log_likelihood + drawn.log_ratio)
             else:
-                bounds.append(log_likelihood - drawn.divergences.sum(1))
+                bounds.append(log_likelihood - drawn.divergence)
         stacked = torch.stack(bounds)
         return importance_bound(stacked) if self.bound == "importance" else stacked.mean(0)
 
@@ -205,17 +273,30 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         return self._bound(module, x, k=0, n_importance_samples=self.n_importance_samples)
 
     def score_above(
-        self, X: Any, k: int, n_importance_samples: int | None = None
+        self,
+        X: Any,
+        k: int,
+        n_importance_samples: int | None = None,
+        *,
+        lower_latents: str = "mode",
     ) -> npt.NDArray[np.float64]:
-        r"""Lower bound on log p(x) that infers only the layers of latents above the k-th.
+        r"""Bound on log p(x) that infers only the layers of latents above the k-th.
 
-        The lower ones are drawn from their prior given the upper ones:
+        The lower layers come from their prior given the upper ones (Havtorn et al. 2021). With
+        ``lower_latents="sample"`` they are drawn,
 
         .. math:: \mathcal{L}^{>k} = \mathbb{E}_{p(z_{\le k}|z_{>k}) \, q(z_{>k}|x)}
             \Big[ \log \frac{p(x|z) \, p(z_{>k})}{q(z_{>k}|x)} \Big],
 
-        or, with ``bound="importance"``, the importance-weighted bound from the same draws (Havtorn
-        et al. 2021).
+        which is a lower bound. With ``lower_latents="mode"``, as in the authors' code, each layer
+        is the mode of its prior given the layers above it,
+
+        .. math:: \mathcal{L}^{>k} = \mathbb{E}_{q(z_{>k}|x)} \Big[ \log
+            \frac{p(x|\hat z_1, \dots, \hat z_k, z_{>k}) \, p(z_{>k})}{q(z_{>k}|x)} \Big],
+            \qquad \hat z_l = \arg\max_{z_l} p(z_l | \hat z_{l+1}, \dots, \hat z_k, z_{>k}),
+
+        which depends on fewer draws and need not be a bound. With ``bound="importance"``, both are
+        importance-weighted over the draws.
 
         Parameters
         ----------
@@ -224,6 +305,8 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
             Number of layers that are not inferred, 0 to L - 1; 0 equals `score_samples`.
         n_importance_samples : int or None, default=None
             None takes the parameter of the model.
+        lower_latents : {"mode", "sample"}, default="mode"
+            Whether the layers that are not inferred are the mode of their prior, or are drawn.
 
         Returns
         -------
@@ -233,7 +316,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         Raises
         ------
         ValueError
-            When no layer lies above the k-th, or there are no draws.
+            When no layer lies above the k-th, there are no draws, or `lower_latents` is unknown.
         """
         if not isinstance(k, numbers.Integral) or not 0 <= k < len(self.n_latents):
             raise ValueError(
@@ -244,10 +327,43 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
             n_importance_samples = self.n_importance_samples
         if n_importance_samples < 1:
             raise ValueError(f"n_importance_samples={n_importance_samples!r}; expected at least 1")
-        bound = partial(self._bound, k=k, n_importance_samples=n_importance_samples)
+        if lower_latents not in ("mode", "sample"):
+            raise ValueError(f"lower_latents={lower_latents!r}; expected 'mode' or 'sample'")
+        bound = partial(
+            self._bound,
+            k=k,
+            n_importance_samples=n_importance_samples,
+            lower_latents=lower_latents,
+        )
         scores = self.map(X, bound)
         check_scores(self, scores)
         return scores
+
+    def _at_means(self, module: nn.Module, x: Tensor) -> Descent:
+        """Take the mean of every posterior, given the means of the layers above."""
+        no_noise = torch.zeros(len(x), sum(module.n_latents), device=x.device)
+        return descend(module, module.features(self._binarized(x)), no_noise)
+
+    def latent_divergences(self, X: Any) -> npt.NDArray[np.float64]:
+        """Divergence of the posterior of each latent from its prior, given the means above.
+
+        A latent is in use if its mean over in-distribution items is well above 0, for example above
+        0.01 nats. A layer without latents in use does not contribute to any bound.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_latent), float64
+            KL(q || p) in nats, in the order of `transform`.
+        """
+
+        def of_latents(module: nn.Module, x: Tensor) -> Tensor:
+            return torch.cat(self._at_means(module, x).divergences[::-1], 1)
+
+        return self._finite(self.map(X, of_latents, doing="divergences"), "X")
 
     def transform(self, X: Any) -> npt.NDArray[np.float64]:
         """Latents of X: the means of the posteriors, each given the means of the layers above.
@@ -259,19 +375,22 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         Returns
         -------
         ndarray of shape (n_samples, n_latent), float64
-            Columns of all layers, the bottom first. Only the prior of the top layer is standard
-            normal.
+            Columns of all layers, the bottom first; maps channel by channel, row by row. Only the
+            prior of the top layer is standard normal.
         """
-
-        def means(module: nn.Module, x: Tensor) -> Tensor:
-            no_noise = torch.zeros(self.n_latent, device=x.device)
-            return self._descend(module, module.features(x), no_noise).latents
-
-        return self._finite(self.map(X, means, doing="latents"), "X")
+        means = self.map(X, lambda *batch: self._at_means(*batch).latents, doing="latents")
+        return self._finite(means, "X")
 
     def _draw(self, module: nn.Module, n_samples: int, generator: torch.Generator) -> Tensor:
-        shape = n_samples, self.n_latent
+        shape = n_samples, sum(module.n_latents)
         noise = torch.randn(shape, generator=generator, device=generator.device)
-        z = self._descend(module, noise, noise, k=len(self.n_latents)).latents
-        location = self._likelihood.location(module.decode(z))
+        state = descend(module, None, noise, k=len(self.n_latents)).state
+        location = self._likelihood.location(module.decode(state))
         return self._likelihood.sample(location, module.scale(), generator)
+
+
+@lru_cache(maxsize=8)
+def pixel_thresholds(item_shape: tuple[int, ...]) -> Tensor:
+    """Thresholds that binarise pixels: uniform draws, the same at every call."""
+    with torch.inference_mode(False):
+        return torch.rand(item_shape, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,7 @@ from scipy.stats import kstest, multivariate_normal
 from torch import distributions
 
 from skood.density import HierarchicalVAE
+from skood.density._descent import descend
 from skood.density._evidence import normal_points
 
 
@@ -33,6 +34,16 @@ VARIANTS = {
     "four layers": ((30, 6), {"n_latents": (2, 1, 2, 3), "hidden_features": (7, 5)}),
     "grey": ((30, 8, 6), {"likelihood": "bernoulli", "n_filters": (3, 4)}),
     "colour": ((30, 3, 7, 5), {}),
+    "maps": (
+        (30, 8, 6),
+        {"n_latents": (2, 3, 2), "n_spatial_layers": 1, "n_blocks": 1, "n_filters": (3, 4)},
+    ),
+    "maps of two sizes": (
+        (30, 3, 7, 5),
+        {"n_latents": (2, 1, 3), "n_spatial_layers": 2, "n_filters": (3, 4)},
+    ),
+    "blocks": ((30, 7, 5), {"n_blocks": 2, "n_filters": (3, 2)}),
+    "binarised": ((30, 6, 5), {"likelihood": "bernoulli", "binarize": "dynamic"}),
     "no hidden layers": ((30, 4, 3), {"hidden_features": (), "likelihood": "gaussian"}),
 }
 every_variant = pytest.mark.parametrize("variant", VARIANTS)
@@ -152,21 +163,25 @@ class TestBounds:
         model = LinearGaussian()
         vae = model.exact().set_params(n_importance_samples=512)
         exact = model.log_density(vae)
-        np.testing.assert_allclose(vae.score_above(model.X, 1), exact, atol=0.1)
-        # The expectation of log p(x | z) under q(z_2 | x) p(z_1 | z_2), minus KL(q(z_2 | x) || p).
+        sampled = vae.score_above(model.X, 1, lower_latents="sample")
+        np.testing.assert_allclose(sampled, exact, atol=0.1)
+        # The expectation of log p(x | z), with z_2 from q(z_2 | x) and z_1 from p(z_1 | z_2) or at
+        # its mean, minus KL(q(z_2 | x) || p).
         vae.set_params(bound="elbo")
         Z = (model.X - vae.mean_) / vae.scale_
         A, c, rest = given(model.mean, model.cov, [1], [2, 3, 4])
         m, v = Z @ A.T + c, rest[0, 0]
         direction = model.W @ [model.a, 1]
         residual = Z - (0.3 * model.W[:, 0] + model.b) - m * direction
-        variance = v * direction**2 + model.v**2 * model.W[:, 0] ** 2
-        log_likelihood = -0.5 * (
-            (residual**2 + variance) / model.s**2 + np.log(2 * np.pi * model.s**2)
-        ).sum(1)
         kl = 0.5 * (m[:, 0] ** 2 + v - 1 - np.log(v))
-        expected = log_likelihood - kl - np.log(vae.scale_).sum()
-        np.testing.assert_allclose(vae.score_above(model.X, 1), expected, rtol=3e-3, atol=0.05)
+        for lower, variance_of_z_1 in [("mode", 0), ("sample", model.v**2)]:
+            variance = v * direction**2 + variance_of_z_1 * model.W[:, 0] ** 2
+            log_likelihood = -0.5 * (
+                (residual**2 + variance) / model.s**2 + np.log(2 * np.pi * model.s**2)
+            ).sum(1)
+            expected = log_likelihood - kl - np.log(vae.scale_).sum()
+            found = vae.score_above(model.X, 1, lower_latents=lower)
+            np.testing.assert_allclose(found, expected, rtol=3e-3, atol=0.05)
         assert (expected < exact - 0.1).all()
 
     @pytest.mark.parametrize("bound", ["importance", "elbo"])
@@ -184,7 +199,7 @@ class TestBounds:
         module, x = vae.module_.eval(), vae._tensor(X, torch.device("cpu"))
         for k, point in enumerate(normal_points(4, vae.n_latent)):
             with torch.no_grad():
-                drawn = vae._descend(module, x, point, k)
+                drawn = descend(module, [x], point.expand(30, -1), k)
                 layers = drawn.latents.split((2, 1, 2, 3), 1)
                 log_ratio = 0
                 for i in range(3, -1, -1):
@@ -192,15 +207,15 @@ class TestBounds:
                     mean, log_variance = module.prior(i, above)
                     p = q = distributions.Normal(mean, (log_variance / 2).exp())
                     if i >= k:
-                        mean, log_variance = module.posterior(i, x, above)
+                        mean, log_variance = module.posterior(i, [x], above)
                         q = distributions.Normal(mean, (log_variance / 2).exp())
                         kl = distributions.kl_divergence(q, p).sum(1)
-                        found = drawn.divergences[:, 3 - i].float()
+                        found = drawn.divergences[3 - i].sum(1).float()
                         torch.testing.assert_close(found, kl, rtol=1e-4, atol=1e-5)
                     noise = point.split((2, 1, 2, 3))[i]
                     torch.testing.assert_close(layers[i], q.loc + q.scale * noise)
                     log_ratio = log_ratio + (p.log_prob(layers[i]) - q.log_prob(layers[i])).sum(1)
-                assert drawn.divergences.shape == (30, 4 - k)
+                assert len(drawn.divergences) == 4 - k
                 torch.testing.assert_close(drawn.log_ratio.float(), log_ratio, rtol=1e-4, atol=1e-4)
 
     def test_lower_layers_are_not_inferred(self):
@@ -224,9 +239,10 @@ class TestTraining:
             torch.manual_seed(7)
             found = vae._log_prob(module.train(), x, None)
             torch.manual_seed(7)
-            drawn = vae._descend(module, x, torch.randn(30, 6))
-            log_likelihood = vae._log_likelihood(module, x, module.decode(drawn.latents))
-        free = np.maximum(drawn.divergences.numpy(), 0.7).sum(1)
+            drawn = descend(module, [x], torch.randn(30, 6))
+            log_likelihood = vae._log_likelihood(module, x, module.decode(drawn.state))
+        layers = [terms.sum(1).numpy() for terms in drawn.divergences]
+        free = np.maximum(layers, 0.7).sum(0)
         np.testing.assert_allclose(found, log_likelihood.numpy() - 0.4 * free, rtol=1e-6)
 
     def test_validation_loss_is_the_elbo_without_them(self):
@@ -298,18 +314,25 @@ def test_transform_gives_the_means_downwards(variant):
     X, settings = data_of(variant)
     vae = make_vae(**settings).fit(X)
     latents = vae.transform(X)
-    counts = vae.n_latents
-    assert latents.shape == (30, sum(counts))
-    assert len(vae.get_feature_names_out()) == sum(counts)
     module = vae.module_
+    assert latents.shape == (30, vae.n_latent) == (30, sum(module.n_latents))
+    assert len(vae.get_feature_names_out()) == vae.n_latent
+    expected, divergences = [], []
     with torch.no_grad():
         items = vae._open(X, reset=False).take(np.arange(30))
-        features = module.features(vae._tensor(items, torch.device("cpu")))
-        top = module.posterior(len(counts) - 1, features, features[:, :0])[0]
-        np.testing.assert_allclose(latents[:, -counts[-1] :], top, rtol=1e-5, atol=1e-6)
-        above = torch.as_tensor(latents[:, counts[0] :]).float()
-        bottom = module.posterior(0, features, above)[0]
-    np.testing.assert_allclose(latents[:, : counts[0]], bottom, rtol=1e-5, atol=1e-6)
+        features = module.features(vae._binarized(vae._tensor(items, torch.device("cpu"))))
+        state = module.start(30)
+        for layer in reversed(range(len(vae.n_latents))):
+            mean, log_variance = module.posterior(layer, features, state)
+            q = distributions.Normal(mean, (log_variance / 2).exp())
+            p_mean, p_log_variance = module.prior(layer, state)
+            p = distributions.Normal(p_mean, (p_log_variance / 2).exp())
+            expected.insert(0, mean.flatten(1))
+            divergences.insert(0, distributions.kl_divergence(q, p).flatten(1))
+            state = module.joined(layer, state, mean)
+    np.testing.assert_allclose(latents, torch.cat(expected, 1), rtol=1e-5, atol=1e-5)
+    found = vae.latent_divergences(X)
+    np.testing.assert_allclose(found, torch.cat(divergences, 1), rtol=1e-4, atol=1e-5)
 
 
 class TestSamples:
@@ -338,6 +361,24 @@ class TestBadInput:
     def test_layers(self, n_latents):
         with pytest.raises(ValueError, match="for two layers or more; VAE has one"):
             make_vae(n_latents=n_latents).fit(np.eye(4))
+
+    @pytest.mark.parametrize("n_spatial_layers", [2, 3])
+    def test_layers_of_maps(self, n_spatial_layers):
+        X, _ = data_of("grey")
+        with pytest.raises(ValueError, match="fewer layers of maps than layers, and a convolution"):
+            make_vae(n_spatial_layers=n_spatial_layers).fit(X)
+        with pytest.raises(ValueError, match=r"X has rows; expected images, or image_shape=\(C"):
+            make_vae(n_spatial_layers=n_spatial_layers).fit(np.eye(4))
+
+    def test_binarized_levels(self):
+        X, _ = data_of("grey")
+        with pytest.raises(ValueError, match="with likelihood='auto'; expected likelihood='bern"):
+            make_vae(binarize="dynamic").fit(X)
+
+    def test_lower_latents(self):
+        X, _ = data_of("rows")
+        with pytest.raises(ValueError, match="'mean'; expected 'mode' or 'sample'"):
+            make_vae().fit(X).score_above(X, 1, lower_latents="mean")
 
     @pytest.mark.parametrize("k", [-1, 3])
     def test_k(self, k):
