@@ -1,17 +1,23 @@
 """Likelihood ratios with PixelCNN++ (Ren et al. 2019): the published experiment.
 
-Trains a density on the in-distribution (ID) set and a grid of background models, selects the
-background by AUROC on the validation set, and measures log p and the ratio on the OOD set:
+Trains a density on the in-distribution (ID) set and a grid of background models. The background is
+chosen by the AUROC of held-out ID images against the synthetic outliers that ``LikelihoodRatio``
+makes from them by itself. Log p and every ratio are then measured on the OOD sets, none of which
+takes part in the choice:
 
-    python benchmarks/likelihood_ratio.py --preset quick --data DIR
-    python benchmarks/likelihood_ratio.py --preset paper --data DIR        # for a GPU
-    python benchmarks/likelihood_ratio.py --id cifar10 --ood svhn --validation cifar10_grey \
-        --preset paper --data DIR
+    python benchmarks/likelihood_ratio.py --data DIR
+    python benchmarks/likelihood_ratio.py --data DIR --seeds 1 2        # adds two seeds
+    python benchmarks/likelihood_ratio.py --data DIR --preset long      # further backgrounds
+    python benchmarks/likelihood_ratio.py --data DIR --preset paper     # for a GPU
+    python benchmarks/likelihood_ratio.py --data DIR --id cifar10
+    python benchmarks/likelihood_ratio.py --table                       # the stored results as text
 
 DIR has torchvision's layout (DIR/FashionMNIST/raw, DIR/MNIST/raw, ...; notMNIST in the same format
 in DIR/notMNIST/raw), or a ``read_data.py`` with ``load(name, split)``. An interrupted run resumes
-when started again with the same --work folder. --density trains and scores a single model, so that
-several processes can share the work. Results, a histogram of the scores and heat maps go to --out.
+when started again with the same --work folder; `long` continues from the models of `quick`. Each
+run adds its seeds to the stored results, as long as the settings are the same. --density trains and
+scores a single model, so that several processes can share the work. Results, a histogram of the
+scores and heat maps go to --out. The preset `smoke` tries the script in a minute.
 """
 
 from __future__ import annotations
@@ -19,10 +25,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from itertools import product
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from _images import labelled_images
@@ -30,50 +38,108 @@ from _machine import machine
 from sklearn.frozen import FrozenEstimator
 
 from skood import LikelihoodRatio, PixelCNN
+from skood._checked_data import CheckedData
+from skood._torch.seeding import Stream, numpy_rng
+from skood.likelihood._likelihood_ratio import _synthetic_outliers
 from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
 
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of one run; `paper` has the published settings."""
+    """Settings of one run; `paper` has the published settings.
+
+    The backgrounds are a grid of mutation rates and penalty weights, trained for
+    `background_steps` batches, and of mutation rates without penalty, trained for each of
+    `unpenalised_steps`.
+    """
 
     n_resnet: int
     learning_rate: float
     lr_schedule: str
     batch_size: int
     foreground_steps: int
+    background_batch_size: int
     background_steps: int
     mutation_rates: tuple[float, ...]
     reg_weights: tuple[float, ...]
-    n_scored: int | None
+    unpenalised_steps: tuple[int, ...] = ()
+    pixel_origin: str = "grey"
+    n_filters: int = 32
+    n_validation: int | None = None
+    n_scored: int | None = None
 
 
+QUICK = Preset(
+    n_resnet=2,
+    learning_rate=2e-3,
+    lr_schedule="cosine",
+    # In equal time, a foreground trains better on many small batches than on few large ones.
+    batch_size=8,
+    foreground_steps=36_000,
+    background_batch_size=32,
+    background_steps=600,
+    mutation_rates=(0.1, 0.3),
+    reg_weights=(0.0, 0.1, 1.0, 10.0),
+    n_validation=1000,
+    n_scored=2000,
+)
 PRESETS = {
-    "quick": Preset(
-        n_resnet=2,
-        learning_rate=2e-3,
-        lr_schedule="cosine",
-        # In equal time, many small batches train better than few large ones.
-        batch_size=8,
-        foreground_steps=44_000,
-        background_steps=600,
-        mutation_rates=(0.1, 0.2, 0.3),
-        reg_weights=(10.0, 100.0),
-        n_scored=2000,
-    ),
+    "quick": QUICK,
+    "long": replace(QUICK, mutation_rates=(0.1, 0.2, 0.3), unpenalised_steps=(2000, 6500)),
+    "deep": replace(QUICK, n_resnet=5, foreground_steps=44_000),
     "paper": Preset(
         n_resnet=5,
         learning_rate=1e-4,
         lr_schedule="exponential",
         batch_size=32,
         foreground_steps=50_000,
+        background_batch_size=32,
         background_steps=50_000,
         mutation_rates=(0.1, 0.2, 0.3),
         reg_weights=(0.0, 10.0, 100.0),
-        n_scored=None,
+    ),
+    "smoke": replace(
+        QUICK,
+        n_resnet=1,
+        n_filters=4,
+        foreground_steps=30,
+        background_steps=5,
+        unpenalised_steps=(10,),
+        n_validation=40,
+        n_scored=50,
     ),
 }
 CIFAR_STEPS = 600_000
+# The first OOD set names the results; notMNIST and grey CIFAR-10 are the paper's validation sets.
+OOD_SETS = {
+    "fashion_mnist": ("mnist", "notmnist"),
+    "mnist": ("fashion_mnist", "notmnist"),
+    "cifar10": ("svhn", "cifar10_grey"),
+}
+MEASURES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "auroc": auroc,
+    "aupr_in": aupr_in,
+    "aupr_out": aupr_out,
+    "fpr80": lambda labels, scores: fpr_at_tpr(labels, scores, tpr=0.8),
+    "fpr95": lambda labels, scores: fpr_at_tpr(labels, scores, tpr=0.95),
+}
+
+
+class Model(NamedTuple):
+    """What distinguishes the models of a run."""
+
+    mutation_rate: float
+    reg_weight: float
+    n_steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.mutation_rate:g}, {self.reg_weight:g}, {self.n_steps} steps"
+
+
+def models(preset: str) -> list[tuple[float, float]]:
+    """Return the mutation rate and the penalty weight of each density, the foreground first."""
+    return [(0.0, 0.0), *product(PRESETS[preset].mutation_rates, PRESETS[preset].reg_weights)]
 
 
 def read_images(directory: Path, name: str, split: str) -> np.ndarray:
@@ -84,11 +150,6 @@ def read_images(directory: Path, name: str, split: str) -> np.ndarray:
     return labelled_images(directory, name, split)[0]
 
 
-def models(preset: str) -> list[tuple[float, float]]:
-    """Return the mutation rate and the penalty weight of each density, the foreground first."""
-    return [(0.0, 0.0), *product(PRESETS[preset].mutation_rates, PRESETS[preset].reg_weights)]
-
-
 class Experiment:
     """One seed of the experiment."""
 
@@ -96,7 +157,9 @@ class Experiment:
         self.args = args
         self.seed = seed
         self.preset = PRESETS[args.preset]
-        self.work = Path(args.work) / f"{args.id}-{args.preset}-{seed}"
+        # `long` only adds backgrounds to `quick`.
+        shared = "quick" if args.preset == "long" else args.preset
+        self.work = Path(args.work) / f"{args.id}-{shared}-{seed}"
         self.work.mkdir(parents=True, exist_ok=True)
 
         rng = np.random.default_rng(seed)
@@ -104,106 +167,130 @@ class Experiment:
         order = rng.permutation(len(everything))
         n_training = int(0.8 * len(everything))
         self.training = everything[order[:n_training]]
-        self.sets = {
-            "validation_id": everything[order[n_training:]],
-            "validation_ood": read_images(args.data, args.validation, "test"),
-            "test_id": read_images(args.data, args.id, "test"),
-            "test_ood": read_images(args.data, args.ood, "test"),
-        }
-        if self.preset.n_scored is not None:
-            for name, images in self.sets.items():
-                kept = rng.permutation(len(images))[: self.preset.n_scored]
-                self.sets[name] = images[np.sort(kept)]
+        held_out = everything[order[n_training:]][: self.preset.n_validation]
+        self.sets = {"held_out": held_out, "synthetic": synthetic(held_out, seed)}
+        for name in (args.id, *args.ood):
+            images = read_images(args.data, name, "test")
+            kept = rng.permutation(len(images))[: self.preset.n_scored]
+            self.sets[name] = images[np.sort(kept)]
 
-    def density(self, mutation_rate: float, reg_weight: float) -> PixelCNN:
-        """Train a density, or load it from an earlier run."""
         preset = self.preset
-        steps = preset.background_steps if mutation_rate else preset.foreground_steps
-        if self.args.preset == "paper" and self.args.id == "cifar10":
-            steps = CIFAR_STEPS
+        long = CIFAR_STEPS if args.preset == "paper" and args.id == "cifar10" else None
+        steps = long or preset.background_steps
+        grid = product(preset.mutation_rates, preset.reg_weights)
+        unpenalised = product(preset.mutation_rates, preset.unpenalised_steps)
+        self.foreground = Model(0.0, 0.0, long or preset.foreground_steps)
+        self.backgrounds = [
+            *(Model(rate, weight, steps) for rate, weight in grid),
+            *(Model(rate, 0.0, n_steps) for rate, n_steps in unpenalised),
+        ]
+
+    def density(self, model: Model) -> PixelCNN:
+        """Return the untrained density."""
+        preset = self.preset
+        is_foreground = model == self.foreground
         return PixelCNN(
+            n_filters=preset.n_filters,
             n_resnet=preset.n_resnet,
-            mutation_rate=mutation_rate,
-            reg_weight=reg_weight,
+            pixel_origin=preset.pixel_origin,
+            mutation_rate=model.mutation_rate,
+            reg_weight=model.reg_weight,
             learning_rate=preset.learning_rate,
             lr_schedule=preset.lr_schedule,
             max_epochs=10**6,
-            max_steps=steps,
-            batch_size=preset.batch_size,
+            max_steps=model.n_steps,
+            batch_size=preset.batch_size if is_foreground else preset.background_batch_size,
             validation_fraction=0.0,
-            checkpoint_dir=self.work,
-            verbose=self.args.verbose,
             random_state=self.seed,
-        ).fit(self.training)
+        )
 
-    def scores(self, mutation_rate: float = 0.0, reg_weight: float = 0.0) -> dict[str, np.ndarray]:
+    def trained(self, model: Model) -> PixelCNN:
+        """Train a density, or load it from an earlier run."""
+        density = self.density(model)
+        density.set_params(checkpoint_dir=self.work, verbose=self.args.verbose)
+        return density.fit(self.training)
+
+    def scores(self, model: Model) -> dict[str, np.ndarray]:
         """Return the log-densities of all sets under one model, and the seconds they took."""
-        path = self.work / f"scores-mu{mutation_rate:g}-lambda{reg_weight:g}.npz"
-        if not path.exists():
-            start = time.perf_counter()
-            density = self.density(mutation_rate, reg_weight)
-            trained = time.perf_counter()
-            scores = {name: density.score_samples(images) for name, images in self.sets.items()}
-            scored = time.perf_counter()
-            np.savez(path, seconds=trained - start, scoring_seconds=scored - trained, **scores)
-        with np.load(path) as stored:
-            return dict(stored)
-
-    def run(self) -> dict:
-        foreground = self.scores()
-        bits = -foreground["test_id"].mean() / np.log(2) / self.training[0].size
-        result = {
-            "seed": self.seed,
-            "bits_per_dim_test_id": bits,
-            "seconds": {
-                "foreground_training": float(foreground["seconds"]),
-                "background_training": 0.0,
-                "scoring": float(foreground["scoring_seconds"]),
-            },
-            "log_p": measure(foreground["test_id"], foreground["test_ood"]),
-            "grid": [],
+        path = self.work / f"scores-{model.name.replace(', ', '-').replace(' ', '_')}.npz"
+        sizes = {name: len(images) for name, images in self.sets.items()}
+        settings = json.dumps([self.density(model).get_params(), sizes], sort_keys=True)
+        if path.exists():
+            with np.load(path) as stored:
+                if str(stored["settings"]) == settings:
+                    return dict(stored)
+        start = time.perf_counter()
+        density = self.trained(model)
+        trained = time.perf_counter()
+        scores: dict[str, Any] = {
+            name: density.score_samples(images) for name, images in self.sets.items()
         }
-        print(f"log p: {bits:.3f} bits/dim, {line(result['log_p'])}", flush=True)
-        for rate, weight in models(self.args.preset)[1:]:
-            background = self.scores(rate, weight)
+        scored = time.perf_counter()
+        scores |= {"seconds": trained - start, "scoring_seconds": scored - trained}
+        np.savez(path, settings=settings, **scores)
+        return scores
+
+    def run(self) -> dict[str, Any]:
+        foreground = self.scores(self.foreground)
+        bits = -foreground[self.args.id].mean() / np.log(2) / self.training[0].size
+        seconds = {
+            "foreground_training": float(foreground["seconds"]),
+            "background_training": 0.0,
+            "scoring": float(foreground["scoring_seconds"]),
+        }
+        log_p = self.measure(foreground)
+        print(f"log p: {bits:.3f} bits/dim, {self.line(log_p)}", flush=True)
+        grid = []
+        for model in self.backgrounds:
+            background = self.scores(model)
             ratio = {name: foreground[name] - background[name] for name in self.sets}
             row = {
-                "mutation_rate": rate,
-                "reg_weight": weight,
-                "validation_auroc": measure(ratio["validation_id"], ratio["validation_ood"])[
-                    "auroc"
-                ],
-                **measure(ratio["test_id"], ratio["test_ood"]),
+                "background": model.name,
+                "bits_per_dim": float(
+                    -background[self.args.id].mean() / np.log(2) / self.training[0].size
+                ),
+                "synthetic_auroc": measure(ratio["held_out"], ratio["synthetic"])["auroc"],
+                **self.measure(ratio),
             }
-            result["grid"].append(row)
-            result["seconds"]["background_training"] += float(background["seconds"])
-            result["seconds"]["scoring"] += float(background["scoring_seconds"])
-            print(
-                f"LLR mutation {rate:g} weight {weight:g}: "
-                f"validation AUROC {row['validation_auroc']:.3f}, {line(row)}",
-                flush=True,
-            )
-        result["chosen"] = max(result["grid"], key=lambda row: row["validation_auroc"])
-        unregularised = [row for row in result["grid"] if row["reg_weight"] == 0]
-        if unregularised:
-            result["chosen_mutation_only"] = max(
-                unregularised, key=lambda row: row["validation_auroc"]
-            )
-        print(f"chosen on {self.args.validation}: {line(result['chosen'])}", flush=True)
-        return result
+            grid.append(row)
+            seconds["background_training"] += float(background["seconds"])
+            seconds["scoring"] += float(background["scoring_seconds"])
+            print(f"LLR {model.name}: {self.line(row)}", flush=True)
+        chosen = max(grid, key=lambda row: row["synthetic_auroc"])
+        print(f"chosen by synthetic outliers: {chosen['background']}, {self.line(chosen)}")
+        return {
+            "seed": self.seed,
+            "machine": machine(),
+            "date": date.today().isoformat(),
+            "bits_per_dim": bits,
+            "seconds": seconds,
+            "log_p": log_p,
+            "grid": grid,
+            "chosen": chosen,
+        }
 
-    def plot(self, chosen: dict, path: Path) -> None:
+    def measure(self, scores: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+        return {name: measure(scores[self.args.id], scores[name]) for name in self.args.ood}
+
+    def line(self, row: dict[str, Any]) -> str:
+        found = [f"{name} AUROC {row[name]['auroc']:.3f}" for name in self.args.ood]
+        first = row[self.args.ood[0]]
+        if "synthetic_auroc" in row:
+            found.insert(0, f"synthetic AUROC {row['synthetic_auroc']:.3f}")
+        return ", ".join([*found, *(f"{key} {100 * first[key]:.1f} %" for key in RATES)])
+
+    def plot(self, chosen: str, path: Path) -> None:
         """Draw histograms of log p and the ratio, and heat maps of the ratio."""
         import matplotlib
 
         matplotlib.use("Agg")
         import matplotlib.pyplot as plt
 
-        foreground = self.scores()
-        background = self.scores(chosen["mutation_rate"], chosen["reg_weight"])
+        best = next(model for model in self.backgrounds if model.name == chosen)
+        foreground, background = self.scores(self.foreground), self.scores(best)
         detector = LikelihoodRatio(
-            FrozenEstimator(self.density(0.0, 0.0)),
-            FrozenEstimator(self.density(chosen["mutation_rate"], chosen["reg_weight"])),
+            FrozenEstimator(self.trained(self.foreground)),
+            FrozenEstimator(self.trained(best)),
             random_state=self.seed,
         ).fit(self.training[:1000])
         figure = plt.figure(figsize=(11, 6), layout="constrained")
@@ -212,12 +299,13 @@ class Experiment:
             "log p": foreground,
             "log-likelihood ratio": {k: foreground[k] - background[k] for k in self.sets},
         }
+        names = self.args.id, self.args.ood[0]
         for axis, (title, scores) in zip(top.subplots(1, 2), panels.items(), strict=True):
-            for name, label in (("test_id", self.args.id), ("test_ood", self.args.ood)):
-                axis.hist(scores[name], bins=80, alpha=0.6, density=True, label=label)
+            for name in names:
+                axis.hist(scores[name], bins=80, alpha=0.6, density=True, label=name)
             axis.set(title=title, xlabel="nats", ylabel="density")
             axis.legend()
-        images = np.concatenate([self.sets["test_id"][:5], self.sets["test_ood"][:5]])
+        images = np.concatenate([self.sets[name][:5] for name in names])
         maps = detector.score_pixels(images)
         limit = np.percentile(np.abs(maps), 99)
         axes = bottom.subplots(2, len(images))
@@ -230,24 +318,73 @@ class Experiment:
         figure.savefig(path, dpi=110)
 
 
+RATES = ("fpr80", "fpr95")
+
+
+def synthetic(images: np.ndarray, seed: int) -> np.ndarray:
+    """Make the outliers by which ``LikelihoodRatio`` chooses a background, one from each image."""
+    data = CheckedData.of(images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1))
+    made = _synthetic_outliers(data, numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS))
+    outliers = made.take(np.arange(len(data)))
+    return outliers[:, 0] if images.ndim == 3 else np.moveaxis(outliers, 1, 3)
+
+
 def measure(inliers: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
     labels = np.repeat([1, -1], [len(inliers), len(outliers)])
     scores = np.concatenate([inliers, outliers])
-    return {
-        "auroc": auroc(labels, scores),
-        "aupr_in": aupr_in(labels, scores),
-        "aupr_out": aupr_out(labels, scores),
-        "fpr80": fpr_at_tpr(labels, scores, tpr=0.8),
-        "fpr95": fpr_at_tpr(labels, scores, tpr=0.95),
-    }
+    return {name: float(of(labels, scores)) for name, of in MEASURES.items()}
 
 
-def line(row: dict) -> str:
-    areas = {"AUROC": "auroc", "AUPR in": "aupr_in", "AUPR out": "aupr_out"}
-    rates = {"FPR80": "fpr80", "FPR95": "fpr95"}
-    return ", ".join(
-        [f"{name} {row[key]:.3f}" for name, key in areas.items()]
-        + [f"{name} {100 * row[key]:.1f} %" for name, key in rates.items()]
+def merged(path: Path, settings: dict[str, Any], run: dict[str, Any]) -> dict[str, Any]:
+    """Add a run to the stored report, in the place of an earlier run with its seed."""
+    runs = [run]
+    if path.exists():
+        stored = json.loads(path.read_text())
+        if {key: stored.get(key) for key in settings} == json.loads(json.dumps(settings)):
+            runs += [other for other in stored["runs"] if other["seed"] != run["seed"]]
+        else:
+            print(f"{path} has results of other settings, which this run replaces", flush=True)
+    return {**settings, "runs": sorted(runs, key=lambda other: other["seed"])}
+
+
+def text(report: dict[str, Any]) -> str:
+    """Format the means over seeds, and their standard deviations, as Markdown."""
+    runs, names = report["runs"], report["experiment"]["ood"]
+
+    def cell(values: list[float], factor: float = 1.0, digits: int = 3) -> str:
+        mean = f"{factor * np.mean(values):.{digits}f}"
+        if len(values) == 1:
+            return mean
+        return f"{mean} ({factor * np.std(values, ddof=1):.{digits}f})"
+
+    def line(title: str, rows: list[dict[str, Any]]) -> str:
+        has = "synthetic_auroc" in rows[0]
+        cells = [title, cell([row["synthetic_auroc"] for row in rows]) if has else ""]
+        cells += [cell([row[name]["auroc"] for row in rows]) for name in names]
+        cells += [cell([row[names[0]]["aupr_in"] for row in rows])]
+        cells += [cell([row[names[0]][key] for row in rows], 100, 1) for key in RATES]
+        return f"| {' | '.join(cells)} |"
+
+    of_seeds = [{row["background"]: row for row in run["grid"]} for run in runs]
+    chosen = ", ".join(f"{run['chosen']['background']} (seed {run['seed']})" for run in runs)
+    minutes = [sum(run["seconds"].values()) / 60 for run in runs]
+    return "\n".join(
+        [
+            f"Preset {report['preset']['name']}, seeds {[run['seed'] for run in runs]}, "
+            f"{cell([run['bits_per_dim'] for run in runs])} bits per dimension, "
+            f"{cell(minutes, digits=1)} minutes. AUPR, FPR80 and FPR95 (in %) against {names[0]}, "
+            "with in-distribution images as the positive class; mean (standard deviation).",
+            f"Chosen by synthetic outliers: {chosen}.",
+            "",
+            f"| score | synthetic | {' | '.join(names)} | AUPR | FPR80 | FPR95 |",
+            "|---" * (len(names) + 5) + "|",
+            line("log p", [run["log_p"] for run in runs]),
+            *(
+                line(f"LLR, {name}", [of_seed[name] for of_seed in of_seeds])
+                for name in of_seeds[0]
+            ),
+            line("**LLR, chosen by synthetic outliers**", [run["chosen"] for run in runs]),
+        ]
     )
 
 
@@ -255,43 +392,48 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--id", default="fashion_mnist")
-    parser.add_argument("--ood", default="mnist")
-    parser.add_argument("--validation", default="notmnist")
+    parser.add_argument("--id", choices=OOD_SETS, default="fashion_mnist")
+    parser.add_argument("--ood", nargs="+", help="tested sets; the first one names the results")
     parser.add_argument("--preset", choices=PRESETS, default="quick")
-    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--data", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument(
-        "--density", type=float, nargs=2, metavar=("RATE", "WEIGHT"), help="train this model alone"
+        "--density", type=float, nargs="+", metavar="RATE WEIGHT [STEPS]", help="train this alone"
     )
     parser.add_argument("--work", default="checkpoints", help="models and scores, for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--verbose", type=int, default=1)
+    parser.add_argument("--table", action="store_true", help="print the stored results")
     args = parser.parse_args()
-
-    args.out.mkdir(parents=True, exist_ok=True)
-    if args.density is not None:
-        for seed in args.seeds:
-            Experiment(args, seed).scores(*args.density)
+    args.ood = args.ood or OOD_SETS[args.id]
+    stem = args.out / f"likelihood_ratio-{args.id}-{args.ood[0]}-{args.preset}"
+    path = stem.with_suffix(".json")
+    if args.table:
+        print(text(json.loads(path.read_text())))
         return
-    stem = args.out / f"likelihood_ratio-{args.id}-{args.ood}-{args.preset}"
-    runs = []
+    if args.data is None:
+        parser.error("--data is needed to run")
+    args.out.mkdir(parents=True, exist_ok=True)
+    settings = {
+        "experiment": {"id": args.id, "ood": list(args.ood)},
+        "preset": {"name": args.preset, **asdict(PRESETS[args.preset])},
+    }
     for seed in args.seeds:
         experiment = Experiment(args, seed)
-        runs.append(experiment.run())
-        report = {
-            "experiment": {"id": args.id, "ood": args.ood, "validation": args.validation},
-            "preset": {"name": args.preset, **asdict(PRESETS[args.preset])},
-            "machine": machine(),
-            "date": date.today().isoformat(),
-            "runs": runs,
-        }
-        stem.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
-    experiment.plot(runs[-1]["chosen"], stem.with_suffix(".png"))
-    if len(runs) > 1:
-        for name in ("log_p", "chosen"):
-            values = [run[name]["auroc"] for run in runs]
-            print(f"{name}: AUROC {np.mean(values):.3f} ({np.std(values, ddof=1):.3f})")
+        if args.density is not None:
+            wanted = tuple(args.density)
+            for model in [experiment.foreground, *experiment.backgrounds]:
+                if model[: len(wanted)] == wanted:
+                    experiment.scores(model)
+                    break
+            else:
+                parser.error(f"--density {wanted} is not a model of the preset {args.preset}")
+            continue
+        run = experiment.run()
+        report = merged(path, settings, run)
+        path.write_text(json.dumps(report, indent=2) + "\n")
+        experiment.plot(run["chosen"]["background"], stem.with_suffix(".png"))
+        print(text(report), flush=True)
 
 
 if __name__ == "__main__":
