@@ -12,12 +12,12 @@ from sklearn.utils import get_tags
 from skood._checked_data import CheckedData
 from skood._labels import check_labels, is_outlier
 
-__all__ = ["labels_of", "other_convention", "split_outliers"]
+__all__ = ["MOST_OUTLIERS", "labels_of", "other_convention", "split_outliers"]
 
 # Fraction of ones from which labels 0 and 1 are classes: where y may hold classes, and where it
 # serves to mark outliers.
 _FEWEST_OF_A_CLASS = 0.2
-_MOST_OUTLIERS = 0.35
+MOST_OUTLIERS = 0.35
 _NAMES_OF_ANOMALIES = {
     *("abnormal", "anomalous", "anomaly", "novel", "novelty", "ood", "out-of-distribution"),
     *("outlier", "outlying"),
@@ -62,7 +62,7 @@ def split_outliers(
     y = check_labels(y, len(data))
     outlying = is_outlier(y)
     if not outlying.any():
-        found = other_convention(y, largest=_MOST_OUTLIERS if refuse else _FEWEST_OF_A_CLASS)
+        found = other_convention(y, largest=MOST_OUTLIERS if refuse else _FEWEST_OF_A_CLASS)
         if found is not None and refuse:
             raise ValueError(f"{found}. If all rows are in-distribution, leave y out")
         if found is not None:

@@ -91,6 +91,7 @@ ALLOWED = {
     "metrics": {"metrics", "_labels"},
     "model_selection": {"model_selection", "_directions", "metrics", *DOOR},
     "datasets": {"datasets", "_models", *DOOR},
+    "preprocessing": {"preprocessing", *DOOR},
     "calibration": {
         "calibration",
         "_detector",

@@ -77,6 +77,7 @@ class Stream(enum.IntEnum):
     HELD_OUT_ON_MANIFOLD = 53
     TRAINING_OUTLIERS = 54
     UNCERTAINTY = 55
+    DECODER = 56
     # Detectors that wrap detectors.
     CALIBRATION_ROWS = 60
     FOLDS = 61

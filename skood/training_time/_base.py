@@ -162,6 +162,35 @@ class TrainingDetector(ModelDetector):
         """
         return {}, None
 
+    def _prepare_with_outliers(
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | Callable[[CheckedData], CheckedData] | None,
+        seed: int,
+    ) -> tuple[dict[str, Any], Any]:
+        """Do what ``_prepare`` does; override it if the outliers to train on matter.
+
+        Parameters
+        ----------
+        inliers : CheckedData
+        y : ndarray or None
+        outliers : CheckedData, callable or None
+            Result of ``_training_outliers``.
+        seed : int
+            Seed of this fit.
+
+        Returns
+        -------
+        prepared : dict of str to object
+        key : object
+        """
+        return self._prepare(inliers, y, seed)
+
+    def _training_labels(self, y: npt.NDArray | None) -> npt.NDArray | None:
+        """Return the labels of the inliers that training reads; by default only class labels."""
+        return y if self._needs_labels else None
+
     def _next_phase(self) -> str | None:
         """Return the name of the phase between the network's training and the threshold, if any."""
         return None
@@ -218,7 +247,7 @@ class TrainingDetector(ModelDetector):
         defaults = type(self)().get_params(deep=False)
         elsewhere = {*self._scoring_parameters, "memory", "verbose", "random_state"}
         trainee = clone(self).set_params(**{k: defaults[k] for k in elsewhere & set(defaults)})
-        labels = y if self._needs_labels else None
+        labels = self._training_labels(y)
         if self._needs_labels and y is None:
             raise ValueError(
                 f"{type(self).__name__} requires y to be passed, but the target y is None; give "
@@ -226,7 +255,7 @@ class TrainingDetector(ModelDetector):
             )
         self._warn_of_unused()
         used = self._training_outliers(outliers, seed)
-        prepared, key = self._prepare(inliers, labels, seed)
+        prepared, key = self._prepare_with_outliers(inliers, labels, used, seed)
         train = cached(self.memory, _train, ignore=["prepared"])
         is_whole = True
         with followed_by(self._next_phase()):
@@ -352,7 +381,7 @@ def _train(
         depends_on=depends_on,
     )
     detector.history_ = model.history_
-    if y is not None:
+    if detector._needs_labels:
         detector.classes_ = task.classes
     setattr(detector, f"{detector._architecture}_", model)
     learned = {k: v for k, v in vars(detector).items() if k.endswith("_")}

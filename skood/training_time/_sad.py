@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,11 @@ import torch
 from torch import Tensor
 
 from skood._checked_data import CheckedData
+from skood._labels import check_labels, is_outlier
+from skood._outliers import MOST_OUTLIERS, other_convention
 from skood._parameters import POSITIVE, estimator, parameter
 from skood.classifiers._objective import ClassifierObjective, Task
+from skood.training_time._pretraining import batches_of_all, with_outliers
 from skood.training_time._svdd import HypersphereDetector, HypersphereObjective
 
 __all__ = ["DeepSAD"]
@@ -27,12 +31,13 @@ class DeepSAD(HypersphereDetector):
     r"""Deep semi-supervised anomaly detection.
 
     A network phi without bias terms is trained to map the data close to a center c, as in
-    :class:`DeepSVDD`, and known outliers far from c. With n in-distribution rows x and m known
-    outliers :math:`\tilde x`, the rows with y == -1, the objective is
+    :class:`DeepSVDD`, and known outliers far from c. With n unlabelled rows x, mostly normal, and m
+    labelled rows :math:`\tilde x` with the labels :math:`\tilde y = +1` (normal) and -1 (outlier),
+    the objective is
 
     .. math:: \frac{1}{n + m} \sum_{i=1}^{n} \lVert \varphi(x_i) - c \rVert^2
         + \frac{\eta}{n + m} \sum_{j=1}^{m}
-        \left(\lVert \varphi(\tilde x_j) - c \rVert^2 + 10^{-6}\right)^{-1}
+        \left(\lVert \varphi(\tilde x_j) - c \rVert^2 + 10^{-6}\right)^{\tilde y_j}
 
     (equation 7 of [1]_, whose last term is the `weight_decay` of the backbone). The score is
     :math:`-\lVert \varphi(x) - c \rVert^2`.
@@ -40,12 +45,15 @@ class DeepSAD(HypersphereDetector):
     Parameters
     ----------
     eta : float, default=1.0
-        Weight of a known outlier; other rows have the weight 1.
+        Weight :math:`\eta` of a labelled row; unlabelled rows have the weight 1.
+    normal_label : int, str or None, default=None
+        Label in y of rows that are known to be normal. Rows with y == -1 are known outliers, and
+        rows with any other label are unlabelled. None: no row is known to be normal.
 
     Attributes
     ----------
     center_ : ndarray of shape (n_latent,), float64
-        c, the mean output for all training rows, outliers included, before training.
+        c, the mean output for all training rows, outliers included, before this training.
     history_ : dict of str to list of float
         Of each epoch: "loss" and, if rows were held out, "validation_loss", of in-distribution rows
         alone.
@@ -56,15 +64,22 @@ class DeepSAD(HypersphereDetector):
 
     Notes
     -----
-    Unlike most detectors, this one trains on rows with y == -1. Without such rows it is
-    ``DeepSVDD`` with the objective "one-class". All other labels are ignored: these rows count as
-    unlabelled data, mostly normal. A y without -1 is refused if it consists of 0 and less than 35 %
-    ones, of booleans, or contains a name such as "anomaly", since anomalies would be trained on as
-    normal data; ``np.where(is_ood, -1, y)`` marks them. The authors weight rows that are known to
-    be normal by eta too, which makes no difference for their default, eta = 1.
+    Unlike most detectors, this one trains on rows with y == -1. Without such rows and without
+    `normal_label`, it is ``DeepSVDD`` with the objective "one-class". A y without -1 is refused if
+    its labels, `normal_label` excepted, are 0 and less than 35 % ones, are booleans, or contain a
+    name such as "anomaly", since anomalies would be trained on as normal data;
+    ``np.where(is_ood, -1, y)`` marks them.
 
-    Each epoch reads every row, in random order; its last batch is filled up with the first rows of
-    the epoch. The data are standardised with the moments of the in-distribution rows.
+    With ``normal_label=1``, y has the labels of the authors' code: 1 for normal, -1 for anomalous
+    and 0 for unlabelled rows. The classifiers of :mod:`sklearn.semi_supervised` mark *unlabelled*
+    rows by -1 instead: relabel them, for example with ``np.where(y == -1, 0, 1)``. For the default
+    eta = 1, labels of normal rows make no difference.
+
+    An autoencoder of `n_pretraining_epochs` learns all rows, known outliers included.
+
+    With known outliers, each epoch reads every row, in random order; its last batch is filled up
+    with the first rows of the epoch. The data are standardised with the moments of the
+    in-distribution rows.
 
     If rows are held out and outliers are known, the weights of the last epoch are kept, and
     `patience` of the backbone has no effect: held-out rows contain no outliers, so their loss
@@ -88,9 +103,16 @@ class DeepSAD(HypersphereDetector):
     >>> detector = DeepSAD(backbone, n_latent=8, random_state=0).fit(X[rows], labels[rows])
     >>> bool(detector.score_samples(X[y == 0]).min() > detector.score_samples(X[y == 1]).max())
     True
+    >>> labels[:10] = 1  # Ten rows are known to be normal.
+    >>> weighted = DeepSAD(backbone, n_latent=8, eta=2.0, normal_label=1, random_state=0)
+    >>> weighted.fit(X[rows], labels[rows]).predict(X[:1])
+    array([1])
     """
 
     eta: float = parameter(POSITIVE, default=1.0)
+    normal_label: int | str | None = parameter(
+        numbers.Integral, str, None, default=None, kw_only=True
+    )
 
     _trains_on_outliers = True
     _unused = ("label_smoothing", "patience")
@@ -99,40 +121,69 @@ class DeepSAD(HypersphereDetector):
     def _needs_outliers_marked(self) -> bool:
         return True
 
+    def _split_outliers(
+        self, data: CheckedData, y: Any
+    ) -> tuple[CheckedData, npt.NDArray | None, CheckedData | None]:
+        if self.normal_label is None:
+            return super()._split_outliers(data, y)
+        if y is None:
+            raise self._missing_label("y is None")
+        labels = check_labels(y, len(data))
+        if is_outlier(labels).any():
+            return super()._split_outliers(data, y)
+        # A rare label 1 is no sign of anomalies if it is the label of normal rows.
+        found = other_convention(labels[labels != self.normal_label], largest=MOST_OUTLIERS)
+        if found is not None:
+            raise ValueError(found)
+        return data, labels, None
+
+    def _training_labels(self, y: npt.NDArray | None) -> npt.NDArray | None:
+        """Return 1 for rows known to be normal and 0 for others; None if all or none are known."""
+        if self.normal_label is None:
+            return None
+        is_normal = np.zeros(0, bool) if y is None else np.asarray(y == self.normal_label)
+        if not is_normal.any():
+            raise self._missing_label("no such label is in y")
+        return None if is_normal.all() else is_normal.astype(int)
+
+    def _missing_label(self, problem: str) -> ValueError:
+        return ValueError(
+            f"normal_label={self.normal_label!r} is given, but {problem}; give y with this label "
+            "for rows known to be normal, -1 for known outliers and any other label for unlabelled "
+            "rows, or normal_label=None if no row is known to be normal"
+        )
+
     def _make_objective(self, task: Task) -> ClassifierObjective:
-        if task.outliers is None:
-            return HypersphereObjective(task)
-        return _DeepSADObjective(task, task.outliers, self.eta)
+        if task.outliers is None and self.normal_label is None:
+            return HypersphereObjective(task, self._encoder)
+        return _DeepSADObjective(task, self)
 
 
 class _DeepSADObjective(HypersphereObjective):
-    """Distances of inliers (class index 0) and inverse distances of outliers (class index 1)."""
-
-    epochs_compare = False
+    """Distances of unlabelled, normal and outlying rows (class indices 0, 1 and 2)."""
 
     couples_rows = None
 
-    def __init__(self, task: Task, outliers: CheckedData, eta: float) -> None:
-        n_inliers, n_outliers = len(task.data), len(outliers)
-        everything = replace(
-            task,
-            data=CheckedData.concatenate([task.data, outliers]),
-            class_indices=np.repeat([0, 1], [n_inliers, n_outliers]),
-        )
-        super().__init__(everything)
-        self.outlier_rows = np.arange(n_inliers, n_inliers + n_outliers)
-        self.eta = eta
+    def __init__(self, task: Task, detector: DeepSAD) -> None:
+        if detector.normal_label is not None and not len(task.classes):
+            task = replace(task, class_indices=np.ones_like(task.class_indices))
+        everything, self.outlier_rows = with_outliers(task)
+        super().__init__(everything, detector._encoder)
+        # Held-out rows contain no outliers.
+        self.epochs_compare = task.outliers is None
+        self.eta = detector.eta
 
     def epoch_batches(
         self, rows: npt.NDArray[np.integer], batch_size: int, rng: np.random.Generator
     ) -> Sequence[npt.NDArray[np.integer]]:
-        # All rows, since there may be very few outliers.
-        order = rng.permutation(np.concatenate([rows, self.outlier_rows]))
-        size = min(batch_size, len(order))
-        n_batches = math.ceil(len(order) / size)
-        return np.split(np.resize(order, n_batches * size), n_batches)
+        if len(self.outlier_rows):
+            # All rows, since there may be very few outliers.
+            return batches_of_all(np.concatenate([rows, self.outlier_rows]), batch_size, rng)
+        return super().epoch_batches(rows, batch_size, rng)
 
     def loss(self, *batch: Tensor) -> Tensor:
-        x, class_index = batch
+        x, kind = batch
         distance2 = self.squared_distance(x)
-        return torch.where(class_index == 1, self.eta / (distance2 + _SMALL), distance2)
+        labelled = distance2 + _SMALL
+        labelled = self.eta * torch.where(kind == 2, labelled.reciprocal(), labelled)
+        return torch.where(kind == 0, distance2, labelled)

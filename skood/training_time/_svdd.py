@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import numbers
 import warnings
+from collections.abc import Callable
 from typing import Any, ClassVar
 
+import joblib
 import numpy as np
 import numpy.typing as npt
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
-from torch import Tensor, nn
+from torch import Tensor
 
 from skood._checked_data import CheckedData
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
+from skood._parameters import NONNEGATIVE, Interval, StrOptions, at_least, estimator, parameter
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
+from skood._torch.run import followed_by
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._base import TrainingDetector
+from skood.training_time._pretraining import pretrain, remove_biases
 
 __all__ = ["DeepSVDD", "HypersphereDetector", "HypersphereObjective"]
 
@@ -42,20 +46,43 @@ class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tra
         ``MLP`` for rows, with ``optimizer="adam", learning_rate=1e-3, weight_decay=5e-7``.
     n_latent : int, default=32
         Dimensions of phi(x), at least 2.
+    n_pretraining_epochs : int, default=0
+        Number of epochs in which the network is first trained as the encoder of an autoencoder, at
+        most the backbone's `max_steps` steps; other parameters of this training are the backbone's.
+        0: the one-class training starts from random weights, or from `weights_init`.
+    pretraining_weight_decay : float or None, default=None
+        Weight of the L2 penalty in the pre-training. None: the `weight_decay` of the backbone.
+    pretraining_lr_schedule : str, sequence of (float, float) or None, default=None
+        Learning rate in the pre-training, in any form of the backbone's `lr_schedule`. None: the
+        `lr_schedule` of the backbone.
 
     Attributes
     ----------
     backbone_ : NeuralClassifier
         The trained network. It cannot predict, since its outputs are phi(x).
     center_ : ndarray of shape (n_latent,), float64
-        c, the mean output for the training rows before training.
+        c, the mean output for the training rows before the one-class training.
+    pretraining_history_ : dict of str to list of float
+        Mean squared error of the autoencoder in each epoch, per value, of pixels in [0, 1] or of
+        standardised features: "loss" and, if rows were held out, "validation_loss". Empty without
+        pre-training.
     """
 
     backbone: NeuralClassifier | None = parameter(NeuralClassifier, None, default=None)
     n_latent: int = parameter(at_least(2), default=32)
+    n_pretraining_epochs: int = parameter(at_least(0), default=0, kw_only=True)
+    pretraining_weight_decay: float | None = parameter(
+        NONNEGATIVE, None, default=None, kw_only=True
+    )
+    pretraining_lr_schedule: Any = parameter(
+        StrOptions({"cosine", "step", "constant"}), tuple, list, None, default=None, kw_only=True
+    )
 
     _needs_labels = False
     _unused: ClassVar[tuple[str, ...]] = ("label_smoothing",)
+
+    # Parameters and buffers of the pre-trained network; set while a copy of the detector trains.
+    _encoder: ClassVar[dict[str, npt.NDArray] | None] = None
 
     def _n_outputs(self, n_classes: int) -> int:
         return self.n_latent
@@ -67,6 +94,27 @@ class HypersphereDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Tra
     @property
     def _trains_model(self) -> bool:
         return self.backbone is None or super()._trains_model
+
+    def _prepare_with_outliers(
+        self,
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        outliers: CheckedData | Callable[[CheckedData], CheckedData] | None,
+        seed: int,
+    ) -> tuple[dict[str, Any], Any]:
+        if self.n_pretraining_epochs == 0:
+            return {"pretraining_history_": {}}, None
+        model = self._make_network(inliers, seed)
+        model.set_params(max_epochs=self.n_pretraining_epochs)
+        for name in ("weight_decay", "lr_schedule"):
+            value = getattr(self, f"pretraining_{name}")
+            if value is not None:
+                model.set_params(**{name: value})
+        with followed_by(f"one-class training of {type(model).__name__}"):
+            history, encoder = pretrain(
+                model, inliers, y, outliers, n_latent=self.n_latent, seed=seed, memory=self.memory
+            )
+        return {"pretraining_history_": history, "_encoder": encoder}, joblib.hash(encoder)
 
     def _learn_scores(
         self,
@@ -116,7 +164,7 @@ class DeepSVDD(HypersphereDetector):
     r"""Deep support vector data description.
 
     A network phi without bias terms is trained to map the data close to a center c, the mean of
-    its outputs before training [1]_. The objective "one-class" is
+    its outputs before this training [1]_. The objective "one-class" is
 
     .. math:: \frac{1}{n} \sum_i \lVert \varphi(x_i) - c \rVert^2,
 
@@ -165,12 +213,27 @@ class DeepSVDD(HypersphereDetector):
     ``ConvNet(validation_fraction=0.1, ...)``; the weights of the epoch with the smallest loss of
     these rows are then kept.
 
+    With `n_pretraining_epochs`, the network is first trained as the encoder of an autoencoder, to
+    minimise the mean squared error of the reconstruction. The decoder has the layers of the network
+    in reverse order, with one convolution for each size of the feature maps; it ends in a sigmoid
+    for images. An architecture with a method ``_build_decoder(item_shape, n_latent)`` provides its
+    own, as :class:`~skood.classifiers.LeNet` does. All weights, the last layer included, are the
+    start of the one-class training, and so are the running statistics of batch normalisation.
+
+    The published figures are with pre-training. It is not the default, because it costs two to
+    three times the time of the one-class training, and because a network that can reconstruct items
+    also encodes how in-distribution items differ. With one class of scikit-learn's digits, wines or
+    tumours against the others (rows, 13 cases, two seeds) and the default `backbone`, the mean
+    AUROC is 0.961 without pre-training, 0.950 after 33 epochs and 0.942 after 100 epochs.
+
     As in the authors' code [2]_, the network is in evaluation mode when c is computed, R is a
     quantile of the distances in one batch, and batch normalisation has no parameters. The authors
-    normalise the contrast of every image and scale its values to [0, 1]; here, each channel is
-    standardised over the training data. They train for 150 epochs at a learning rate of 1e-4, from
-    the weights of an autoencoder. This class trains no autoencoder; `weights_init` of the backbone
-    takes any trained classifier of the same architecture, without its bias terms.
+    normalise the contrast of every image and scale its values to [0, 1], as
+    :class:`~skood.preprocessing.GlobalContrastNormalization` and ``value_range="minmax"`` do; here,
+    each channel is then standardised over the training data. They train for 150 epochs with Adam at
+    a learning rate of 1e-4, and 1e-5 after 50 epochs, in batches of 200; the weight decay is 5e-7,
+    and for the autoencoder 5e-4 on MNIST. They sum squared errors over the d values of an item,
+    where the autoencoder here takes the mean: its `pretraining_weight_decay` is 5e-4 / d.
 
     PyOD's DeepSVDD is for rows, with the objective "one-class" alone. Its last layer has a ReLU
     too, and its defaults are dropout of 0.2 and L2 regularisation of 0.1.
@@ -200,7 +263,7 @@ class DeepSVDD(HypersphereDetector):
 
     def _make_objective(self, task: Task) -> ClassifierObjective:
         if self.objective == "one-class":
-            return HypersphereObjective(task)
+            return HypersphereObjective(task, self._encoder)
         return _SoftBoundaryObjective(task, self)
 
     def _learn_scores(
@@ -233,13 +296,23 @@ class HypersphereObjective(ClassifierObjective):
     """Squared distance of the network's outputs from their initial mean.
 
     The center is a buffer of the network, from which the detector reads it after training.
+
+    Parameters
+    ----------
+    task : Task
+    encoder : dict of str to ndarray, or None
+        Parameters and buffers that the network starts from; None: random weights.
     """
 
     couples_rows: str | None = None
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, encoder: dict[str, npt.NDArray] | None) -> None:
         super().__init__(task)
-        _remove_biases(task.network)
+        remove_biases(task.network)
+        if encoder is not None:
+            task.network.load_state_dict(
+                {name: torch.from_numpy(value.copy()) for name, value in encoder.items()}
+            )
         center = torch.from_numpy(self._initial_center(task.data.subset(task.training_rows)))
         task.network.register_buffer("center", center.float().to(self.device))
 
@@ -272,7 +345,7 @@ class _SoftBoundaryObjective(HypersphereObjective):
     couples_rows = "the radius is a quantile of the distances in a batch"
 
     def __init__(self, task: Task, detector: DeepSVDD) -> None:
-        super().__init__(task)
+        super().__init__(task, detector._encoder)
         self.nu = detector.nu
         self.n_warm_up_epochs = detector.n_warm_up_epochs
         self.moves_radius = False
@@ -294,15 +367,3 @@ class _SoftBoundaryObjective(HypersphereObjective):
         if self.moves_radius:
             radius = torch.quantile(self.seen.sqrt(), 1 - self.nu)
             self.network.get_buffer("radius").copy_(radius)
-
-
-def _remove_biases(network: nn.Module) -> None:
-    """Remove bias terms and all parameters of batch normalisation."""
-    for layer in network.modules():
-        names = [name for name, _ in layer.named_parameters(recurse=False)]
-        if isinstance(layer, nn.modules.batchnorm._NormBase):
-            layer.affine = False
-        else:
-            names = [name for name in names if name.endswith("bias")]
-        for name in names:
-            setattr(layer, name, None)

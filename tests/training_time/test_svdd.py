@@ -170,6 +170,79 @@ def test_loss_of_known_outliers_by_hand(X, labels):
     np.testing.assert_allclose(detector.score_samples(X), -distance2[:60], rtol=1e-4)
 
 
+@pytest.mark.parametrize("normal", [1, "fine"])
+@pytest.mark.parametrize("n_outliers", [7, 0])
+def test_loss_of_rows_known_to_be_normal_by_hand(X, normal, n_outliers):
+    """Equation 7: eta weighs both kinds of labelled rows, and the exponent is the label."""
+    rows = np.concatenate([X, X[:n_outliers] + 1])
+    sign = np.r_[np.repeat([0, 1], [45, 15]), np.full(n_outliers, -1)]
+    y = sign if normal == 1 else np.array(["b", "fine", "-1"])[sign]
+    detector = DeepSAD(still(), N_LATENT, eta=0.3, normal_label=normal, random_state=0)
+    detector.fit(rows, y)
+    outputs = phi(rows, X)
+    center = pushed(outputs.mean(0))
+    np.testing.assert_allclose(detector.center_, center, rtol=1e-5)
+    distance2 = np.square(outputs - center).sum(1)
+    losses = [d if s == 0 else 0.3 * (d + 1e-6) ** s for d, s in zip(distance2, sign, strict=True)]
+    np.testing.assert_allclose(detector.history_["loss"], np.mean(losses), rtol=1e-5)
+    assert not hasattr(detector, "classes_")
+
+
+def test_all_rows_known_to_be_normal(X):
+    def loss(eta, y):
+        detector = DeepSAD(still(), N_LATENT, eta=eta, normal_label=1, random_state=0)
+        return detector.fit(X, y).history_["loss"][0]
+
+    assert loss(3.0, np.ones(60, int)) == pytest.approx(3 * loss(1.0, np.ones(60, int)), rel=1e-5)
+    half = np.repeat([0, 1], 30)
+    assert loss(1.0, np.ones(60, int)) < loss(3.0, half) < loss(3.0, np.ones(60, int))
+
+
+def test_rows_known_to_be_normal_pull_the_more(X):
+    y = np.repeat([0, 1], 30)
+    # One class of labels is closer to the center, the more its rows weigh.
+    settings = {"normal_label": 1, "random_state": 0}
+    light, heavy = (
+        DeepSAD(moving(), N_LATENT, eta=eta, **settings).fit(X, y).score_samples(X)
+        for eta in (0.01, 100.0)
+    )
+    assert light[:30].mean() - light[30:].mean() > heavy[:30].mean() - heavy[30:].mean()
+
+
+def test_held_out_rows_know_which_are_normal(X):
+    """The same fraction of labelled and of unlabelled rows is held out, and their loss compares."""
+    y = np.repeat([0, 1], [40, 20])
+    backbone = moving(max_epochs=4, validation_fraction=0.25)
+    detector = DeepSAD(backbone, N_LATENT, eta=3.0, normal_label=1, random_state=0).fit(X, y)
+    seed = int(np.random.RandomState(0).randint(2**31 - 1))
+    rows = hold_out(60, 0.25, seed, y)[1]
+    assert (y[rows] == 1).sum() == 5
+    distance2 = -detector.score_samples(X[rows])
+    loss = np.where(y[rows] == 1, 3 * (distance2 + 1e-6), distance2).mean()
+    assert min(detector.history_["validation_loss"]) == pytest.approx(loss, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (None, "normal_label=1 is given, but y is None"),
+        (np.zeros(60, int), "normal_label=1 is given, but no such label is in y"),
+        (np.repeat([0, -1], 30), "normal_label=1 is given, but no such label is in y"),
+        (np.array(["1", "anomaly"] * 30), "If 'anomaly' marks anomalies"),
+    ],
+)
+def test_errors_of_labels_of_normal_rows(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        DeepSAD(still(), N_LATENT, normal_label=1).fit(X, y)
+
+
+def test_few_rows_known_to_be_normal_are_no_anomalies(X):
+    y = np.repeat([0, 1], [57, 3])
+    with pytest.raises(ValueError, match="If 1 marks anomalies"):
+        DeepSAD(still(), N_LATENT).fit(X, y)
+    DeepSAD(still(), N_LATENT, normal_label=1).fit(X, y)
+
+
 def test_inverse_distance_is_finite_at_the_center(X):
     """A dead network maps everything to 0, and its gradient must not be NaN either."""
     network = nn.Linear(3, N_LATENT)
@@ -178,9 +251,9 @@ def test_inverse_distance_is_finite_at_the_center(X):
     backbone.fit(X, np.arange(60) % 2)
     data, no_rows = backbone._open(X, reset=False), np.arange(0)
     task = Task(network, backbone, data, np.zeros(60, int), no_rows, no_rows, data, data, 0)
-    objective = _DeepSADObjective(task, data, 2.0)
+    objective = _DeepSADObjective(task, DeepSAD(eta=2.0))
     network.center.zero_()
-    loss = objective.loss(torch.zeros(2, 3), torch.tensor([0, 1]))
+    loss = objective.loss(torch.zeros(2, 3), torch.tensor([0, 2]))
     np.testing.assert_allclose(loss.detach(), [0, 2e6])
     loss.sum().backward()
     assert torch.isfinite(network.weight.grad).all()
@@ -399,6 +472,10 @@ def test_defaults(images):
         (DeepSVDD(nn.Linear(3, 2)), "The 'backbone' parameter"),
         (DeepSAD(eta=0.0), "The 'eta' parameter"),
         (DeepSAD(eta=-1.0), "The 'eta' parameter"),
+        (DeepSAD(normal_label=0.5), "The 'normal_label' parameter"),
+        (DeepSVDD(n_pretraining_epochs=-1), "The 'n_pretraining_epochs' parameter"),
+        (DeepSVDD(pretraining_weight_decay=-1.0), "The 'pretraining_weight_decay' parameter"),
+        (DeepSVDD(pretraining_lr_schedule="fast"), "The 'pretraining_lr_schedule' parameter"),
     ],
 )
 def test_errors(X, detector, message):
