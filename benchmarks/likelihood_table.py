@@ -3,13 +3,16 @@
 Trains each density on one set and tests every detector on it against the other sets:
 
     python benchmarks/likelihood_table.py --id fashion_mnist --preset quick --data DIR  # 2 cores
+    python benchmarks/likelihood_table.py --preset diffusion --data DIR  # 2 cores, 2 hours
     python benchmarks/likelihood_table.py --id fashion_mnist --preset gpu --data DIR    # minutes
     python benchmarks/likelihood_table.py --id fashion_mnist --preset paper --data DIR  # a GPU
     python benchmarks/likelihood_table.py --table     # the stored results as text
 
-DIR is the same as for flow_lid.py. Detectors have their default parameters, and nothing is tuned on
-an OOD set. An interrupted run resumes when started again with the same --work folder; with --only,
-several processes can share the densities.
+DIR is the same as for flow_lid.py. Detectors have their default parameters and are fitted to
+training images that the densities are not trained on; nothing is tuned on an OOD set. An
+interrupted run resumes when started again with the same --work folder; with --only, several
+processes can share the densities. `diffusion` trains the diffusion model alone, for 30 epochs, and
+also tests other settings of the detectors on it.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from time import perf_counter
@@ -60,7 +63,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of each density, and the number of images per set."""
+    """Settings of each density; numbers of images that detectors are fitted to, and per set."""
 
     flow: dict[str, Any]
     vae: dict[str, Any]
@@ -72,6 +75,10 @@ class Preset:
     integrates: bool
     n_fit: int
     n_test: int
+    # The densities that are trained; all of them if empty.
+    only: tuple[str, ...] = ()
+    # Further detectors on the diffusion model.
+    further: bool = False
 
 
 PRESETS = {
@@ -127,6 +134,14 @@ PRESETS = {
         1000,
     ),
 }
+PRESETS["diffusion"] = replace(
+    PRESETS["quick"],
+    diffusion={"batch_size": 64, "max_steps": 28_000},
+    integrates=True,
+    only=("Diffusion",),
+    further=True,
+)
+PRESETS["diffusion smoke"] = replace(PRESETS["smoke"], only=("Diffusion",), further=True)
 
 Detectors = dict[str, Callable[[Any], Any]]
 FOR_ALL: Detectors = {
@@ -157,6 +172,34 @@ ON: dict[str, Detectors] = {
     "five VAEs": {"WAIC": skood.WAIC},
 }
 INTEGRATING: Detectors = {**FOR_ALL, "LocalIntrinsicDimension": skood.LocalIntrinsicDimension}
+
+
+def reconstruction(**settings: Any) -> Callable[[Any], Any]:
+    return lambda density: skood.DiffusionReconstruction(density, **settings)
+
+
+# The published settings are 100 times with up to 1 000 steps of the SDE, and the distances L2 and
+# LPIPS; the published figure of CCLR is the best of five fractions of the time.
+FURTHER: Detectors = {
+    **{
+        f"DiffusionReconstruction, {solver}": reconstruction(
+            times=10, n_steps=n_steps, solver=solver, distance=("mse", "ssim")
+        )
+        for solver, n_steps in (("ode", 4), ("sde", 20))
+    },
+    **{
+        f"DiffusionReconstruction, {distance}": reconstruction(
+            times=20, n_steps=0, distance=distance
+        )
+        for distance in ("mse", "ssim")
+    },
+    **{
+        f"CCLR, {tau}": lambda density, tau=tau: skood.CCLR(density, time_fraction=tau)
+        for tau in (0.1, 0.25, 0.33, 0.66)
+    },
+    "ScoreNorm, 0.0001": lambda density: skood.ScoreNorm(density, t=1e-4),
+    "ScoreNorm, 0.1": lambda density: skood.ScoreNorm(density, t=0.1),
+}
 
 
 def densities(args: argparse.Namespace) -> dict[str, Any]:
@@ -205,15 +248,19 @@ def run(args: argparse.Namespace) -> None:
     preset = PRESETS[args.preset]
     others = [name for name in (GREY if args.id in GREY else COLOUR) if name != args.id]
     X = read(args.data, args.id, "train")
+    order = np.random.default_rng(0).permutation(len(X))
+    X, X_fit = X[np.sort(order[preset.n_fit :])], X[order[: preset.n_fit]]
     sets = {name: some(read(args.data, name, "test"), preset.n_test) for name in [args.id, *others]}
     for name, density in densities(args).items():
-        if args.only and name not in args.only:
+        if name not in (args.only or preset.only or ON):
             continue
         path = entry_path(args, name)
         entry = json.loads(path.read_text()) if path.exists() else {"detectors": {}}
         detectors = ON[name]
         if name == "Diffusion" and preset.integrates:
             detectors = {**detectors, **INTEGRATING}
+        if name == "Diffusion" and preset.further:
+            detectors = {**detectors, **FURTHER}
         if set(entry["detectors"]) == set(detectors):
             continue
         density, entry["training_seconds"] = trained(args, name, density, X)
@@ -224,7 +271,7 @@ def run(args: argparse.Namespace) -> None:
             if label in entry["detectors"]:
                 continue
             detector = make(frozen if isinstance(density, list) else frozen[0])
-            entry["detectors"][label] = measured(detector, X, sets, preset, args)
+            entry["detectors"][label] = measured(detector, X_fit, sets, preset, args)
             path.write_text(json.dumps(entry))
             print(name, label, entry["detectors"][label], flush=True)
 
@@ -254,7 +301,7 @@ def collect(args: argparse.Namespace) -> None:
 
 def measured(
     detector: Any,
-    X: np.ndarray,
+    X_fit: np.ndarray,
     sets: dict[str, np.ndarray],
     preset: Preset,
     args: argparse.Namespace,
@@ -262,9 +309,7 @@ def measured(
     """Measure a detector against each of the other sets."""
     own = {"n_calibration": preset.n_fit} if "n_calibration" in detector.get_params(False) else {}
     start = perf_counter()
-    detector.set_params(random_state=args.seed, verbose=args.verbose, **own).fit(
-        some(X, preset.n_fit)
-    )
+    detector.set_params(random_state=args.seed, verbose=args.verbose, **own).fit(X_fit)
     inside, *outside = (detector.score_samples(images) for images in sets.values())
     row: dict[str, Any] = {"id_accepted": float((inside >= detector.offset_).mean()), "ood": {}}
     truth = np.repeat([1, -1], preset.n_test)
@@ -279,7 +324,9 @@ def measured(
 
 
 def stem(args: argparse.Namespace) -> str:
-    return f"likelihood_table-{args.id}-{args.preset}" + (f"-{args.seed}" if args.seed else "")
+    return f"likelihood_table-{args.id}-{args.preset.replace(' ', '_')}" + (
+        f"-{args.seed}" if args.seed else ""
+    )
 
 
 def text(result: dict[str, Any]) -> str:

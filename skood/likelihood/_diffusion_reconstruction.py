@@ -139,7 +139,7 @@ class DiffusionReconstruction(DiffusionDetector):
         return np.sort(held_out_rows(n_rows, y, fraction))
 
     def _times(self) -> Sequence[float]:
-        if isinstance(self.times, numbers.Integral):
+        if isinstance(self.times, (int, np.integer)):
             return [(k + 1) / self.times for k in range(self.times)]
         return self.times
 
@@ -154,8 +154,9 @@ class DiffusionReconstruction(DiffusionDetector):
             raise ValueError(
                 f"distance={self.distance!r}; expected at least one of {_DISTANCES}, or functions"
             )
+        reads_images = data.is_image or getattr(self.density, "image_shape", None) is not None
         for name in ("ssim", "lpips"):
-            if name in distances and not data.is_image:
+            if name in distances and not reads_images:
                 raise ValueError(
                     f"distance={name!r} compares images, but X has rows of {data.item_shape[0]} "
                     "values; take 'mse'"
@@ -169,7 +170,7 @@ class DiffusionReconstruction(DiffusionDetector):
                 ) from error
             self._lpips = LPIPS(net="alex", verbose=False).eval()
 
-    def _measure(self, distance: Any, x: Tensor, restored: Tensor) -> Tensor:
+    def _distances_by(self, distance: Any, x: Tensor, restored: Tensor) -> Tensor:
         """Return the distance of each item, (b,), float64."""
         if callable(distance):
             values = distance(x, restored)
@@ -191,7 +192,9 @@ class DiffusionReconstruction(DiffusionDetector):
         for k, t in enumerate(self._times()):
             restored = self._restored(denoiser, x, t, k)
             distances.append(
-                torch.stack([self._measure(d, x, restored) for d in self._given_distances()], 1)
+                torch.stack(
+                    [self._distances_by(d, x, restored) for d in self._given_distances()], 1
+                )
             )
         found = torch.stack(distances, 1)
         return found if isinstance(self.distance, (list, tuple)) else found[:, :, 0]

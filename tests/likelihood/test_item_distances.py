@@ -118,3 +118,14 @@ def test_distances_in_a_detector(pairs, network):
     np.testing.assert_allclose(together, np.mean(apart, 0), atol=1e-6)
     parts = [detectors[0].score_samples(images[i : i + 7]) for i in range(0, 25, 7)]
     np.testing.assert_allclose(np.concatenate(parts), together, atol=1e-5)
+
+
+def test_images_as_flat_rows():
+    images = np.random.default_rng(0).random((20, 6, 6)).astype(np.float32)
+    scores = []
+    for X, settings in ((images, {}), (images.reshape(20, 36), {"image_shape": (1, 6, 6)})):
+        model = Diffusion((4,), 1, max_steps=2, random_state=0, **settings)
+        settings = {"n_steps": 0, "times": (0.1,), "random_state": 0}
+        detector = DiffusionReconstruction(model, distance="ssim", **settings).fit(X)
+        scores.append(detector.score_samples(X))
+    np.testing.assert_allclose(*scores, rtol=1e-6)
