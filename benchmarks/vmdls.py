@@ -2,14 +2,22 @@
 
 Every method trains the same backbone on the same rows for the same number of epochs:
 
-    python benchmarks/vmdls.py --id mnist --preset quick --data DIR
-    python benchmarks/vmdls.py --id cifar10 --preset paper --data DIR       # for a GPU
+    python benchmarks/vmdls.py --id mnist --preset quick --data DIR     # a small network
+    python benchmarks/vmdls.py --id mnist --preset short --data DIR     # the authors' network
+    python benchmarks/vmdls.py --id mnist --preset paper --data DIR     # for a GPU
     python benchmarks/vmdls.py --table              # the stored results as text
 
+With --backbone, a classifier is trained first, and VMDLS fine-tunes it in two phases: the heads
+alone, then all weights. It is a class of ``skood.classifiers`` with its default parameters, or a
+trained classifier in a file of ``skood.save``, in whose name {seed} stands for --seed:
+
+    python benchmarks/vmdls.py --id cifar10 --preset short --backbone DenseNet --data DIR
+
 DIR has a ``read_data.py`` with ``load(name, split)``, or torchvision's layout. A tenth of the
-training rows is held out; the 5th percentile of their scores is the threshold. Nothing is tuned on
-an OOD set. Methods that train on outliers get a separate set, which is not a test set. An
-interrupted run resumes when started again with the same --work folder.
+training rows is held out; the 5th percentile of their scores is the threshold, which is too high if
+the classifier in a file was trained on these rows. Nothing is tuned on an OOD set. Methods that
+train on outliers get a separate set, which is not a test set. An interrupted run resumes when
+started again with the same --work folder. A further --seed or --only adds to the stored results.
 """
 
 from __future__ import annotations
@@ -18,7 +26,7 @@ import argparse
 import json
 from collections.abc import Callable
 from copy import copy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from time import perf_counter
@@ -27,83 +35,16 @@ from typing import Any
 import numpy as np
 from _images import labelled_images
 from _machine import machine
+from _seeds import added, check_same, spread
+from _vmdls_presets import PRESETS, SETTINGS, Preset, Setting
 from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 import skood
-from skood import KNN, MSP, ODIN, VMDLS, ConvNet, DenseNet, Energy, LayerMahalanobis, Mahalanobis
+from skood import KNN, MSP, ODIN, VMDLS, Energy, LayerMahalanobis, Mahalanobis
 from skood.density import Autoencoder
 from skood.metrics import auroc, fpr_at_tpr, open_set_f1, oscr
-
-
-@dataclass(frozen=True)
-class Setting:
-    """An ID set, its OOD test sets and its training outliers."""
-
-    base: str
-    classes: tuple[int, ...]
-    ood: tuple[str, ...]
-    # The set for methods that train on outliers.
-    outliers: str
-
-
-ALL = tuple(range(10))
-GREY = ("omniglot", "mnist + noise", "noise")
-COLOUR = ("tinyimagenet_crop", "tinyimagenet_resize", "svhn")
-SETTINGS = {
-    "mnist": Setting("mnist", ALL, GREY, "notmnist"),
-    "mnist_0_5": Setting("mnist", ALL[:6], ("held-out classes", *GREY), "notmnist"),
-    "cifar10": Setting("cifar10", ALL, COLOUR, "cifar100"),
-    "cifar10_0_5": Setting("cifar10", ALL[:6], ("held-out classes", *COLOUR), "cifar100"),
-}
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Settings of the backbone and of its training."""
-
-    backbone: Any
-    one_class: Any
-    margin_step: float
-    n_samples_per_batch: int
-    n_members: int
-    autoencoder_epochs: int
-    # Outliers per inlier, for methods that train on outliers.
-    outlier_ratio: float
-    # Random images drawn from each OOD set; None takes all.
-    n_ood: int | None = None
-    n_training: int | None = None
-
-
-def adam(n_filters: tuple[int, ...], max_epochs: int, **settings: Any) -> ConvNet:
-    settings = {"learning_rate": 1e-3, "weight_decay": 1e-4, "lr_schedule": "cosine", **settings}
-    return ConvNet(n_filters, max_epochs=max_epochs, optimizer="adam", **settings)
-
-
-DINARI = {"n_convolutions": (2, 2, 1), "hidden_features": 500}
-PRESETS = {
-    ("mnist", "quick"): Preset(
-        adam((16, 32, 64), 4), adam((16, 32, 64), 4), 8.0, 8, 2, 3, 1.0, n_ood=4000
-    ),
-    ("mnist", "paper"): Preset(
-        adam((100, 100, 100), 100, learning_rate=1e-4, weight_decay=0.0, **DINARI),
-        adam((100, 100, 100), 100, learning_rate=1e-4, **DINARI),
-        1.0,
-        16,
-        5,
-        50,
-        2.0,
-    ),
-    ("cifar10", "paper"): Preset(
-        DenseNet(max_epochs=200), adam((32, 64, 128), 100, learning_rate=1e-4), 1.0, 8, 5, 100, 2.0
-    ),
-}
-# To check that the script runs.
-PRESETS |= {
-    (base, "smoke"): replace(PRESETS["mnist", "quick"], backbone=adam((4, 8), 1), n_training=2000)
-    for base in ("mnist", "cifar10")
-}
 
 
 def read(directory: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -129,28 +70,38 @@ def ood_sets(directory: Path, setting: Setting, n_ood: int | None) -> dict[str, 
 def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> dict[str, Callable]:
     """Return functions that take training rows and labels and return fitted detectors by name."""
     common = {"checkpoint_dir": args.work, "verbose": args.verbose, "random_state": args.seed}
-    backbone = clone(preset.backbone).set_params(**common)
-    one_class = clone(preset.one_class).set_params(**common)
     settings = {"memory": str(args.work), "verbose": args.verbose, "random_state": args.seed}
-    vmdls = VMDLS(
-        backbone,
-        margin_step=preset.margin_step,
-        n_samples_per_batch=preset.n_samples_per_batch,
-        **settings,
-    )
-    mixed = {"outlier_ratio": preset.outlier_ratio}
-    autoencoder = Autoencoder(max_epochs=preset.autoencoder_epochs, **common)
+    autoencoder = Autoencoder(**preset.autoencoder, **common)
+    given = trained_backbone(args)
+    if args.backbone is None:
+        backbone = clone(preset.backbone).set_params(**common)
+    elif given is not None:
+        backbone = clone(given)
+    else:
+        backbone = getattr(skood.classifiers, args.backbone)(**preset.trained_backbone, **common)
+
+    def trained(X: np.ndarray, y: np.ndarray) -> FrozenEstimator:
+        return FrozenEstimator(given or clone(backbone).fit(X, y))
 
     def plain(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-        network = FrozenEstimator(clone(backbone).fit(X, y))
+        network = trained(X, y)
         detectors = [MSP, Energy, ODIN, Mahalanobis, LayerMahalanobis, KNN]
         fitted = {cls.__name__: cls(network).fit(X, y) for cls in detectors}
         raw = Mahalanobis(network, normalize=False).fit(X, y)
         return {**fitted, "Mahalanobis, normalize=False": raw}
 
+    def vmdls(X: np.ndarray, y: np.ndarray) -> VMDLS:
+        if args.backbone is None:
+            return VMDLS(backbone, **preset.vmdls, **settings)
+        tuned = clone(backbone).set_params(**common, **preset.tuned_backbone)
+        if "bias_lr_scale" in tuned.get_params():
+            # All weights have the same rate.
+            tuned.set_params(bias_lr_scale=1.0)
+        return VMDLS(tuned.set_params(weights_init=trained(X, y)), **preset.tuned_vmdls, **settings)
+
     def variants(normalised: bool) -> Callable:
         def fit(X: np.ndarray, y: np.ndarray) -> dict[str, Any]:
-            detector = clone(vmdls).set_params(normalize_embeddings=normalised)
+            detector = vmdls(X, y).set_params(normalize_embeddings=normalised)
             name = "VMDLS, normalised" if normalised else "VMDLS"
             weighted = clone(detector).set_params(reconstruction=autoencoder)
             return {
@@ -169,19 +120,33 @@ def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> d
 
         return fit
 
-    return {
+    found = {
         "softmax": plain,
         "VMDLS": variants(False),
         "VMDLS, normalised": variants(True),
+    }
+    if args.backbone is not None:
+        return found
+    one_class = clone(preset.one_class).set_params(**common)
+    mixed = {"outlier_ratio": preset.outlier_ratio}
+    found |= {
         "LogitNorm": single("LogitNorm", backbone),
         "VOS": single("VOS", backbone),
         "OutlierExposure": single("OutlierExposure", backbone, uses_outliers=True, **mixed),
         "EnergyRegularized": single("EnergyRegularized", backbone, uses_outliers=True, **mixed),
-        "MCDropout": single("MCDropout", dropping(backbone)),
         "DeepEnsemble": single("DeepEnsemble", backbone, n_members=preset.n_members),
         "DeepSVDD": single("DeepSVDD", one_class),
         "DeepSAD": single("DeepSAD", one_class, uses_outliers=True),
     }
+    if "dropout" in backbone.get_params():
+        found["MCDropout"] = single("MCDropout", clone(backbone).set_params(dropout=0.2))
+    return found
+
+
+def trained_backbone(args: argparse.Namespace) -> Any:
+    """Return the trained classifier if --backbone is a file, else None."""
+    path = Path((args.backbone or "").format(seed=args.seed))
+    return skood.load(path) if path.is_file() else None
 
 
 class WeightAlone:
@@ -196,10 +161,6 @@ class WeightAlone:
         plain.reconstruction_ = None
         # The weight multiplies the score.
         return -self.detector.score_samples(X) / plain.score_samples(X)
-
-
-def dropping(backbone: Any) -> Any:
-    return clone(backbone).set_params(dropout=0.2)
 
 
 def classes_of(detector: Any, X: np.ndarray) -> np.ndarray | None:
@@ -244,7 +205,8 @@ def measured(
     return result
 
 
-def run(args: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """Fit and measure the methods that are not stored in --work yet; return one seed's results."""
     setting = SETTINGS[args.id]
     preset = PRESETS[setting.base, args.preset]
     X, y = read(args.data, setting.base, "train")
@@ -255,44 +217,41 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         X[kept], y[kept], test_size=0.1, stratify=y[kept], random_state=args.seed
     )
     X_test, y_test = read(args.data, setting.base, "test")
-    kept = np.isin(y_test, setting.classes)
+    kept = np.flatnonzero(np.isin(y_test, setting.classes))[: preset.n_test]
     X_test, y_test = X_test[kept], y_test[kept]
     sets = ood_sets(args.data, setting, preset.n_ood)
     outliers = read(args.data, setting.outliers, "test")[0]
     if outliers.shape[1:] != X.shape[1:]:
         raise ValueError(f"{setting.outliers} has images of {outliers.shape[1:]}")
 
-    path = args.work / f"vmdls-{args.id}-{args.preset}-{args.seed}.json"
+    path = args.work / f"{name}-{args.seed}.json"
     result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     default = None
-    for name, fit in methods(preset, args, outliers).items():
-        stored = result.get(name, {})
-        if (args.only and name not in args.only) or ("detectors" in stored and name != "softmax"):
+    for method, fit in methods(preset, args, outliers).items():
+        stored = result.get(method, {})
+        if args.only and method not in args.only:
+            continue
+        # A one-class method gets its classes from the softmax network.
+        if "detectors" in stored and method != "softmax":
             continue
         start = perf_counter()
         detectors = fit(X, y)
         fitted = perf_counter()
         default = default or next(iter(detectors.values()))
         if "detectors" not in stored:
-            result[name] = {
+            result[method] = {
                 "detectors": {
                     key: measured(detector, held_out, X_test, y_test, sets, default)
                     for key, detector in detectors.items()
                 },
-                # A fit that loads trained models reports the seconds of the run that trained them.
-                "fit_seconds": stored.get("fit_seconds", fitted - start),
+                "fit_seconds": fitted - start,
                 "score_seconds": perf_counter() - fitted,
                 "history": getattr(next(iter(detectors.values())), "history_", {}),
             }
             path.write_text(json.dumps(result))
-            print(
-                name, f"{fitted - start:.0f} s", json.dumps(result[name]["detectors"]), flush=True
-            )
+            measures = json.dumps(result[method]["detectors"])
+            print(method, f"{fitted - start:.0f} s", measures, flush=True)
     return {
-        "id": args.id,
-        "setting": asdict(setting),
-        "preset": {"name": args.preset, **{k: str(v) for k, v in vars(preset).items()}},
-        "seed": args.seed,
         "n_training": len(X),
         "methods": result,
         "seconds": sum(m["fit_seconds"] + m["score_seconds"] for m in result.values()),
@@ -303,23 +262,43 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def text(result: dict[str, Any]) -> str:
     """Format a result as Markdown; the paper calls OSCR "CAUROC"."""
-    rows = {k: v for method in result["methods"].values() for k, v in method["detectors"].items()}
-    sets = list(next(iter(rows.values()))["ood"])
+    runs = result["runs"]
+    rows: dict[str, list[Any]] = {}
+    for run_ in runs.values():
+        for method in run_["methods"].values():
+            for name, row in method["detectors"].items():
+                rows.setdefault(name, []).append(row)
+    sets = list(next(iter(rows.values()))[0]["ood"])
+    n_training = " or ".join(sorted({str(run_["n_training"]) for run_ in runs.values()}))
+    minutes = sum(run_["seconds"] for run_ in runs.values()) / 60
+    backbone = f", fine-tuned {result['backbone']}" if result["backbone"] else ""
     lines = [
-        f"ID {result['id']}, preset {result['preset']['name']}, seed {result['seed']}, "
-        f"{result['n_training']} training rows, {result['seconds'] / 60:.0f} minutes. "
-        "AUROC / FPR95 in % / OSCR / macro F1",
+        f"ID {result['id']}, preset {result['preset']['name']}{backbone}, seeds "
+        f"{', '.join(runs)}, {n_training} training rows, {minutes:.0f} minutes. "
+        "AUROC / FPR95 in % / OSCR / macro F1; means, with standard deviations of several seeds",
         "",
         f"| | ID accuracy, % | ID accepted, % | {' | '.join(sets)} |",
         "|---" * (len(sets) + 3) + "|",
     ]
-    for name, row in rows.items():
-        cells = [
-            f"{of['auroc']:.3f} / {100 * of['fpr95']:.1f} / {of['oscr']:.3f} / {of['macro_f1']:.3f}"
-            for of in map(row["ood"].get, sets)
+    for name, of_seeds in rows.items():
+        shares = [
+            spread([100 * row[key] for row in of_seeds], digits)
+            for key, digits in (("accuracy", 2), ("id_accepted", 1))
         ]
-        shares = f"{100 * row['accuracy']:.2f} | {100 * row['id_accepted']:.1f}"
-        lines.append(f"| {name} | {shares} | {' | '.join(cells)} |")
+        cells = []
+        for ood in sets:
+            of_set = [row["ood"][ood] for row in of_seeds]
+            measures = [
+                spread([scale * row[key] for row in of_set], digits)
+                for key, scale, digits in (
+                    ("auroc", 1, 3),
+                    ("fpr95", 100, 1),
+                    ("oscr", 1, 3),
+                    ("macro_f1", 1, 3),
+                )
+            ]
+            cells.append(" / ".join(measures))
+        lines.append(f"| {name} | {' | '.join(shares + cells)} |")
     return "\n".join(lines)
 
 
@@ -327,11 +306,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    presets = sorted({name for _, name in PRESETS})
     parser.add_argument("--id", choices=SETTINGS, default="mnist")
-    parser.add_argument("--preset", choices=("quick", "paper", "smoke"), default="quick")
+    parser.add_argument("--preset", choices=presets, default="quick")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", help="methods to run; all by default")
+    parser.add_argument(
+        "--backbone", help="class or file of a classifier that VMDLS fine-tunes; see above"
+    )
     parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     parser.add_argument("--verbose", type=int, default=0)
@@ -343,13 +326,32 @@ def main() -> None:
         return
     if args.data is None:
         parser.error("--data is needed to run")
-    if (SETTINGS[args.id].base, args.preset) not in PRESETS:
-        parser.error(f"there is no preset {args.preset} for {args.id}; expected paper or smoke")
+    base = SETTINGS[args.id].base
+    if (base, args.preset) not in PRESETS:
+        known = ", ".join(name for of, name in PRESETS if of == base)
+        parser.error(f"there is no preset {args.preset} for {args.id}; expected one of {known}")
+    preset = PRESETS[base, args.preset]
+    if preset.backbone is None and args.backbone is None:
+        parser.error(f"--preset {args.preset} of {args.id} needs a --backbone")
     for folder in (args.work, args.out):
         folder.mkdir(parents=True, exist_ok=True)
-    result = run(args)
-    name = f"vmdls-{args.id}-{args.preset}" + (f"-{args.seed}" if args.seed else "")
-    (args.out / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    given = trained_backbone(args)
+    backbone = args.backbone if given is None else type(given).__name__
+    if given is None and backbone and not hasattr(skood.classifiers, backbone):
+        parser.error(f"--backbone {backbone} is neither a class of skood.classifiers nor a file")
+    name = f"vmdls-{args.id}-{args.preset}" + (f"-{backbone}" if backbone else "")
+    unused = preset.unused(fine_tunes=backbone is not None)
+    used = {k: str(v) for k, v in vars(preset).items() if k not in unused}
+    about = {
+        "id": args.id,
+        "setting": json.loads(json.dumps(asdict(SETTINGS[args.id]))),
+        "preset": {"name": args.preset, **used},
+        "backbone": backbone,
+    }
+    path = args.out / f"{name}.json"
+    check_same(path, about)
+    result = added(path, about, args.seed, run(args, name))
+    path.write_text(json.dumps(result, indent=1) + "\n")
     print(text(result))
 
 
