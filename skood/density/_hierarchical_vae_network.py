@@ -70,7 +70,7 @@ class HierarchicalVAENetwork(LikelihoodNetwork):
         )
         self.n_spatial_layers = n_spatial_layers
         # Of the latents of an item, layer by layer.
-        self.latent_shapes = [(n,) for n in n_latents]
+        self.latent_shapes: list[tuple[int, ...]] = [(n,) for n in n_latents]
         size = item_shape[1:]
         for layer in range(n_spatial_layers):
             size = tuple((length + 1) // 2 for length in size)

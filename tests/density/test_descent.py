@@ -155,6 +155,12 @@ class TestMaps:
         np.testing.assert_allclose(bottom, np.repeat([[0, 0.32]], 12, 1).repeat(20, 0), rtol=1e-6)
 
 
+def test_more_latents_than_a_sobol_sequence_has_dimensions():
+    points = normal_points(2, 21_300)
+    assert torch.equal(points[:, :21_201], normal_points(2, 21_201))
+    assert points[:, 21_201:].std() == pytest.approx(1, abs=0.2)
+
+
 class TestFreeNats:
     def test_are_constant_then_fall_to_zero(self):
         """As in the authors' code: half of the epochs each."""
@@ -208,20 +214,40 @@ class TestBinarized:
         assert set(drawn.unique().tolist()) == {0, 1}
         np.testing.assert_allclose(drawn.mean(0), x[0], atol=0.04)
 
-    def test_scores_are_probabilities_of_black_and_white(self):
-        vae = HierarchicalVAE((2, 1), binarize="dynamic", **self.SETTINGS).fit(IMAGES)
-        binary = vae._binarized(torch.tensor(IMAGES)[:, None])[:, 0].numpy()
-        assert abs(binary.mean() - 0.5) < 0.1
-        expected = vae.score_samples(IMAGES)
-        np.testing.assert_array_equal(vae.score_samples(binary), expected)
-        np.testing.assert_array_equal(vae.set_params(binarize=None).score_samples(binary), expected)
-        assert (vae.score_samples(IMAGES) != expected).all()
+    @pytest.mark.parametrize("n_binarizations", [1, 3])
+    def test_scores_are_means_over_black_and_white_versions(self, n_binarizations):
+        vae = HierarchicalVAE(
+            (2, 1), binarize="dynamic", n_binarizations=n_binarizations, **self.SETTINGS
+        ).fit(IMAGES)
+        x = torch.tensor(IMAGES, dtype=torch.float32)[:, None]
+        versions = [version[:, 0].numpy() for version in vae._versions(x)]
+        assert len(versions) == n_binarizations
+        grey = vae.score_samples(IMAGES), vae.score_above(IMAGES, 1)
+        # A version of a binary image is the image itself, with or without binarisation.
+        for _ in range(2):
+            scores = [(vae.score_samples(v), vae.score_above(v, 1)) for v in versions]
+            np.testing.assert_allclose(np.mean(scores, 0), grey, rtol=1e-6)
+            vae.set_params(binarize=None)
+        assert (vae.score_samples(IMAGES) != grey[0]).all()
+
+    def test_versions_have_the_grey_value_on_average(self):
+        vae = HierarchicalVAE((2, 1), binarize="dynamic", n_binarizations=5, **self.SETTINGS)
+        x = torch.rand(3, 1, 9, 8)
+        versions = torch.stack(vae._versions(x))
+        assert set(versions.unique().tolist()) == {0, 1}
+        # Thresholds are evenly spaced, so that the frequency is the grey value, rounded.
+        assert (versions.mean(0) - x).abs().max() < 0.2 + 1e-6
+        assert (versions[0] != versions[1]).any()
+        # Each version has the law of a draw.
+        flat = torch.full((1, 1, 100, 100), 0.3)
+        for version in vae._versions(flat):
+            assert version.mean() == pytest.approx(0.3, abs=0.02)
 
     def test_black_and_white_stay(self):
         vae = HierarchicalVAE((2, 1), binarize="dynamic", **self.SETTINGS)
         x = torch.arange(2.0).repeat(100).reshape(1, 1, 10, 20)
         generator = torch.Generator().manual_seed(0)
-        for drawn in (vae._binarized(x), vae._binarized(x, generator)):
+        for drawn in (*vae._versions(x), vae._binarized(x, generator)):
             assert torch.equal(drawn, x)
 
     def test_batches_of_training_are_binary(self, monkeypatch):
