@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -44,12 +45,19 @@ class MNISTConvNet(NeuralClassifier):
     See Also
     --------
     ConvNet : Network with batch normalisation, which trains at higher learning rates.
+    multi_step : Schedule of the learning rate by epochs.
 
     Notes
     -----
-    The defaults of the training are the published ones: Adam without weight decay, and a constant
-    learning rate for the first 100 epochs. The authors also augment the images:
-    ``augmentation=("rotate", "resized_crop")``.
+    The defaults of the training are published: Adam without weight decay, and a constant learning
+    rate for 100 epochs. The authors also augment the images, and train for up to 500 epochs with a
+    tenth of the learning rate after every hundredth::
+
+        MNISTConvNet(
+            max_epochs=500,
+            lr_schedule=multi_step([100, 200, 300, 400], max_epochs=500),
+            augmentation=("rotate", "resized_crop"),
+        )
 
     For images of 28 x 28 x 1 and 10 classes the network has 816 910 weights.
 
@@ -74,7 +82,7 @@ class MNISTConvNet(NeuralClassifier):
     learning_rate: float = parameter(default=1e-4, kw_only=True)
     optimizer: str = parameter(default="adam", kw_only=True)
     weight_decay: float = parameter(default=0.0, kw_only=True)
-    lr_schedule: str = parameter(default="constant", kw_only=True)
+    lr_schedule: str | Sequence[tuple[float, float]] = parameter(default="constant", kw_only=True)
 
     ensemble_layers: ClassVar[tuple[str, ...]] = ("conv2", "pool1", "relu3")
 

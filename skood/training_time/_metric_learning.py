@@ -55,7 +55,7 @@ class MetricLearningDetector(TrainingDetector):
     margin_start_epoch : int or None, default=None
         Epoch, counted from 0, in which the margin first grows. None: the first epoch after 500
         steps, but no later than a third of the training, so that classes separate first. For MNIST
-        and CIFAR-10 this is epoch 1.
+        and CIFAR-10 this is epoch 1. Steps that train the heads alone do not count.
     kl_weight : float, default=0.1
         Weight :math:`\lambda` of the KL term.
     kl_start_epoch : int or None, default=None
@@ -156,7 +156,8 @@ class MetricLearningObjective(ClassifierObjective):
         n_steps = max(1, n_training // (n_classes * detector.n_samples_per_batch))
         classifier = task.classifier
         n_epochs = min(classifier.max_epochs, -(-(classifier.max_steps or math.inf) // n_steps))
-        default = int(min(-(-_FIRST_STEPS // n_steps), n_epochs // 3))
+        first = detector.n_head_epochs if detector.n_head_epochs < n_epochs else 0
+        default = first + int(min(-(-_FIRST_STEPS // n_steps), (n_epochs - first) // 3))
         self.margin_start, self.kl_start = (
             default if epoch is None else epoch
             for epoch in (detector.margin_start_epoch, detector.kl_start_epoch)

@@ -21,6 +21,7 @@ from skood import (
     Autoencoder,
     ConvNet,
     DenseNet,
+    MNISTConvNet,
     OODSplit,
     ResNet,
     ShallowConvNet,
@@ -285,14 +286,21 @@ def test_margin_and_divergence_begin_and_grow(iris):
         ({"max_epochs": 30}, 10),
         ({"max_epochs": 300, "max_steps": 95}, 3),
         ({"max_epochs": 2}, 0),
+        # Five epochs, or all, train the heads alone.
+        ({"max_epochs": 300, "n_head_epochs": 5}, 55),
+        ({"max_epochs": 35, "n_head_epochs": 5}, 15),
+        ({"max_epochs": 30, "n_head_epochs": 30}, 10),
     ],
 )
 def test_margin_and_divergence_wait_for_the_classes_to_come_apart(iris, settings, expected):
     X, y = iris
     network, data = torch.nn.Linear(4, 6), CheckedData.of(X)
     none_held_out = np.arange(0)
-    task = Task(network, MLP(**settings), data, y, np.arange(3), none_held_out, data, None, 0)
-    objective = MetricLearningObjective(task, tiny(n_samples_per_batch=5))
+    n_head_epochs = settings.get("n_head_epochs", 0)
+    mlp = MLP(**{k: v for k, v in settings.items() if k != "n_head_epochs"})
+    task = Task(network, mlp, data, y, np.arange(3), none_held_out, data, None, 0)
+    detector = tiny(n_samples_per_batch=5, n_head_epochs=n_head_epochs)
+    objective = MetricLearningObjective(task, detector)
     assert objective.margin_start == objective.kl_start == expected
 
 
@@ -573,6 +581,7 @@ def test_errors(iris):
         (ResNet(18), 64 + 128 + 256 + 512),
         (VGG(11), 64 + 128 + 256 + 512 + 512),
         (MLP((6, 5)), 6 + 5),
+        (MNISTConvNet(4, hidden_features=5), 3 * 4 + 5),
     ],
     ids=lambda value: type(value).__name__,
 )
