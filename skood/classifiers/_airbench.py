@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._internal import internal
-from skood._parameters import POSITIVE, StrOptions, estimator, parameter
+from skood._parameters import POSITIVE, Interval, StrOptions, estimator, parameter
 from skood.classifiers._architecture import image_shape_of
 from skood.classifiers._base import NeuralClassifier
 
@@ -44,6 +45,8 @@ class Airbench(NeuralClassifier):
     activation : {"relu", "gelu"}, default="relu"
         Nonlinearity. The author uses "gelu"; "relu" makes the features non-negative, which scores
         such as ReAct, ASH and SCALE assume.
+    dropout : float, default=0.0
+        Dropout rate of the penultimate features, in training.
     bias_lr_scale : float, default=64.0
         Learning rate of the biases of batch normalisation, as a multiple of `learning_rate`, made
         for "sgd".
@@ -84,6 +87,9 @@ class Airbench(NeuralClassifier):
 
     n_filters: tuple[int, int, int] = parameter(tuple, list, default=(64, 256, 256))
     activation: str = parameter(StrOptions({"relu", "gelu"}), default="relu", kw_only=True)
+    dropout: float = parameter(
+        Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
+    )
     bias_lr_scale: float = parameter(POSITIVE, default=64.0, kw_only=True)
     max_epochs: int = parameter(default=10, kw_only=True)
     batch_size: int = parameter(default=512, kw_only=True)
@@ -125,7 +131,9 @@ class Airbench(NeuralClassifier):
             layers += [_convolution(n_out, n_out), _normalization(n_out), activation()]
             n_in = n_out
         layers += [nn.AdaptiveMaxPool2d(1), nn.Flatten(), _Divided()]
-        return nn.Sequential(*layers, nn.Linear(n_in, n_classes, bias=False))
+        return nn.Sequential(
+            *layers, nn.Dropout(self.dropout), nn.Linear(n_in, n_classes, bias=False)
+        )
 
     def _initialize(self, network: nn.Module, data: CheckedData) -> None:
         layer = network.get_submodule("0")
