@@ -8,8 +8,8 @@ table 1 of Ruff et al. (ICML 2018); a tenth of the training images sets the thre
 trained on. "paper" has the settings of the authors' PyTorch code: LeNet-type networks, contrast
 normalisation, pre-training by an autoencoder, and Adam at 1e-4 with a milestone. "random-init" is
 the same without pre-training, and "quick" has a fifth of the epochs. Results of further classes
-and seeds are added to those stored. Minutes on one core, for one class and seed: MNIST 8 (quick 2),
-CIFAR-10 150 (quick 30).
+and seeds are added to those stored. Minutes on one core, for one class and seed: MNIST 6 (quick 2),
+CIFAR-10 65 (quick 13).
 
 DIR has a ``read_data.py`` with ``load(name, split)``, or torchvision's layout.
 """

@@ -230,10 +230,11 @@ class DeepSVDD(HypersphereDetector):
     quantile of the distances in one batch, and batch normalisation has no parameters. The authors
     normalise the contrast of every image and scale its values to [0, 1], as
     :class:`~skood.preprocessing.GlobalContrastNormalization` and ``value_range="minmax"`` do; here,
-    each channel is then standardised over the training data. They train for 150 epochs with Adam at
-    a learning rate of 1e-4, and 1e-5 after 50 epochs, in batches of 200; the weight decay is 5e-7,
-    and for the autoencoder 5e-4 on MNIST. They sum squared errors over the d values of an item,
-    where the autoencoder here takes the mean: its `pretraining_weight_decay` is 5e-4 / d.
+    each channel is then standardised over the training data. They train for 150 epochs with Adam,
+    or AMSGrad, at a learning rate of 1e-4, and 1e-5 after 50 epochs, in batches of 200. The weight
+    decay is 5e-7, and for the autoencoder 5e-4 on MNIST. They sum squared errors over the d values
+    of an item, where the autoencoder here takes the mean: `pretraining_weight_decay` is then
+    5e-4 / d.
 
     PyOD's DeepSVDD is for rows, with the objective "one-class" alone. Its last layer has a ReLU
     too, and its defaults are dropout of 0.2 and L2 regularisation of 0.1.
