@@ -81,11 +81,31 @@ class Preset:
     further: bool = False
 
 
+def hierarchical(n_steps: int, n_filters: int = 32, **settings: Any) -> dict[str, Any]:
+    """Settings of the hierarchical VAE, with the published layers of latents and schedules."""
+    return {
+        "n_latents": (8, 16, 8),
+        "n_spatial_layers": 1,
+        "n_blocks": 1,
+        "n_filters": (n_filters, n_filters),
+        "free_nats_per": "latent",
+        "n_free_nats_steps": max(1, 2 * n_steps // 5),
+        "n_warmup_steps": n_steps // 5,
+        "batch_size": 64,
+        "max_steps": n_steps,
+        "max_epochs": 1000,
+        "patience": None,
+        "learning_rate": 2e-3,
+        "lr_schedule": "cosine",
+        **settings,
+    }
+
+
 PRESETS = {
     "smoke": Preset(
         {"n_transforms": (2, 2), "n_filters": 8, "max_steps": 20},
         {"max_steps": 20},
-        {"max_steps": 20},
+        hierarchical(20, 8, n_importance_samples=2),
         {"max_steps": 20},
         {"max_steps": 20},
         {"n_filters": (8,), "max_steps": 20, "n_steps": 2},
@@ -96,7 +116,7 @@ PRESETS = {
     "quick": Preset(
         {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 1500},
         {"n_latent": 16, "max_steps": 1000},
-        {"max_steps": 1000},
+        hierarchical(2500, n_importance_samples=8),
         {"n_latent": 16, "max_steps": 1000},
         {"max_steps": 1000},
         {"batch_size": 64, "max_steps": 1000},
@@ -114,7 +134,7 @@ PRESETS = {
             "compile": False,
         },
         {"n_latent": 16, "max_steps": 10_000},
-        {"max_steps": 20_000},
+        hierarchical(40_000, 64, n_importance_samples=64),
         {"n_latent": 16, "max_steps": 5000},
         {"max_steps": 5000},
         {"max_steps": 8000},
@@ -125,7 +145,16 @@ PRESETS = {
     "paper": Preset(
         {"max_steps": 20_000},
         {"n_latent": 100, "max_steps": 20_000},
-        {"max_steps": 50_000},
+        # 1 000 epochs.
+        hierarchical(
+            469_000,
+            64,
+            n_blocks=3,
+            batch_size=128,
+            learning_rate=3e-4,
+            lr_schedule="constant",
+            n_importance_samples=1000,
+        ),
         {},
         {"max_steps": 20_000},
         {"n_filters": (128, 256, 256), "max_steps": 100_000},
@@ -162,7 +191,13 @@ ON: dict[str, Detectors] = {
         "LocalIntrinsicDimension": skood.LocalIntrinsicDimension,
     },
     "VAE": {**FOR_ALL, **STATISTICS, "LikelihoodRegret": skood.LikelihoodRegret},
-    "HierarchicalVAE": {**FOR_ALL, "HierarchicalRatio": skood.HierarchicalRatio},
+    # InputComplexity would compare grey images with log-probabilities of binarised ones.
+    "HierarchicalVAE": {
+        "LogLikelihood": skood.LogLikelihood,
+        "Typicality": skood.Typicality,
+        "HierarchicalRatio": skood.HierarchicalRatio,
+        "HierarchicalRatio, k=2": lambda density: skood.HierarchicalRatio(density, k=2),
+    },
     "TwoStep": {"LogLikelihood": skood.LogLikelihood},
     "Diffusion": {
         "DiffusionReconstruction": skood.DiffusionReconstruction,
@@ -207,10 +242,12 @@ def densities(args: argparse.Namespace) -> dict[str, Any]:
     settings = {"random_state": args.seed, "verbose": args.verbose, "checkpoint_dir": args.work}
     autoencoder = skood.Autoencoder(**preset.autoencoder, **settings)
     latent_flow = skood.NeuralSplineFlow(**preset.latent_flow, **settings)
+    # Grey images are binarised, as published; bits per dimension are bits per binary pixel.
+    binary = {"likelihood": "bernoulli", "binarize": "dynamic"} if args.id in GREY else {}
     return {
         "ImageFlow": skood.ImageFlow(**preset.flow, **settings),
         "VAE": skood.VAE(**preset.vae, **settings),
-        "HierarchicalVAE": skood.HierarchicalVAE(**preset.hierarchical, **settings),
+        "HierarchicalVAE": skood.HierarchicalVAE(**preset.hierarchical, **binary, **settings),
         "TwoStep": skood.TwoStep(autoencoder, latent_flow, verbose=args.verbose),
         "Diffusion": skood.Diffusion(**preset.diffusion, **settings),
         "five VAEs": [
