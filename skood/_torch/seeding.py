@@ -61,6 +61,7 @@ class Stream(enum.IntEnum):
     TYPICAL_ROWS = 39
     TYPICAL_BATCHES = 70
     DENSITY_MEMBERS = 71
+    PAIR_MIXTURE = 73
     # Detectors on a classifier.
     TEMPERATURE_ROWS = 40
     BANK = 41

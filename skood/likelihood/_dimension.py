@@ -24,7 +24,7 @@ __all__ = [
     "LanczosDimension",
     "Spectrum",
     "ThresholdDimension",
-    "find_scale",
+    "spectral_scales",
 ]
 
 # Rows and columns eliminated at once.
@@ -252,26 +252,11 @@ def _lanczos(
     return values, vectors[:, 0].square()
 
 
-def find_scale(estimator: Dimension, spectrum: Spectrum, target: float) -> float:
-    """Find by bisection the least scale r at which the mean dimension is not above `target`.
-
-    Parameters
-    ----------
-    estimator : Dimension
-    spectrum : Spectrum
-    target : float
-        Between 0 and D. If the mean never reaches it, the nearest end of the scales is returned.
-    """
+def spectral_scales(spectrum: Spectrum) -> tuple[float, float]:
+    """Return scales r between which the dimension falls from about D to about 0."""
     positive = spectrum.eigenvalues[spectrum.eigenvalues > 0]
     if len(positive) == 0:
-        return 0.0
+        return -1.0, 0.0
     low, high = (0.5 * float(end.log()) for end in (positive.min(), positive.max()))
     # A smooth count is within exp(-10) of its limits that far beyond the eigenvalues.
-    low, high = low - 5, high + 5
-    for _ in range(50):
-        middle = (low + high) / 2
-        if float(estimator.dimension(spectrum, middle).mean()) > target:
-            low = middle
-        else:
-            high = middle
-    return high
+    return low - 5, high + 5

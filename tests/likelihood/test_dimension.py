@@ -15,7 +15,12 @@ from skood.likelihood._dimension import (
     Spectrum,
     ThresholdDimension,
     count_above,
-    find_scale,
+    spectral_scales,
+)
+from skood.likelihood._dimension_scale import (
+    scale_of_dimension,
+    scale_of_percentile,
+    scale_of_plateau,
 )
 
 # Jacobians of 9 latents, whose singular values are 2e-6 to 20, and 60-digit dimensions.
@@ -242,27 +247,59 @@ def test_lanczos_ends_early_where_nothing_is_left():
     assert LanczosDimension(random_signs(1, 3), 8).n_steps == 3
 
 
+def over_scales(estimator, spectrum):
+    """Dimensions at any scale, and the ends of the scales."""
+    return lambda r: estimator.dimension(spectrum, r).numpy(), spectral_scales(spectrum)
+
+
 @pytest.mark.parametrize("name", ["threshold", "convolution", "lanczos"])
 @pytest.mark.parametrize("target", [0.5, 3.0, 10.0, 19.0])
-def test_find_scale(name, target):
+def test_scale_of_dimension(name, target):
     derivative, z, _ = random_case(20, n_items=200, dtype=torch.float32)
     estimator = estimators(20)[name]
     # Of various sizes, so that the mean of counts takes many values.
     sizes = torch.from_numpy(np.random.default_rng(0).lognormal(size=200))
     spectrum = estimator.spectrum(derivative, z)
     spectrum = spectrum._replace(eigenvalues=spectrum.eigenvalues * sizes[:, None])
-    r = find_scale(estimator, spectrum, target)
+    r = scale_of_dimension(*over_scales(estimator, spectrum), target, 50)
     step = 1 / 200 if name == "threshold" else 1e-6
     assert estimator.dimension(spectrum, r).mean() == pytest.approx(target, abs=1.01 * step)
 
 
-def test_find_scale_at_the_ends():
+def test_scale_of_dimension_at_the_ends():
     derivative, z, _ = random_case(20)
     estimator = ThresholdDimension()
     spectrum = estimator.spectrum(derivative, z)
     for target in (0.0, 20.0):
-        assert estimator.dimension(spectrum, find_scale(estimator, spectrum, target)).mean() == (
-            pytest.approx(target)
-        )
+        r = scale_of_dimension(*over_scales(estimator, spectrum), target, 50)
+        assert estimator.dimension(spectrum, r).mean() == pytest.approx(target)
     nothing = Spectrum(torch.zeros(3, 4).double(), torch.ones(3, 4).double())
-    assert find_scale(estimator, nothing, 2.0) == 0.0
+    assert scale_of_dimension(*over_scales(estimator, nothing), 2.0, 50) == pytest.approx(-1)
+
+
+def falling(levels):
+    """Dimensions of one row, which fall to each level at the given scales."""
+    return lambda r: np.array([next(d for end, d in levels if r < end)])
+
+
+def test_scale_of_plateau():
+    """The longest of two steps, without the lowest and the highest, which are longer."""
+    levels = [(-6, 100.0), (-5, 60.0), (-1, 40.0), (0, 20.0), (9, 0.0)]
+    assert scale_of_plateau(falling(levels), (-12, 8), 100) == pytest.approx(-3, abs=0.4)
+    # A slope of less than 5 % of 100 dimensions is a plateau, too.
+    sloped = scale_of_plateau(lambda r: np.array([np.clip(50 - r, 0, 99)]), (-30, 30), 100)
+    assert -30 < sloped < 30
+    with pytest.raises(ValueError, match="has none: it changes by 5 of 100 dimensions or more"):
+        scale_of_plateau(lambda r: np.array([50 - 8 * r]), (-8, 8), 100)
+
+
+def test_scale_of_percentile():
+    """One row in twenty may lack dimensions, three may not."""
+    late = np.array([-3.0] + 19 * [0.0])
+
+    def dimensions(r):
+        return np.where(r < late, 50.0, 0.0)
+
+    assert scale_of_percentile(dimensions, (-10, 5), 50, 50) == pytest.approx(0, abs=1e-6)
+    late[:3] = -3
+    assert scale_of_percentile(dimensions, (-10, 5), 50, 50) == pytest.approx(-3, abs=1e-6)

@@ -77,6 +77,41 @@ def test_scale_of_local_pca(detector):
     assert detector.train_pairs_[:, 1].mean() == pytest.approx(detector.target_dimension_, abs=0.05)
 
 
+@pytest.mark.parametrize("rule", ["plateau", "percentile"])
+def test_other_scales(detector, rule):
+    """The circle is of dimension 1 on the plateau; below the noise it has all three."""
+    X = circle(100, noise=0.01, seed=1)
+    detector.set_params(scale=rule).fit(X)
+    assert detector.target_dimension_ is None
+    dimensions = detector.train_pairs_[:, 1]
+    if rule == "plateau":
+        assert dimensions.mean() == pytest.approx(1, abs=0.3)
+    else:
+        assert np.percentile(dimensions, 10) == pytest.approx(0.93 * 3, abs=0.05)
+
+
+def test_curve_over_scales_and_times(detector, model):
+    X = circle(30, noise=0.01, seed=1)
+    detector.set_params(scale=-1.5, target_dimension=None).fit(X)
+    scales, curve = detector.dimension_curve(X, times=[0.05, 0.3])
+    b = [0.1 * t + 19.9 * t**2 / 2 for t in (0.05, 0.3)]
+    np.testing.assert_allclose(scales, np.log(np.expm1(b)) / 2, rtol=1e-6)
+    _, again = detector.dimension_curve(X, scales)
+    np.testing.assert_array_equal(curve, again)
+    fixed = detector.set_params(scale=float(scales[1])).fit(X)
+    np.testing.assert_allclose(fixed.score_pairs(X)[:, 1], curve[:, 1], atol=1e-5)
+    scales, curve = detector.dimension_curve(X)
+    np.testing.assert_allclose(scales[[0, -1]], model.log_ratios())
+    assert curve.shape == (30, 50)
+    for error, match in (
+        ({"scales": [-9.0]}, "models noise from"),
+        ({"times": [2.0]}, "expected a time from t_min"),
+        ({"times": [0.1], "scales": [0.0]}, "expected one of them"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            detector.dimension_curve(X, **error)
+
+
 def test_many_values_need_probes():
     X = np.random.default_rng(0).normal(size=(40, 70))
     model = Diffusion(max_steps=2, n_steps=1, random_state=0).fit(X)

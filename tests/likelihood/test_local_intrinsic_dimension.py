@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
@@ -12,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from skood import ImageFlow, LocalIntrinsicDimension, LogLikelihood, NeuralSplineFlow
 from skood._torch import partial_results
 from skood.likelihood._dimension import Dimension, ThresholdDimension
+from skood.likelihood._pair_scores import fit_mixture, joint_density
 
 ESTIMATORS = ["threshold", "convolution", "lanczos"]
 each_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -59,7 +61,8 @@ class Stop:
 
 @each_estimator
 def test_score_is_the_smaller_distribution_function(detector, rows, estimator):
-    detector.set_params(estimator=estimator).fit(rows)
+    detector.set_params(estimator=estimator, combine="min").fit(rows)
+    assert detector.mixture_ is None
     X = rows[:50] + 0.3 * np.random.default_rng(1).normal(size=(50, 4))
     pairs = detector.score_pairs(X)
     expected = np.minimum(
@@ -67,6 +70,94 @@ def test_score_is_the_smaller_distribution_function(detector, rows, estimator):
     )
     np.testing.assert_array_equal(detector.score_samples(X), expected)
     assert len(np.unique(expected)) > 3
+
+
+@pytest.mark.parametrize("estimator", ["convolution", "lanczos"])
+def test_joint_score_is_made_of_the_mixture(detector, rows, estimator):
+    """Each component at the best pair below the item, by a search over t."""
+    detector.set_params(estimator=estimator, n_calibration=100).fit(rows)
+    X = rows[:50] + 0.3 * np.random.default_rng(1).normal(size=(50, 4))
+    train, mixture = detector.train_pairs_, detector.mixture_
+    z = (detector.score_pairs(X) - train.mean(0)) / train.std(0)
+    assert mixture.n_components == 3
+    t = np.append(0, np.geomspace(1e-4, 1e4, 4000))[:, None]
+    expected = 0.0
+    for weight, mean, covariance in zip(
+        mixture.weights_, mixture.means_, mixture.covariances_, strict=True
+    ):
+        component = multivariate_normal(mean, covariance)
+        expected = expected + weight * np.array([component.pdf(pair - t).max() for pair in z])
+    scores = detector.score_samples(X)
+    np.testing.assert_allclose(scores, np.log(np.maximum(expected, 1e-290)), atol=0.02, rtol=1e-3)
+    # The mixture is of the training pairs, whose density it has where none is beyond it.
+    inside = mixture.score_samples(z)
+    assert (scores >= inside - 1e-9).all()
+    assert np.isclose(scores, inside).any()
+
+
+def test_more_of_both_is_no_evidence(detector, rows):
+    """But more of one than the other allows is, as in a flow of images."""
+    detector.set_params(estimator="convolution", n_calibration=200).fit(rows)
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=300)
+    second = -0.9 * first + 0.3 * rng.normal(size=300)
+    detector.train_pairs_ = np.stack((-500 + 100 * first, 80 + 20 * second), 1)
+    detector.mixture_ = fit_mixture(detector.train_pairs_, 0)
+
+    def score(*z):
+        mean, std = detector.train_pairs_.mean(0), detector.train_pairs_.std(0)
+        return detector.combine_pairs(mean + np.array([z]) * std)[0]
+
+    typical = [score(1.0, -1.0), score(0, 0), score(-1.0, 1.0)]
+    # Both higher: never less in-distribution, however far.
+    for start in ((0, 0), (2.0, -1.0), (-3.0, 0.5), (-1.0, -1.0)):
+        along = [score(start[0] + t, start[1] + t) for t in (0, 0.5, 1, 3, 10, 1e3)]
+        assert (np.diff(along) >= -1e-9).all()
+    assert score(9.0, 9.0) >= max(typical) - 1e-9
+    # The other three corners, and a pair inside both ranges that is below the line.
+    for corner in ((9.0, -9.0), (-9.0, 9.0), (-9.0, -9.0), (-1.5, -1.5), (6.0, 0.0 - 6.0)):
+        assert score(*corner) < min(typical) - 1
+    assert score(-50.0, -50.0) < score(-9.0, -9.0)
+    # Two thresholds would accept this one: each value is above a tenth of the training values.
+    minimum = clone(detector).set_params(combine="min").fit(rows)
+    minimum.train_pairs_ = detector.train_pairs_
+    pair = detector.train_pairs_.mean(0) - 1.2 * detector.train_pairs_.std(0)
+    assert minimum.combine_pairs(pair[None])[0] > 0.08
+    scores = detector.combine_pairs(detector.train_pairs_)
+    assert detector.combine_pairs(pair[None])[0] < np.percentile(scores, 1)
+
+
+@pytest.mark.parametrize("n", [2, 3, 25, 60])
+@pytest.mark.parametrize("kind", ["normal", "one count", "all equal", "on a line"])
+def test_joint_score_of_few_or_special_pairs_is_finite(n, kind):
+    rng = np.random.default_rng(0)
+    train = rng.normal([-500.0, 80.0], [100.0, 20.0], size=(n, 2))
+    if kind == "one count":
+        train[:, 1] = 3.0
+    elif kind == "all equal":
+        train[:] = -1234.56, 0.1
+    elif kind == "on a line":
+        train[:, 1] = 80 - 0.2 * train[:, 0]
+    mixture = fit_mixture(train, 0)
+    far = np.array([[-1e300, 0.0], [1e300, -5.0], [-np.inf, 80.0], [-9e4, 0.0]])
+    scores = joint_density(mixture, train, np.concatenate([train, far]))
+    assert np.isfinite(scores).all()
+    assert scores[n:].max() < scores[:n].min()
+    order = rng.permutation(len(train))
+    np.testing.assert_array_equal(joint_density(mixture, train, train[order]), scores[:n][order])
+
+
+def test_infinite_training_densities():
+    """They are left out of the mixture, and have the lowest scores."""
+    train = np.random.default_rng(0).normal(size=(50, 2))
+    with_infinite = np.concatenate([train, [[-np.inf, 0.0]]])
+    scores = joint_density(fit_mixture(with_infinite, 0), with_infinite, with_infinite)
+    expected = joint_density(fit_mixture(train, 0), train, train)
+    np.testing.assert_allclose(scores[:50], expected)
+    assert np.isfinite(scores[50])
+    assert scores[50] < expected.min()
+    with pytest.raises(ValueError, match="all 2 calibration rows is infinite"):
+        fit_mixture(np.full((2, 2), -np.inf), 0)
 
 
 @each_estimator
@@ -109,8 +200,7 @@ def test_threshold_is_read_from_the_calibration_rows(detector, rows, monkeypatch
     calls = Stop(monkeypatch, ThresholdDimension)
     detector.fit(rows)
     assert calls.n == 2
-    pairs = detector.train_pairs_
-    scores = np.min([distribution_function(values, values) for values in pairs.T], 0)
+    scores = detector.combine_pairs(detector.train_pairs_)
     assert detector.offset_ == pytest.approx(np.percentile(scores, 5))
 
 
@@ -141,6 +231,71 @@ def test_scale_of_local_pca(detector, rows, estimator):
     fixed = clone(detector).set_params(scale=detector.scale_).fit(rows)
     assert fixed.target_dimension_ is None
     np.testing.assert_allclose(fixed.score_pairs(rows), pairs)
+
+
+@each_estimator
+def test_target_dimension(detector, rows, estimator):
+    detector.set_params(estimator=estimator, scale="lpca", target_dimension=1.5, n_calibration=None)
+    detector.fit(rows)
+    assert detector.target_dimension_ == 1.5
+    assert detector.train_pairs_[:256, 1].mean() == pytest.approx(1.5, abs=0.02)
+
+
+def test_target_dimension_errors(detector, rows, monkeypatch):
+    """Before a density is trained."""
+    monkeypatch.setattr(NeuralSplineFlow, "fit", lambda *_: pytest.fail("trained"))
+    detector.set_params(density=NeuralSplineFlow(), target_dimension=1.5)
+    with pytest.raises(ValueError, match="both choose the scale"):
+        detector.fit(rows)
+    with pytest.raises(ValueError, match="has 4 values; expected a dimension between 0 and 4"):
+        detector.set_params(scale="lpca", target_dimension=4.0).fit(rows)
+
+
+@each_estimator
+def test_curve_has_the_dimensions_of_each_scale(detector, rows, estimator):
+    detector.set_params(estimator=estimator, scale=-1.0).fit(rows)
+    scales, curve = detector.dimension_curve(rows[:20], [-2.0, -1.0, 0.5])
+    np.testing.assert_array_equal(scales, [-2.0, -1.0, 0.5])
+    assert (curve.shape, curve.dtype) == ((20, 3), np.float64)
+    np.testing.assert_allclose(curve[:, 1], detector.score_pairs(rows[:20])[:, 1], atol=1e-4)
+    other = detector.set_params(scale=0.5).fit(rows).score_pairs(rows[:20])
+    np.testing.assert_allclose(curve[:, 2], other[:, 1], atol=1e-4)
+    scales, curve = detector.dimension_curve(rows[:20])
+    np.testing.assert_allclose(scales, np.linspace(-4.5, 5.5, 50))
+    if estimator == "threshold":
+        # All dimensions at the least scale, and none at the largest.
+        assert (np.diff(curve, axis=1) <= 0).all()
+        assert curve[:, 0].mean() > 3.5
+        assert curve[:, -1].max() == 0
+
+
+def test_curve_errors(detector, rows):
+    with pytest.raises(NotFittedError):
+        detector.dimension_curve(rows)
+    detector.fit(rows)
+    for scales in ([], [np.nan], [[0.0]], 0.0):
+        with pytest.raises(ValueError, match="expected finite numbers in one dimension"):
+            detector.dimension_curve(rows, scales)
+    with pytest.raises(ValueError, match="times only of a diffusion model"):
+        detector.dimension_curve(rows, times=[0.1])
+
+
+@pytest.mark.parametrize("rule", ["plateau", "percentile"])
+def test_scale_by_plateau_or_percentile(rows, rule):
+    """A plane with little noise: its dimension is 2 between the scales of noise and plane."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(600, 2)) @ rng.normal(size=(2, 4)) + 0.003 * rng.normal(size=(600, 4))
+    settings = {"n_transforms": 2, "hidden_features": (32,), "max_epochs": 30}
+    flow = NeuralSplineFlow(**settings, learning_rate=1e-2, random_state=0).fit(X)
+    detector = LocalIntrinsicDimension(FrozenEstimator(flow), scale=rule, random_state=0).fit(X)
+    assert detector.target_dimension_ is None
+    dimensions = detector.train_pairs_[:256, 1]
+    if rule == "plateau":
+        assert dimensions.mean() == pytest.approx(2, abs=0.2)
+    else:
+        assert np.percentile(dimensions, 10) <= 0.93 * 4
+        _, lower = detector.dimension_curve(X, [detector.scale_ - 0.5])
+        assert np.percentile(lower, 10) == 4
 
 
 def test_probes_and_rows_are_drawn_by_random_state(flow, rows):
@@ -273,7 +428,10 @@ def test_what_is_beyond_the_flow(detector, rows, estimator):
     """A value of 1e300 overflows: an error with advice, or the lowest score."""
     detector.set_params(estimator=estimator).fit(rows)
     far = np.concatenate([rows[:3], np.full((1, 4), 1e30)])
-    assert detector.score_samples(far)[3] == 0
+    scores = detector.score_samples(far)
+    assert np.isfinite(scores).all()
+    assert scores[3] < detector.score_samples(rows).min()
+    assert clone(detector).set_params(combine="min").fit(rows).score_samples(far)[3] == 0
     np.testing.assert_array_equal(detector.score_samples(far)[:3], detector.score_samples(rows[:3]))
     for method in (detector.score_samples, detector.score_pairs):
         with pytest.raises(ValueError, match="contains NaN"):
