@@ -54,6 +54,7 @@ def quick(estimator):
 
 OF_IMAGES = [
     tiny_convnet(),
+    skood.Airbench((4, 6, 6), max_epochs=1),
     skood.DenseNet(10, 2, max_epochs=1),
     skood.ResNet(max_epochs=1),
     skood.ShallowConvNet(max_epochs=1),

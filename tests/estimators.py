@@ -169,6 +169,7 @@ ESTIMATORS = [
 # Networks for images, which check_estimator's rows are not, what cannot be trained at all, and what
 # is made of another detector (checked in its own tests).
 NOT_FOR_ROWS = {
+    skood.Airbench,
     skood.ConformalDetector,
     skood.ConvNet,
     skood.DenseNet,

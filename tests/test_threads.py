@@ -33,6 +33,7 @@ def network():
 
 
 ON_IMAGES = [
+    skood.Airbench((4, 6, 6), **QUICK),
     skood.ConvNet((2,), **QUICK),
     skood.DenseNet(10, 2, **QUICK),
     skood.ResNet(18, **QUICK),
