@@ -2,6 +2,7 @@
 
 from skood.inspection._boundary_samples import BoundarySamplesDisplay
 from skood.inspection._curves import PrecisionRecallCurvesDisplay, RocCurvesDisplay
+from skood.inspection._dimension_curve import DimensionCurveDisplay
 from skood.inspection._dual_threshold import DualThresholdDisplay
 from skood.inspection._evaluation import EvaluationDisplay
 from skood.inspection._latent_space import LatentSpaceDisplay
@@ -11,6 +12,7 @@ from skood.inspection._training_curves import TrainingCurvesDisplay
 
 __all__ = [
     "BoundarySamplesDisplay",
+    "DimensionCurveDisplay",
     "DualThresholdDisplay",
     "EvaluationDisplay",
     "LatentSpaceDisplay",

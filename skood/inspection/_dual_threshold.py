@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,15 @@ __all__ = ["DualThresholdDisplay"]
 _MARKERS = "osDPX*"
 # Range of quantiles of every set that is shown.
 _IN_VIEW = (0.01, 0.99)
+# Points on each axis at which a region is evaluated.
+_GRID = 300
 
 
 class DualThresholdDisplay:
     """Sets in the plane of log-density and local intrinsic dimension (LID).
 
-    Items that reach both thresholds are accepted as in-distribution.
+    The shaded region is accepted as in-distribution: pairs that reach both thresholds, or whose
+    joint score reaches the threshold of a detector.
 
     Use :meth:`from_estimator` or :meth:`from_pairs` to make one.
 
@@ -33,6 +36,8 @@ class DualThresholdDisplay:
         Log-density in nats and LID of the items, by the name of the set.
     thresholds : (float, float), default=None
         Smallest accepted log-density and LID. None draws no thresholds.
+    accepts : callable, default=None
+        Takes pairs (n, 2) and returns whether each is accepted, in place of `thresholds`.
 
     Attributes
     ----------
@@ -41,16 +46,17 @@ class DualThresholdDisplay:
     figure_ : matplotlib Figure
         The figure.
     accepted_ : dict of str to float
-        Fraction of each set, without items with NaN, that reaches both thresholds; empty without
-        thresholds.
+        Fraction of each set, without items with NaN, that is accepted; empty without `thresholds`
+        and `accepts`.
     scatters_ : dict of str to matplotlib PathCollection
         Items of each set within the axes.
     edge_scatters_ : dict of str to matplotlib PathCollection
         Items of each set beyond the axes: triangles at the edge that point to the items.
     lines_ : list of matplotlib Line2D
         Threshold on the log-density and threshold on the LID; empty without thresholds.
-    region_ : matplotlib Rectangle or None
-        Visible part of the accepted region. None without thresholds.
+    region_ : matplotlib Rectangle, QuadContourSet or None
+        Visible part of the accepted region: a rectangle of thresholds, or filled contours of
+        `accepts`. None without both, or if `accepts` accepts nothing within the axes.
     legend_ : matplotlib Legend or None
         None without a legend.
 
@@ -77,15 +83,19 @@ class DualThresholdDisplay:
         pairs: Mapping[str, npt.NDArray],
         *,
         thresholds: tuple[float, float] | None = None,
+        accepts: Callable[[npt.NDArray], npt.NDArray[np.bool_]] | None = None,
     ) -> None:
         self.pairs = pairs
         self.thresholds = thresholds
+        self.accepts = accepts
 
     @classmethod
     def from_estimator(
         cls, detector: Any, sets: Mapping[str, Any], *, ax: Any = None, **plot_params: Any
     ) -> DualThresholdDisplay:
-        """Draw the pairs of sets by `detector`, with the equivalent thresholds.
+        """Draw the pairs of sets by `detector`, with the region that it accepts.
+
+        Of a detector with combine="min", the region is drawn by the equivalent thresholds.
 
         Parameters
         ----------
@@ -117,15 +127,18 @@ class DualThresholdDisplay:
             )
         check_is_fitted(detector)
         check_sets(sets, "sets")
+        pairs = {name: detector.score_pairs(X) for name, X in sets.items()}
+        if getattr(detector, "mixture_", None) is not None:
+
+            def accepts(pairs: npt.NDArray) -> npt.NDArray[np.bool_]:
+                return detector.combine_pairs(pairs) >= detector.offset_
+
+            return cls.from_pairs(pairs, accepts=accepts, ax=ax, **plot_params)
         # Smallest rank among the training items whose score reaches `offset_`.
         n_train = len(detector.train_pairs_)
         rank = np.searchsorted(np.arange(1, n_train + 1) / n_train, detector.offset_)
-        return cls.from_pairs(
-            {name: detector.score_pairs(X) for name, X in sets.items()},
-            np.sort(detector.train_pairs_, axis=0)[rank],
-            ax=ax,
-            **plot_params,
-        )
+        thresholds = np.sort(detector.train_pairs_, axis=0)[rank]
+        return cls.from_pairs(pairs, thresholds, ax=ax, **plot_params)
 
     @classmethod
     def from_pairs(
@@ -133,6 +146,7 @@ class DualThresholdDisplay:
         pairs: Mapping[str, Any],
         thresholds: Any = None,
         *,
+        accepts: Callable[[npt.NDArray], npt.NDArray[np.bool_]] | None = None,
         ax: Any = None,
         **plot_params: Any,
     ) -> DualThresholdDisplay:
@@ -146,6 +160,8 @@ class DualThresholdDisplay:
             in the legend; infinite values are drawn at the edge.
         thresholds : (float, float), default=None
             Smallest accepted log-density and LID. None draws no thresholds.
+        accepts : callable, default=None
+            Takes pairs (n, 2) and returns whether each is accepted, in place of `thresholds`.
         ax : matplotlib Axes, default=None
             Where to draw; None makes a figure.
         **plot_params : dict
@@ -160,11 +176,13 @@ class DualThresholdDisplay:
         TypeError
             When `pairs` is no dict.
         ValueError
-            When `pairs` is empty, a set does not have two columns or has no item without NaN, or
-            `thresholds` are not two finite numbers.
+            When `pairs` is empty, a set does not have two columns or has no item without NaN,
+            `thresholds` are not two finite numbers, or `accepts` is given with `thresholds`.
         """
         check_sets(pairs, "pairs")
         checked = {name: _check_pairs(values, name) for name, values in pairs.items()}
+        if thresholds is not None and accepts is not None:
+            raise ValueError("both thresholds and accepts are given; expected one of them")
         if thresholds is not None:
             given, thresholds = thresholds, np.asarray(thresholds, dtype=np.float64)
             if thresholds.shape != (2,) or not np.isfinite(thresholds).all():
@@ -173,7 +191,7 @@ class DualThresholdDisplay:
                     "accepted log-density and local intrinsic dimension, or None to draw none"
                 )
             thresholds = tuple(thresholds.tolist())
-        return cls(checked, thresholds=thresholds).plot(ax=ax, **plot_params)
+        return cls(checked, thresholds=thresholds, accepts=accepts).plot(ax=ax, **plot_params)
 
     def plot(
         self,
@@ -215,6 +233,7 @@ class DualThresholdDisplay:
         low, high = self._view(known, xlim, ylim)
         handles = self._draw_sets(ax, known, low, high, scatter_kwargs or {})
         handles += self._draw_thresholds(ax, low, high)
+        handles += self._draw_region(ax, low, high)
         if any(len(edge.get_offsets()) for edge in self.edge_scatters_.values()):
             style = {"ls": "", "marker": _arrow(1, 0), "ms": 6, "mew": 0, "color": "grey"}
             handles.append(plt.Line2D([], [], label="beyond the axes", **style))
@@ -283,8 +302,8 @@ class DualThresholdDisplay:
             self.edge_scatters_[name] = edge
 
             label = str(name)
-            if self.thresholds is not None:
-                self.accepted_[name] = float((pairs >= self.thresholds).all(1).mean())
+            if self.thresholds is not None or self.accepts is not None:
+                self.accepted_[name] = float(self._is_accepted(pairs).mean())
                 label += f": {100 * self.accepted_[name]:.1f} % accepted"
             n_left_out = len(self.pairs[name]) - len(pairs)
             if n_left_out:
@@ -292,6 +311,26 @@ class DualThresholdDisplay:
             style = {"ls": "", "marker": marker, "ms": 6, "mew": 0, "color": colour}
             handles.append(plt.Line2D([], [], label=label, **style))
         return handles
+
+    def _is_accepted(self, pairs: npt.NDArray) -> npt.NDArray[np.bool_]:
+        if self.accepts is not None:
+            return np.asarray(self.accepts(pairs), dtype=bool)
+        return (pairs >= self.thresholds).all(1)
+
+    def _draw_region(self, ax: Any, low: npt.NDArray, high: npt.NDArray) -> list[Any]:
+        """Draw the region of `accepts`, and return handles for the legend."""
+        import matplotlib.pyplot as plt
+
+        if self.accepts is None:
+            return []
+        x, y = (np.linspace(*ends, _GRID) for ends in zip(low, high, strict=True))
+        pairs = np.stack(np.meshgrid(x, y), -1).reshape(-1, 2)
+        accepted = self._is_accepted(pairs).reshape(_GRID, _GRID)
+        if not accepted.any():
+            return []
+        style = {"alpha": 0.15, "colors": [COLOURS[0]], "zorder": 0}
+        self.region_ = ax.contourf(x, y, accepted, levels=(0.5, 1.5), **style)
+        return [plt.Rectangle((0, 0), 1, 1, color=COLOURS[0], alpha=0.15, lw=0, label="accepted")]
 
     def _draw_thresholds(self, ax: Any, low: npt.NDArray, high: npt.NDArray) -> list[Any]:
         """Draw the accepted region, and return handles for the legend."""

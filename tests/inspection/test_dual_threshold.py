@@ -93,7 +93,7 @@ def test_local_intrinsic_dimension(estimator):
     X = np.random.default_rng(0).normal(size=(90, 4)) * [1, 2, 0.1, 3]
     flow = tiny_flow(random_state=0)
     detector = LocalIntrinsicDimension(flow, estimator=estimator, scale=-1.0, random_state=0)
-    detector.fit(X[:60])
+    detector.set_params(combine="min").fit(X[:60])
     sets = {"train": X[:60], "test": X[60:], "far": 3 * X[60:]}
     display = from_estimator(detector, sets)
     for name, items in sets.items():
@@ -104,6 +104,39 @@ def test_local_intrinsic_dimension(estimator):
     again = from_estimator(FrozenEstimator(detector), {"train": torch.from_numpy(X[:60])})
     assert again.thresholds == display.thresholds
     assert again.accepted_["train"] == display.accepted_["train"]
+
+
+def test_region_of_a_joint_score():
+    X = np.random.default_rng(0).normal(size=(90, 4)) * [1, 2, 0.1, 3]
+    settings = {"estimator": "convolution", "scale": -1.0, "random_state": 0}
+    detector = LocalIntrinsicDimension(tiny_flow(random_state=0), **settings).fit(X[:60])
+    sets = {"train": X[:60], "test": X[60:], "far": 3 * X[60:]}
+    display = from_estimator(detector, sets)
+    assert (display.thresholds, display.lines_) == (None, [])
+    for name, items in sets.items():
+        assert display.accepted_[name] == (detector.predict(items) == 1).mean()
+    assert names(display)[3] == "accepted"
+    # The filled polygons contain the accepted pairs, and no others.
+    view = np.array([display.ax_.get_xlim(), display.ax_.get_ylim()]).T
+    points = np.random.default_rng(0).uniform(*view, size=(500, 2))
+    inside = np.zeros(500, bool)
+    for path in display.region_.get_paths():
+        inside |= path.contains_points(points)
+    accepted = detector.combine_pairs(points) >= detector.offset_
+    assert 0 < accepted.mean() < 1
+    assert (inside == accepted).mean() > 0.98
+    again = from_estimator(FrozenEstimator(detector), sets)
+    assert again.accepted_ == display.accepted_
+
+
+def test_region_by_hand(pairs):
+    display = from_pairs(pairs, accepts=lambda pairs: pairs[:, 0] > -120)
+    assert display.accepted_["far"] == (pairs["far"][:, 0] > -120).mean()
+    nothing = from_pairs(pairs, accepts=lambda pairs: np.zeros(len(pairs), bool))
+    assert nothing.region_ is None
+    assert nothing.accepted_ == dict.fromkeys(pairs, 0.0)
+    with pytest.raises(ValueError, match="both thresholds and accepts"):
+        from_pairs(pairs, (-120, 22), accepts=lambda pairs: pairs[:, 0] > 0)
 
 
 def test_what_is_drawn(pairs):
