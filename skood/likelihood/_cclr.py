@@ -79,10 +79,13 @@ class CCLR(DiffusionDetector):
         total = torch.zeros(len(x), dtype=torch.float64, device=x.device)
         first = float(denoiser.schedule.time(torch.tensor(denoiser.log_ratios[0])))
         for point in normal_points(self.n_draws, 1 + x[0].numel()).to(x.device):
-            t = first + (last - first) * float(torch.special.ndtr(point[0]))
+            # Near time 0 the weight grows as 1 / sigma, about the square root of 1 / t. Times that
+            # are squares of uniform numbers, weighted by their density, bound the product.
+            place = float(torch.special.ndtr(point[0]))
+            t = first + (last - first) * place**2
             noise = point[1:].view(x.shape[1:])
             log_ratio = denoiser.log_ratio(t)
             found = denoiser.noise(denoiser.noisy(x, t, noise), log_ratio)
             error = (found - noise).flatten(1).double().abs().mean(1)
-            total += (t + 0.5) / float(denoiser.std(log_ratio)) * error
+            total += 2 * place * (t + 0.5) / float(denoiser.std(log_ratio)) * error
         return total / self.n_draws

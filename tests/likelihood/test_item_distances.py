@@ -112,10 +112,12 @@ def test_distances_in_a_detector(pairs, network):
     settings = {"n_steps": 0, "times": (0.1, 0.5), "random_state": 0}
     detectors = [
         DiffusionReconstruction(model, distance=d, **settings).fit(images)
-        for d in (distances, *distances)
+        for d in (distances, *distances, "auto")
     ]
-    together, *apart = [detector.score_samples(images) for detector in detectors]
+    together, *apart, default = [detector.score_samples(images) for detector in detectors]
     np.testing.assert_allclose(together, np.mean(apart, 0), atol=1e-6)
+    np.testing.assert_allclose(default, np.mean(apart[:2], 0), atol=1e-6)
+    assert detectors[-1].mean_distances_.shape == (2, 2)
     parts = [detectors[0].score_samples(images[i : i + 7]) for i in range(0, 25, 7)]
     np.testing.assert_allclose(np.concatenate(parts), together, atol=1e-5)
 

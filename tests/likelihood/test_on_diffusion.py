@@ -73,15 +73,36 @@ def test_cclr(sde_and_model, rows, standardised, n_draws):
     def loss(last):
         losses = []
         for place, *noise in points:
-            t = 1e-5 + (last - 1e-5) * ndtr(place)
+            t = 1e-5 + (last - 1e-5) * ndtr(place) ** 2
             psi, sigma = psi_and_sigma(t, sde)
             x_t = psi * standardised + sigma * np.array(noise)
             score, target = -noise_in(x_t, t, sde) / sigma, -np.array(noise) / sigma
-            losses.append((t + 0.5) * np.abs(score - target).mean(1))
+            losses.append(2 * ndtr(place) * (t + 0.5) * np.abs(score - target).mean(1))
         return np.mean(losses, 0)
 
     found = detector.score_samples(rows)
     np.testing.assert_allclose(found, loss(0.3) - loss(1), rtol=1e-4, atol=1e-4)
+
+
+def test_cclr_estimates_a_mean_over_uniform_times(sde_and_model, rows, standardised):
+    """Against an integral over times, with the mean over the noise in closed form."""
+    sde, model = sde_and_model
+    detector = CCLR(model, time_fraction=0.4, n_draws=256).fit(rows)
+
+    def loss(last):
+        places = (np.arange(4000) + 0.5) / 4000
+        t = (1e-5 + (last - 1e-5) * places**2)[:, None, None]
+        psi, sigma = psi_and_sigma(t, sde)
+        # The error of the noise is normal; this is the mean of its absolute value.
+        shrinkage = sigma / (psi**2 + sigma**2)
+        mean, std = shrinkage * psi * standardised, 1 - shrinkage * sigma
+        size = std * np.sqrt(2 / np.pi) * np.exp(-(mean**2) / (2 * std**2))
+        size += mean * (1 - 2 * ndtr(-mean / std))
+        density = 2 * places[:, None, None]
+        return (density * (t + 0.5) / sigma * size).mean((0, 2))
+
+    expected = loss(0.4) - loss(1.0)
+    np.testing.assert_allclose(detector.score_samples(rows), expected, rtol=0.05, atol=0.02)
 
 
 def test_fraction_of_the_time_that_is_not_modelled(rows):
@@ -235,7 +256,7 @@ def test_distances(monkeypatch, standard_normal, rows):
     monkeypatch.setitem(sys.modules, "lpips", types.SimpleNamespace(LPIPS=LPIPS))
     settings |= {"n_steps": 1}
     perceptual = DiffusionReconstruction(model, distance="lpips", **settings).fit(images)
-    plain = DiffusionReconstruction(model, **settings).fit(images)
+    plain = DiffusionReconstruction(model, distance="mse", **settings).fit(images)
     found, expected = perceptual.score_samples(images), plain.score_samples(images)
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
