@@ -216,18 +216,10 @@ def reconstruction(**settings: Any) -> Callable[[Any], Any]:
 # The published settings are 100 times with up to 1 000 steps of the SDE, and the distances L2 and
 # LPIPS; the published figure of CCLR is the best of five fractions of the time.
 FURTHER: Detectors = {
-    **{
-        f"DiffusionReconstruction, {solver}": reconstruction(
-            times=10, n_steps=n_steps, solver=solver, distance=("mse", "ssim")
-        )
-        for solver, n_steps in (("ode", 4), ("sde", 20))
-    },
-    **{
-        f"DiffusionReconstruction, {distance}": reconstruction(
-            times=20, n_steps=0, distance=distance
-        )
-        for distance in ("mse", "ssim")
-    },
+    "DiffusionReconstruction, mse": reconstruction(distance="mse"),
+    "DiffusionReconstruction, ssim": reconstruction(distance="ssim"),
+    "DiffusionReconstruction, one pass": reconstruction(times=20, n_steps=0),
+    "DiffusionReconstruction, sde": reconstruction(times=10, n_steps=20, solver="sde"),
     **{
         f"CCLR, {tau}": lambda density, tau=tau: skood.CCLR(density, time_fraction=tau)
         for tau in (0.1, 0.25, 0.33, 0.66)
