@@ -107,15 +107,15 @@ PUBLISHED_FINE_TUNING = {
         "n_samples_per_batch": 20,
     },
 }
-# A margin of 32 in the last but one epoch, and one drop of the learning rate per epoch at the end.
+# In a few epochs, a margin of 8: with 32, which grows by 8 per epoch, fewer held-out digits were
+# nearest to the mean of their class (96.3 % instead of 97.2 %, a third of the filters, 14 x 14).
 SHORT_FINE_TUNING = {
     "tuned_backbone": tuned(8, 6),
     "tuned_vmdls": {
         "n_head_epochs": 2,
         "head_learning_rate": 0.01,
-        "margin_start_epoch": 2,
-        "margin_step": 8.0,
-        "kl_start_epoch": 1,
+        "margin": 8.0,
+        "margin_step": 2.0,
         "n_samples_per_batch": 20,
     },
 }
