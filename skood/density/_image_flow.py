@@ -144,13 +144,12 @@ class ImageFlow(ImageParameters, InvertibleDensity):
                 f"n_transforms={self.n_transforms!r}; expected at least one transform in each of "
                 "at least one scale"
             )
-        n_filters = self.n_filters
-        if isinstance(n_filters, numbers.Integral):
-            n_filters = (n_filters,) * len(self.n_transforms)
-        if len(n_filters) != len(self.n_transforms) or any(n < 1 for n in n_filters):
+        given, n_scales = self.n_filters, len(self.n_transforms)
+        n_filters = tuple(given) if isinstance(given, (tuple, list)) else (given,) * n_scales
+        if len(n_filters) != n_scales or any(n < 1 for n in n_filters):
             raise ValueError(
                 f"n_filters={self.n_filters!r}; expected a number of at least 1, or one for each "
-                f"of the {len(self.n_transforms)} scales of n_transforms={self.n_transforms!r}"
+                f"of the {n_scales} scales of n_transforms={self.n_transforms!r}"
             )
         if np.prod(item_shape) < 2:
             raise ValueError(

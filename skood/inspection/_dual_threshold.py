@@ -315,7 +315,7 @@ class DualThresholdDisplay:
     def _is_accepted(self, pairs: npt.NDArray) -> npt.NDArray[np.bool_]:
         if self.accepts is not None:
             return np.asarray(self.accepts(pairs), dtype=bool)
-        return (pairs >= self.thresholds).all(1)
+        return np.all(pairs >= self.thresholds, axis=1)
 
     def _draw_region(self, ax: Any, low: npt.NDArray, high: npt.NDArray) -> list[Any]:
         """Draw the region of `accepts`, and return handles for the legend."""

@@ -53,7 +53,7 @@ def scale_of_dimension(
 
     If the mean never reaches `target`, the nearest end of the scales is returned.
     """
-    return _bisect(lambda r: dimensions(r).mean() > target, ends, n_steps)
+    return _bisect(lambda r: float(dimensions(r).mean()) > target, ends, n_steps)
 
 
 def scale_of_percentile(
@@ -65,7 +65,9 @@ def scale_of_percentile(
     layer6ai-labs/dgm_ood_detection, ``meta_configurations``.
     """
     enough = (1 - _LACKING) * n_values
-    return _bisect(lambda r: np.percentile(dimensions(r), _PERCENTILE) > enough, ends, n_steps)
+    return _bisect(
+        lambda r: bool(np.percentile(dimensions(r), _PERCENTILE) > enough), ends, n_steps
+    )
 
 
 def scale_of_plateau(dimensions: Dimensions, ends: tuple[float, float], n_values: int) -> float:

@@ -192,12 +192,12 @@ class LocalIntrinsicDimension(DensityDetector):
         self.estimator_ = self._choose_estimator(self.density_)
         n_values = int(np.prod(inliers.item_shape))
         signs = numpy_rng(seed, Stream.DIMENSION_PROBES).integers(2, size=(self.n_probes, n_values))
-        self._probes = 2.0 * signs - 1
+        self._probes = (2 * signs - 1).astype(np.float64)
         rows = numpy_rng(seed, Stream.DIMENSION_ROWS).permutation(len(inliers))
         rows = rows[: self.n_calibration]
-        known = []
+        known: list[npt.NDArray[np.float64]] = []
         if isinstance(self.scale, str):
-            self.scale_, known = self._find_scale(inliers.subset(rows[:_SCALE_ROWS]))
+            self.scale_, known = self._find_scale(self.scale, inliers.subset(rows[:_SCALE_ROWS]))
         else:
             self.scale_ = float(self.scale)
         rest = rows[sum(map(len, known)) :]
@@ -228,12 +228,14 @@ class LocalIntrinsicDimension(DensityDetector):
             )
         return float(self.target_dimension)
 
-    def _find_scale(self, data: CheckedData) -> tuple[float, list[npt.NDArray[np.float64]]]:
-        """Choose the scale; return it with the pairs of `data`, if they are known by now."""
+    def _find_scale(
+        self, rule: str, data: CheckedData
+    ) -> tuple[float, list[npt.NDArray[np.float64]]]:
+        """Choose the scale by a rule; return it with the pairs of `data`, if they are known by now."""
         model, n_values = self._pair_model(), int(np.prod(data.item_shape))
         log_prob, dimensions, ends = model.over_scales(data)
         scale = choose_scale(
-            self.scale, dimensions, ends, n_values, self.target_dimension_, model.n_bisections
+            rule, dimensions, ends, n_values, self.target_dimension_, model.n_bisections
         )
         known = [] if log_prob is None else [np.stack((log_prob, dimensions(scale)), 1)]
         return scale, known

@@ -154,9 +154,9 @@ def curve_scales(
             "diffusion model"
         )
     name, given = ("scales", scales) if times is None else ("times", times)
-    ends = (scale - _REACH, scale + _REACH) if is_flow else model.density.log_ratios()
+    low, high = (scale - _REACH, scale + _REACH) if is_flow else model.density.log_ratios()
     if given is None:
-        return np.linspace(*ends, _N_SCALES)
+        return np.linspace(low, high, _N_SCALES)
     values = np.asarray(given, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise ValueError(f"{name}={given!r}; expected finite numbers in one dimension")
@@ -164,9 +164,9 @@ def curve_scales(
         return values
     if times is not None:
         return model.scales_of(values)
-    if values.min() < ends[0] or values.max() > ends[1]:
+    if values.min() < low or values.max() > high:
         raise ValueError(
             f"scales from {values.min():.4g} to {values.max():.4g}, but the density models noise "
-            f"from {ends[0]:.4g} to {ends[1]:.4g}; give scales in this range"
+            f"from {low:.4g} to {high:.4g}; give scales in this range"
         )
     return values
