@@ -9,7 +9,10 @@ Trains a flow on one set and tests it against the other sets of grey or of colou
 
 DIR has a ``read_data.py`` with ``load(name, split)``, or torchvision's layout. A set without a test
 split has 2 000 images held out for testing. Nothing is tuned on an OOD set: the scale is computed
-from training images. An interrupted run resumes when started again with the same --work folder.
+from training images, and synthetic outliers of test images are measured for choices. Each estimator
+is measured at the scale of local PCA, at the scale of half that dimension, and at r = -3. The score
+is the default, "joint"; the columns "min" belong to combine="min". An interrupted run resumes when
+started again with the same --work folder; --again measures a trained flow anew.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from _machine import machine
 from sklearn.frozen import FrozenEstimator
 
 from skood import ImageFlow, LocalIntrinsicDimension
-from skood.datasets import model_samples
+from skood.datasets import model_samples, synthetic_outliers
+from skood.likelihood._pair_scores import smaller_rank
 from skood.metrics import auroc, dual_threshold_auroc, fpr_at_tpr
 
 GREY = ("fashion_mnist", "mnist", "omniglot", "notmnist")
@@ -61,15 +65,16 @@ class Preset:
     n_test: int
 
 
-STEPS_OF_AN_EPOCH = 60_000 // 128
+# Of 54 000 training images, in batches of 128.
+STEPS_OF_AN_EPOCH = 422
 PRESETS = {
     "smoke": Preset(
-        {"n_transforms": (2, 2), "n_filters": 8, "max_steps": 30}, ("lanczos",), 40, 40
+        {"n_transforms": (2, 2), "n_filters": 8, "max_steps": 30}, ("lanczos",), 60, 40
     ),
     "quick": Preset(
         {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 3000},
         ("lanczos", "threshold"),
-        200,
+        256,
         500,
     ),
     "gpu": Preset(
@@ -85,12 +90,21 @@ PRESETS = {
         1000,
         1000,
     ),
+    # meta_configurations/training/flows/grayscale_flows.yaml of layer6ai-labs/dgm_ood_detection.
+    # There the rate falls after each epoch, here after each step, to the same value at each epoch.
     "paper": Preset(
         {
+            "n_transforms": (6, 6, 4),
+            "n_filters": (64, 64, 1024),
+            "mask": "alternating",
+            "last_convolution": True,
             "dropout": 0.2,
             "max_steps": None,
             "max_epochs": 400,
             "batch_size": 128,
+            "optimizer": "adamw",
+            "weight_decay": 0.01,
+            "learning_rate": 1e-3,
             "lr_schedule": "exponential",
             "lr_decay": 0.99 ** (1 / STEPS_OF_AN_EPOCH),
             "patience": None,
@@ -116,37 +130,71 @@ def some(images: np.ndarray, n: int) -> np.ndarray:
 
 
 def figures(inside: np.ndarray, outside: np.ndarray, detector: Any) -> dict[str, float]:
-    """Return the AUROC of each measure, of the score and of the oracle, for two sets of pairs."""
+    """Return the AUROC of each measure, of the scores and of the oracle, for two sets of pairs."""
     truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
     pairs = np.concatenate([inside, outside])
-    score = detector.combine_pairs(pairs)
+    joint = detector.combine_pairs(pairs)
+    smaller = smaller_rank(detector.train_pairs_, pairs)
     return {
         "log_p": auroc(truth, pairs[:, 0]),
         "lid": auroc(truth, pairs[:, 1]),
-        "both": auroc(truth, score),
-        "both_fpr95": fpr_at_tpr(truth, score),
-        "accepted": float((score[len(inside) :] >= detector.offset_).mean()),
+        "joint": auroc(truth, joint),
+        "joint_fpr95": fpr_at_tpr(truth, joint),
+        "min": auroc(truth, smaller),
+        "min_fpr95": fpr_at_tpr(truth, smaller),
+        "accepted": float((joint[len(inside) :] >= detector.offset_).mean()),
         "oracle": dual_threshold_auroc(truth, pairs),
     }
 
 
-def measured(detector: Any, sets: dict[str, np.ndarray]) -> dict[str, Any]:
+def measured(detector: Any, pairs: dict[str, np.ndarray]) -> dict[str, Any]:
     """Measure a detector; the first set is in-distribution, the second has the model's samples."""
-    start = perf_counter()
-    pairs = {name: detector.score_pairs(images) for name, images in sets.items()}
-    seconds = perf_counter() - start
     (id_name, inside), (_, made), *others = pairs.items()
     return {
         "scale": detector.scale_,
         "target_dimension": detector.target_dimension_,
         "id_accepted": float((detector.combine_pairs(inside) >= detector.offset_).mean()),
         "medians": {name: np.median(values, 0).tolist() for name, values in pairs.items()},
+        "correlation": float(np.corrcoef(detector.train_pairs_.T)[0, 1]),
         "ood": {name: figures(inside, outside, detector) for name, outside in others},
         "own_samples_against": {
             name: figures(made, outside, detector) for name, outside in [(id_name, inside), *others]
         },
-        "images_per_second": sum(map(len, sets.values())) / seconds,
     }
+
+
+def measured_at_scales(
+    flow: ImageFlow, estimator: str, X: np.ndarray, sets: dict[str, np.ndarray], settings: Any
+) -> dict[str, Any]:
+    """Measure detectors with an estimator at several scales, by the name of the scale."""
+    start = perf_counter()
+
+    def fitted(**scale: Any) -> LocalIntrinsicDimension:
+        model = FrozenEstimator(flow)
+        return LocalIntrinsicDimension(model, estimator=estimator, **scale, **settings).fit(X)
+
+    first = fitted()
+    detectors = {
+        "": first,
+        ", half": fitted(target_dimension=first.target_dimension_ / 2),
+        ", r = -3": fitted(scale=-3.0),
+    }
+    fit_seconds = perf_counter() - start
+    scales = [detector.scale_ for detector in detectors.values()]
+    start = perf_counter()
+    log_p = {name: flow.score_samples(images) for name, images in sets.items()}
+    curves = {name: first.dimension_curve(images, scales)[1] for name, images in sets.items()}
+    rate = sum(map(len, sets.values())) / (perf_counter() - start)
+    rows = {}
+    for k, (name, detector) in enumerate(detectors.items()):
+        pairs = {key: np.stack((log_p[key], curves[key][:, k]), 1) for key in sets}
+        rows[estimator + name] = {
+            "n_test": len(next(iter(pairs.values()))),
+            "fit_seconds": fit_seconds,
+            **measured(detector, pairs),
+            "images_per_second": rate,
+        }
+    return rows
 
 
 def trained(args: argparse.Namespace, X: np.ndarray) -> tuple[ImageFlow, dict[str, Any]]:
@@ -182,9 +230,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.id: some(X_test, n_test),
         "own samples": model_samples(flow, n_test, random_state=args.seed),
         **{name: some(read(args.data, name, "test"), n_test) for name in others},
+        "synthetic": synthetic_outliers(X_test, "all", n_test, args.seed),
+        "synthetic, half": synthetic_outliers(X_test, "all", n_test, args.seed, strength=0.5),
     }
     path = args.out / f"{stem(args)}.json"
-    result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"estimators": {}}
+    result: dict[str, Any] = {"estimators": {}}
+    if path.exists() and not args.again:
+        result = json.loads(path.read_text())
     result |= {
         "id": args.id,
         "preset": args.preset,
@@ -198,23 +250,22 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     for estimator in args.estimators or preset.estimators:
         if estimator in result["estimators"]:
             continue
-        start = perf_counter()
-        detector = LocalIntrinsicDimension(
-            FrozenEstimator(flow),
-            estimator=estimator,
-            n_calibration=min(preset.n_calibration, n_test),
-            checkpoint_dir=args.work,
-            verbose=args.verbose,
-            random_state=args.seed,
-        ).fit(X)
-        row = {"fit_seconds": perf_counter() - start, **measured(detector, sets)}
-        result["estimators"][estimator] = {"n_test": n_test, **row}
+        settings = {
+            "n_calibration": preset.n_calibration,
+            "checkpoint_dir": args.work,
+            "verbose": args.verbose,
+            "random_state": args.seed,
+        }
+        result["estimators"] |= measured_at_scales(flow, estimator, X, sets, settings)
         path.write_text(json.dumps(result, indent=1) + "\n")
     return result
 
 
 def stem(args: argparse.Namespace) -> str:
     return f"flow_lid-{args.id}-{args.preset}" + (f"-{args.seed}" if args.seed else "")
+
+
+COLUMNS = "log_p", "lid", "joint", "joint_fpr95", "min", "min_fpr95", "accepted", "oracle"
 
 
 def text(result: dict[str, Any]) -> str:
@@ -232,9 +283,9 @@ def text(result: dict[str, Any]) -> str:
         f"{training['machine']['gpu'].replace('none', training['machine']['cpu'])} ({minutes}). "
         "AUROC, except for FPR95 and accepted",
         "",
-        "| estimator | n | OOD | log p | LID | both | FPR95, % | accepted, % | oracle | published: "
-        "log p, oracle |",
-        "|---" * 10 + "|",
+        "| estimator | n | OOD | log p | LID | joint | FPR95, % | min | FPR95, % | accepted, % | "
+        "oracle | published: log p, oracle |",
+        "|---" * 12 + "|",
     ]
     for estimator, row in result["estimators"].items():
         parts = [(name, row["ood"][name], name) for name in row["ood"]]
@@ -243,19 +294,23 @@ def text(result: dict[str, Any]) -> str:
             for name, values in row["own_samples_against"].items()
         ]
         for name, values, published in parts:
-            cells = [f"{values[key]:.3f}" for key in ("log_p", "lid", "both")]
-            cells += [f"{100 * values[key]:.1f}" for key in ("both_fpr95", "accepted")]
-            cells.append(f"{values['oracle']:.3f}")
+            cells = [
+                f"{100 * values[key]:.1f}"
+                if key.endswith(("fpr95", "accepted"))
+                else f"{values[key]:.3f}"
+                for key in COLUMNS
+            ]
             cells.append(
                 ", ".join(map("{:.3f}".format, PUBLISHED.get((result["id"], published), ())))
             )
             lines.append(f"| {estimator} | {row['n_test']} | {name} | {' | '.join(cells)} |")
     lines.append("")
     for estimator, row in result["estimators"].items():
+        target = row["target_dimension"]
+        chosen = "" if target is None else f" for a dimension of {target:.0f}"
         lines.append(
             f"{estimator}: accepts {100 * row['id_accepted']:.1f} % of ID test images; "
-            f"r = {row['scale']:.2f} for a dimension of {row['target_dimension']:.0f}; "
-            f"{row['images_per_second']:.1f} images/s"
+            f"r = {row['scale']:.2f}{chosen}; {row['images_per_second']:.1f} images/s"
         )
     return "\n".join(lines)
 
@@ -273,6 +328,7 @@ def main() -> None:
     parser.add_argument("--n-test", type=int, help="images per set, instead of the preset's")
     parser.add_argument("--work", type=Path, default=Path("checkpoints"), help="for resuming")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--again", action="store_true", help="replace the stored result")
     parser.add_argument("--verbose", type=int, default=0)
     parser.add_argument("--table", action="store_true", help="print the stored results")
     args = parser.parse_args()
