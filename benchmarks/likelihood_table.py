@@ -116,7 +116,7 @@ PRESETS = {
     "quick": Preset(
         {"n_transforms": (4, 4, 2), "n_filters": 32, "n_blocks": 1, "max_steps": 1500},
         {"n_latent": 16, "max_steps": 1000},
-        hierarchical(2500, n_importance_samples=8),
+        hierarchical(4000, 16, batch_size=32, learning_rate=3e-3, n_importance_samples=8),
         {"n_latent": 16, "max_steps": 1000},
         {"max_steps": 1000},
         {"batch_size": 64, "max_steps": 1000},

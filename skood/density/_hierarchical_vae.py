@@ -77,10 +77,11 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     free_nats : float, default=2.0
         Training does not lower the divergence of a layer below this value, in nats per item, so
         that upper layers stay in use.
-    n_free_nats_steps : int or None, default=None
+    n_free_nats_steps : int or None, default=400
         Training steps with `free_nats`: constant in the first half of the steps, then falling
-        linearly to 0, as in [1]_; training has to continue after them, so that `patience` must not
-        end it. None: constant.
+        linearly to 0, as in [1]_. Training has to continue after them, so that `patience` must not
+        end it. None: constant to the end, which leaves layers in use that do not pay, and
+        :class:`~skood.likelihood.HierarchicalRatio` with negative log-ratios.
     free_nats_per : {"layer", "latent"}, default="layer"
         "layer": `free_nats` bound the divergence of a layer. "latent": each of its n latents is
         bounded by `free_nats` / n; in a layer of maps with n channels, each latent at every
@@ -163,7 +164,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     n_blocks: int = parameter(at_least(0), default=0, kw_only=True)
     n_warmup_steps: int = parameter(at_least(0), default=200, kw_only=True)
     free_nats: float = parameter(NONNEGATIVE, default=2.0, kw_only=True)
-    n_free_nats_steps: int | None = parameter(at_least(1), None, default=None, kw_only=True)
+    n_free_nats_steps: int | None = parameter(at_least(1), None, default=400, kw_only=True)
     free_nats_per: str = parameter(StrOptions({"layer", "latent"}), default="layer", kw_only=True)
     binarize: str | None = parameter(StrOptions({"dynamic"}), None, default=None, kw_only=True)
     n_binarizations: int = parameter(at_least(1), default=4, kw_only=True)

@@ -87,7 +87,9 @@ class HierarchicalRatio(DensityDetector):
     >>> from sklearn.datasets import load_digits
     >>> from skood import HierarchicalRatio, HierarchicalVAE
     >>> X = load_digits().images
-    >>> vae = HierarchicalVAE((4, 3, 2), n_levels=17, value_range=(0, 16), max_epochs=2)
+    >>> vae = HierarchicalVAE(
+    ...     (4, 3, 2), free_nats=0, n_levels=17, value_range=(0, 16), max_epochs=5, random_state=0
+    ... )
     >>> HierarchicalRatio(vae, n_importance_samples=8).fit(X).score_samples(X[:3]).shape
     (3,)
     """
