@@ -55,11 +55,12 @@ class PixelCNN(ImageParameters, NeuralDensity):
         image. The default is e^-7 in units of [-1, 1], as in the released code of [2]_ for colour
         images; for grey images the code has 0.25. On Fashion-MNIST, 0.00001, 0.116 and 0.25 give
         the same bits per dimension and the same AUROCs (``benchmarks/README.md``).
-    pixel_origin : {"grey", "black"}, default="grey"
+    pixel_origin : {"auto", "black", "grey"}, default="auto"
         Pixel that the network reads as 0, which is also the value with which its convolutions pad
-        an image. "grey" rescales pixels to [-1, 1], as TensorFlow Probability's ``PixelCNN`` does.
-        "black" rescales them to [0, 4), x / 64 for 256 levels x; apart from the factor, the
-        Fashion-MNIST models of [2]_ read pixels in this way (``rescale_pixel_value=False``). The
+        an image. "black" rescales pixels to [0, 4), x / 64 for 256 levels x; apart from the factor,
+        the Fashion-MNIST models of [2]_ read pixels in this way (``rescale_pixel_value=False``).
+        "grey" rescales them to [-1, 1], as the CIFAR-10 models of [2]_ and TensorFlow Probability's
+        ``PixelCNN`` do. "auto" is "black" for images with one channel, and "grey" for others. The
         means and the channel coefficients have the same origin and unit.
     n_levels : int, default=256
         Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
@@ -81,6 +82,8 @@ class PixelCNN(ImageParameters, NeuralDensity):
         Logarithm of their frequencies, if `conditional`.
     image_shape_ : tuple of int
         (C, H, W).
+    pixel_origin_ : {"black", "grey"}
+        Pixel that the network reads as 0.
     statistics_names : tuple of str
         Columns of `score_statistics`: "log_prob", log p(x); "entropy", the summed entropies of the
         predicted distributions of the sub-pixels, which is -log p(x) on average for samples of the
@@ -131,7 +134,9 @@ class PixelCNN(ImageParameters, NeuralDensity):
     weight_norm: bool = parameter("boolean", default=False, kw_only=True)
     conditional: bool = parameter("boolean", default=False, kw_only=True)
     min_scale: float = parameter(POSITIVE, default=0.116, kw_only=True)
-    pixel_origin: str = parameter(StrOptions({"grey", "black"}), default="grey", kw_only=True)
+    pixel_origin: str = parameter(
+        StrOptions({"auto", "black", "grey"}), default="auto", kw_only=True
+    )
     n_levels: int = parameter(at_least(2), default=256, kw_only=True)
     max_epochs: int = parameter(default=50, kw_only=True)
     max_steps: int | None = parameter(default=1600, kw_only=True)
@@ -148,7 +153,13 @@ class PixelCNN(ImageParameters, NeuralDensity):
     def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
         self.dtype_ = data.dtype
         image_shape = self._shape_of_rows(data, (1, 1, data.item_shape[0]))
-        return Preprocessing(self, data, image_shape=image_shape, value_range=self.value_range)
+        preprocessing = Preprocessing(
+            self, data, image_shape=image_shape, value_range=self.value_range
+        )
+        self.pixel_origin_ = self.pixel_origin
+        if self.pixel_origin == "auto":
+            self.pixel_origin_ = "black" if preprocessing.item_shape[0] == 1 else "grey"
+        return preprocessing
 
     def _make_network(self, item_shape: tuple[int, ...]) -> nn.Module:
         n_channels = item_shape[0]
@@ -196,17 +207,22 @@ class PixelCNN(ImageParameters, NeuralDensity):
         move = torch.randint(self.n_levels, x.shape, generator=generator, device=x.device)
         return torch.where(kept, x, (x + move) % self.n_levels)
 
+    @property
+    def _origin(self) -> str:
+        """Return "grey" or "black"; "grey" for models that were saved when it was the only one."""
+        return getattr(self, "pixel_origin_", "grey")
+
     def _raw(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Return the network's output, the unconstrained mixture parameters."""
         one_hot = self._one_hot(class_indices)
         condition = None if one_hot is None else one_hot.to(x.dtype)[:, :, None, None]
-        origin, unit = mixture.origin_and_unit(self.n_levels, self.pixel_origin)
+        origin, unit = mixture.origin_and_unit(self.n_levels, self._origin)
         return module(x / unit - origin / unit, condition)
 
     def _parameters_of(self, raw: Tensor, n_channels: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Logits, locations, scales and coefficients of the mixtures."""
         return mixture.split_parameters(
-            raw, n_channels, self.n_components, self.n_levels, self.min_scale, self.pixel_origin
+            raw, n_channels, self.n_components, self.n_levels, self.min_scale, self._origin
         )
 
     def _log_prob(
@@ -216,7 +232,7 @@ class PixelCNN(ImageParameters, NeuralDensity):
         raw = self._raw(module, x, class_indices)
         with torch.autocast(x.device.type, enabled=False):
             parameters = self._parameters_of(raw, x.shape[1])
-            return mixture.log_prob(x, *parameters, self.n_levels, self.pixel_origin)
+            return mixture.log_prob(x, *parameters, self.n_levels, self._origin)
 
     def _statistics_given(
         self, module: nn.Module, x: Tensor, class_indices: Tensor | None
@@ -224,8 +240,8 @@ class PixelCNN(ImageParameters, NeuralDensity):
         """Return the statistics of p(x | y), shape (b, n_statistics), float64."""
         parameters = self._parameters_of(self._raw(module, x, class_indices), x.shape[1])
         of_pixels = (
-            mixture.log_prob(x, *parameters, self.n_levels, self.pixel_origin),
-            mixture.entropy(x, *parameters, self.n_levels, self.pixel_origin),
+            mixture.log_prob(x, *parameters, self.n_levels, self._origin),
+            mixture.entropy(x, *parameters, self.n_levels, self._origin),
         )
         return torch.stack([sum_over_item(values.double()) for values in of_pixels], 1)
 
@@ -284,6 +300,6 @@ class PixelCNN(ImageParameters, NeuralDensity):
         ):
             raw = self._raw(module, x[:, :, : row + 1], class_indices)[..., row, column]
             parameters = self._parameters_of(raw[:, :, None, None], n_channels)
-            pixel = mixture.sample(*parameters, self.n_levels, generator, self.pixel_origin)
+            pixel = mixture.sample(*parameters, self.n_levels, generator, self._origin)
             x[:, :, row, column] = pixel[:, :, 0, 0]
         return x.double() / (self.n_levels - 1)

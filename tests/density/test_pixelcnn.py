@@ -19,7 +19,7 @@ VARIANTS = {
     "hierarchies": {"n_hierarchies": 2},
     "mixture": {"n_components": 3},
     "conditional": {"conditional": True},
-    "black origin": {"pixel_origin": "black"},
+    "grey origin": {"pixel_origin": "grey"},
     "everything": {
         "weight_norm": True,
         "dropout": 0.3,
@@ -132,7 +132,7 @@ SMALL = [
     ({"conditional": True}, (1, 2, 2)),
     ({}, (3, 1, 2)),
     ({"conditional": True, "weight_norm": True, "n_components": 2}, (3, 1, 2)),
-    ({"pixel_origin": "black"}, (1, 2, 2)),
+    ({"pixel_origin": "grey"}, (1, 2, 2)),
     ({"pixel_origin": "black", "n_components": 2}, (3, 1, 2)),
 ]
 small_model = pytest.mark.parametrize(("variant", "shape"), SMALL)
@@ -364,3 +364,25 @@ def test_half_precision_trains_much_the_same(digits):
     assert {p.dtype for p in half.module_.parameters()} == {torch.float32}
     assert half.history_ != single.history_
     assert half.score(digits[300:]) == pytest.approx(single.score(digits[300:]), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("pixel_origin", "n_channels", "expected"),
+    [("auto", 1, "black"), ("auto", 3, "grey"), ("grey", 1, "grey"), ("black", 3, "black")],
+)
+def test_origin_of_the_pixels(tiny, pixel_origin, n_channels, expected):
+    X = np.random.default_rng(0).integers(256, size=(8, n_channels, 4, 3), dtype=np.uint8)
+    density = tiny(pixel_origin=pixel_origin).fit(X)
+    assert density.pixel_origin_ == expected
+    named = tiny(pixel_origin=expected).fit(X)
+    np.testing.assert_array_equal(density.score_samples(X), named.score_samples(X))
+
+
+def test_a_model_without_an_origin_reads_pixels_from_grey(tiny, images):
+    """Files of earlier versions, in which grey was the only origin."""
+    density = tiny(pixel_origin="grey").fit(images)
+    expected = density.score_samples(images)
+    earlier = pickle.loads(pickle.dumps(density))
+    del earlier.pixel_origin_
+    earlier.pixel_origin = "auto"
+    np.testing.assert_array_equal(earlier.score_samples(images), expected)
