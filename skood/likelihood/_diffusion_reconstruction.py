@@ -56,7 +56,7 @@ class DiffusionReconstruction(DiffusionDetector):
         - "lpips": LPIPS with AlexNet [2]_, for images, from the package ``lpips``, which downloads
           the weights;
         - a function of two tensors (b, ...) that returns (b,), for instance a
-          :class:`FeatureDistance` in a network of yours.
+          :class:`~skood.likelihood.FeatureDistance` in a network of yours.
     held_out_fraction : float, default=0.1
         Fraction of the rows that the density is not trained on, for the means and standard
         deviations; at most `n_calibration` rows. Training rows are taken if the fraction is 0 or if
