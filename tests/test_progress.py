@@ -260,7 +260,7 @@ class TestDetectors:
         scoring = ["LikelihoodRatio scoring: measuring"] * 2
         assert labels == [
             "LikelihoodRatio 1 of 2, foreground: learning",
-            "LikelihoodRatio 2 of 2, background (mutation 0.3): learning",
+            "LikelihoodRatio 2 of 2, background (mutation 0.1): learning",
             *scoring,
         ]
         assert said(detector.score_samples, X)[1] == scoring

@@ -42,7 +42,7 @@ def trained(monkeypatch):
 
 def test_score_is_the_difference_of_the_two_models(digits):
     settings = {"mutation_rate": 0.2, "reg_weight": 3.0, "background_steps": None}
-    settings["threshold_fraction"] = 0.0
+    settings |= {"background_batch_size": None, "threshold_fraction": 0.0}
     detector = LikelihoodRatio(digit_density(), **settings).fit(digits)
     foreground = digit_density().fit(digits)
     background = digit_density(mutation_rate=0.2, reg_weight=3.0).fit(digits)
@@ -68,6 +68,27 @@ def test_length_of_the_background_training(digits, background_steps, max_steps, 
     detector = LikelihoodRatio(density, background_steps=background_steps).fit(digits[:8])
     assert detector.background_.max_steps == expected
     assert detector.density_.max_steps == max_steps
+
+
+@pytest.mark.parametrize(
+    ("background_batch_size", "expected"), [(2.0, 14), (0.5, 4), (5, 5), (None, 7)]
+)
+def test_batches_of_the_background_training(digits, background_batch_size, expected):
+    density = digit_density(batch_size=7, max_steps=2)
+    detector = LikelihoodRatio(density, background_batch_size=background_batch_size)
+    detector.fit(digits[:20])
+    assert detector.background_.batch_size == expected
+    assert detector.density_.batch_size == 7
+
+
+def test_background_without_batches_or_steps():
+    X = np.random.default_rng(0).normal(size=(60, 2))
+    detector = LikelihoodRatio(
+        KernelDensity(), background_steps=3, background_batch_size=5, threshold_fraction=0.0
+    )
+    scores = detector.fit(X).score_samples(X)
+    assert np.isfinite(scores).all()
+    assert detector.background_.get_params() == KernelDensity().get_params()
 
 
 def test_both_settings_change_the_background_and_only_it(digits):
@@ -130,7 +151,7 @@ def test_frozen_models_are_not_trained(digits, trained):
     LikelihoodRatio(FrozenEstimator(foreground), FrozenEstimator(background)).fit(digits[:50])
     assert len(trained) == 2
     ratio = LikelihoodRatio(FrozenEstimator(foreground)).fit(digits)
-    assert trained[2:] == ["PixelCNN (mutation 0.3)"]
+    assert trained[2:] == ["PixelCNN (mutation 0.1)"]
     assert ratio.density_.estimator is foreground
 
 
@@ -200,7 +221,7 @@ def test_log_likelihood_and_ratio_share_a_cached_density(digits, trained, tmp_pa
     options = {"memory": str(tmp_path), "random_state": 0}
     LogLikelihood(digit_density(random_state=None), **options).fit(digits)
     LikelihoodRatio(digit_density(random_state=None), **options).fit(digits)
-    assert trained == ["PixelCNN", "PixelCNN (mutation 0.3)"]
+    assert trained == ["PixelCNN", "PixelCNN (mutation 0.1)"]
 
 
 def test_pipeline_with_flat_rows(digits):
@@ -258,6 +279,8 @@ def test_synthetic_outliers_of_rows_keep_the_columns():
         ({"mutation_rate": [0.1, 1.5]}, r"mutation_rate=\[0.1, 1.5\] must lie in \[0, 1\]"),
         ({"mutation_rate": -0.1}, "'mutation_rate' parameter"),
         ({"background": []}, "empty list"),
+        ({"background_batch_size": 0}, "'background_batch_size' parameter"),
+        ({"background_batch_size": -2.0}, "'background_batch_size' parameter"),
         ({"contamination": 0.6}, "'contamination' parameter"),
     ],
 )
