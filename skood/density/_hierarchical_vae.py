@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,29 +16,14 @@ from skood._checked_data import CheckedData
 from skood._data import check_scores
 from skood._parameters import NONNEGATIVE, StrOptions, at_least, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
+from skood.density._binarization import BinarizingObjective, binary_versions
 from skood.density._descent import Descent, descend, free_nats_at, sum_at_least
 from skood.density._evidence import importance_bound, normal_points
 from skood.density._hierarchical_vae_network import HierarchicalVAENetwork
 from skood.density._latent_space import LatentSpace
 from skood.density._latent_variables import LatentVariableDensity
-from skood.density._neural_density import DensityObjective
 
 __all__ = ["HierarchicalVAE"]
-
-
-class HierarchicalVAEObjective(DensityObjective):
-    """Negative evidence lower bound, in nats, of items that are binarised with `binarize`.
-
-    The parameters are described in :class:`ModelObjective`.
-    """
-
-    couples_rows = None
-
-    def prepare(
-        self, items: tuple[npt.NDArray, ...], generator: torch.Generator | None
-    ) -> tuple[Tensor, ...]:
-        (x,) = super().prepare(items, generator)
-        return (self.model._binarized(x, generator),)
 
 
 @estimator
@@ -170,7 +155,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     n_binarizations: int = parameter(at_least(1), default=4, kw_only=True)
 
     _features_of_images = (128,)
-    _objective = HierarchicalVAEObjective
+    _objective = BinarizingObjective
 
     def _make_preprocessing(self, data: CheckedData) -> Preprocessing:
         preprocessing = super()._make_preprocessing(data)
@@ -217,23 +202,9 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         check_is_fitted(self)
         return sum(self.module_.n_latents)
 
-    def _binarized(self, x: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return x or, with `binarize`, a draw of it; the first version without a generator."""
-        if self.binarize is None or generator is None:
-            return self._versions(x)[0]
-        return torch.bernoulli(x, generator=generator)
-
     def _versions(self, x: Tensor) -> list[Tensor]:
-        """Return the items that are scored for x: x itself or, with `binarize`, versions of it.
-
-        A pixel is white in a version if its grey value exceeds a threshold. The thresholds of a
-        pixel are evenly spaced over the versions, from a uniform draw, the same for every item.
-        """
-        if self.binarize is None:
-            return [x]
-        first = first_thresholds(x.shape[1:]).to(x.device)
-        shifts = [i / self.n_binarizations for i in range(self.n_binarizations)]
-        return [(x > (first + shift) % 1).to(x.dtype) for shift in shifts]
+        """Return the items that are scored for x: x itself, or binarised versions of it."""
+        return [x] if self.binarize is None else binary_versions(x, self.n_binarizations)
 
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         """Evidence lower bound with one draw of z, or the training objective, shape (b,)."""
@@ -361,7 +332,7 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
     def _at_means(self, module: nn.Module, x: Tensor) -> Descent:
         """Take the mean of every posterior, given the means of the layers above."""
         no_noise = torch.zeros(len(x), sum(module.n_latents), device=x.device)
-        return descend(module, module.features(self._binarized(x)), no_noise)
+        return descend(module, module.features(self._versions(x)[0]), no_noise)
 
     def latent_divergences(self, X: Any) -> npt.NDArray[np.float64]:
         """Divergence of the posterior of each latent from its prior, given the means above.
@@ -406,10 +377,3 @@ class HierarchicalVAE(LatentSpace, LatentVariableDensity):
         state = descend(module, None, noise, k=len(self.n_latents)).state
         location = self._likelihood.location(module.decode(state))
         return self._likelihood.sample(location, module.scale(), generator)
-
-
-@lru_cache(maxsize=8)
-def first_thresholds(item_shape: tuple[int, ...]) -> Tensor:
-    """Thresholds of the first version of binarised items: uniform draws, equal at every call."""
-    with torch.inference_mode(False):
-        return torch.rand(item_shape, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Layers of maps, modes, free nats and binarised images of HierarchicalVAE, step by step."""
+"""Layers of maps, modes and free nats of HierarchicalVAE, step by step."""
 
 import numpy as np
 import pytest
@@ -201,68 +201,3 @@ class TestFreeNats:
         ]:
             total = sum_at_least([terms], [least], per=per)
             assert torch.autograd.grad(total.sum(), terms)[0].tolist() == [gradient]
-
-
-class TestBinarized:
-    SETTINGS = {**SETTINGS, "likelihood": "bernoulli"}
-
-    def test_training_draws_anew(self):
-        vae = HierarchicalVAE((2, 1), binarize="dynamic", **self.SETTINGS)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.rand(1, 1, 6, 5)
-        drawn = torch.stack([vae._binarized(x, generator)[0] for _ in range(4000)])
-        assert set(drawn.unique().tolist()) == {0, 1}
-        np.testing.assert_allclose(drawn.mean(0), x[0], atol=0.04)
-
-    @pytest.mark.parametrize("n_binarizations", [1, 3])
-    def test_scores_are_means_over_black_and_white_versions(self, n_binarizations):
-        vae = HierarchicalVAE(
-            (2, 1), binarize="dynamic", n_binarizations=n_binarizations, **self.SETTINGS
-        ).fit(IMAGES)
-        x = torch.tensor(IMAGES, dtype=torch.float32)[:, None]
-        versions = [version[:, 0].numpy() for version in vae._versions(x)]
-        assert len(versions) == n_binarizations
-        grey = vae.score_samples(IMAGES), vae.score_above(IMAGES, 1)
-        # A version of a binary image is the image itself, with or without binarisation.
-        for _ in range(2):
-            scores = [(vae.score_samples(v), vae.score_above(v, 1)) for v in versions]
-            np.testing.assert_allclose(np.mean(scores, 0), grey, rtol=1e-6)
-            vae.set_params(binarize=None)
-        assert (vae.score_samples(IMAGES) != grey[0]).all()
-
-    def test_versions_have_the_grey_value_on_average(self):
-        vae = HierarchicalVAE((2, 1), binarize="dynamic", n_binarizations=5, **self.SETTINGS)
-        x = torch.rand(3, 1, 9, 8)
-        versions = torch.stack(vae._versions(x))
-        assert set(versions.unique().tolist()) == {0, 1}
-        # Thresholds are evenly spaced, so that the frequency is the grey value, rounded.
-        assert (versions.mean(0) - x).abs().max() < 0.2 + 1e-6
-        assert (versions[0] != versions[1]).any()
-        # Each version has the law of a draw.
-        flat = torch.full((1, 1, 100, 100), 0.3)
-        for version in vae._versions(flat):
-            assert version.mean() == pytest.approx(0.3, abs=0.02)
-
-    def test_black_and_white_stay(self):
-        vae = HierarchicalVAE((2, 1), binarize="dynamic", **self.SETTINGS)
-        x = torch.arange(2.0).repeat(100).reshape(1, 1, 10, 20)
-        generator = torch.Generator().manual_seed(0)
-        for drawn in (*vae._versions(x), vae._binarized(x, generator)):
-            assert torch.equal(drawn, x)
-
-    def test_batches_of_training_are_binary(self, monkeypatch):
-        seen = []
-        original = HierarchicalVAE._loss
-
-        def loss(self, network, x, *rest):
-            seen.append((network.training, x.clone()))
-            return original(self, network, x, *rest)
-
-        monkeypatch.setattr(HierarchicalVAE, "_loss", loss)
-        HierarchicalVAE(
-            (2, 1), binarize="dynamic", **{**self.SETTINGS, "validation_fraction": 0.5}
-        ).fit(IMAGES)
-        training = [x for is_training, x in seen if is_training]
-        held_out = [x for is_training, x in seen if not is_training]
-        assert all(set(x.unique().tolist()) == {0, 1} for x in training + held_out)
-        assert all(torch.equal(x, held_out[0]) for x in held_out)

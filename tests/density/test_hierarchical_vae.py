@@ -320,7 +320,7 @@ def test_transform_gives_the_means_downwards(variant):
     expected, divergences = [], []
     with torch.no_grad():
         items = vae._open(X, reset=False).take(np.arange(30))
-        features = module.features(vae._binarized(vae._tensor(items, torch.device("cpu"))))
+        features = module.features(vae._versions(vae._tensor(items, torch.device("cpu")))[0])
         state = module.start(30)
         for layer in reversed(range(len(vae.n_latents))):
             mean, log_variance = module.posterior(layer, features, state)
