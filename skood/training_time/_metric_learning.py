@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,6 +30,10 @@ __all__ = ["MetricLearningDetector", "MetricLearningObjective"]
 _FIRST_MARGIN = 0.15
 # Steps before the margin grows and the KL term counts: an epoch of 50 000 rows in batches of 80.
 _FIRST_STEPS = 500
+# Training has failed if the accuracy of the nearest class mean is less than this far above chance
+# after at least this many epochs.
+_ABOVE_CHANCE = 0.1
+_EPOCHS_TO_JUDGE = 4
 # Bounds of the logarithm of a variance, between which exp is finite.
 _LOG_VARIANCES = -15.0, 15.0
 
@@ -132,6 +137,19 @@ class MetricLearningDetector(TrainingDetector):
                 "for all epochs"
             )
         return MetricLearningObjective(task, self)
+
+    def _check_training(self) -> None:
+        accuracies = self.history_.get("validation_accuracy", [])
+        chance = 1 / len(self.classes_)
+        if len(accuracies) >= _EPOCHS_TO_JUDGE and accuracies[-1] < chance + _ABOVE_CHANCE:
+            warnings.warn(
+                "VMDLS did not separate the classes: in the latent space, "
+                f"{100 * accuracies[-1]:.1f} % of the held-out rows are nearest to the mean of "
+                f"their class, {100 * chance:.1f} % by chance. If the margin grows before the "
+                "classes are apart, all latents collapse to one point: give a later "
+                "margin_start_epoch or a smaller margin_step, or train for more epochs",
+                stacklevel=6,
+            )
 
 
 class MetricLearningObjective(ClassifierObjective):

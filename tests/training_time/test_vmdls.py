@@ -458,6 +458,18 @@ def test_resumed_fine_tuning_ends_the_same(fine_tuned, images, resumed, tmp_path
         assert torch.equal(found.backbone_.module_.state_dict()[name], value), name
 
 
+def test_a_latent_space_that_collapsed_is_a_warning(images):
+    """If the margin grows at once, all latents end in one point, and scores alone do not tell."""
+    X, y = images[0][:400], images[1][:400]
+    settings = {**SETTINGS, "validation_fraction": 0.2, "max_epochs": 4}
+    detector = tiny(backbone=MNISTConvNet(4, hidden_features=8, **settings), n_latent=8)
+    detector.set_params(margin_step=8.0, margin_start_epoch=0, kl_start_epoch=0)
+    with pytest.warns(UserWarning, match=r"did not separate the classes: .* 10\.0 % by chance"):
+        detector.fit(X, y)
+    assert detector.history_["validation_metric"][-1] > 0.9 * (0.15 + 4 * 8)
+    detector.set_params(backbone__max_epochs=2).fit(X, y)
+
+
 def test_layers_that_the_architecture_fixes_stay_fixed(iris):
     X, y = iris
     network = torch.nn.Sequential(
