@@ -24,11 +24,12 @@ The script needs no download and takes about a minute and a half on one core.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_image
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import train_test_split
 
 from skood import ImageFlow, LocalIntrinsicDimension, LogLikelihood, evaluate
 from skood.datasets import model_samples
-from skood.inspection import DualThresholdDisplay
+from skood.inspection import DimensionCurveDisplay, DualThresholdDisplay
 from skood.metrics import auroc
 
 train, test = train_test_split(load_digits().images, test_size=0.3, random_state=0)
@@ -52,23 +53,33 @@ print(f"test digits: {detector.density_.bits_per_dim(test).mean():.2f} bits per 
 print(f"dimension {detector.target_dimension_:.0f}, so that r = {detector.scale_:.2f}")
 
 # %%
+# The scale
+# ---------
+# At small scales every image has all 64 dimensions, at large scales none. The dashed line is the scale
+# of the detector.
+sets = {"digits": test, "dark patches": patches}
+DimensionCurveDisplay.from_estimator(detector, sets)
+
+# %%
 # Log-density and dimension
 # -------------------------
-# `score_pairs` returns both measures. The shaded quadrant above both thresholds is accepted; the
-# thresholds are to leave 5 % of the digits outside. Patches fill the two other corners: likely with a
-# low dimension, or unlikely with a high dimension.
-sets = {"digits": test, "dark patches": patches}
+# `score_pairs` returns both measures, and a mixture of normal distributions describes the pairs of
+# training digits. The shaded region is accepted: pairs with a high density under the mixture, and
+# pairs that exceed them in both measures. The threshold is to leave 5 % of the digits outside.
 DualThresholdDisplay.from_estimator(detector, sets)
 
 # %%
-# Neither measure alone detects the patches; the smaller of their ranks among training digits does.
+# Neither measure alone detects the patches, but the joint score does. ``combine="min"`` is the smaller
+# of the ranks of the two measures among training digits, a threshold on each of them.
 inside, outside = detector.score_pairs(test), detector.score_pairs(patches)
 truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
 for column, name in enumerate(["log p", "LID"]):
     scores = np.append(inside[:, column], outside[:, column])
     print(f"AUROC of {name:>5}: {auroc(truth, scores):.3f}")
 log_p = LogLikelihood(flow, random_state=0).fit(train)
-detectors = {"log p": log_p, "log p and LID": detector}
+frozen = FrozenEstimator(detector.density_)
+smaller = LocalIntrinsicDimension(frozen, combine="min", random_state=0).fit(train)
+detectors = {"log p": log_p, "two thresholds": smaller, "log p and LID": detector}
 print(evaluate(detectors, test, {"dark patches": patches}, metrics=["auroc", "fpr95"]))
 
 # %%
