@@ -63,7 +63,7 @@ class Preset:
     mutation_rates: tuple[float, ...]
     reg_weights: tuple[float, ...]
     unpenalised_steps: tuple[int, ...] = ()
-    pixel_origin: str = "grey"
+    pixel_origin: str = "auto"
     n_filters: int = 32
     n_validation: int | None = None
     n_scored: int | None = None

@@ -47,15 +47,17 @@ def trials(of_images: bool, share: float = 1.0) -> dict[str, dict[str, Any]]:
     """Return the parameters of the foregrounds and backgrounds."""
     if of_images:
         n_steps = round(1600 * share)
-        found = {"fg": {}, "fg black": {"pixel_origin": "black"}}
-        found = {name: {**parameters, "max_steps": n_steps} for name, parameters in found.items()}
+        grey = {"pixel_origin": "grey"}
+        found: dict[str, dict[str, Any]] = {
+            "fg": {**grey, "max_steps": n_steps},
+            "fg black": {"pixel_origin": "black", "max_steps": n_steps},
+        }
         # Each sees a fifth of the foreground's images.
+        of_32 = {**grey, "max_steps": n_steps // 10, "batch_size": 32}
+        of_16 = {**grey, "max_steps": n_steps // 5}
         batches = {
-            "steps / 10, 32": (
-                {"max_steps": n_steps // 10, "batch_size": 32},
-                (0.0, 0.1, 1.0, 10.0),
-            ),
-            "steps / 5, 16": ({"max_steps": n_steps // 5}, (1.0, 10.0)),
+            "steps / 10, 32": (of_32, (0.0, 0.1, 1.0, 10.0)),
+            "steps / 5, 16": (of_16, (1.0, 10.0)),
         }
     else:
         found = {"fg": {}}

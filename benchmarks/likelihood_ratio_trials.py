@@ -10,8 +10,8 @@ likelihood_ratio.py now has more batches, of 8:
 
 For each foreground, a background is selected by AUROC against notMNIST, the validation set of the
 paper; MNIST is the test set. The trials show that notMNIST does not guide the choice for MNIST:
-likelihood_ratio.py chooses by synthetic outliers instead. Densities already trained are loaded from the --work folder, so that several
-processes can share the list.
+likelihood_ratio.py chooses by synthetic outliers instead. Densities already trained are loaded from
+the --work folder, so that several processes can share the list.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ FOREGROUNDS: dict[str, dict[str, Any]] = {
     "quick": {},
     "no floor": {"min_scale": 1e-5},
     "floor .25": {"min_scale": 0.25},
-    "black origin": {"pixel_origin": "black"},
+    "grey origin": {"pixel_origin": "grey"},
     "5 blocks, same time": {"n_resnet": 5, "max_steps": 2900},
     "5 blocks": {"n_resnet": 5},
     "batch 128": {"batch_size": 128},

@@ -61,7 +61,10 @@ class PixelCNN(ImageParameters, NeuralDensity):
         the Fashion-MNIST models of [2]_ read pixels in this way (``rescale_pixel_value=False``).
         "grey" rescales them to [-1, 1], as the CIFAR-10 models of [2]_ and TensorFlow Probability's
         ``PixelCNN`` do. "auto" is "black" for images with one channel, and "grey" for others. The
-        means and the channel coefficients have the same origin and unit.
+        means and the channel coefficients have the same origin and unit. In short trainings of
+        small networks, "black" has 0.10 and 0.15 fewer bits per dimension than "grey" on
+        Fashion-MNIST and MNIST at 14 x 14 pixels, but 0.08 more on grey photographs and 1.4 more on
+        colour photographs (CIFAR-10 at 16 x 16): for photographs with one channel, choose "grey".
     n_levels : int, default=256
         Number of values of a sub-pixel. Pixels are rounded to the nearest of `n_levels` equally
         spaced values in `value_range`.

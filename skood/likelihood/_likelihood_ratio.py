@@ -113,14 +113,14 @@ class LikelihoodRatio(DensityDetector):
       notMNIST. The released training code of [1]_ never adds its penalty to the loss: the nine
       models are unpenalised, and each is trained for as long as the density. In this class, the
       penalty is part of the loss.
-    - The only independent public figure is 0.957, of a pretrained model in alibi-detect [2]_, with a
-      mutation rate of 0.2 and no penalty.
+    - The only independent public figure is 0.957, of a pretrained model in alibi-detect [2]_, with
+      a mutation rate of 0.2 and no penalty.
     - The two log-densities, of about 1 900 nats each, nearly cancel. If the log-densities of the
       background model change by 5 %, the AUROC changes by 0.03 to 0.05, and trainings with other
       seeds or settings differ by 0.03.
     - notMNIST does not guide the choice for MNIST: over twelve background models, the AUROCs on
-      the two sets have rank correlations of -0.22 to 0.00. The number of non-black pixels alone has an
-      AUROC of 0.982 on MNIST and of 0.290 on notMNIST.
+      the two sets have rank correlations of -0.22 to 0.00. The number of non-black pixels alone has
+      an AUROC of 0.982 on MNIST and of 0.290 on notMNIST.
 
     The gain depends on the model. It is large with autoregressive densities; for Glow on CIFAR-10
     against SVHN, a re-run is reported at an AUROC of 0.064.
@@ -256,7 +256,7 @@ class LikelihoodRatio(DensityDetector):
         return f"background (mutation {setting['mutation_rate']:g}{weight})"
 
     def _background_training(self, density_params: dict[str, Any]) -> dict[str, int]:
-        """Return the parameters that set the length and the batches of the background's training."""
+        """Return the parameters for the length and the batches of the background's training."""
         given = {"max_steps": self.background_steps, "batch_size": self.background_batch_size}
         found = {}
         for name, value in given.items():
