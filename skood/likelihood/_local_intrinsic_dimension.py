@@ -232,7 +232,7 @@ class LocalIntrinsicDimension(DensityDetector):
     def _find_scale(
         self, rule: str, data: CheckedData
     ) -> tuple[float, list[npt.NDArray[np.float64]]]:
-        """Choose the scale by a rule; return it with the pairs of `data`, if they are known by now."""
+        """Choose the scale by a rule; return it with the pairs of `data`, if known by now."""
         model, n_values = self._pair_model(), int(np.prod(data.item_shape))
         log_prob, dimensions, ends = model.over_scales(data)
         scale = choose_scale(
