@@ -218,7 +218,8 @@ def reconstruction(**settings: Any) -> Callable[[Any], Any]:
 FURTHER: Detectors = {
     "DiffusionReconstruction, mse": reconstruction(distance="mse"),
     "DiffusionReconstruction, ssim": reconstruction(distance="ssim"),
-    "DiffusionReconstruction, one pass": reconstruction(times=20, n_steps=0),
+    "DiffusionReconstruction, until 1": reconstruction(times=20),
+    "DiffusionReconstruction, ode": reconstruction(times=(0.1, 0.2, 0.3, 0.4, 0.5), n_steps=4),
     "DiffusionReconstruction, sde": reconstruction(times=10, n_steps=20, solver="sde"),
     **{
         f"CCLR, {tau}": lambda density, tau=tau: skood.CCLR(density, time_fraction=tau)
@@ -235,7 +236,9 @@ def densities(args: argparse.Namespace) -> dict[str, Any]:
     autoencoder = skood.Autoencoder(**preset.autoencoder, **settings)
     latent_flow = skood.NeuralSplineFlow(**preset.latent_flow, **settings)
     # Grey images are binarised, as published; bits per dimension are bits per binary pixel.
-    binary = {"likelihood": "bernoulli", "binarize": "dynamic"} if args.id in GREY else {}
+    binary: dict[str, Any] = {}
+    if args.id in GREY:
+        binary = {"likelihood": "bernoulli", "binarize": "dynamic"}
     return {
         "ImageFlow": skood.ImageFlow(**preset.flow, **settings),
         "VAE": skood.VAE(**preset.vae, **settings),
