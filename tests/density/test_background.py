@@ -140,6 +140,7 @@ def test_mutated_model_expects_mutations(tiny):
     """A model of black images that are mutated at rate 1 is a model of noise."""
     X = np.zeros((20, 4, 4), dtype=int)
     settings = {"n_levels": 4, "value_range": (0, 3), "max_steps": 150, "n_filters": 4}
+    settings["pixel_origin"] = "grey"
     bits = {
         rate: tiny(**settings, mutation_rate=rate).fit(X).bits_per_dim(X).mean() for rate in (0, 1)
     }
