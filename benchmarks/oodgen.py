@@ -7,9 +7,10 @@ and measures both on the OOD sets:
     python benchmarks/oodgen.py --id mnist_0_4 --preset paper --data DIR       # for a GPU
     python benchmarks/oodgen.py --table              # the stored results as text
 
-DIR has torchvision's layout, or a ``read_data.py`` with ``load(name, split)``. Nothing is tuned on
-an OOD set. An interrupted run resumes when started again with the same --work folder. Results, a
-sheet of generated images and the training curves go to --out.
+DIR has the layout of `skood.datasets.load_image_set`, or a ``read_data.py`` with
+``load(name, split)``. Photographs (SVHN, CIFAR-100) are made grey and resized to 28 x 28. Nothing
+is tuned on one of the OOD sets. An interrupted run resumes when started again with the same --work
+folder. Results, a sheet of generated images and the training curves go to --out.
 """
 
 from __future__ import annotations
@@ -108,8 +109,8 @@ PUBLISHED_ACCURACY = {"mnist": 98.9, "mnist_0_4": 99.5, "fashion_0_4": 94.8, "fa
 
 
 def read(directory: Path, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read images as float32 in [0, 1], the type of sphere noise, which exceeds that range."""
-    images, labels = labelled_images(directory, name, split)
+    """Read grey images of 28 x 28 as float32 in [0, 1]; sphere noise exceeds that range."""
+    images, labels = labelled_images(directory, name, split, size=28, grey=True)
     return images.astype(np.float32) / 255, labels
 
 
@@ -119,7 +120,7 @@ def ood_sets(directory: Path, setting: Setting, training: np.ndarray) -> dict[st
     if setting.classes != ALL:
         images, labels = read(directory, setting.base, "test")
         sets["held-out 5-9"] = images[~np.isin(labels, setting.classes)]
-    for name in (other, "notmnist", "omniglot"):
+    for name in (other, "notmnist", "omniglot", "svhn", "cifar100"):
         sets[name] = read(directory, name, "test")[0]
     sets["sphere"] = sphere_noise(training, 2000, random_state=0)
     sets["sphere, clipped"] = sets["sphere"].clip(0, 1)
@@ -248,7 +249,8 @@ def text(result: dict) -> str:
     sets = list(dict.fromkeys(row["ood_set"] for row in result["table"]))
     accuracy = ", ".join(f"{k} {100 * v:.2f} %" for k, v in result["accuracy"].items())
     lines = [
-        f"ID {result['id']}, preset {result['preset']['name']}; accuracy: {accuracy}; "
+        f"ID {result['id']}, preset {result['preset']['name']}, reconstruction_weight "
+        f"{result['preset'].get('reconstruction_weight', 0):g}; accuracy: {accuracy}; "
         f"published {PUBLISHED_ACCURACY[result['id']]} %",
         "",
         f"| AUROC / FPR95 / FPR80 in % | {' | '.join(sets)} |",

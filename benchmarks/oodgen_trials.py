@@ -12,7 +12,8 @@ samples that is rejected, and AUROC against sets of four groups: photographs (gr
 TinyImageNet), characters (rendered from fonts), `synthetic_outliers` of held-out ID images, and
 noise. The figure that selects is the mean over the groups. Measured for the report alone: AUROC
 against the test sets (digits or clothes, notMNIST, Omniglot, the sphere, grey SVHN and CIFAR-100).
-DIR is the same as for oodgen.py; finished trials are loaded from the --work folder.
+DIR is the same as for oodgen.py; finished trials are loaded from the --work folder. The stored
+results of 6 000 images are the selection of the defaults, in which Omniglot took part.
 """
 
 from __future__ import annotations
@@ -339,7 +340,7 @@ def main() -> None:
                 name: json.loads(path.read_text()) for name, path in paths.items() if path.exists()
             }
             result["date"] = date.today().isoformat()
-            (args.out / f"oodgen_trials-{args.id}.json").write_text(
+            (args.out / f"oodgen_trials-{args.id}-{args.n_training}.json").write_text(
                 json.dumps(result, indent=1) + "\n"
             )
     for path in sorted(args.out.glob("oodgen_trials-*.json")):

@@ -53,8 +53,9 @@ class BoundarySampler(DocumentationLinkMixin, BaseEstimator):
     :class:`OODGen`, were selected on 6 000 images of Fashion-MNIST by the mean AUROC of
     :class:`OODGen` against Omniglot, two kinds of noise and
     :func:`~skood.datasets.synthetic_outliers`, and by the fraction of reconstructions of held-out
-    images that it accepts (``benchmarks/oodgen_trials.py``). The OOD sets of reported results were
-    not used.
+    images that it accepts. Results on Omniglot are therefore no independent test of the defaults;
+    the other OOD sets of reported results were not used. ``benchmarks/oodgen_trials.py`` compares
+    settings on photographs, rendered characters, synthetic outliers and noise.
 
     Parameters
     ----------

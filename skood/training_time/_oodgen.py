@@ -69,7 +69,8 @@ class OODGen(ClassifierTrainingDetector):
     reconstruction_weight : float, default=1.0
         Weight of the cross-entropy of reconstructions: the VAE reconstructs real items, and the
         classifier learns them as items of their class. Otherwise it would reject all decoded
-        samples instead of learning where the data end. 0 trains on none, as in [1]_.
+        samples instead of learning where the data end. 0 trains on none, as in [1]_. The best
+        weight depends on the outliers, see Notes.
     distance : (float, float or None), default=(0.1, None)
         Distances of samples off the manifold, see :class:`BoundarySampler`.
     directions : {"mixed", "uniform", "reduced"}, default="mixed"
@@ -110,6 +111,25 @@ class OODGen(ClassifierTrainingDetector):
 
     `predict_proba` is the softmax of the first N logits: the probabilities of the classes, given
     that the row belongs to one of them.
+
+    A `reconstruction_weight` of 1 detects glyphs better; 0.1 detects photographs and corrupted
+    items better, and costs less accuracy. AUROC for 3 000 images of Fashion-MNIST against grey
+    photographs (CIFAR-10, TinyImageNet), characters rendered from fonts, and
+    :func:`~skood.datasets.synthetic_outliers`, with a `ShallowConvNet` of 8 and 16 filters,
+    `reject_weight` 0.1 and one seed (``benchmarks/oodgen_trials.py``):
+
+    =============================== =========== ========== ========= ===========
+    samples                         photographs characters synthetic ID accuracy
+    =============================== =========== ========== ========= ===========
+    ``reconstruction_weight=1``     0.982       0.979      0.948     79.3 %
+    ``reconstruction_weight=0.1``   0.989       0.975      0.967     80.9 %
+    as in [1]_                      0.987       0.976      0.968     81.2 %
+    no samples, plain Energy        0.942       0.956      0.855     81.2 %
+    =============================== =========== ========== ========= ===========
+
+    The difference grows with training: with 6 000 images, 32 and 64 filters and a `reject_weight`
+    of 0.3, the AUROC against Omniglot is 0.972 with weight 1, 0.935 with weight 0 and 0.551 with
+    the samples of [1]_; against synthetic outliers, it is 0.957, 0.983 and 0.994.
 
     If the latents of the VAE carry little information (all decoded items look like the mean of
     their class), samples on the manifold resemble reconstructions and are accepted; `history_`
