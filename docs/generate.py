@@ -26,6 +26,7 @@ PARTS = {
     "model_selection": "Choosing a model",
     "metrics": "Metrics",
     "datasets": "Data sets",
+    "preprocessing": "Preprocessing",
     "inspection": "Displays",
     "functional": "Scores as functions of arrays",
     "base": "Methods of your own",

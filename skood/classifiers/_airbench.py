@@ -102,6 +102,8 @@ class Airbench(NeuralClassifier):
     lookahead: float | None = parameter(default=0.95, kw_only=True)
     label_smoothing: float = parameter(default=0.2, kw_only=True)
 
+    # The end of each stage, which VMDLS reads by default.
+    ensemble_layers: ClassVar[tuple[str, ...]] = ("8", "15", "22")
     _auto_augmentations: ClassVar[dict[str, tuple[str, ...]]] = {
         "colour": ("alternating_flip", "translate"),
         "grey": ("translate",),

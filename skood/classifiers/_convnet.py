@@ -34,15 +34,9 @@ class ConvNet(NeuralClassifier):
     dropout : float, default=0.0
         Dropout rate of the penultimate features, in training.
 
-    Notes
-    -----
-    ``ConvNet((100, 100, 100), n_convolutions=(2, 2, 1), hidden_features=500)`` is the network that
-    Dinari and Freifeld [1]_ train on MNIST.
-
-    References
-    ----------
-    .. [1] O. Dinari and O. Freifeld, "Variational- and Metric-based Deep Latent Space for
-       Out-of-Distribution Detection", UAI 2022.
+    See Also
+    --------
+    MNISTConvNet : Network without normalisation, which Dinari and Freifeld train on MNIST.
 
     Examples
     --------

@@ -52,6 +52,17 @@ def test_published_network():
     ]
 
 
+def test_ensemble_layers_end_the_stages():
+    network = Airbench((6, 30, 12))._build((3, 32, 32), 10).eval()
+    sizes = []
+    for name in Airbench.ensemble_layers:
+        assert isinstance(network.get_submodule(name), nn.ReLU)
+        index = int(name)
+        sizes.append(tuple(network[: index + 1](torch.zeros((1, 3, 32, 32))).shape[1:]))
+        assert isinstance(network[index + 1], (nn.Conv2d, nn.AdaptiveMaxPool2d))
+    assert sizes == [(6, 15, 15), (30, 7, 7), (12, 3, 3)]
+
+
 def test_convolutions_start_as_the_identity():
     network = Airbench((6, 30, 12))._build((3, 16, 16), 3)
     for layer in list(network.modules())[2:]:
