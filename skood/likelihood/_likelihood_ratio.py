@@ -103,9 +103,10 @@ class LikelihoodRatio(DensityDetector):
     images of Fashion-MNIST and MNIST, at 14 x 14 pixels and with small networks
     (``benchmarks/likelihood_ratio_defaults.py``): the mean AUROC is 0.946, and 0.897 with the same
     number of training images in batches of the density's size and a mutation rate of 0.3 (0.930 and
-    0.903 with a `pixel_origin` of black instead of grey). For the rows of scikit-learn's wine data, it is 0.920 with weights of 1 and 10, and 0.795 without
-    penalty. For a better detector, raise `max_steps` of the density (see
-    :class:`~skood.density.PixelCNN`), and give several values of `mutation_rate` and `reg_weight`.
+    0.903 with a `pixel_origin` of black instead of grey). For the rows of scikit-learn's wine data,
+    it is 0.920 with a weight of 10 and 0.795 without penalty. For a better detector, raise
+    `max_steps` of the density (see :class:`~skood.density.PixelCNN`), and give several values of
+    `mutation_rate` and `reg_weight`.
 
     What is known of published figures, on Fashion-MNIST against MNIST:
 
