@@ -240,11 +240,11 @@ class Experiment:
         }
         log_p = self.measure(foreground)
         print(f"log p: {bits:.3f} bits/dim, {self.line(log_p)}", flush=True)
-        grid = []
+        grid: list[dict[str, Any]] = []
         for model in self.backgrounds:
             background = self.scores(model)
             ratio = {name: foreground[name] - background[name] for name in self.sets}
-            row = {
+            row: dict[str, Any] = {
                 "background": model.name,
                 "bits_per_dim": float(
                     -background[self.args.id].mean() / np.log(2) / self.training[0].size
