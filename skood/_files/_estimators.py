@@ -65,6 +65,12 @@ _PARTS = {
         Reading,
     )
 }
+# Parameters that files of earlier versions lack, with the values that those versions implied.
+_FORMER_VALUES: dict[str, dict[str, Any]] = {
+    "HierarchicalRatio": {"lower_latents": "sample"},
+    "HierarchicalVAE": {"n_free_nats_steps": None},
+    "LocalIntrinsicDimension": {"combine": "min"},
+}
 # Functions of ours that are attributes, by their names in files.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"mean_squared_error": mean_squared_error}
 
@@ -176,7 +182,7 @@ def _path_of(value: Any, writer: Writer) -> str:
 
 def _decode_estimator(node: dict[str, Any], reader: Reader) -> Any:
     cls = _class(node, reader)
-    params = decode_parameters(node, reader)
+    params = _FORMER_VALUES.get(_names().get(cls, ""), {}) | decode_parameters(node, reader)
     estimator = cls(**params)
     if isinstance(estimator, NeuralEstimator) or cls in _names():
         estimator._validate_params()

@@ -114,9 +114,9 @@ class LocalIntrinsicDimension(DensityDetector):
         Mean LID that chose the scale; None unless `scale` is "lpca".
     train_pairs_ : ndarray of shape (n_calibration, 2)
         Log-density in nats and LID of the calibration rows.
-    mixture_ : GaussianMixture or None
-        Mixture of the standardised `train_pairs_`, with fewer components below 60 rows; None for
-        combine="min".
+    mixture_ : GaussianMixture
+        Mixture of the standardised `train_pairs_`, with fewer components below 60 rows; for
+        combine="joint".
 
     See Also
     --------
@@ -182,9 +182,6 @@ class LocalIntrinsicDimension(DensityDetector):
     n_calibration: int | None = parameter(at_least(2), None, default=1000, kw_only=True)
     checkpoint_dir: Any = parameter(str, Path, None, default=None, kw_only=True)
 
-    # Files of detectors that were fitted without a mixture do not have the attribute.
-    mixture_ = None
-
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
@@ -205,7 +202,6 @@ class LocalIntrinsicDimension(DensityDetector):
         if len(rest):
             known.append(self._pairs(inliers.subset(rest)))
         self.train_pairs_ = np.concatenate(known)
-        self.mixture_ = None
         if self.combine == "joint":
             mixture_seed = numpy_rng(seed, Stream.PAIR_MIXTURE).integers(2**31 - 1)
             self.mixture_ = fit_mixture(self.train_pairs_, int(mixture_seed))
@@ -299,7 +295,7 @@ class LocalIntrinsicDimension(DensityDetector):
             As from `score_samples`.
         """
         check_is_fitted(self)
-        if self.mixture_ is None:
+        if self.combine == "min":
             score = smaller_rank(self.train_pairs_, pairs)
         else:
             score = joint_density(self.mixture_, self.train_pairs_, pairs)

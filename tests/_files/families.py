@@ -65,7 +65,21 @@ def densities():
             IMAGES,
         ),
         "image_flow_affine": (tiny_image_flow(random_state=0, coupling="affine"), ROWS),
+        "image_flow_alternating": (
+            skood.ImageFlow(
+                (1, 1),
+                n_filters=(2, 3),
+                n_blocks=1,
+                n_bins=3,
+                n_levels=8,
+                mask="alternating",
+                last_convolution=True,
+                **_NET,
+            ),
+            IMAGES,
+        ),
         "diffusion": (tiny_diffusion(random_state=0), ROWS),
+        "diffusion_exploding": (tiny_diffusion(sde="ve", random_state=0), ROWS),
         "diffusion_of_images": (
             skood.Diffusion(n_filters=(2, 3), n_blocks=1, n_steps=2, **_NET),
             IMAGES,
@@ -79,6 +93,19 @@ def densities():
         "hierarchical_vae": (tiny_hierarchical_vae(random_state=0), ROWS),
         "hierarchical_vae_of_images": (
             skood.HierarchicalVAE((2, 1), n_filters=(3,), hidden_features=(6,), **_NET),
+            IMAGES,
+        ),
+        "hierarchical_vae_of_maps": (
+            skood.HierarchicalVAE(
+                (1, 2),
+                n_spatial_layers=1,
+                n_blocks=1,
+                likelihood="bernoulli",
+                binarize="dynamic",
+                n_filters=(3,),
+                hidden_features=(6,),
+                **_NET,
+            ),
             IMAGES,
         ),
         "autoencoder": (tiny_autoencoder(random_state=0), ROWS),
@@ -100,12 +127,15 @@ def classifiers():
             IMAGES,
         ),
         "densenet": (skood.DenseNet(10, growth_rate=1, **_NET), IMAGES),
+        "lenet": (skood.LeNet((3, 2), **_NET), IMAGES),
+        "mnist_convnet": (skood.MNISTConvNet(3, hidden_features=4, **_NET), IMAGES),
     }
 
 
 def large_classifiers():
     """Return the classifiers whose narrowest network is too large for a stored file."""
     return {
+        "airbench": (skood.Airbench((8, 12, 12)), np.tile(IMAGES, (1, 1, 2, 2))),
         "resnet": (skood.ResNet(18), IMAGES),
         "resnet_bottleneck": (skood.ResNet(50, stem="large"), IMAGES),
         "vgg": (skood.VGG(11), np.tile(IMAGES, (1, 1, 4, 4))),
@@ -124,7 +154,10 @@ def detectors():
             make_pipeline(StandardScaler(), PCA(2), KernelDensity())
         ),
         "likelihood_ratio": skood.LikelihoodRatio(tiny_flow()),
-        "local_intrinsic_dimension": skood.LocalIntrinsicDimension(tiny_flow()),
+        "local_intrinsic_dimension": skood.LocalIntrinsicDimension(tiny_flow(), combine="min"),
+        "local_intrinsic_dimension_joint": skood.LocalIntrinsicDimension(
+            tiny_flow(), estimator="convolution"
+        ),
         "cclr": skood.CCLR(tiny_diffusion(), n_draws=2),
         "diffusion_reconstruction": skood.DiffusionReconstruction(
             tiny_diffusion(), times=(0.1, 0.3), n_steps=1
@@ -140,6 +173,9 @@ def detectors():
         "density_of_states": skood.DensityOfStates(tiny_flow()),
         "density_of_states_svm": skood.DensityOfStates(tiny_vae(), estimator="svm"),
         "hierarchical_ratio": skood.HierarchicalRatio(
+            tiny_hierarchical_vae(), n_importance_samples=4, lower_latents="sample"
+        ),
+        "hierarchical_ratio_mode": skood.HierarchicalRatio(
             tiny_hierarchical_vae(), n_importance_samples=4
         ),
         "latent_norm": skood.LatentNorm(tiny_flow()),
@@ -183,6 +219,7 @@ def detectors():
         "vim": skood.ViM(trained),
         "deep_sad": skood.DeepSAD(mlp(), n_latent=4),
         "deep_svdd": skood.DeepSVDD(mlp(), n_latent=4),
+        "deep_svdd_pretrained": skood.DeepSVDD(mlp(), n_latent=4, n_pretraining_epochs=1),
         "deep_svdd_soft": skood.DeepSVDD(
             mlp(), n_latent=4, objective="soft-boundary", n_warm_up_epochs=5
         ),
@@ -242,12 +279,14 @@ def programs():
 
 def stored():
     """Return the families of which a file is stored, and the data of each."""
-    return {**densities(), **classifiers(), **detectors(), **programs()}
+    steps = {"global_contrast_normalization": (skood.GlobalContrastNormalization(), ROWS)}
+    return {**densities(), **steps, **classifiers(), **detectors(), **programs()}
 
 
 def method_and_scores(estimator, X):
     """Return what an estimator computes of rows, and the method that computes it."""
-    methods = "score_samples", "decision_function", "transform"
+    # Ranks would turn rounding into steps.
+    methods = "score_pairs", "score_samples", "decision_function", "transform"
     method = next(method for method in methods if hasattr(estimator, method))
     return method, np.asarray(getattr(estimator, method)(X), np.float64)
 

@@ -16,7 +16,7 @@ STORED = [name for name in EXPECTED if not name.startswith("large_")]
 # Classes of the user's networks, and classes whose smallest network is too large for a file.
 _ELSEWHERE = {
     *("BoundarySampler", "FeatureExtractor", "PretrainedClassifier"),
-    *("ResNet", "VGG", "WideResNet"),
+    *("Airbench", "ResNet", "VGG", "WideResNet"),
 }
 
 
