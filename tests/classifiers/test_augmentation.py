@@ -1,6 +1,5 @@
 """Augmentations: what they change, and that each image has its own."""
 
-
 import numpy as np
 import pytest
 import torch
