@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
@@ -105,6 +106,14 @@ class InputComplexity(ImageParameters, DensityDetector):
 
     # Codecs encode numbers.
     _reads_as_it_came = False
+
+    def _check_density(self, density: Any) -> None:
+        model = density.estimator if isinstance(density, FrozenEstimator) else density
+        if getattr(model, "binarize", None) is not None:
+            raise ValueError(
+                f"density={density!r} models binarised images, but the codecs compress the images of "
+                "X, which have more levels; give a density of the images themselves"
+            )
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

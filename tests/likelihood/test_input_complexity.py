@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, features
 from sklearn.mixture import GaussianMixture
 
-from skood import InputComplexity
+from skood import HierarchicalVAE, InputComplexity
 from skood.likelihood import _input_complexity
 
 
@@ -135,3 +135,9 @@ def test_errors(monkeypatch, images):
     monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(ImportError, match="pip install Pillow"):
         InputComplexity(density()).fit(images)
+
+
+def test_density_of_binarised_images_is_refused(images):
+    density = HierarchicalVAE(likelihood="bernoulli", binarize="dynamic")
+    with pytest.raises(ValueError, match="models binarised images, but the codecs compress"):
+        InputComplexity(density).fit(images)
