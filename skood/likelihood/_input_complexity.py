@@ -111,8 +111,8 @@ class InputComplexity(ImageParameters, DensityDetector):
         model = density.estimator if isinstance(density, FrozenEstimator) else density
         if getattr(model, "binarize", None) is not None:
             raise ValueError(
-                f"density={density!r} models binarised images, but the codecs compress the images of "
-                "X, which have more levels; give a density of the images themselves"
+                f"density={density!r} models binarised images, but the codecs compress the images "
+                "of X, which have more levels; give a density of the images themselves"
             )
 
     def _fit(
