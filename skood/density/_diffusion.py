@@ -14,8 +14,6 @@ from torch import Tensor, nn
 from skood._checked_data import CheckedData
 from skood._internal import internal
 from skood._parameters import (
-    FRACTION,
-    POSITIVE,
     Interval,
     StrOptions,
     at_least,
@@ -27,12 +25,8 @@ from skood.density._denoiser import Denoiser, rademacher
 from skood.density._diffusion_network import AveragedNetwork, NoiseNetwork
 from skood.density._evidence import normal_points
 from skood.density._neural_density import NeuralDensity
-from skood.density._noise_schedule import (
-    NoiseSchedule,
-    VarianceExploding,
-    VariancePreserving,
-    mean_and_std,
-)
+from skood.density._noise_parameters import NoiseParameters
+from skood.density._noise_schedule import mean_and_std
 from skood.density._pixels import ImageOrRowParameters
 from skood.density._probability_flow import denoise, log_density
 
@@ -44,12 +38,10 @@ _EXACT_FEATURES = 64
 _PATCHED_SIDE = 16
 # Times in validation for each item, divided by its number of values.
 _VALIDATION_DRAWS = 256
-# Rounding of log-ratios that are compared.
-_ROUNDING = 1e-5
 
 
 @estimator
-class Diffusion(ImageOrRowParameters, NeuralDensity):
+class Diffusion(NoiseParameters, ImageOrRowParameters, NeuralDensity):
     r"""Diffusion model: density of rows or images.
 
     A stochastic differential equation (SDE) [1]_ adds noise to items, :math:`x_t = \psi(t) x +
@@ -72,27 +64,6 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         width are even and more than 16, else 1.
     dropout : float, default=0.0
         Fraction of the hidden channels that is dropped in training.
-    sde : {"vp", "ve"}, default="vp"
-        "vp" is variance-preserving, :math:`\psi^2 = \exp(-\beta_0 t - (\beta_1 - \beta_0) t^2 / 2)`
-        and :math:`\sigma^2 = 1 - \psi^2`; "ve" is variance-exploding, :math:`\psi = 1` and
-        :math:`\sigma = \sigma_0 (\sigma_1 / \sigma_0)^t`.
-    beta_min : float, default=0.1
-        For "vp": :math:`\beta_0`, the rate of noise at time 0.
-    beta_max : float, default=20.0
-        For "vp": :math:`\beta_1`, the rate of noise at time 1.
-    sigma_min : float, default=0.001
-        For "ve": :math:`\sigma_0`, the standard deviation of the noise at time 0, in units of the
-        network. The default is the smallest noise of "vp"; [1]_ takes 0.02 in these units.
-    sigma_max : float, default=50.0
-        For "ve": :math:`\sigma_1`, the standard deviation of the noise at time 1.
-    t_min : float, default=1e-05
-        Time of the smallest noise that is modelled, for "vp" by default of a standard deviation of
-        0.001. A larger one costs bits per dimension for images with many equal pixels: a step of
-        256 levels is 0.008.
-    t_score : float or None, default=None
-        Time at which an item is scored: its log-density is the log-density of noisy items at this
-        time, as if x were :math:`x_t / \psi(t)`. None takes `t_min`; [3]_ takes 0.01. Training and
-        samples do not depend on it.
     weighting : {"likelihood", "uniform"}, default="likelihood"
         Distribution of the times in training. With "likelihood", which gives small noise more
         weight, the loss is a bound on the log-density [2]_; "uniform" is used in [1]_ and [3]_.
@@ -113,8 +84,6 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     ----------
     module_ : torch.nn.Module
         The trained network, with averaged weights.
-    noise_range_ : (float, float)
-        Logarithms of :math:`\sigma / \psi` at the smallest and the largest noise of training.
     history_ : dict of str to list of float
         Loss of each epoch in nats per item: "loss" and, where rows were held out,
         "validation_loss". With the weighting "likelihood", they are upper bounds on minus the mean
@@ -167,15 +136,6 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
     dropout: float = parameter(
         Interval(numbers.Real, 0, 1, closed="left"), default=0.0, kw_only=True
     )
-    sde: str = parameter(StrOptions({"vp", "ve"}), default="vp", kw_only=True)
-    beta_min: float = parameter(POSITIVE, default=0.1, kw_only=True)
-    beta_max: float = parameter(POSITIVE, default=20.0, kw_only=True)
-    sigma_min: float = parameter(POSITIVE, default=0.001, kw_only=True)
-    sigma_max: float = parameter(POSITIVE, default=50.0, kw_only=True)
-    t_min: float = parameter(FRACTION, default=1e-5, kw_only=True)
-    t_score: float | None = parameter(
-        Interval(numbers.Real, 0, 1, closed="right"), None, default=None, kw_only=True
-    )
     weighting: str = parameter(
         StrOptions({"likelihood", "uniform"}), default="likelihood", kw_only=True
     )
@@ -204,17 +164,6 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
             value_range=self.value_range,
             has_range=data.is_image or self.image_shape is not None,
         )
-
-    def _check_schedule(self) -> None:
-        if self.sde == "ve" and self.sigma_min >= self.sigma_max:
-            raise ValueError(
-                f"sigma_min={self.sigma_min!r} is not below sigma_max={self.sigma_max!r}"
-            )
-        if self.t_score is not None and self.t_score < self.t_min:
-            raise ValueError(
-                f"t_score={self.t_score!r}; expected a time from t_min={self.t_min!r}, the "
-                "smallest that is modelled, to 1"
-            )
 
     def _learn(self, data: CheckedData) -> None:
         self.noise_range_ = self.log_ratios()
@@ -271,43 +220,6 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
         side = 2 / (high - low) if self.n_levels is None else 2 / (self.n_levels - 1)
         return float(np.prod(self._preprocessing.item_shape) * np.log(side))
 
-    @internal
-    def log_ratios(self) -> tuple[float, float]:
-        """Logarithms of the smallest and the largest noise, relative to the item."""
-        low, high = self._schedule().log_ratio(torch.tensor([self.t_min, 1.0]))
-        return float(low), float(high)
-
-    @internal
-    def check_time(self, t: float) -> None:
-        """Raise for a time whose noise the model, fitted or not, does not model.
-
-        Parameters
-        ----------
-        t : float
-        """
-        if not self.t_min <= t <= 1:
-            raise ValueError(
-                f"t={t!r}; expected a time from t_min={self.t_min!r}, the smallest that is "
-                "modelled, to 1"
-            )
-
-    def _check_trained(self) -> None:
-        """Raise if parameters were changed after `fit` to noise that training did not include."""
-        # Files of earlier versions do not state the range.
-        low, high = getattr(self, "noise_range_", (-np.inf, np.inf))
-        lowest, highest = self.log_ratios()
-        if lowest < low - _ROUNDING or highest > high + _ROUNDING:
-            raise ValueError(
-                f"the network was trained on log-ratios of noise from {low:.4g} to {high:.4g}, but "
-                f"the parameters now span {lowest:.4g} to {highest:.4g}; fit again after a change "
-                "of sde, t_min, beta_min, beta_max, sigma_min or sigma_max"
-            )
-
-    def _schedule(self) -> NoiseSchedule:
-        if self.sde == "ve":
-            return VarianceExploding(self.sigma_min, self.sigma_max)
-        return VariancePreserving(self.beta_min, self.beta_max)
-
     def _log_prob(self, module: nn.Module, x: Tensor, class_indices: Tensor | None) -> Tensor:
         r"""Bound on the log-density, (b,), from a time for each item, or several in validation.
 
@@ -352,15 +264,6 @@ class Diffusion(ImageOrRowParameters, NeuralDensity):
             probes = rademacher((self.n_steps, int(n_probes), *x.shape[1:])).to(x.device)
         density = log_density(module, x, self._scored_log_ratios(), self.n_steps, probes)
         return density + self._log_volume()
-
-    def _scored_log_ratios(self) -> tuple[float, float]:
-        """Log-ratios between which the ODE of a log-density runs."""
-        self._check_schedule()
-        self._check_trained()
-        low, high = self.log_ratios()
-        if self.t_score is not None:
-            low = float(self._schedule().log_ratio(torch.tensor(self.t_score)))
-        return low, high
 
     @internal
     def denoiser(self, module: nn.Module) -> Denoiser:
