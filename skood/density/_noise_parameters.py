@@ -42,8 +42,8 @@ class NoiseParameters:
         256 levels is 0.008.
     t_score : float or None, default=None
         Time at which an item is scored: its log-density is the log-density of noisy items at this
-        time, as if x were :math:`x_t / \psi(t)`. None takes `t_min`; Kamkari et al. take 0.01. Training
-        and samples do not depend on it.
+        time, as if x were :math:`x_t / \psi(t)`. None takes `t_min`; Kamkari et al. take 0.01.
+        Training and samples do not depend on it.
 
     Attributes
     ----------
