@@ -153,9 +153,11 @@ class Airbench(NeuralClassifier):
 
     @internal
     def parameter_groups(self, network: nn.Module, epoch: int) -> list[dict[str, Any]]:
-        normalization = [x.bias for x in network.modules() if isinstance(x, nn.BatchNorm2d)]
-        whitening = network.get_submodule("0").bias
-        apart = {id(parameter) for parameter in (*normalization, whitening)}
+        # One-class methods remove the biases.
+        biases = [x.bias for x in network.modules() if isinstance(x, nn.BatchNorm2d)]
+        normalization = [bias for bias in biases if bias is not None]
+        whitening = [x for x in (network.get_submodule("0").bias,) if x is not None]
+        apart = {id(parameter) for parameter in (*normalization, *whitening)}
         others = [parameter for parameter in network.parameters() if id(parameter) not in apart]
         return [
             {"params": others},
@@ -165,7 +167,7 @@ class Airbench(NeuralClassifier):
                 # The fraction that a step removes is the same for all parameters.
                 "weight_decay": self.weight_decay / self.bias_lr_scale,
             },
-            {"params": [whitening], "lr_scale": float(epoch < _N_WHITENING_EPOCHS)},
+            {"params": whitening, "lr_scale": float(epoch < _N_WHITENING_EPOCHS)},
         ]
 
 

@@ -9,6 +9,7 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from torch import nn
 
+import skood
 from skood.classifiers import Airbench
 
 
@@ -169,6 +170,32 @@ def test_starts_from_a_trained_network(data):
     fine_tuned = tiny(weights_init=FrozenEstimator(trained), max_steps=1).fit(X[:30], y[:30])
     assert torch.equal(fine_tuned.module_[0].weight, before)
     assert clone(fine_tuned).weights_init is not None
+
+
+@pytest.mark.filterwarnings("ignore:VMDLS does not use")
+@pytest.mark.filterwarnings("ignore:the training loss of LogitNorm")
+@pytest.mark.filterwarnings("ignore:VOS made no virtual outliers")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda network: skood.DeepSVDD(network, n_latent=3),
+        lambda network: skood.DeepSVDD(network, n_latent=3, n_pretraining_epochs=1),
+        skood.LogitNorm,
+        skood.MCDropout,
+        skood.ODIN,
+        skood.RegMixup,
+        lambda network: skood.VMDLS(network, 3, n_classes_per_batch=3, n_samples_per_batch=4),
+        skood.VOS,
+        skood.ViM,
+    ],
+    ids=["SVDD", "pretrained", "LogitNorm", "MCDropout", "ODIN", "RegMixup", "VMDLS", "VOS", "ViM"],
+)
+def test_in_a_detector(data, make):
+    X, y = data
+    detector = make(tiny(max_epochs=1, dropout=0.3, learning_rate=1e-3))
+    scores = detector.set_params(random_state=0).fit(X, y).score_samples(X)
+    assert np.isfinite(scores).all()
+    assert len(np.unique(scores)) > 40
 
 
 def test_small_images_raise():
