@@ -36,6 +36,8 @@ ON_IMAGES = [
     skood.Airbench((4, 6, 6), **QUICK),
     skood.ConvNet((2,), **QUICK),
     skood.DenseNet(10, 2, **QUICK),
+    skood.LeNet((3, 2), **QUICK),
+    skood.MNISTConvNet(3, hidden_features=4, **QUICK),
     skood.ResNet(18, **QUICK),
     skood.ShallowConvNet((2, 3), hidden_features=4, **QUICK),
     skood.VGG(11, **QUICK),

@@ -88,8 +88,8 @@ def load_image_set(
     "lsun_crop"           10 000, 32 x 32 x 3    ``LSUN/test/*.png``
     "lsun_resize"         10 000, 32 x 32 x 3    ``LSUN_resize/LSUN_resize/*.png``
     "isun"                8 925, 32 x 32 x 3     ``iSUN/iSUN_patches/*``
-    "omniglot" [2]_       13 180, 105 x 105      ``omniglot-py/images_evaluation/*/*/*.png``
-    "notmnist" [3]_       18 724, 28 x 28        ``notMNIST_small/A/*.png`` to ``J``
+    "omniglot"            13 180, 105 x 105      ``omniglot-py/images_evaluation/*/*/*.png``
+    "notmnist"            18 724, 28 x 28        ``notMNIST_small/A/*.png`` to ``J``
     "mnist"               10 000, 28 x 28        ``MNIST/raw/t10k-images-idx3-ubyte``
     "fashion_mnist"       10 000, 28 x 28        ``FashionMNIST/raw/t10k-images-idx3-ubyte``
     "kmnist"              10 000, 28 x 28        ``KMNIST/raw/t10k-images-idx3-ubyte``
@@ -100,7 +100,7 @@ def load_image_set(
     ===================== ====================== ===============================================
 
     The pictures of the first five sets may be one folder higher (``LSUN_resize/*.png``). The folder
-    of Omniglot may be zipped, as it is published. notMNIST may be in the format of MNIST
+    of Omniglot [2]_ may be zipped, as it is published. notMNIST [3]_ may be in the format of MNIST
     (``notMNIST/raw/t10k-images-idx3-ubyte``). Files of this format may be gzipped.
 
     References

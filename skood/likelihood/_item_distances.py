@@ -152,7 +152,7 @@ class FeatureDistance:
                     found[name] = output.clone()
 
                 hooks.append(module.get_submodule(name).register_forward_hook(note))
-            with evaluating(module):
+            with evaluating(module), torch.no_grad():
                 output = module(x)
         finally:
             for hook in hooks:

@@ -375,7 +375,8 @@ class TestAmongOthers:
         np.testing.assert_array_equal(detector.score_samples(X), alone.score_samples(X))
         assert (detector.predict(X) == 1).mean() == pytest.approx(0.95, abs=0.01)
         ratio = LikelihoodRatio(vae, mutation_rate=0.2, reg_weight=3.0).fit(X, y)
-        background = clone(vae).set_params(mutation_rate=0.2, reg_weight=3.0).fit(X, y)
+        background = clone(vae).set_params(mutation_rate=0.2, reg_weight=3.0)
+        background.set_params(batch_size=2 * vae.batch_size).fit(X, y)
         expected = alone.score_samples(X) - background.score_samples(X)
         np.testing.assert_array_equal(ratio.score_samples(X), expected)
         assert np.ptp(expected) > 0.1
