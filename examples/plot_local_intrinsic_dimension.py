@@ -64,13 +64,14 @@ DimensionCurveDisplay.from_estimator(detector, sets)
 # Log-density and dimension
 # -------------------------
 # `score_pairs` returns both measures, and a mixture of normal distributions describes the pairs of
-# training digits. The shaded region is accepted: pairs with a high density under the mixture, and
-# pairs that exceed them in both measures. The threshold is to leave 5 % of the digits outside.
+# training digits. The score is the smallest of three ranks among training digits: of the log-density,
+# of the dimension, and of the density of the pair under the mixture. The shaded region is accepted.
+# The threshold is to leave 5 % of the digits outside.
 DualThresholdDisplay.from_estimator(detector, sets)
 
 # %%
-# Neither measure alone detects the patches, but the joint score does. ``combine="min"`` is the smaller
-# of the ranks of the two measures among training digits, a threshold on each of them.
+# Neither measure alone detects the patches, but both together do. ``combine="min"`` is the smaller of
+# the ranks of the two measures, a threshold on each of them.
 inside, outside = detector.score_pairs(test), detector.score_pairs(patches)
 truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
 for column, name in enumerate(["log p", "LID"]):

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 from sklearn.mixture import GaussianMixture
 
-__all__ = ["fit_mixture", "joint_density", "smaller_rank"]
+__all__ = ["fit_mixture", "joint_density", "smallest_rank"]
 
 Pairs = npt.NDArray[np.float64]
 
@@ -22,8 +22,8 @@ _ROUNDING = 1e-9
 _FARTHEST = 1e100
 
 
-def smaller_rank(train: Pairs, pairs: Pairs) -> npt.NDArray[np.float64]:
-    """Return the smaller of the two empirical distribution functions of `train`, (n,)."""
+def smallest_rank(train: Pairs, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Return the smallest empirical distribution function of the columns of `train`, (n,)."""
     ranks = [
         np.searchsorted(np.sort(known), values, side="right")
         for known, values in zip(train.T, pairs.T, strict=True)

@@ -156,6 +156,9 @@ def detectors():
         "likelihood_ratio": skood.LikelihoodRatio(tiny_flow()),
         "local_intrinsic_dimension": skood.LocalIntrinsicDimension(tiny_flow(), combine="min"),
         "local_intrinsic_dimension_joint": skood.LocalIntrinsicDimension(
+            tiny_flow(), estimator="convolution", combine="joint"
+        ),
+        "local_intrinsic_dimension_all": skood.LocalIntrinsicDimension(
             tiny_flow(), estimator="convolution"
         ),
         "cclr": skood.CCLR(tiny_diffusion(), n_draws=2),

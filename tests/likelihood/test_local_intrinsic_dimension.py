@@ -75,7 +75,7 @@ def test_score_is_the_smaller_distribution_function(detector, rows, estimator):
 @pytest.mark.parametrize("estimator", ["convolution", "lanczos"])
 def test_joint_score_is_made_of_the_mixture(detector, rows, estimator):
     """Each component at the best pair below the item, by a search over t."""
-    detector.set_params(estimator=estimator, n_calibration=100).fit(rows)
+    detector.set_params(estimator=estimator, combine="joint", n_calibration=100).fit(rows)
     X = rows[:50] + 0.3 * np.random.default_rng(1).normal(size=(50, 4))
     train, mixture = detector.train_pairs_, detector.mixture_
     z = (detector.score_pairs(X) - train.mean(0)) / train.std(0)
@@ -97,7 +97,7 @@ def test_joint_score_is_made_of_the_mixture(detector, rows, estimator):
 
 def test_more_of_both_is_no_evidence(detector, rows):
     """But more of one than the other allows is, as in a flow of images."""
-    detector.set_params(estimator="convolution", n_calibration=200).fit(rows)
+    detector.set_params(estimator="convolution", combine="joint", n_calibration=200).fit(rows)
     rng = np.random.default_rng(0)
     first = rng.normal(size=300)
     second = -0.9 * first + 0.3 * rng.normal(size=300)
@@ -125,6 +125,19 @@ def test_more_of_both_is_no_evidence(detector, rows):
     assert minimum.combine_pairs(pair[None])[0] > 0.08
     scores = detector.combine_pairs(detector.train_pairs_)
     assert detector.combine_pairs(pair[None])[0] < np.percentile(scores, 1)
+
+
+def test_smallest_of_three_distribution_functions(detector, rows):
+    """The default: of the log-density, of the dimension, and of their joint density."""
+    detector.set_params(estimator="convolution", n_calibration=100).fit(rows)
+    X = rows[:50] + 0.3 * np.random.default_rng(1).normal(size=(50, 4))
+    pairs, train = detector.score_pairs(X), detector.train_pairs_
+    joint = clone(detector).set_params(combine="joint").fit(rows)
+    columns = [(train[:, k], pairs[:, k]) for k in range(2)]
+    columns.append((joint.combine_pairs(train), joint.combine_pairs(pairs)))
+    each = [distribution_function(known, values) for known, values in columns]
+    np.testing.assert_array_equal(detector.score_samples(X), np.min(each, 0))
+    assert {int(k) for k in np.argmin(each, 0)} == {0, 1, 2}
 
 
 @pytest.mark.parametrize("n", [2, 3, 25, 60])
@@ -426,12 +439,14 @@ def test_saved_spectra_are_reused(detector, rows, tmp_path, monkeypatch):
 @each_estimator
 def test_what_is_beyond_the_flow(detector, rows, estimator):
     """A value of 1e300 overflows: an error with advice, or the lowest score."""
-    detector.set_params(estimator=estimator).fit(rows)
+    detector.set_params(estimator=estimator, combine="joint").fit(rows)
     far = np.concatenate([rows[:3], np.full((1, 4), 1e30)])
     scores = detector.score_samples(far)
     assert np.isfinite(scores).all()
     assert scores[3] < detector.score_samples(rows).min()
-    assert clone(detector).set_params(combine="min").fit(rows).score_samples(far)[3] == 0
+    for combine in ("all", "min"):
+        ranked = clone(detector).set_params(combine=combine).fit(rows)
+        assert ranked.score_samples(far)[3] == 0
     np.testing.assert_array_equal(detector.score_samples(far)[:3], detector.score_samples(rows[:3]))
     for method in (detector.score_samples, detector.score_pairs):
         with pytest.raises(ValueError, match="contains NaN"):
