@@ -32,7 +32,7 @@ from skood.datasets import model_samples, synthetic_outliers
 from skood.likelihood._dimension import ConvolutionDimension, Spectrum, ThresholdDimension
 from skood.likelihood._dimension_scale import scale_of_dimension
 from skood.likelihood._local_pca import local_pca_dimension
-from skood.likelihood._pair_scores import _standardised, fit_mixture, joint_density, smallest_rank
+from skood.likelihood._pair_scores import _standardised, fit_mixture, joint_density, ranks
 from skood.metrics import auroc, dual_threshold_auroc, fpr_at_tpr
 
 RESULTS = Path(__file__).parent / "results" / "flow_lid_trials.json"
@@ -111,7 +111,7 @@ def measured(found: dict[str, Any], estimator: str, scale: float | None, part: f
     compute = {
         "joint": lambda pairs: joint_density(mixture, train, pairs),
         "mixture": lambda pairs: mixture.score_samples(_standardised(train, pairs)),
-        "min": lambda pairs: smallest_rank(train, pairs),
+        "min": lambda pairs: ranks(train, pairs).min(0),
     }
     row: dict[str, Any] = {"scale": scale, "correlation": float(np.corrcoef(train.T)[0, 1])}
     for name in SCORES:

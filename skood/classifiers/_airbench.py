@@ -32,9 +32,9 @@ _N_WHITENING_EPOCHS = 3
 class Airbench(NeuralClassifier):
     r"""Small network and fast training of Jordan, for colour images of about 32 x 32.
 
-    With its defaults, ten epochs on two CPU cores train a network for CIFAR-10 that is as accurate
-    as a ResNet after a hundred epochs. The network [1]_ is a 2 x 2 convolution, whose fixed
-    filters whiten the patches of the training images, and three stages of a convolution, a
+    The author's training reaches an accuracy of 94 % on CIFAR-10 in ten epochs, averaged over
+    mirrored and shifted copies of each test image. The network [1]_ is a 2 x 2 convolution, whose
+    fixed filters whiten the patches of the training images, and three stages of a convolution, a
     max-pooling and a second convolution, each convolution with batch normalisation. The penultimate
     features are the spatial maxima of the last stage, divided by 9.
 

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 from sklearn.mixture import GaussianMixture
 
-__all__ = ["fit_mixture", "joint_density", "smallest_rank"]
+__all__ = ["fit_mixture", "joint_density", "ranks"]
 
 Pairs = npt.NDArray[np.float64]
 
@@ -22,13 +22,13 @@ _ROUNDING = 1e-9
 _FARTHEST = 1e100
 
 
-def smallest_rank(train: Pairs, pairs: Pairs) -> npt.NDArray[np.float64]:
-    """Return the smallest empirical distribution function of the columns of `train`, (n,)."""
-    ranks = [
+def ranks(train: Pairs, pairs: Pairs) -> npt.NDArray[np.float64]:
+    """Return the empirical distribution function of each column of `train`, (n_columns, n)."""
+    counts = [
         np.searchsorted(np.sort(known), values, side="right")
         for known, values in zip(train.T, pairs.T, strict=True)
     ]
-    return np.min(ranks, 0) / len(train)
+    return np.array(counts) / len(train)
 
 
 def fit_mixture(train: Pairs, seed: int) -> GaussianMixture:

@@ -136,7 +136,11 @@ def test_smallest_of_three_distribution_functions(detector, rows):
     columns = [(train[:, k], pairs[:, k]) for k in range(2)]
     columns.append((joint.combine_pairs(train), joint.combine_pairs(pairs)))
     each = [distribution_function(known, values) for known, values in columns]
-    np.testing.assert_array_equal(detector.score_samples(X), np.min(each, 0))
+    expected = np.min(each, 0) + np.mean(each, 0) / 100
+    np.testing.assert_allclose(detector.score_samples(X), expected, rtol=1e-12)
+    # The mean breaks ties, and changes no order of the smallest ranks.
+    order = np.argsort(expected)
+    assert (np.diff(np.min(each, 0)[order]) >= 0).all()
     assert {int(k) for k in np.argmin(each, 0)} == {0, 1, 2}
 
 
@@ -444,9 +448,9 @@ def test_what_is_beyond_the_flow(detector, rows, estimator):
     scores = detector.score_samples(far)
     assert np.isfinite(scores).all()
     assert scores[3] < detector.score_samples(rows).min()
-    for combine in ("all", "min"):
-        ranked = clone(detector).set_params(combine=combine).fit(rows)
-        assert ranked.score_samples(far)[3] == 0
+    assert clone(detector).set_params(combine="min").fit(rows).score_samples(far)[3] == 0
+    # Below the lowest rank of the 60 training pairs.
+    assert clone(detector).set_params(combine="all").fit(rows).score_samples(far)[3] < 1 / 60
     np.testing.assert_array_equal(detector.score_samples(far)[:3], detector.score_samples(rows[:3]))
     for method in (detector.score_samples, detector.score_pairs):
         with pytest.raises(ValueError, match="contains NaN"):
