@@ -11,7 +11,7 @@ from sklearn.utils import Tags
 from skood._internal import internal
 from skood._parameters import estimator, parameter
 from skood.classifiers._module import ModuleHandle
-from skood.classifiers._network_classifier import NetworkClassifier
+from skood.classifiers._network_classifier import NetworkClassifier, last_linear
 from skood.classifiers._outputs import Outputs
 
 __all__ = ["PretrainedClassifier"]
@@ -128,6 +128,60 @@ class PretrainedClassifier(ModuleHandle, NetworkClassifier):
             std=transforms.std,
             classes=weights.meta["categories"],
         )
+
+    @classmethod
+    def from_checkpoint(
+        cls, checkpoint: Any, architecture: str, *, mean: Any, std: Any, classes: Any = None
+    ) -> PretrainedClassifier:
+        """Load weights that were trained with OpenOOD, pytorch-ood or code of the same layout.
+
+        Parameters
+        ----------
+        checkpoint : path or mapping of str to Tensor
+            A file of ``torch.save``, a .safetensors file, or a state dict. The dicts that training
+            scripts save, with the weights as ``state_dict``, and the prefix ``module.`` of
+            DataParallel are recognised.
+        architecture : str
+            The layout of the weights. "resnet18_32x32", "resnet18_64x64", "resnet18_224x224",
+            "resnet50": networks of OpenOOD; the last two are torchvision's. "wrn-40-2", or
+            "wrn-DEPTH-WIDTH": the wide residual network of Outlier Exposure, pytorch-ood and
+            OpenOOD. "densenet-100-12", or "densenet-DEPTH-GROWTH": the DenseNet-BC of OpenOOD.
+        mean, std : float or array-like of float
+            Mean and standard deviation that the network was trained with, for pixels in [0, 1]. The
+            weights do not contain them, and libraries differ: see :doc:`/user_guide/migrating`.
+            None: pixels are not normalised.
+        classes : array-like of shape (n_classes,), default=None
+            Labels in the order of the logits. None: 0, 1, 2, ...
+
+        Returns
+        -------
+        PretrainedClassifier
+            The network is on the CPU, in float32.
+
+        Raises
+        ------
+        ValueError
+            If the file holds other objects than tensors, or if a name or a shape differs from the
+            architecture's; all weights must be used.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from torchvision.models import resnet18
+        >>> from skood import PretrainedClassifier
+        >>> weights = resnet18(num_classes=10).state_dict()
+        >>> classifier = PretrainedClassifier.from_checkpoint(
+        ...     weights, "resnet18_224x224", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)
+        ... )
+        >>> classifier.transform(torch.rand(2, 3, 64, 64)).shape
+        (2, 512)
+        """
+        from skood.classifiers._checkpoint import load_network
+
+        network = load_network(checkpoint, architecture)
+        classifier = cls(network, mean=mean, std=std, classes=classes)
+        classifier._labels_for(last_linear(network).out_features)
+        return classifier
 
     @property
     def classes_(self) -> npt.NDArray:
