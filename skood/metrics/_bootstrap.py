@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +11,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from skood.metrics._counts import id_mask, read_labels
 
-__all__ = ["ConfidenceInterval", "bootstrap_interval", "percentile_bounds"]
+__all__ = [
+    "ConfidenceInterval",
+    "bootstrap_interval",
+    "check_level",
+    "draws_of",
+    "percentile_bounds",
+]
 
 Seed = int | np.random.RandomState | np.random.Generator | None
 
@@ -151,21 +157,32 @@ def percentile_bounds(
     ndarray of shape (2, ...)
         Lower and upper bounds of what `statistic` returns.
     """
-    if not isinstance(n_resamples, numbers.Integral) or n_resamples < 1:
-        raise ValueError(f"n_resamples is {n_resamples!r}, expected a positive integer.")
+    check_level(confidence)
+    values = [
+        statistic(np.concatenate(drawn))
+        for drawn in draws_of(strata, n_resamples=n_resamples, random_state=random_state)
+    ]
+    tail = (1 - confidence) / 2
+    return np.quantile(values, [tail, 1 - tail], axis=0)
+
+
+def check_level(confidence: float) -> None:
+    """Raise unless `confidence` is a level in (0, 1)."""
     if not 0 < confidence < 1:
         raise ValueError(
             f"confidence is {confidence!r}, expected a level in (0, 1). Pass a fraction: 0.95 "
             "means 95 %."
         )
+
+
+def draws_of(
+    strata: Sequence[NDArray[np.intp]], *, n_resamples: int, random_state: Seed
+) -> Iterator[list[NDArray[np.intp]]]:
+    """Yield resamples: from each stratum, as many rows as it has, with replacement."""
+    if not isinstance(n_resamples, numbers.Integral) or n_resamples < 1:
+        raise ValueError(f"n_resamples is {n_resamples!r}, expected a positive integer.")
     if isinstance(random_state, np.random.RandomState):
         random_state = int(random_state.randint(2**31 - 1))
     rng = np.random.default_rng(random_state)
-    values = [
-        statistic(
-            np.concatenate([rows[rng.integers(len(rows), size=len(rows))] for rows in strata])
-        )
-        for _ in range(n_resamples)
-    ]
-    tail = (1 - confidence) / 2
-    return np.quantile(values, [tail, 1 - tail], axis=0)
+    for _ in range(n_resamples):
+        yield [rows[rng.integers(len(rows), size=len(rows))] for rows in strata]
