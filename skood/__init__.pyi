@@ -6,6 +6,8 @@ from skood import (
     classifiers as classifiers,
     datasets as datasets,
     density as density,
+    evaluation as evaluation,
+    explanation as explanation,
     functional as functional,
     inspection as inspection,
     likelihood as likelihood,
@@ -19,9 +21,6 @@ from skood import (
 from skood._data import (
     share_forward_pass as share_forward_pass,
 )
-from skood._evaluate import (
-    evaluate as evaluate,
-)
 from skood._export import (
     export as export,
 )
@@ -30,8 +29,13 @@ from skood._files import (
     load as load,
     save as save,
 )
+from skood._recommendation import (
+    Recommendation as Recommendation,
+    recommend as recommend,
+)
 from skood.calibration import (
     ConformalDetector as ConformalDetector,
+    DriftMonitor as DriftMonitor,
     EnsembleDetector as EnsembleDetector,
     ExternalDetector as ExternalDetector,
     TunedThreshold as TunedThreshold,
@@ -62,6 +66,9 @@ from skood.density import (
     NeuralSplineFlow as NeuralSplineFlow,
     PixelCNN as PixelCNN,
     TwoStep as TwoStep,
+)
+from skood.evaluation import (
+    evaluate as evaluate,
 )
 from skood.likelihood import (
     CCLR as CCLR,

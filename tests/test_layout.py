@@ -35,6 +35,7 @@ ALLOWED = {
     "_checked_data": {"_given", "_internal", "_lazy_rows", "_readers"},
     "_arrays": {"_checked_data", "_given"},
     "_safe_files": set(),
+    "_table": set(),
     "_streams": {"_channels", "_checked_data"},
     "_fields": {"_checked_data", "_readers", "_streams"},
     "_outliers": {"_checked_data", "_labels"},
@@ -47,7 +48,8 @@ ALLOWED = {
     "_models": {"_caching", "_torch", "_unread_data", *DOOR},
     "density": {"density", "_methods", "_models", "_torch", *DOOR},
     "classifiers": {"classifiers", "_caching", "_torch", *DOOR},
-    "_detector": {"_models", "_torch", *DOOR},
+    "explanation": {"explanation", *DOOR},
+    "_detector": {"_models", "_torch", "explanation", *DOOR},
     "_thresholds": {"_torch"},
     "base": {"_detector", "_frozen", "_thresholds", "classifiers", "_torch", *DOOR},
     "_frozen": {"classifiers"},
@@ -61,6 +63,7 @@ ALLOWED = {
         "_models",
         "_thresholds",
         "_torch",
+        "explanation",
         *DOOR,
     },
     "functional": {"functional"},
@@ -69,10 +72,12 @@ ALLOWED = {
         "base",
         "classifiers",
         "functional",
+        "_detector",
         "_models",
         "_open_set",
         "_thresholds",
         "_torch",
+        "explanation",
         *DOOR,
     },
     "training_time": {
@@ -87,9 +92,12 @@ ALLOWED = {
         "_torch",
         *DOOR,
     },
-    "inspection": {"inspection", "metrics", "_torch", *DOOR},
+    "inspection": {
+        *("inspection", "explanation", "likelihood", "metrics", "_detector", "_export", "_torch"),
+        *DOOR,
+    },
     "metrics": {"metrics", "_labels"},
-    "model_selection": {"model_selection", "_directions", "metrics", *DOOR},
+    "model_selection": {"model_selection", "_directions", "explanation", "metrics", *DOOR},
     "datasets": {"datasets", "_models", *DOOR},
     "preprocessing": {"preprocessing", *DOOR},
     "calibration": {
@@ -110,7 +118,11 @@ ALLOWED = {
         *("_files", "_lazy_rows", "_safe_files", "_torch", "classifiers", "density"),
         *("likelihood", "training_time"),
     },
-    "_evaluate": {"_models", "_open_set", "base", "metrics", *DOOR},
+    "evaluation": {"evaluation", "_models", "_open_set", "datasets", "metrics", *DOOR},
+    "_recommendation": {
+        *("_recommendation", "_models", "_torch", "_unread_data", "base", "calibration"),
+        *("classifiers", "datasets", "metrics", "model_selection", "posthoc", *DOOR),
+    },
     "_export": {
         *("_detector", "_export", "_open_set", "_safe_files", "_torch", "calibration"),
         *("classifiers", "functional", "posthoc", "training_time", *DOOR),
@@ -118,7 +130,7 @@ ALLOWED = {
 }
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
 # What all of them may import; these import nothing of the package themselves.
-FOR_ALL = {"_chunks", "_docs_link", "_memory_layout", "_progress", "_safe_files"}
+FOR_ALL = {"_chunks", "_docs_link", "_memory_layout", "_progress", "_safe_files", "_table"}
 
 
 def part_of(path):

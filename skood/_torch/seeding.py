@@ -84,6 +84,11 @@ class Stream(enum.IntEnum):
     FOLDS = 61
     REFERENCE_HALF = 62
     VALIDATION_OUTLIERS = 63
+    DRIFT = 64
+    # Comparison of detectors.
+    RECOMMENDATION_ROWS = 90
+    RECOMMENDATION_OUTLIERS = 91
+    RECOMMENDATION_RESAMPLES = 92
 
 
 def draw_seed(random_state: int | np.random.RandomState | None) -> int:
