@@ -256,6 +256,16 @@ class CheckedData:
         return part
 
     @internal
+    def rows_in(self, whole: CheckedData) -> npt.NDArray[np.integer] | None:
+        """Return the rows of `whole` that these items are a subset of; None if it is all of them."""
+        if self is whole:
+            return None
+        assert self.parent is not None, "not a subset"
+        parent, rows = self.parent
+        of_parent = parent.rows_in(whole)
+        return rows if of_parent is None else of_parent[rows]
+
+    @internal
     def like(self, items: npt.NDArray) -> CheckedData:
         """Wrap other items of the same shape in a container of the same type."""
         given = None if self.given is None or self.frame is None else self.given.like(items)

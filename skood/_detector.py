@@ -14,6 +14,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils import Tags
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
@@ -30,8 +31,10 @@ from skood._models import (
 from skood._parameters import StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
+from skood.explanation._base import Explanation
+from skood.explanation._explain import no_explanation
 
-__all__ = ["Detector"]
+__all__ = ["Detector", "can_explain"]
 
 
 class _MissingThreshold:
@@ -45,6 +48,13 @@ class _MissingThreshold:
             "interrupted. To set the threshold of a trained detector without training, call "
             "ConformalDetector(FrozenEstimator(detector)).fit(X) with new rows X"
         )
+
+
+def can_explain(detector: Detector) -> bool:
+    """Whether a detector has an explanation of its own; raise an error that says why not."""
+    if not detector._explains:
+        raise AttributeError(no_explanation(detector))
+    return True
 
 
 @estimator
@@ -204,6 +214,41 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
             scores = self._score_samples(data)
         check_scores(self, scores)
         return scores
+
+    @property
+    def _explains(self) -> bool:
+        """Whether ``_explain`` is implemented; after `fit`, whether the models inside allow it."""
+        return False
+
+    def _explain(self, data: CheckedData) -> Explanation:
+        """Explain the scores of checked data."""
+        raise NotImplementedError
+
+    @available_if(can_explain)
+    def explain(self, X: Any) -> Explanation:
+        """Show what makes up the score of each row or image, in the terms of the method.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            For one item, ``X[:1]`` or ``x[None]``.
+
+        Returns
+        -------
+        Explanation
+            Arrays as attributes; printing it shows the first items. The contributions to a score
+            sum to the score.
+
+        See Also
+        --------
+        skood.inspection.attribute : Explains any detector by the values of its input.
+        """
+        check_is_fitted(self)
+        data = self._check(X)
+        with self._shows_progress("explaining"):
+            explanation = self._explain(data)
+        check_scores(self, explanation.scores)
+        return explanation
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Score relative to the threshold.

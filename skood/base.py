@@ -74,6 +74,10 @@ class BaseDetector(Detector):
 
     contamination: float = parameter(Contamination(), default=0.05, kw_only=True)
 
+    # Whether `fit` keeps the indices of the rows that it learned from, in `_training_rows`: rows of
+    # X in an explanation. None stands for all rows.
+    _remembers_rows = False
+
     @abstractmethod
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
@@ -138,8 +142,12 @@ class BaseDetector(Detector):
         check_checkpoint_dirs(self)
         earlier = dict(vars(self))
         data = self._check(X, reset=True)
-        parts = self._split_outliers(data, labels_of(self, data, y))
-        return self._fit_split(earlier, *parts)
+        inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
+        self._fit_split(earlier, inliers, y, outliers)
+        if self._remembers_rows and inliers is not data:
+            kept, learned = inliers.rows_in(data), self._training_rows
+            self._training_rows = kept if learned is None else kept[learned]
+        return self
 
     def _fit_split(
         self,
@@ -150,6 +158,8 @@ class BaseDetector(Detector):
     ) -> BaseDetector:
         seed = draw_seed(self.random_state)
         learned, held_out = self._split_for_threshold(len(inliers), y)
+        if self._remembers_rows:
+            self._training_rows = learned if len(held_out) else None
         if len(held_out):
             held_out_data = inliers.subset(held_out)
             inliers, y = inliers.subset(learned), None if y is None else y[learned]

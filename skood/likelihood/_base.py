@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -15,9 +16,11 @@ from skood._parameters import HasMethods, estimator, parameter
 from skood.base import ModelDetector
 from skood.density import ImageFlow, NeuralSplineFlow, PixelCNN
 from skood.density._base import NeuralModel
+from skood.explanation import PixelsExplanation
 
 __all__ = [
     "DensityDetector",
+    "ExplainedByPixels",
     "check_densities",
     "default_flow",
     "evenly_spaced",
@@ -76,6 +79,26 @@ class DensityDetector(ModelDetector):
     ) -> npt.NDArray[np.integer] | None:
         self.density_ = self._fit_density(inliers, y, seed)
         return None
+
+
+class ExplainedByPixels(DensityDetector):
+    """Base of the scores that are sums over pixels if a density has ``score_pixels``.
+
+    A subclass implements ``score_pixels``, which is available if the densities allow it, and
+    ``_pixels``.
+    """
+
+    @property
+    def _explains(self) -> bool:
+        return hasattr(self, "density_") and hasattr(self, "score_pixels")
+
+    @abstractmethod
+    def _pixels(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        """Return the contribution of each pixel of checked data in nats, shape (n, H, W)."""
+
+    def _explain(self, data: CheckedData) -> PixelsExplanation:
+        pixels = self._pixels(data)
+        return PixelsExplanation(pixels.sum((1, 2)), pixels)
 
 
 def default_flow(data: CheckedData) -> ImageFlow | NeuralSplineFlow:

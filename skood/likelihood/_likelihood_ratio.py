@@ -29,7 +29,7 @@ from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import (
-    DensityDetector,
+    ExplainedByPixels,
     check_densities,
     log_density,
     log_density_of_pixels,
@@ -40,7 +40,7 @@ __all__ = ["LikelihoodRatio"]
 
 
 @estimator
-class LikelihoodRatio(DensityDetector):
+class LikelihoodRatio(ExplainedByPixels):
     r"""Detector whose score is the log-ratio of the densities of two models.
 
     .. math:: \mathrm{LLR}(x) = \log p_\theta(x) - \log p_{\theta_0}(x)
@@ -313,8 +313,11 @@ class LikelihoodRatio(DensityDetector):
         """
         data = self._check(X)
         with self._shows_progress("scoring pixels"):
-            foreground = log_density_of_pixels(self.density_, data)
-            return foreground - log_density_of_pixels(self.background_, data)
+            return self._pixels(data)
+
+    def _pixels(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        foreground = log_density_of_pixels(self.density_, data)
+        return foreground - log_density_of_pixels(self.background_, data)
 
 
 def _ratio(

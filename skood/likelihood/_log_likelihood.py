@@ -10,13 +10,13 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
 from skood._parameters import estimator
-from skood.likelihood._base import DensityDetector, log_density, log_density_of_pixels
+from skood.likelihood._base import ExplainedByPixels, log_density, log_density_of_pixels
 
 __all__ = ["LogLikelihood"]
 
 
 @estimator
-class LogLikelihood(DensityDetector):
+class LogLikelihood(ExplainedByPixels):
     """Detector whose score is the log-density, log p(x).
 
     The baseline of the other detectors on a density. A density of images gives many
@@ -60,4 +60,7 @@ class LogLikelihood(DensityDetector):
         """
         data = self._check(X)
         with self._shows_progress("scoring pixels"):
-            return log_density_of_pixels(self.density_, data)
+            return self._pixels(data)
+
+    def _pixels(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return log_density_of_pixels(self.density_, data)

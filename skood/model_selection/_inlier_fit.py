@@ -19,6 +19,8 @@ from skood._data import take_rows
 from skood._docs_link import DocumentationLinkMixin
 from skood._labels import check_labels, is_outlier
 from skood._parameters import HasMethods, fit_context
+from skood.explanation import Explanation, explain
+from skood.explanation._explain import explains
 
 __all__ = ["InlierFit"]
 
@@ -143,6 +145,7 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
             When no row is in-distribution, or the lengths of X and y differ.
         """
         labels = None if y is None else check_labels(y, warn=False)
+        self._inliers = None
         if labels is not None and (outlier := is_outlier(labels)).any():
             n_samples = X.shape[0] if hasattr(X, "shape") else len(X)
             check_labels(labels, n_samples)
@@ -157,6 +160,7 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
                 for name, value in fit_params.items()
             }
             X, y, labels = take_rows(X, rows), _safe_indexing(y, rows), labels[rows]
+            self._inliers = rows
         self.estimator_ = clone(self.estimator).fit(X, y, **fit_params)
         self._labels = None if labels is None else np.unique(labels)
         return self
@@ -187,6 +191,22 @@ class InlierFit(DocumentationLinkMixin, MetaEstimatorMixin, BaseEstimator):
     score_pixels: Callable = _delegated("score_pixels")
     score: Callable = _delegated("score")
     transform: Callable = _delegated("transform")
+
+    @available_if(lambda self: explains(getattr(self, "estimator_", self.estimator)))
+    def explain(self, X: Any) -> Explanation:
+        """Explain the scores of all rows of X by :func:`skood.explanation.explain`.
+
+        Parameters
+        ----------
+        X : array-like, DataFrame, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        Explanation
+            Indices of training rows are rows of the X that was given to `fit`.
+        """
+        check_is_fitted(self)
+        return explain(self.estimator_, X).in_rows(self._inliers)
 
     @property
     def classes_(self) -> npt.NDArray:

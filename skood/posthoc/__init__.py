@@ -3,11 +3,12 @@
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import ClassifierDetector, NetworkDetector
 from skood.posthoc._deep_ensemble import DeepEnsemble
-from skood.posthoc._features import GMM, KNN, Mahalanobis, RelativeMahalanobis
+from skood.posthoc._features import GMM, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm
 from skood.posthoc._gradients import IODIN, ODIN, AdaSCALE
 from skood.posthoc._gram import Gram
 from skood.posthoc._kernel_pca import KernelPCA
+from skood.posthoc._knn import KNN
 from skood.posthoc._layer_mahalanobis import LayerMahalanobis
 from skood.posthoc._logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit
 from skood.posthoc._mc_dropout import MCDropout

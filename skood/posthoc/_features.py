@@ -1,38 +1,33 @@
-"""Detectors on features: distances to, and densities of, training features."""
+"""Detectors on features: Gaussians of the training features."""
 
 from __future__ import annotations
 
-import numbers
-
 import numpy as np
 import numpy.typing as npt
+from scipy.spatial.distance import cdist
 
 from skood import functional as F
-from skood._chunks import row_slices
 from skood._lazy_rows import subset_of
-from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._parameters import POSITIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._covariance import as_float64, class_means, mean_row, scatter, whitening
-from skood.posthoc._models import is_network
-from skood.posthoc._neighbours import (
-    Bank,
-    at_most,
-    kept_rows,
-    row_scales,
-    sampled_indices,
-    search_dtype,
+from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
+from skood.posthoc._explained import (
+    ExplainedByDistance,
+    quadratic_form,
+    unit_columns,
 )
+from skood.posthoc._models import is_network
 from skood.posthoc._outputs_detector import FeatureDetector
 from skood.posthoc._outputs_score import reads_chunks
 
-__all__ = ["GMM", "KNN", "Mahalanobis", "RelativeMahalanobis"]
+__all__ = ["GMM", "Mahalanobis", "NormalizingDetector", "RelativeMahalanobis"]
 
 # Rows that are converted to float64 at once.
 _CHUNK = 4096
 
 
 @estimator
-class _NormalizingDetector(FeatureDetector):
+class NormalizingDetector(FeatureDetector):
     """Base of the detectors that may scale features to length 1.
 
     Parameters
@@ -62,7 +57,7 @@ class _NormalizingDetector(FeatureDetector):
 
 
 @estimator
-class Mahalanobis(_NormalizingDetector):
+class Mahalanobis(ExplainedByDistance, NormalizingDetector):
     r"""Distance to the nearest class mean, :math:`-\min_k (z - \mu_k)^\top S^{-1} (z - \mu_k)`.
 
     S is the covariance that all classes share, divided by the number of rows. Without labels,
@@ -121,6 +116,23 @@ class Mahalanobis(_NormalizingDetector):
         white = self._prepare(outputs.features) @ self._whitening - self._origin
         return F.mahalanobis(white, self._white_means)
 
+    @property
+    def _directions(self) -> npt.NDArray[np.float64]:
+        return unit_columns(self._whitening)
+
+    def _distances(self, outputs: Outputs) -> dict[str, npt.NDArray]:
+        prepared = self._prepare(outputs.features)
+        white = prepared @ self._whitening - self._origin
+        class_scores = -cdist(white, self._white_means, "sqeuclidean")
+        nearest = class_scores.argmax(1)
+        squares, products = quadratic_form(prepared - self.means_[nearest], self._whitening)
+        return {
+            "direction_contributions": -squares,
+            "feature_contributions": -products,
+            "classes": nearest,
+            "class_scores": class_scores,
+        }
+
 
 @estimator
 class RelativeMahalanobis(Mahalanobis):
@@ -168,98 +180,18 @@ class RelativeMahalanobis(Mahalanobis):
         white = (self._prepare(outputs.features) - self.mean_) @ self._background
         return super()._score(outputs) + np.square(white).sum(1)
 
-
-@estimator
-class KNN(_NormalizingDetector):
-    r"""Distance to the k-th nearest training row, :math:`-\|z - z_{(k)}\|`.
-
-    Parameters
-    ----------
-    n_neighbors : int, default=50
-        Rank k of the neighbour whose distance is used; at most the number of rows in the bank.
-    bank_fraction : float, default=1.0
-        Fraction of the training rows, drawn at random, that forms the bank.
-
-    Attributes
-    ----------
-    bank_ : ndarray of shape (n_bank, n_features)
-        Training features minus their mean, computed on access.
-    n_neighbors_ : int
-        The k that is used, at most the number of rows in the bank.
-
-    Notes
-    -----
-    The paper scales features of a network to length 1. Rows of a table are not scaled, because
-    outliers mainly differ from them in length.
-
-    The search is exact, and compares distances in float64: the distance of a row does not depend on
-    the other rows that are scored with it. Rows of X that are memory-mapped for reading only
-    (``np.load(path, mmap_mode="r")``) are searched on disk and not copied, if they are the features
-    (``features=None``) and all are in the bank; keep the file as it is. A pickle holds the rows.
-
-    A training row is its own nearest neighbour, so the threshold, which
-    is set on training rows, is slightly strict: it corresponds to k - 1 other neighbours.
-
-    References
-    ----------
-    .. [1] Y. Sun, Y. Ming, X. Zhu, Y. Li, "Out-of-Distribution Detection with Deep Nearest
-       Neighbors", ICML 2022.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import load_iris
-    >>> from skood import KNN
-    >>> X = load_iris().data
-    >>> detector = KNN(n_neighbors=5).fit(X)
-    >>> detector.predict([[5.0, 3.4, 1.5, 0.2], [9.0, 9.0, 9.0, 9.0]])
-    array([ 1, -1])
-    """
-
-    n_neighbors: int = parameter(at_least(1), default=50)
-    bank_fraction: float = parameter(
-        Interval(numbers.Real, 0, 1, closed="right"), default=1.0, kw_only=True
-    )
-
-    @reads_chunks
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        super()._learn(outputs, class_indices, seed)
-        features = outputs.features
-        n_rows = max(1, int(self.bank_fraction * len(features)))
-        if n_rows < len(features):
-            features = features[sampled_indices(len(features), n_rows, seed)]
-        which = "training rows" if n_rows == len(outputs) else "rows in the bank"
-        self.n_neighbors_ = at_most(self.n_neighbors, n_rows, which)
-        self._rows = kept_rows(features)
-        dtype = search_dtype(self._rows.dtype)
-        mean = mean_row(self._rows, lambda rows: self._prepare(as_float64(rows)))
-        # Centred to limit cancellation, at a point that the precision of the search can represent.
-        self._origin = mean.astype(dtype).astype(np.float64)
-        self._half_square = np.empty(n_rows, dtype)
-        self._scales = np.empty(n_rows, dtype) if self.normalizes_ else None
-        for rows in row_slices(n_rows, _CHUNK):
-            came = as_float64(self._rows[rows])
-            prepared = self._prepare(came)
-            self._half_square[rows] = np.square(prepared - self._origin).sum(1) / 2
-            if self._scales is not None:
-                self._scales[rows] = row_scales(came)
-
     @property
-    def bank_(self) -> npt.NDArray:
-        """Training features minus their mean."""
-        rows = as_float64(np.asarray(self._rows))
-        return (self._prepare(rows) - self._origin).astype(self._half_square.dtype)
+    def _directions(self) -> npt.NDArray[np.float64]:
+        return np.hstack([super()._directions, unit_columns(self._background)])
 
-    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        bank = Bank(
-            self._rows,
-            self._half_square.dtype,
-            normalizes=self.normalizes_,
-            scales=self._scales,
-            origin=self._origin,
-            half_squares=self._half_square,
-        )
-        squared = bank.largest(self._prepare(outputs.features), self.n_neighbors_)[:, 0]
-        return -np.sqrt(-squared)
+    def _distances(self, outputs: Outputs) -> dict[str, npt.NDArray]:
+        found = super()._distances(outputs)
+        delta = self._prepare(outputs.features) - self.mean_
+        squares, products = quadratic_form(delta, self._background)
+        found["feature_contributions"] += products
+        found["class_scores"] += squares.sum(1)[:, None]
+        parts = found["direction_contributions"], squares
+        return {**found, "direction_contributions": np.hstack(parts)}
 
 
 @estimator

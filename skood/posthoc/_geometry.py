@@ -11,6 +11,7 @@ from skood._parameters import NONNEGATIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, mean_row, scatter, whitening
+from skood.posthoc._explained import ExplainedByClasses, ExplainedByDistance
 from skood.posthoc._outputs_detector import OutputsDetector
 from skood.posthoc._outputs_score import reads_chunks
 
@@ -18,7 +19,7 @@ __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
 
 @estimator
-class FDBD(OutputsDetector):
+class FDBD(ExplainedByClasses, OutputsDetector):
     r"""Mean distance to the decision boundaries, divided by the distance to the mean feature.
 
     .. math::
@@ -66,9 +67,19 @@ class FDBD(OutputsDetector):
         features, logits = outputs.features, outputs.logits
         return F.fdbd(features, logits, self.mean_, self._separations, self._smallest)
 
+    def _shares(self, outputs: Outputs) -> tuple[float, npt.NDArray[np.float64]]:
+        logits = outputs.logits
+        boundary = self._separations[logits.argmax(1)]
+        gap = logits.max(1, keepdims=True) - logits
+        distance = np.divide(gap, boundary, out=np.zeros_like(gap), where=boundary > 0)
+        n_boundaries = np.maximum((boundary > 0).sum(1), 1)
+        spread = np.linalg.norm(outputs.features - self.mean_, axis=1)
+        spread = np.maximum(spread, self._smallest)
+        return 0.0, distance / (n_boundaries * spread)[:, None]
+
 
 @estimator
-class NCI(OutputsDetector):
+class NCI(ExplainedByDistance, OutputsDetector):
     r"""Proximity to the weight of the predicted class, motivated by neural collapse.
 
     .. math::
@@ -112,9 +123,18 @@ class NCI(OutputsDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.nci(outputs.features, outputs.logits, self.mean_, outputs.weight, self.alpha)
 
+    def _distances(self, outputs: Outputs) -> dict[str, npt.NDArray]:
+        predicted = outputs.logits.argmax(1)
+        direction = F.unit_length(outputs.features - self.mean_)
+        products = outputs.weight[predicted] * direction
+        return {
+            "feature_contributions": products + self.alpha * np.abs(outputs.features),
+            "classes": predicted,
+        }
+
 
 @estimator
-class GradNorm(OutputsDetector):
+class GradNorm(ExplainedByClasses, OutputsDetector):
     r"""Length of a gradient in the last layer, :math:`\|p - 1/K\|_1 \, \|z\|_1`.
 
     This is the L1 norm of the gradient of the cross-entropy between the uniform distribution and
@@ -143,6 +163,11 @@ class GradNorm(OutputsDetector):
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.gradnorm(outputs.features, outputs.log_proba)
+
+    def _shares(self, outputs: Outputs) -> tuple[float, npt.NDArray[np.float64]]:
+        proba = np.exp(outputs.log_proba)
+        length = np.abs(outputs.features).sum(1)
+        return 0.0, np.abs(proba - 1 / proba.shape[1]) * length[:, None]
 
 
 @estimator

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import rel_entr
 
 from skood import functional as F
 from skood._parameters import POSITIVE, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
+from skood.posthoc._explained import ExplainedByClasses, largest_alone, softmax_of
 from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 
 
 @estimator
-class MSP(OutputsDetector):
+class MSP(ExplainedByClasses, OutputsDetector):
     r"""Maximum softmax probability, :math:`\max_k p_k(x)`.
 
     The baseline of out-of-distribution detection with a classifier. The probabilities of a
@@ -40,9 +42,17 @@ class MSP(OutputsDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.msp(outputs.log_proba)
 
+    def _shares(self, outputs: Outputs) -> tuple[npt.NDArray[np.float64] | float, npt.NDArray]:
+        proba = np.exp(outputs.log_proba)
+        largest = largest_alone(proba)
+        if outputs.multilabel:
+            return 0.0, largest
+        # The probability of all classes, 1 up to rounding, minus the competitors.
+        return proba.sum(1), largest - proba
+
 
 @estimator
-class MaxLogit(OutputsDetector):
+class MaxLogit(ExplainedByClasses, OutputsDetector):
     r"""Largest logit, :math:`\max_k f_k(x)`.
 
     Notes
@@ -69,9 +79,12 @@ class MaxLogit(OutputsDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.max_logit(outputs.logits)
 
+    def _shares(self, outputs: Outputs) -> tuple[npt.NDArray[np.float64] | float, npt.NDArray]:
+        return 0.0, largest_alone(outputs.logits)
+
 
 @estimator
-class Energy(OutputsDetector):
+class Energy(ExplainedByClasses, OutputsDetector):
     r"""Negative free energy of the logits, :math:`T \log \sum_k \exp(f_k(x) / T)`.
 
     For a multilabel network, JointEnergy: :math:`T \sum_k \log (1 + \exp(f_k(x) / T))`.
@@ -114,9 +127,16 @@ class Energy(OutputsDetector):
         energy = F.joint_energy if outputs.multilabel else F.energy
         return energy(outputs.logits, self.temperature)
 
+    def _shares(self, outputs: Outputs) -> tuple[npt.NDArray[np.float64] | float, npt.NDArray]:
+        t = self.temperature
+        if outputs.multilabel:
+            return 0.0, t * np.logaddexp(0, outputs.logits / t)
+        # E = f_k - T log p_k for each class, and the p_k sum to 1.
+        return 0.0, softmax_of(outputs.logits, t) * F.energy(outputs.logits, t)[:, None]
+
 
 @estimator
-class Entropy(OutputsDetector):
+class Entropy(ExplainedByClasses, OutputsDetector):
     r"""Negative Shannon entropy of the probabilities, :math:`\sum_k p_k \log p_k`, in nats.
 
     Notes
@@ -140,9 +160,12 @@ class Entropy(OutputsDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.entropy(outputs.log_proba)
 
+    def _shares(self, outputs: Outputs) -> tuple[npt.NDArray[np.float64] | float, npt.NDArray]:
+        return 0.0, np.exp(outputs.log_proba) * outputs.log_proba
+
 
 @estimator
-class GEN(OutputsDetector):
+class GEN(ExplainedByClasses, OutputsDetector):
     r"""Generalised entropy, :math:`-\sum_{m \le M} p_{(m)}^\gamma (1 - p_{(m)})^\gamma`.
 
     The sum is over the M largest probabilities.
@@ -179,9 +202,15 @@ class GEN(OutputsDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.generalized_entropy(outputs.log_proba, self.gamma, self.n_top)
 
+    def _shares(self, outputs: Outputs) -> tuple[npt.NDArray[np.float64] | float, npt.NDArray]:
+        proba = np.exp(outputs.log_proba)
+        rank = np.argsort(np.argsort(-proba, axis=1, kind="stable"), axis=1)
+        terms = -(proba**self.gamma) * (1 - proba) ** self.gamma
+        return 0.0, np.where(rank < self.n_top, terms, 0.0)
+
 
 @estimator
-class KLMatching(OutputsDetector):
+class KLMatching(ExplainedByClasses, OutputsDetector):
     r"""Divergence from the nearest mean prediction, :math:`-\min_k KL(p(x) \,\|\, d_k)`, in nats.
 
     :math:`d_k` is the mean prediction over the training rows that are predicted as class k. A class
@@ -222,3 +251,9 @@ class KLMatching(OutputsDetector):
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.kl_matching(outputs.log_proba, self.templates_)
+
+    def _shares(self, outputs: Outputs) -> tuple[npt.NDArray[np.float64] | float, npt.NDArray]:
+        proba = np.exp(outputs.log_proba)
+        terms = np.stack([rel_entr(proba, template) for template in self.templates_], 1)
+        nearest = terms.sum(2).argmin(1)
+        return 0.0, -terms[np.arange(len(terms)), nearest]

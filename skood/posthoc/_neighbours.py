@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from skood._chunks import row_slices
 from skood._lazy_rows import is_on_disk
 from skood._torch.seeding import Stream, numpy_rng
 from skood.functional import unit_length
+from skood.posthoc._largest_products import QUERIES, largest_products, parts, products_with
 
 __all__ = [
     "MORE_NEIGHBOURS",
     "Bank",
     "at_most",
     "kept_rows",
-    "largest_products",
     "row_scales",
     "sampled_indices",
     "search_dtype",
@@ -31,17 +30,6 @@ __all__ = [
 # precision may rank the k largest products differently.
 MORE_NEIGHBOURS = 8
 
-# Number of queries compared with the bank at once, which bounds the memory of the products.
-_QUERIES = 192
-# Up to this number of queries, a product for each query takes less time than one for all.
-_FEW_QUERIES = 8
-# Rows whose products are held at once, for many and for few queries.
-_PART, _PART_FOR_FEW = 2**14, 2**16
-# Values of the bank that are compared with all queries before the next ones are read: few queries
-# read them again from the processor's cache.
-_VALUES, _VALUES_FOR_FEW = 2**22, 2**19
-# Number of bank rows in a block; only the largest product of each block is inspected first.
-_BLOCK = 64
 # Rows that are converted to float64 at once.
 _CHUNK = 4096
 
@@ -144,12 +132,27 @@ class Bank:
         ndarray of shape (n, k), float64
             In ascending order.
         """
-        result = np.empty((len(queries), k))
-        for chunk in row_slices(len(queries), _QUERIES):
-            result[chunk] = self._largest(queries[chunk], k)
-        return result
+        return self.nearest(queries, k)[0]
 
-    def _largest(self, queries: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
+    def nearest(
+        self, queries: npt.NDArray[np.float64], k: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return the values of `largest` and their rows; of equal values, the first rows.
+
+        Returns
+        -------
+        values : ndarray of shape (n, k), float64
+            In ascending order.
+        rows : ndarray of shape (n, k), int64
+        """
+        values, rows = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+        for chunk in row_slices(len(queries), QUERIES):
+            values[chunk], rows[chunk] = self._nearest(queries[chunk], k)
+        return values, rows
+
+    def _nearest(
+        self, queries: npt.NDArray[np.float64], k: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         centred = queries if self.origin is None else queries - self.origin
         n_candidates = min(k + MORE_NEIGHBOURS, len(self))
         with np.errstate(over="ignore"):
@@ -157,11 +160,11 @@ class Bank:
         products, candidates = largest_products(
             factors, self, n_candidates, self._offset, self._scale
         )
-        result = np.empty((len(queries), k))
+        result, rows = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
         for i, query in enumerate(queries):
-            result[i] = _top_sorted(self._exact(query, candidates[i]), k)
+            result[i], rows[i] = _top_sorted(self._exact(query, candidates[i]), candidates[i], k)
         if n_candidates == len(self):
-            return result
+            return result, rows
         # A rank in the search dtype is an exact value plus a constant of the query, up to rounding.
         values = result[:, 0].copy()
         if self.origin is not None:
@@ -173,9 +176,9 @@ class Bank:
         # A row that is no candidate has a product of at most the smallest of the candidates.
         with np.errstate(invalid="ignore"):
             certain = products.min(1).astype(np.float64) + error <= values
-        for row in np.flatnonzero(~certain):
-            result[row] = self._largest_above(queries[row], centred[row], float(values[row]), k)
-        return result
+        for i in np.flatnonzero(~certain):
+            result[i], rows[i] = self._above(queries[i], centred[i], float(values[i]), k)
+        return result, rows
 
     def _rounding(self, query_lengths: Any, row_lengths: Any) -> Any:
         """Return an upper bound of the error of a product in the search dtype.
@@ -215,29 +218,35 @@ class Bank:
                 values[chunk] = -np.square(near - query).sum(1)
         return values
 
-    def _largest_above(
+    def _above(
         self, query: npt.NDArray[np.float64], centred: npt.NDArray[np.float64], least: float, k: int
-    ) -> npt.NDArray[np.float64]:
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         """Compare all rows whose product may be `least` or more with a query in float64."""
         length = float(np.linalg.norm(centred))
         with np.errstate(over="ignore"):
             factors = torch.from_numpy(centred.astype(self.dtype)[None])
-        found = np.empty(0)
-        for rows in _parts(len(self), 1):
-            products = _products(factors, self, rows, self._offset, self._scale)
+        found, at = np.empty(0), np.empty(0, np.int64)
+        for rows in parts(len(self), 1):
+            products = products_with(factors, self, rows, self._offset, self._scale)
             error = self._rounding(length, self._lengths(rows).astype(np.float64))
             with np.errstate(invalid="ignore"):
                 impossible = products[0].numpy().astype(np.float64) + error < least
-            values = self._exact(query, rows.start + np.flatnonzero(~impossible))
-            found = _top_sorted(np.concatenate([found, values]), k)
-        return found
+            possible = rows.start + np.flatnonzero(~impossible)
+            values = np.concatenate([found, self._exact(query, possible)])
+            found, at = _top_sorted(values, np.concatenate([at, possible]), k)
+        return found, at
 
 
-def _top_sorted(values: npt.NDArray[np.float64], k: int) -> npt.NDArray[np.float64]:
-    """Return the `k` largest values in ascending order, or all if there are fewer."""
+def _top_sorted(
+    values: npt.NDArray[np.float64], rows: npt.NDArray[np.int64], k: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """Return the `k` largest values in ascending order, or all, and their rows."""
     if len(values) > k:
-        values = np.partition(values, len(values) - k)[len(values) - k :]
-    return np.sort(values)
+        kept = values >= np.partition(values, len(values) - k)[len(values) - k]
+        values, rows = values[kept], rows[kept]
+    # Of equal values, the first rows are kept.
+    order = np.lexsort((-rows, values))[-k:]
+    return values[order], rows[order]
 
 
 def search_dtype(dtype: np.dtype) -> np.dtype:
@@ -261,128 +270,6 @@ def row_scales(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))
     lengths[lengths < 10 * np.finfo(rows.dtype).eps] = 1
     return 1 / lengths
-
-
-def largest_products(
-    queries: npt.NDArray,
-    bank: Any,
-    k: int,
-    offset: Tensor | None = None,
-    scale: Tensor | None = None,
-) -> tuple[npt.NDArray, npt.NDArray[np.int64]]:
-    """Return the `k` largest of ``scale * (queries @ bank.T) + offset`` in each row, in no order.
-
-    Parameters
-    ----------
-    queries : ndarray of shape (n, d)
-        In the precision of `bank`.
-    bank : Tensor of shape (m, d), or Bank
-    k : int
-        At most m.
-    offset, scale : Tensor of shape (m,), default=None
-
-    Returns
-    -------
-    values : ndarray of shape (n, k)
-    rows : ndarray of shape (n, k)
-        Their rows in the bank.
-    """
-    values = np.empty((len(queries), k), queries.dtype)
-    rows = np.empty((len(queries), k), np.int64)
-    for chunk in row_slices(len(queries), _QUERIES):
-        few = torch.from_numpy(queries[chunk])
-        best = few.new_empty((len(few), 0)), torch.empty((len(few), 0), dtype=torch.int64)
-        for columns in _parts(len(bank), len(few)):
-            best = _merged(best, _products(few, bank, columns, offset, scale), columns.start, k)
-        values[chunk], rows[chunk] = (found.numpy() for found in best)
-    return values, rows
-
-
-def _parts(n_rows: int, n_queries: int) -> Iterator[slice]:
-    """Divide the rows of a bank into parts whose products with the queries are held at once."""
-    return row_slices(n_rows, _PART_FOR_FEW if n_queries <= _FEW_QUERIES else _PART)
-
-
-def _products(
-    queries: Tensor, bank: Any, rows: slice, offset: Tensor | None, scale: Tensor | None
-) -> Tensor:
-    """Return ``scale * (queries @ bank[rows].T) + offset``, shape (n_queries, n_rows)."""
-    n, d = queries.shape
-    few = n <= _FEW_QUERIES
-    size = max((_VALUES_FOR_FEW if few else _VALUES) // d, 4 * _BLOCK)
-    products = queries.new_empty((n, rows.stop - rows.start))
-    for part in row_slices(rows.stop, size, rows.start):
-        block, columns = bank[part], slice(part.start - rows.start, part.stop - rows.start)
-        if few:
-            for query, result in zip(queries, products[:, columns], strict=True):
-                torch.mv(block, query, out=result)
-        else:
-            products[:, columns] = queries @ block.T
-    if scale is not None:
-        products *= scale[rows]
-    if offset is not None:
-        products += offset[rows]
-    return products
-
-
-def _merged(
-    best: tuple[Tensor, Tensor], products: Tensor, start: int, k: int
-) -> tuple[Tensor, Tensor]:
-    """Merge the largest values so far, and their columns, with the values of further columns."""
-    values, columns = best
-    if values.shape[1] < k:
-        more, positions = _top(products, min(k, products.shape[1]))
-    else:
-        more, positions = _above(products, values.amin(1))
-        if not more.shape[1]:
-            return best
-    values = torch.cat([values, more], 1)
-    columns = torch.cat([columns, positions + start], 1)
-    values, picked = values.topk(min(k, values.shape[1]), dim=1, sorted=False)
-    return values, columns.gather(1, picked)
-
-
-def _above(products: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
-    """Return entries above `least` in each row, and their columns; -inf fills shorter rows."""
-    n, m = products.shape
-    n_blocks = m // _BLOCK
-    whole = n_blocks * _BLOCK
-    body = products[:, :whole].unflatten(1, (n_blocks, _BLOCK))
-    of_row, of_block = torch.nonzero(body.amax(2) > least[:, None], as_tuple=True)
-    inside, at = torch.nonzero(body[of_row, of_block] > least[of_row, None], as_tuple=True)
-    row, column = of_row[inside], of_block[inside] * _BLOCK + at
-    if whole < m:
-        rest_row, rest = torch.nonzero(products[:, whole:] > least[:, None], as_tuple=True)
-        row, column = torch.cat([row, rest_row]), torch.cat([column, rest + whole])
-        row, order = row.sort(stable=True)
-        column = column[order]
-    counts = torch.bincount(row, minlength=n)
-    position = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
-    size = n, int(counts.max())
-    values = products.new_full(size, -torch.inf)
-    columns = torch.zeros(size, dtype=torch.int64)
-    values[row, position] = products[row, column]
-    columns[row, position] = column
-    return values, columns
-
-
-def _top(products: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the `k` largest entries of each row, and their columns.
-
-    They lie in the k blocks of columns with the largest maxima, and a maximum is much cheaper than
-    a selection.
-    """
-    n, m = products.shape
-    n_blocks = m // _BLOCK
-    if n_blocks < 4 * k:
-        return products.topk(k, dim=1, sorted=False)
-    body = products[:, : n_blocks * _BLOCK].unflatten(1, (n_blocks, _BLOCK))
-    blocks = body.amax(2).topk(k, dim=1, sorted=False).indices
-    columns = (blocks[:, :, None] * _BLOCK + torch.arange(_BLOCK)).flatten(1)
-    rest = torch.arange(n_blocks * _BLOCK, m).expand(n, -1)
-    columns = torch.cat([columns, rest], 1)
-    values, picked = products.gather(1, columns).topk(k, dim=1, sorted=False)
-    return values, columns.gather(1, picked)
 
 
 def at_most(n_neighbors: int, n_rows: int, which: str) -> int:

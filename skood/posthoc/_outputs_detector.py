@@ -138,6 +138,7 @@ class FeatureDetector(OutputsScore):
         if self.features is not None:
             self.features_ = self._fitted_features(inliers, y, seed)
         self._labels_of_others = _unknown_labels(y, self.features_)
+        self._class_labels = None if y is None else np.unique(y)
         # Kept until the threshold is set, so that the features are computed once.
         self._learned_on = self._outputs(inliers)
         self._learn_from(self._learned_on, self._indices_of(y, self._learned_on), seed)

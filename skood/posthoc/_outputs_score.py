@@ -10,15 +10,18 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import NotFittedError
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
+from skood._detector import can_explain
 from skood._labels import check_labels, is_outlier
 from skood._parameters import fit_context
 from skood._thresholds import threshold_rows
 from skood._torch.seeding import draw_seed
 from skood.classifiers._outputs import Outputs, saved_outputs
+from skood.explanation import Explanation
 from skood.posthoc._base import PosthocDetector, check_magnitude, in_float64, refuse_multilabel
 from skood.posthoc._models import require_logits
 
@@ -128,21 +131,27 @@ class OutputsScore(PosthocDetector):
             self.__dict__.pop(name, None)
         self._check_parameters()
         outputs = self._saved(logits, features, head, "fit_outputs")
+        inliers = None
         if y is not None:
             y = check_labels(y, len(outputs))
             inlying = ~is_outlier(y)
             if not inlying.all():
-                outputs, y = outputs.subset(np.flatnonzero(inlying)), y[inlying]
+                inliers = np.flatnonzero(inlying)
+                outputs, y = outputs.subset(inliers), y[inlying]
         if len(outputs) < 2:
             raise ValueError(f"there are {len(outputs)} in-distribution rows; give at least 2")
         seed = draw_seed(self.random_state)
         class_indices = self._indices_of(y, outputs)
         rows = threshold_rows(len(outputs), seed)
         training, is_new = outputs, self._learns_from_new
+        if self._remembers_rows:
+            self._training_rows = inliers
         if self._overfits:
             learned, held_out = self._split_for_threshold(len(outputs), y)
             if len(held_out):
                 training = outputs.subset(learned)
+                if self._remembers_rows:
+                    self._training_rows = learned if inliers is None else inliers[learned]
                 # Without labels all are 0: a view takes no memory.
                 class_indices = class_indices[slice(len(learned)) if y is None else learned]
                 rows, is_new = held_out, True
@@ -179,6 +188,51 @@ class OutputsScore(PosthocDetector):
         NotFittedError
             If the score learns from training data and was not fitted.
         """
+        scores = in_float64(self._score, self._checked(logits, features, head, "score_outputs"))
+        check_scores(self, scores)
+        return scores
+
+    @available_if(can_explain)
+    def explain_outputs(
+        self, logits: Any = None, *, features: Any = None, head: Any = None
+    ) -> Explanation:
+        """Explain the scores of saved outputs, as `explain` does for X.
+
+        Parameters
+        ----------
+        logits : array-like or Tensor of shape (n, n_classes), or Outputs, default=None
+            None: computed from `features` and `head` if the score reads logits.
+        features : array-like or Tensor of shape (n, d), default=None
+            Penultimate features.
+        head : tuple of array-like or Tensor, default=None
+            Weight (n_classes, d) and bias (n_classes,) of the last layer. None: as in the fit.
+
+        Returns
+        -------
+        Explanation
+            Indices of training rows are rows of the outputs that were given to `fit_outputs`.
+
+        Raises
+        ------
+        ValueError
+            If an array is invalid or missing.
+        NotFittedError
+            If the score learns from training data and was not fitted.
+        """
+        outputs = self._checked(logits, features, head, "explain_outputs")
+        explanation = self._explanation(outputs)
+        check_scores(self, explanation.scores)
+        return explanation
+
+    def _explain(self, data: CheckedData) -> Explanation:
+        return self._explanation(self._outputs(data))
+
+    def _explanation(self, outputs: Outputs) -> Explanation:
+        """Explain the scores of outputs."""
+        raise NotImplementedError
+
+    def _checked(self, logits: Any, features: Any, head: Any, method: str) -> Outputs:
+        """Check saved outputs that `method` scores or explains."""
         name = type(self).__name__
         if self._needs == "nothing":
             self._validate_params()
@@ -186,18 +240,16 @@ class OutputsScore(PosthocDetector):
             check_is_fitted(
                 self,
                 msg=f"{name} learns from training data; call fit_outputs with saved training "
-                "outputs, or fit, before score_outputs",
+                f"outputs, or fit, before {method}",
             )
-        outputs = self._saved(logits, features, head, "score_outputs")
+        outputs = self._saved(logits, features, head, method)
         for part, n_columns in getattr(self, "_n_columns", {}).items():
             given = getattr(outputs, part).shape[1]
             if part in self._parts_read and given != n_columns:
                 raise ValueError(
                     f"{part} have {given} columns, but {name} was fitted on {n_columns} columns"
                 )
-        scores = in_float64(self._score, outputs)
-        check_scores(self, scores)
-        return scores
+        return outputs
 
     def _saved(self, logits: Any, features: Any, head: Any, method: str) -> Outputs:
         """Return saved outputs with all parts that the score reads.

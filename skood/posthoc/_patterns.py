@@ -13,6 +13,7 @@ from skood._models import in_chunks
 from skood._parameters import Interval, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._covariance import as_float64, mean_row
+from skood.posthoc._explained import ExplainedByDistance, ExplainedByNeighbors
 from skood.posthoc._neighbours import (
     Bank,
     at_most,
@@ -28,7 +29,7 @@ __all__ = ["SHE", "NNGuide"]
 
 
 @estimator
-class SHE(OutputsDetector):
+class SHE(ExplainedByDistance, OutputsDetector):
     r"""Simplified Hopfield energy, :math:`\langle z, m_c \rangle`, c the predicted class.
 
     :math:`m_c` is the mean feature of the training rows of class c that are predicted as c, or of
@@ -76,9 +77,16 @@ class SHE(OutputsDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.she(outputs.features, outputs.logits, self.patterns_)
 
+    def _distances(self, outputs: Outputs) -> dict[str, npt.NDArray]:
+        predicted = outputs.logits.argmax(1)
+        return {
+            "feature_contributions": outputs.features * self.patterns_[predicted],
+            "classes": predicted,
+        }
+
 
 @estimator
-class NNGuide(OutputsDetector):
+class NNGuide(ExplainedByNeighbors, OutputsDetector):
     r"""Energy, guided by the nearest training features.
 
     .. math::
@@ -132,8 +140,10 @@ class NNGuide(OutputsDetector):
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
+        self._bank_rows = None
         if n_bank < len(outputs):
-            outputs = outputs[sampled_indices(len(outputs), n_bank, seed)]
+            self._bank_rows = sampled_indices(len(outputs), n_bank, seed)
+            outputs = outputs[self._bank_rows]
         self._rows = kept_rows(outputs.features)
         self._factors = in_chunks(F.energy, outputs.logits).astype(np.float64)
         scales = in_chunks(lambda rows: row_scales(as_float64(rows)), self._rows)
@@ -145,13 +155,30 @@ class NNGuide(OutputsDetector):
         rows = F.unit_length(as_float64(np.asarray(self._rows))) * self._factors[:, None]
         return rows.astype(self._scales.dtype)
 
-    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        bank = Bank(
+    def _bank(self) -> Bank:
+        return Bank(
             self._rows,
             self._scales.dtype,
             normalizes=True,
             scales=self._scales,
             factors=self._factors,
         )
-        nearest = bank.largest(F.unit_length(outputs.features), self.n_neighbors_)
+
+    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        nearest = self._bank().largest(F.unit_length(outputs.features), self.n_neighbors_)
         return F.energy(outputs.logits) * nearest.mean(1)
+
+    def _neighbors(self, outputs: Outputs) -> dict[str, npt.NDArray]:
+        queries = F.unit_length(outputs.features)
+        values, rows = self._bank().nearest(queries, self.n_neighbors_)
+        energy = F.energy(outputs.logits)
+        rows = rows[:, ::-1]
+        distances = [
+            np.linalg.norm(F.unit_length(as_float64(self._rows[near])) - query, axis=1)
+            for near, query in zip(rows, queries, strict=True)
+        ]
+        return {
+            "indices": rows,
+            "distances": np.array(distances),
+            "contributions": energy[:, None] * values[:, ::-1] / self.n_neighbors_,
+        }

@@ -11,6 +11,7 @@ from skood._parameters import FRACTION, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter
+from skood.posthoc._explained import ExplainedByDistance, quadratic_form
 from skood.posthoc._outputs_detector import FeatureDetector, OutputsDetector
 from skood.posthoc._outputs_score import reads_chunks
 
@@ -18,7 +19,7 @@ __all__ = ["NECO", "Residual", "ViM"]
 
 
 @estimator
-class Residual(OutputsDetector):
+class Residual(ExplainedByDistance, OutputsDetector):
     r"""Length of the component outside the principal space, :math:`-\|R^\top (z - u)\|`.
 
     All logits are zero at the origin :math:`u = -W^+ b`. R contains the eigenvectors of
@@ -78,6 +79,20 @@ class Residual(OutputsDetector):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.residual(outputs.features, self.residual_space_, self.origin_)
 
+    @property
+    def _directions(self) -> npt.NDArray[np.float64]:
+        return self.residual_space_
+
+    def _distances(self, outputs: Outputs) -> dict[str, npt.NDArray]:
+        delta = outputs.features - self.origin_
+        squares, products = quadratic_form(delta, self.residual_space_)
+        length = np.sqrt(squares.sum(1))[:, None]
+        scale = np.where(length > 0, length, 1.0)
+        return {
+            "direction_contributions": -squares / scale,
+            "feature_contributions": -products / scale,
+        }
+
 
 @estimator
 class ViM(Residual):
@@ -115,6 +130,14 @@ class ViM(Residual):
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         residual = self.residual_space_, self.origin_
         return F.vim(outputs.features, outputs.logits, *residual, self.alpha_)
+
+    def _distances(self, outputs: Outputs) -> dict[str, npt.NDArray]:
+        found = super()._distances(outputs)
+        return {
+            "constants": F.energy(outputs.logits),
+            "direction_contributions": self.alpha_ * found["direction_contributions"],
+            "feature_contributions": self.alpha_ * found["feature_contributions"],
+        }
 
 
 @estimator

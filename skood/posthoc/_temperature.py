@@ -16,13 +16,14 @@ from skood._parameters import FRACTION, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs
+from skood.posthoc._explained import ExplainedByClasses, largest_alone
 from skood.posthoc._outputs_detector import OutputsDetector
 
 __all__ = ["TemperatureScaling"]
 
 
 @estimator
-class TemperatureScaling(OutputsDetector):
+class TemperatureScaling(ExplainedByClasses, OutputsDetector):
     r"""Maximum softmax probability of calibrated logits, :math:`\max_k softmax(f(x) / T)_k`.
 
     T minimises the negative log-likelihood of held-out labels. If the classifier is already
@@ -113,7 +114,14 @@ class TemperatureScaling(OutputsDetector):
         )
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        return F.msp(F.log_softmax(outputs.logits, self.temperature_))
+        return F.msp(self._log_proba(outputs))
+
+    def _log_proba(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return F.log_softmax(outputs.logits, self.temperature_)
+
+    def _shares(self, outputs: Outputs) -> tuple[npt.NDArray[np.float64] | float, npt.NDArray]:
+        proba = np.exp(self._log_proba(outputs))
+        return proba.sum(1), largest_alone(proba) - proba
 
     def _class_proba(self, data: CheckedData) -> npt.NDArray[np.float64]:
         logits = self._outputs(data).logits.astype(np.float64)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import skood
-from skood.posthoc._neighbours import largest_products
+from skood.posthoc._largest_products import largest_products
 
 
 @pytest.mark.parametrize("n_bank", [5, 63, 64, 1000, 1300])
@@ -150,8 +150,8 @@ def test_guidance_is_the_mean_of_the_largest_products(k):
 
 @pytest.mark.parametrize("n_queries", [1, 8, 9, 200])
 def test_parts_of_a_large_bank_are_merged(n_queries, monkeypatch):
-    monkeypatch.setattr("skood.posthoc._neighbours._PART", 300)
-    monkeypatch.setattr("skood.posthoc._neighbours._PART_FOR_FEW", 500)
+    monkeypatch.setattr("skood.posthoc._largest_products._PART", 300)
+    monkeypatch.setattr("skood.posthoc._largest_products._PART_FOR_FEW", 500)
     rng = np.random.default_rng(0)
     bank = rng.normal(size=(2345, 3))
     # Later parts have the larger products.

@@ -1,0 +1,123 @@
+"""Base of the explanations: a score of each item, and what makes it up."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from skood._internal import internal
+
+__all__ = ["Explanation", "table"]
+
+# Items, and lines of an item, that a repr shows.
+_ITEMS, _LINES = 3, 5
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(ABC):
+    """Base of the explanations of the scores of n items.
+
+    ``len(explanation)`` is n, ``explanation[rows]`` selects items, and printing shows the largest
+    contributions to the scores of the first items.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (n,), float64
+        Scores of the items, as ``score_samples`` returns them.
+    """
+
+    scores: npt.NDArray[np.float64]
+
+    # Fields with one entry for each item.
+    _of_items: ClassVar[tuple[str, ...]] = ("scores",)
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __getitem__(self, rows: Any) -> Explanation:
+        if isinstance(rows, (int, np.integer)):
+            # An index out of range raises an error.
+            self.scores[rows]
+            rows = [rows]
+        values = {name: getattr(self, name) for name in self._of_items}
+        return replace(self, **{name: None if v is None else v[rows] for name, v in values.items()})
+
+    @property
+    @abstractmethod
+    def _contributions(self) -> npt.NDArray[np.float64]:
+        """Contributions that `largest` compares, shape (n, n_parts)."""
+
+    @abstractmethod
+    def _name(self, part: int) -> Any:
+        """Return the name of a part."""
+
+    def _named(self, item: int, part: int) -> Any:
+        """Return the name of a part of an item."""
+        return self._name(part)
+
+    def largest(self, item: int = 0, n: int = 5) -> list[tuple[Any, float]]:
+        """Return the parts with the largest contributions to a score, in absolute value.
+
+        Parameters
+        ----------
+        item : int, default=0
+            Position of the item.
+        n : int, default=5
+            Number of parts, at most.
+
+        Returns
+        -------
+        list of (name, contribution)
+            Largest first. A negative contribution lowers the score: it makes the item look more
+            out-of-distribution.
+        """
+        values = self._contributions[item]
+        order = np.argsort(-np.abs(values), kind="stable")[:n]
+        return [(self._named(item, int(part)), float(values[part])) for part in order]
+
+    @internal
+    def in_rows(self, rows: npt.NDArray[np.integer] | None) -> Explanation:
+        """Express indices of training rows in other data, of which they are the rows `rows`."""
+        return self
+
+    @internal
+    def with_names(self, names: Sequence[str] | None) -> Explanation:
+        """Return the same explanation with names of the features, if it has as many."""
+        known = getattr(self, "feature_names", None)
+        if names is None or known is None or len(names) != len(known):
+            return self
+        return replace(self, feature_names=tuple(map(str, names)))  # type: ignore[call-arg]
+
+    def _title(self, item: int) -> str:
+        return f"score {self.scores[item]:.4g}"
+
+    def _rows_shown(self, item: int) -> list[tuple[str, ...]]:
+        """Return a table of one item, head first."""
+        shown = self.largest(item, _LINES)
+        return [("", "contribution"), *((str(k), f"{v:.4g}") for k, v in shown)]
+
+    def __repr__(self) -> str:
+        n = len(self)
+        lines = [f"{type(self).__name__} of {n} item{'' if n == 1 else 's'}"]
+        for item in range(min(n, _ITEMS)):
+            position = "" if n == 1 else f"item {item}: "
+            lines += [f"{position}{self._title(item)}", *table(self._rows_shown(item))]
+        if n > _ITEMS:
+            lines.append(f"and {n - _ITEMS} more items")
+        return "\n".join(lines)
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Align columns: the first to the left, and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *others in rows:
+        cells = [first.ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    return lines
