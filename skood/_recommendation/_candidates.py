@@ -9,10 +9,12 @@ from typing import Any
 
 from sklearn.base import clone
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.neighbors import LocalOutlierFactor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.utils.validation import check_is_fitted
 
 from skood import likelihood, posthoc, training_time
 from skood._checked_data import CheckedData
@@ -40,6 +42,7 @@ __all__ = [
     "Candidates",
     "Situation",
     "candidates_for",
+    "check_usable",
     "given_candidates",
     "situation_of",
     "with_model",
@@ -134,6 +137,25 @@ def situation_of(model: Any, data: CheckedData, has_labels: bool) -> Situation:
         )
     is_numeric_rows = len(data.item_shape) == 1 and data.dtype.kind in "biuf"
     return Situation(model, kind, is_trained, has_labels, has_logits, is_numeric_rows)
+
+
+def check_usable(situation: Situation) -> None:
+    """Raise an error for a model that is neither trained nor can be trained."""
+    model, name = situation.model, type(situation.model).__name__
+    if isinstance(model, FrozenEstimator) and not isinstance(model.estimator, ModuleHandle):
+        try:
+            check_is_fitted(model.estimator)
+        except NotFittedError as error:
+            raise NotFittedError(
+                f"model is FrozenEstimator({type(model.estimator).__name__}(...)), whose estimator "
+                "is not fitted. Fit it first; without FrozenEstimator, it is trained on rows of X"
+            ) from error
+    needs_y = situation.kind in ("network", "classifier")
+    if needs_y and not situation.is_trained and not situation.has_labels:
+        raise ValueError(
+            f"the model, {name}, is to be trained, and y is None; give class labels, or a trained "
+            "classifier in sklearn.frozen.FrozenEstimator"
+        )
 
 
 def candidates_for(situation: Situation, embeddings: bool) -> Candidates:

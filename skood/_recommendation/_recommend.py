@@ -16,6 +16,7 @@ from skood._recommendation._candidates import (
     FIXED_CHOICES,
     Situation,
     candidates_for,
+    check_usable,
     given_candidates,
     situation_of,
 )
@@ -187,6 +188,7 @@ def recommend(
     seed = draw_seed(random_state)
     data, labels, known = opened(model, X, y, outliers)
     situation = situation_of(model, data, labels is not None)
+    check_usable(situation)
     held_out = None if X_held_out is None else share_as_it_came(X_held_out)
     rows = split_rows(data, labels, held_out, alpha=alpha, max_rows=max_rows, seed=seed)
     if situation.is_trained and held_out is None:
