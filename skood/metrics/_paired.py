@@ -259,8 +259,10 @@ def normal_test(
 def resampled_test(
     difference: float, resampled: NDArray[np.float64], confidence: float
 ) -> PairedTest:
-    """Return the percentile interval and the two-sided p-value of resampled differences."""
+    """Return the percentile interval and the two-sided p-value; NaN if a difference is NaN."""
     check_level(confidence)
+    if np.isnan(difference) or np.isnan(resampled).any():
+        return PairedTest(float(difference), math.nan, math.nan, math.nan)
     tail = (1 - confidence) / 2
     low, high = np.quantile(resampled, [tail, 1 - tail]).tolist()
     smaller = min(np.count_nonzero(resampled <= 0), np.count_nonzero(resampled >= 0))

@@ -93,6 +93,7 @@ def test_resampled():
     assert test.p_value == pytest.approx(2 * (1 + 2) / 20)
     assert (test.low, test.high) == pytest.approx(tuple(np.quantile(resampled, [0.05, 0.95])))
     assert resampled_test(0.0, np.zeros(19), 0.9).p_value == 1
+    assert np.isnan(resampled_test(0.0, np.array([1.0, np.nan]), 0.9)[1:]).all()
 
 
 def test_holm():

@@ -1,0 +1,182 @@
+"""Tables: lists of dicts that are printed as aligned text, HTML and LaTeX."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["Rows", "Table", "latex", "number"]
+
+# Columns that belong to another column, whose cell shows them.
+_PARTS = "low", "high", "std"
+_ESCAPED = {
+    **{c: f"\\{c}" for c in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+}
+
+
+def number(value: Any, digits: int = 3) -> str:
+    """Return a cell: floats with `digits` decimals, an empty string for a missing value."""
+    if value is None:
+        return ""
+    return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+
+
+def latex(text: str) -> str:
+    """Escape the special characters of LaTeX."""
+    return "".join(_ESCAPED.get(character, character) for character in text).replace("±", r"$\pm$")
+
+
+class Rows(list):
+    """Rows of a table as dicts; printed as an aligned table, and as HTML in a notebook.
+
+    The bounds and the deviation of a column ("auroc_low", "auroc_high", "auroc_std") are shown in
+    its cell. Rows may lack some columns.
+    """
+
+    def to_frame(self) -> Any:
+        """Return the table as a pandas DataFrame.
+
+        Returns
+        -------
+        pandas.DataFrame
+            With a column for each key of the rows.
+
+        Raises
+        ------
+        ImportError
+            When pandas is not installed.
+        """
+        import pandas
+
+        return pandas.DataFrame(list(self))
+
+    def _bold(self) -> Collection[tuple[int, str]]:
+        """Return the row numbers and columns of the cells that are printed in bold."""
+        return ()
+
+    def _columns(self) -> list[str]:
+        names = list(dict.fromkeys(name for row in self for name in row))
+        return [name for name in names if not _belongs_to_another(name, names)]
+
+    def _cells(self, names: Sequence[str], digits: int = 3) -> list[list[str]]:
+        return [[_cell(row, name, digits) for name in names] for row in self]
+
+    def __str__(self) -> str:
+        names = self._columns()
+        lines = [names, *self._cells(names)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        left = self._left(names)
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i in left else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def _left(self, names: Sequence[str]) -> set[int]:
+        """Return the positions of the columns of text, which are aligned to the left."""
+        return {
+            i
+            for i, name in enumerate(names)
+            if all(isinstance(row.get(name), str | None) for row in self)
+        }
+
+    def _repr_html_(self) -> str:
+        names, bold = self._columns(), set(self._bold())
+        left = self._left(names)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
+        body = []
+        for number_, cells in enumerate(self._cells(names)):
+            line = ""
+            for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
+                text = html.escape(cell)
+                if (number_, name) in bold:
+                    text = f"<b>{text}</b>"
+                line += f'<td style="text-align: {"left" if i in left else "right"}">{text}</td>'
+            body.append(f"<tr>{line}</tr>")
+        return (
+            f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n"
+            + "\n".join(body)
+            + "\n</tbody></table>"
+        )
+
+
+class Table(Rows):
+    """Rows of a table as dicts, as :meth:`Evaluation.wide` and others return them.
+
+    Parameters
+    ----------
+    rows : iterable of dict, default=()
+        The rows.
+    bold : collection of (int, str), default=()
+        Row numbers and columns of the cells that are printed in bold, in HTML and LaTeX.
+
+    See Also
+    --------
+    Evaluation : The table of :func:`skood.evaluate`.
+
+    Examples
+    --------
+    >>> from skood.evaluation import Table
+    >>> print(Table([{"detector": "KNN", "auroc": 0.9}, {"detector": "MSP", "auroc": 0.75}]))
+    detector  auroc
+    KNN       0.900
+    MSP       0.750
+    """
+
+    def __init__(
+        self, rows: Iterable[Mapping[str, Any]] = (), bold: Collection[tuple[int, str]] = ()
+    ) -> None:
+        super().__init__(rows)
+        self._in_bold = set(bold)
+
+    def _bold(self) -> Collection[tuple[int, str]]:
+        return self._in_bold
+
+    def to_latex(self, *, digits: int = 3) -> str:
+        r"""Return the table as a LaTeX ``tabular``, for the package booktabs.
+
+        Parameters
+        ----------
+        digits : int, default=3
+            Decimals of the figures.
+
+        Returns
+        -------
+        str
+            Bold cells are set in ``\textbf``.
+        """
+        names, bold = self._columns(), self._in_bold
+        left = self._left(names)
+        lines = [
+            r"\begin{tabular}{" + "".join("lr"[i not in left] for i in range(len(names))) + "}",
+            r"\toprule",
+            " & ".join(map(latex, names)) + r" \\",
+            r"\midrule",
+        ]
+        for position, cells in enumerate(self._cells(names, digits)):
+            texts = [
+                rf"\textbf{{{latex(cell)}}}" if (position, name) in bold else latex(cell)
+                for name, cell in zip(names, cells, strict=True)
+            ]
+            lines.append(" & ".join(texts) + r" \\")
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
+
+
+def _belongs_to_another(name: str, names: Sequence[str]) -> bool:
+    return any(name.endswith(f"_{part}") and name[: -len(part) - 1] in names for part in _PARTS)
+
+
+def _cell(row: Mapping[str, Any], name: str, digits: int) -> str:
+    cell = number(row.get(name), digits)
+    std = row.get(f"{name}_std")
+    if std is not None:
+        cell += f" ± {number(std, digits)}"
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    if low is not None and high is not None:
+        cell += f" [{number(low, digits)}, {number(high, digits)}]"
+    return cell
