@@ -93,8 +93,8 @@ ALLOWED = {
         *DOOR,
     },
     "inspection": {
-        *("inspection", "explanation", "likelihood", "metrics", "_detector", "_export", "_torch"),
-        *DOOR,
+        *("inspection", "explanation", "likelihood", "metrics", "_detector", "_export", "_models"),
+        *("_torch", *DOOR),
     },
     "metrics": {"metrics", "_labels"},
     "model_selection": {"model_selection", "_directions", "explanation", "metrics", *DOOR},

@@ -1,5 +1,6 @@
-"""Plots in the style of scikit-learn's displays; requires matplotlib."""
+"""Attributions of scores, and plots in scikit-learn's style, which need matplotlib."""
 
+from skood.inspection._attribute import attribute
 from skood.inspection._boundary_samples import BoundarySamplesDisplay
 from skood.inspection._curves import PrecisionRecallCurvesDisplay, RocCurvesDisplay
 from skood.inspection._dimension_curve import DimensionCurveDisplay
@@ -21,4 +22,5 @@ __all__ = [
     "RocCurvesDisplay",
     "ScoreDistributionDisplay",
     "TrainingCurvesDisplay",
+    "attribute",
 ]
