@@ -20,7 +20,17 @@ from sklearn.exceptions import UndefinedMetricWarning
 from skood._directions import is_of_pyod
 from skood._labels import check_ood_labels, is_outlier
 from skood._parameters import EXTERNAL
-from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
+from skood.metrics import (
+    aupr_in,
+    aupr_out,
+    auroc,
+    ccr_at_fpr,
+    detection_error,
+    fpr_at_tpr,
+    open_set_f1,
+    oscr,
+)
+from skood.model_selection._classification import ScoredRows
 from skood.model_selection._inlier_fit import InlierFit
 
 __all__ = ["get_ood_scorer", "get_ood_scorer_names"]
@@ -30,10 +40,13 @@ _METRICS: dict[str, tuple[Callable[..., float], int, dict[str, Any]]] = {
     "auroc": (auroc, 1, {}),
     "aupr_in": (aupr_in, 1, {}),
     "aupr_out": (aupr_out, 1, {}),
+    "ccr": (ccr_at_fpr, 1, {}),
     "detection_error": (detection_error, -1, {}),
+    "f1": (open_set_f1, 1, {}),
     "fpr80": (fpr_at_tpr, -1, {"tpr": 0.8}),
     "fpr95": (fpr_at_tpr, -1, {"tpr": 0.95}),
     "fpr_at_tpr": (fpr_at_tpr, -1, {}),
+    "oscr": (oscr, 1, {}),
 }
 _NO_SCORE_OF_TRAINING_PARTS = (
     "training parts have no OOD row, so their score is NaN. Give return_train_score=False, which "
@@ -54,7 +67,8 @@ def get_ood_scorer_names() -> list[str]:
     --------
     >>> from skood.model_selection import get_ood_scorer_names
     >>> get_ood_scorer_names()
-    ['aupr_in', 'aupr_out', 'auroc', 'detection_error', 'fpr80', 'fpr95', 'fpr_at_tpr']
+    ['aupr_in', 'aupr_out', 'auroc', 'ccr', 'detection_error', 'f1', 'fpr80', 'fpr95',
+    'fpr_at_tpr', 'oscr']
     """
     return sorted(_METRICS)
 
@@ -69,17 +83,20 @@ def get_ood_scorer(name: str | Sequence[str], **params: Any) -> Callable[[Any, A
     ----------
     name : str or sequence of str
         One of "auroc", "aupr_in", "aupr_out", "detection_error", "fpr_at_tpr", "fpr80" and
-        "fpr95" (:func:`~skood.metrics.fpr_at_tpr` with tpr=0.8 and 0.95). Several names make a
+        "fpr95" (:func:`~skood.metrics.fpr_at_tpr` with tpr=0.8 and 0.95). For detectors that
+        predict classes also "oscr", "ccr" (:func:`~skood.metrics.ccr_at_fpr`) and "f1"
+        (:func:`~skood.metrics.open_set_f1` at the detector's threshold). Several names make a
         scorer that returns a dictionary and scores the rows once for all metrics.
     **params : dict
-        Parameters of the metric: ``tpr`` for "fpr_at_tpr".
+        Parameters of the metric: ``tpr`` for "fpr_at_tpr", ``fpr`` for "ccr".
 
     Returns
     -------
     callable
         Called with a fitted estimator, X and y, it returns a float, greater = better: error rates
         are negated. It raises a ValueError for rows that are all in-distribution or all OOD, and a
-        TypeError for an estimator that does not score single rows. A training part without OOD
+        TypeError for an estimator that does not score single rows or, where the metric needs
+        classes, has no ``predict_proba``. A training part without OOD
         rows, which a search scores after a test part, has the score NaN, with one
         :class:`~sklearn.exceptions.UndefinedMetricWarning` for all training parts.
 
@@ -145,16 +162,22 @@ class _OODScorer:
     def _sign(self) -> int:
         return _METRICS[self._name][1]
 
-    def _measure(self, labels: npt.NDArray[np.int64], scores: npt.NDArray) -> float:
+    def _measure(self, rows: ScoredRows) -> float:
         metric, sign, preset = _METRICS[self._name]
-        return sign * metric(labels, scores, **preset, **self._params)
+        if metric is open_set_f1:
+            arrays = rows.labels, rows.decided
+        elif metric in (ccr_at_fpr, oscr):
+            arrays = rows.labels, rows.predicted, rows.scores
+        else:
+            arrays = rows.kinds, rows.scores
+        return sign * metric(*arrays, **preset, **self._params)
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> float:
-        found = _labels_and_scores(estimator, X, y)
+        found = _scored(estimator, X, y)
         if found is None:
             _warn_once(self)
             return np.nan
-        return self._measure(*found)
+        return self._measure(found)
 
     def _accept_sample_weight(self) -> bool:
         # A search with several scorers and sample weights calls this on every scorer.
@@ -178,20 +201,18 @@ class _OODScorers:
             )
 
     def __call__(self, estimator: Any, X: Any, y: Any) -> dict[str, float]:
-        found = _labels_and_scores(estimator, X, y)
+        found = _scored(estimator, X, y)
         if found is None:
             _warn_once(self)
             return dict.fromkeys(self._scorers, np.nan)
-        return {name: scorer._measure(*found) for name, scorer in self._scorers.items()}
+        return {name: scorer._measure(found) for name, scorer in self._scorers.items()}
 
     def __repr__(self) -> str:
         return f"get_ood_scorer({list(self._scorers)!r})"
 
 
-def _labels_and_scores(
-    estimator: Any, X: Any, y: Any
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]] | None:
-    """Return +1 for ID and -1 for OOD rows, and their scores; None for a training part."""
+def _scored(estimator: Any, X: Any, y: Any) -> ScoredRows | None:
+    """Score the rows; return None for a training part."""
     labels = check_ood_labels(y, needed_by="the OOD scorer")
     outlier = is_outlier(labels)
     classes = _known_classes(estimator)
@@ -222,7 +243,7 @@ def _labels_and_scores(
         )
     scores = np.asarray(method(X), dtype=np.float64)
     _last_scored.set(estimator)
-    return np.where(is_ood, -1, 1), scores
+    return ScoredRows(estimator, X, labels, is_ood, scores)
 
 
 def _known_classes(estimator: Any) -> Any:
