@@ -173,6 +173,7 @@ NOT_FOR_ROWS = {
     skood.ConformalDetector,
     skood.ConvNet,
     skood.DenseNet,
+    skood.DriftMonitor,
     skood.EnsembleDetector,
     skood.FeatureExtractor,
     skood.InlierFit,

@@ -67,6 +67,8 @@ _PARTS = {
 }
 # Parameters that files of earlier versions lack, with the values that those versions implied.
 _FORMER_VALUES: dict[str, dict[str, Any]] = {
+    "ConformalDetector": {"calibration": "marginal", "delta": 0.1},
+    "EnsembleDetector": {"calibration": "marginal", "delta": 0.1},
     "HierarchicalRatio": {"lower_latents": "sample"},
     "HierarchicalVAE": {"n_free_nats_steps": None},
     "LocalIntrinsicDimension": {"combine": "min"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -239,6 +240,30 @@ class CalibratedDetector(OpenSetDetector):
         kept, held_out = np.sort(order[n_held_out:]), np.sort(order[:n_held_out])
         labels = None if y is None else y[kept]
         return inliers.subset(kept), labels, inliers.subset(held_out)
+
+    def _hold_out_folds(
+        self,
+        models: Sequence[Any],
+        inliers: CheckedData,
+        y: npt.NDArray | None,
+        n_splits: int,
+        seed: int,
+    ) -> list[tuple[CheckedData, npt.NDArray | None, CheckedData]]:
+        """Return the rows to fit to, their labels, and the rows held out, for each random fold."""
+        warn_of_trained(models)
+        n_items = len(inliers)
+        if n_items - math.ceil(n_items / n_splits) < 2 or n_items < n_splits:
+            raise ValueError(
+                f"{n_items} in-distribution items are too few for n_splits={n_splits} folds with "
+                "at least 2 to fit on; give more data or fewer folds"
+            )
+        parts = []
+        order = numpy_rng(seed, Stream.FOLDS).permutation(n_items)
+        for fold in np.array_split(order, n_splits):
+            kept = np.setdiff1d(np.arange(n_items), fold)
+            labels = None if y is None else y[kept]
+            parts.append((inliers.subset(kept), labels, inliers.subset(np.sort(fold))))
+        return parts
 
 
 def fit_detector(

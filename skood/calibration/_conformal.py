@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from typing import Any
 
 import numpy as np
@@ -24,8 +22,12 @@ from skood._parameters import (
     parameter,
 )
 from skood._progress import progress_scope
-from skood._torch.seeding import Stream, numpy_rng
-from skood.calibration._base import fit_detector, needs_labels, scores_of, warn_of_trained
+from skood.calibration._base import fit_detector, needs_labels, scores_of
+from skood.calibration._class_conditional import (
+    p_values_by_class,
+    scores_by_class,
+    warn_of_rare_classes,
+)
 from skood.calibration._p_values import (
     PValueDetector,
     conformal_p_values,
@@ -111,6 +113,13 @@ class ConformalDetector(PValueDetector):
     :math:`\sqrt{\alpha (1 - \alpha) / n}`. No p-value is below 1 / (n + 1), so fewer than
     :math:`1 / \alpha - 1` calibration rows reject nothing; `fit` then warns.
 
+    With ``calibration="training-conditional"``, the rate of false alarms of the fitted detector is
+    at most `alpha` for every alpha at once, with probability ``1 - delta`` over calibration sets
+    (Bates et al. 2023): the p-value of rank r becomes an upper bound of the r-th smallest of n
+    uniform values. With n = 1000, alpha = 0.05 and delta = 0.1, it rejects 33 of the 1000
+    calibration rows instead of 50. The probability is divided among the predicted classes of
+    ``class_conditional=True``.
+
     **Several rows at once.** The p-values of the rows of one X share the calibration rows. Their
     positive dependence (PRDS) is one that the procedure of Benjamini and Hochberg allows, so
     `select` bounds the false discovery rate (Bates et al. 2023). This is proved for
@@ -151,11 +160,6 @@ class ConformalDetector(PValueDetector):
 
     **Known outliers.** Rows with ``y == -1`` are not used for calibration. A detector of this
     package receives them, and uses or drops them; other detectors do not.
-
-    The package nonconform calibrates detectors of PyOD and scikit-learn in the same way, by the
-    methods ``compute_p_values`` and ``select`` of a detector with a strategy object, and offers a
-    bootstrap and weights for covariate shift. Here the result is a scikit-learn estimator with
-    ``predict`` and ``decision_function``, which takes images and streams.
 
     References
     ----------
@@ -221,9 +225,9 @@ class ConformalDetector(PValueDetector):
             n_rejected = n_rejected_ranks(self.n_calibration_, self.alpha)
             self.offset_ = n_rejected / (self.n_calibration_ + 1)
         else:
-            self.offset_ = threshold_at(self.calibration_scores_[0], self.alpha)
+            self.offset_ = threshold_at(self.calibration_scores_[0], self.alpha, self._failure_rate)
         n_items = len(inliers) if calibration is None else None
-        warn_if_too_few(self.n_calibration_, self.alpha, n_items, self.offset_)
+        warn_if_too_few(self.n_calibration_, self.alpha, n_items, self.offset_, self._failure_rate)
         if self.class_conditional:
             self._fit_classifier(training, labels, **settings)
             self._group(scores, self._predicted(held_out))
@@ -255,7 +259,12 @@ class ConformalDetector(PValueDetector):
         seed: int,
     ) -> list[tuple[CheckedData, npt.NDArray | None, CheckedData]]:
         """Return for each detector the rows to fit to, their labels, and rows to calibrate with."""
-        models, n_items = self._models(), len(inliers)
+        models = self._models()
+        if self.method == "cross" and self._failure_rate is not None:
+            raise ValueError(
+                'calibration="training-conditional" takes method="split", got "cross", for whose '
+                "p-values no such bound is proved"
+            )
         if self.method == "cross" and calibration is not None:
             raise ValueError(
                 'X_calibration is for method="split", got "cross", which calibrates with the folds '
@@ -263,19 +272,7 @@ class ConformalDetector(PValueDetector):
             )
         if self.method == "split" or isinstance(self.detector, FrozenEstimator):
             return [self._hold_out(models, inliers, y, calibration, seed)]
-        warn_of_trained(models)
-        if n_items - math.ceil(n_items / self.n_splits) < 2 or n_items < self.n_splits:
-            raise ValueError(
-                f"{n_items} in-distribution items are too few for n_splits={self.n_splits} folds "
-                "with at least 2 to fit on; give more data or fewer folds"
-            )
-        parts = []
-        order = numpy_rng(seed, Stream.FOLDS).permutation(n_items)
-        for fold in np.array_split(order, self.n_splits):
-            kept = np.setdiff1d(np.arange(n_items), fold)
-            labels = None if y is None else y[kept]
-            parts.append((inliers.subset(kept), labels, inliers.subset(np.sort(fold))))
-        return parts
+        return self._hold_out_folds(models, inliers, y, self.n_splits, seed)
 
     def _fit_classifier(
         self, training: CheckedData, labels: npt.NDArray | None, **settings: Any
@@ -317,45 +314,42 @@ class ConformalDetector(PValueDetector):
 
     def _group(self, scores: npt.NDArray[np.float64], predicted: npt.NDArray) -> None:
         """Set the calibration attributes of each class."""
-        labels, n_rows = np.unique(predicted, return_counts=True)
-        enough = np.array([n_rejected_ranks(n, self.alpha) > 0 for n in n_rows])
-        self._scores_by_class = {
-            label: np.sort(scores[predicted == label]) for label in labels.tolist()
+        self._scores_by_class = scores_by_class(scores, predicted)
+        calibrated = {
+            label: class_scores
+            for label, class_scores in self._scores_by_class.items()
+            if n_rejected_ranks(len(class_scores), self.alpha, self._class_delta) > 0
         }
-        self.calibrated_classes_ = labels[enough]
-        self.class_scores_ = [
-            np.sort(scores[predicted == label]) for label in self.calibrated_classes_
-        ]
-        self.thresholds_ = np.array([threshold_at(s, self.alpha) for s in self.class_scores_])
+        self.calibrated_classes_ = np.array(list(calibrated), dtype=predicted.dtype)
+        self.class_scores_ = list(calibrated.values())
+        self.thresholds_ = np.array(
+            [threshold_at(scores, self.alpha, self._class_delta) for scores in self.class_scores_]
+        )
         self._other_threshold = self.offset_
         if np.isneginf(self.offset_):
             # No row can be rejected: there is no threshold to subtract.
             self._other_threshold = 0.0
             return
         self.offset_ = 0.0
-        if not enough.all():
-            few = dict(zip(labels[~enough].tolist(), n_rows[~enough].tolist(), strict=True))
-            warnings.warn(
-                f"predicted classes with too few calibration rows for alpha={self.alpha} (class: "
-                f"rows) {few}; their rows are compared with all {self.n_calibration_} calibration "
-                "rows, and the bound does not hold within these classes. Give more data, hold out "
-                "more of them, or take a larger alpha",
-                stacklevel=2,
-            )
+        warn_of_rare_classes(self._scores_by_class, calibrated, self.alpha, self.n_calibration_)
+
+    @property
+    def _class_delta(self) -> float | None:
+        """Probability that the bound fails within one of the predicted classes."""
+        delta = self._failure_rate
+        return None if delta is None else delta / len(self._scores_by_class)
 
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:
         if len(self.detectors_) > 1:
             return (1 + self._outscored(data)[0]) / (self.n_calibration_ + 1)
         scores = scores_of(self.detectors_[0], data)
-        p_values = conformal_p_values(self.calibration_scores_[0], scores)
-        if self.class_conditional:
-            predicted = self._predicted(data)
-            for label, calibration in zip(
-                self.calibrated_classes_, self.class_scores_, strict=True
-            ):
-                rows = predicted == label
-                p_values[rows] = conformal_p_values(calibration, scores[rows])
-        return p_values
+        p_values = conformal_p_values(self.calibration_scores_[0], scores, self._failure_rate)
+        if not self.class_conditional:
+            return p_values
+        of_class = dict(zip(self.calibrated_classes_.tolist(), self.class_scores_, strict=True))
+        return p_values_by_class(
+            of_class, scores, self._predicted(data), self._class_delta, p_values
+        )
 
     def _p_values_to_select(self, data: CheckedData) -> npt.NDArray[np.float64]:
         if not self.class_conditional:
@@ -363,11 +357,21 @@ class ConformalDetector(PValueDetector):
         # Rows of a rare class are compared with its few calibration rows, and rows of a class
         # without any get 1: the p-values are large, but valid.
         scores, predicted = scores_of(self.detectors_[0], data), self._predicted(data)
-        p_values = np.ones(len(scores))
-        for label, calibration in self._scores_by_class.items():
-            rows = predicted == label
-            p_values[rows] = conformal_p_values(calibration, scores[rows])
-        return p_values
+        of_class = self._scores_by_class
+        return p_values_by_class(
+            of_class, scores, predicted, self._class_delta, np.ones(len(scores))
+        )
+
+    def _reference(self) -> npt.NDArray[np.float64]:
+        if len(self.detectors_) > 1:
+            raise ValueError(
+                'a drift test needs one detector for all calibration rows, but method="cross" '
+                f'fitted {len(self.detectors_)}; use method="split"'
+            )
+        return self.calibration_scores_[0]
+
+    def _comparable(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return scores_of(self.detectors_[0], data)
 
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         if len(self.detectors_) > 1:

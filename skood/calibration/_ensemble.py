@@ -124,7 +124,8 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
     The rows held out are halved at random. The :math:`p_j` are computed from ranks among the scores
     of the first half. The score is then a fixed function of the row, and its values on the second
     half and on new rows are exchangeable: the p-value is defined as in
-    :class:`ConformalDetector`, and `select` bounds the false discovery rate. A distribution that
+    :class:`ConformalDetector`, also with ``calibration="training-conditional"``, and `select`
+    bounds the false discovery rate. A distribution that
     assumes independent detectors, such as Fisher's chi-squared, is not used; with correlated
     detectors, its rate of false alarms would be several times the nominal rate.
 
@@ -241,8 +242,9 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         self.reference_scores_ = [np.sort(scores_of(d, reference)) for d in self.detectors_]
         self.calibration_scores_ = np.sort(self._score_samples(calibration))
         self.n_calibration_ = len(calibration)
-        self.offset_ = threshold_at(self.calibration_scores_, self.alpha)
-        warn_if_too_few(self.n_calibration_, self.alpha, n_items, self.offset_)
+        delta = self._failure_rate
+        self.offset_ = threshold_at(self.calibration_scores_, self.alpha, delta)
+        warn_if_too_few(self.n_calibration_, self.alpha, n_items, self.offset_, delta)
 
     def _check_detectors(self) -> None:
         if not self.detectors or not all(map(_is_named_detector, self.detectors)):
@@ -268,7 +270,14 @@ class EnsembleDetector(PValueDetector, _BaseComposition):
         return _COMBINATIONS[self.combination](np.maximum(p_values, np.finfo(np.float64).tiny))
 
     def _p_values(self, data: CheckedData) -> npt.NDArray[np.float64]:
-        return conformal_p_values(self.calibration_scores_, self._score_samples(data))
+        scores = self._score_samples(data)
+        return conformal_p_values(self.calibration_scores_, scores, self._failure_rate)
+
+    def _reference(self) -> npt.NDArray[np.float64]:
+        return self.calibration_scores_
+
+    def _comparable(self, data: CheckedData) -> npt.NDArray[np.float64]:
+        return self._score_samples(data)
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()

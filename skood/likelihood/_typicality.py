@@ -36,9 +36,9 @@ class Typicality(DensityDetector):
         from them, since a density gives its own training data too high values. With fewer than 50
         held-out rows, the threshold on items is read from all rows.
     n_bootstrap : int, default=1000
-        Batches drawn with replacement from the held-out rows, for the threshold on batches.
+        Batches that are drawn for the p-value of a batch, and for the threshold on batches.
     contamination : float, default=0.05
-        Fraction of in-distribution data, or of bootstrap batches, that falls below the threshold.
+        Fraction of in-distribution items, or of in-distribution batches, that is rejected.
 
     Attributes
     ----------
@@ -53,6 +53,11 @@ class Typicality(DensityDetector):
     -----
     In [1]_, H comes from training data and the threshold from a validation set. With a frozen
     density, give `fit` rows that the density was not trained on.
+
+    The p-value of a batch is exact: in `n_bootstrap` random permutations, M of the held-out and the
+    new items form the batch, and the others the held-out items. The bootstrap of [1]_ takes H as
+    known, and rejects in-distribution batches too often unless M is much smaller than the number of
+    held-out items.
 
     References
     ----------
@@ -69,6 +74,8 @@ class Typicality(DensityDetector):
     >>> detector = Typicality(GaussianMixture(3, random_state=0), random_state=0).fit(X)
     >>> detector.predict_batch([[9.0, 9.0, 9.0, 9.0], [9.0, 8.0, 9.0, 8.0]])
     -1
+    >>> detector.batch_p_value([[9.0, 9.0, 9.0, 9.0], [9.0, 8.0, 9.0, 8.0]]) < 0.05
+    True
     """
 
     held_out_fraction: float = parameter(FRACTION, default=0.1, kw_only=True)
@@ -107,12 +114,47 @@ class Typicality(DensityDetector):
         float
             Minus the distance of minus their mean log-density from H, in nats per item.
         """
+        return -abs(float(self._batch_scores(X).mean()) + self.entropy_)
+
+    def batch_p_value(self, X: Any) -> float:
+        r"""Test whether a batch is in-distribution, by its mean log-density.
+
+        Parameters
+        ----------
+        X : array-like, Tensor or Dataset of shape (n_samples, ...)
+            New items, different from the rows given to `fit`.
+
+        Returns
+        -------
+        float
+            If all items are exchangeable with the held-out items, :math:`P(p \le \alpha) \le
+            \alpha` for every batch size. At least 1 / (`n_bootstrap` + 1).
+        """
+        scores = self._batch_scores(X)
+        n_rows, n_held_out = len(scores), len(self.held_out_scores_)
+        rng = numpy_rng(self._bootstrap_seed, Stream.TYPICAL_BATCHES, n_rows)
+        # Log-densities of 0 probability stay finite, and larger than all others in a mean.
+        lowest = -np.finfo(np.float64).max / (n_rows + n_held_out)
+        pooled = np.maximum(np.concatenate([scores, self.held_out_scores_]), lowest)
+        deviations = pooled - pooled.mean()
+        observed = abs(deviations[:n_rows].sum())
+        n_items = len(pooled)
+        drawn = [
+            deviations[rng.choice(n_items, n_rows, replace=False, shuffle=False)].sum()
+            for _ in range(self.n_bootstrap)
+        ]
+        # The same items in another order give the same sum up to rounding.
+        rounding = 1e-12 * np.abs(deviations).max() * n_rows
+        n_extreme = int((np.abs(drawn) >= observed - rounding).sum())
+        return (1 + n_extreme) / (self.n_bootstrap + 1)
+
+    def _batch_scores(self, X: Any) -> npt.NDArray[np.float64]:
         check_is_fitted(self)
         data = self._check(X)
         with self._shows_progress("scoring"):
             scores = log_density(self.density_, data)
         check_scores(self, scores)
-        return -float(np.abs(scores.mean() + self.entropy_))
+        return scores
 
     def batch_offset(self, n_samples: int) -> float:
         """Threshold on the score of a batch.
@@ -126,16 +168,20 @@ class Typicality(DensityDetector):
         -------
         float
             The `contamination` percentile of the scores of `n_bootstrap` batches of that size,
-            drawn with replacement from the held-out items; in nats per item.
+            drawn with replacement from the held-out items, with H from as many items as were held
+            out, drawn likewise; in nats per item. It approximates the score from which on
+            `predict_batch` accepts.
         """
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(f"n_samples={n_samples!r}; expected at least 1")
         rng = numpy_rng(self._bootstrap_seed, Stream.TYPICAL_BATCHES, n_samples)
-        means = [
-            rng.choice(self.held_out_scores_, n_samples).mean() for _ in range(self.n_bootstrap)
+        held_out = self.held_out_scores_
+        deviations = [
+            rng.choice(held_out, n_samples).mean() - rng.choice(held_out, len(held_out)).mean()
+            for _ in range(self.n_bootstrap)
         ]
-        scores = -np.abs(np.array(means) + self.entropy_)
+        scores = -np.abs(deviations)
         return float(np.percentile(scores, 100 * self.contamination))
 
     def predict_batch(self, X: Any) -> int:
@@ -148,7 +194,6 @@ class Typicality(DensityDetector):
         Returns
         -------
         int
-            +1 in-distribution, -1 out-of-distribution.
+            -1, out-of-distribution, if `batch_p_value` is at most `contamination`, otherwise +1.
         """
-        score = self.score_batch(X)
-        return 1 if score >= self.batch_offset(len(self._check(X))) else -1
+        return -1 if self.batch_p_value(X) <= self.contamination else 1

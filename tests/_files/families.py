@@ -237,6 +237,9 @@ def detectors():
         "conformal_classes": skood.ConformalDetector(
             skood.MSP(mlp()), class_conditional=True, alpha=0.2
         ),
+        "conformal_training_conditional": skood.ConformalDetector(
+            knn, alpha=0.3, calibration="training-conditional", delta=0.2
+        ),
         "tuned_threshold": skood.TunedThreshold(knn),
         "ensemble": skood.EnsembleDetector(
             [("knn", knn), ("mahalanobis", skood.Mahalanobis())], alpha=0.1

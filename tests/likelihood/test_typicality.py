@@ -82,3 +82,56 @@ def test_errors(detector):
         detector.batch_offset(0)
     with pytest.raises(ValueError, match="features"):
         detector.score_batch(np.zeros((3, 2)))
+
+
+class Value(GaussianMixture):
+    """Density whose log-densities are the values of the rows."""
+
+    def score_samples(self, X):
+        return np.asarray(X)[:, 0]
+
+
+def typical_of(held_out, **params):
+    """Return a detector whose held-out log-densities are the given ones."""
+    density = FrozenEstimator(Value().fit(np.eye(3)))
+    detector = Typicality(density, held_out_fraction=0.5, random_state=0, **params)
+    return with_held_out(detector.fit(np.zeros((4, 3))), held_out)
+
+
+def with_held_out(detector, held_out):
+    detector.held_out_scores_ = np.asarray(held_out, dtype=float)
+    detector.entropy_ = -detector.held_out_scores_.mean()
+    return detector
+
+
+def rows_of(values):
+    return np.column_stack([values, np.zeros(len(values)), np.zeros(len(values))])
+
+
+def test_p_value_of_a_batch_by_enumeration():
+    """Of the 15 pairs among six items, those that deviate as far as the batch."""
+    held_out, batch = np.array([0.0, 1, 2, 4]), np.array([7.0, 3])
+    pooled = np.concatenate([batch, held_out])
+    pairs = np.array([pooled[[i, j]].mean() for i in range(6) for j in range(i)])
+    extreme = np.mean(abs(pairs - pooled.mean()) >= abs(batch.mean() - pooled.mean()))
+    p = typical_of(held_out, n_bootstrap=20_000).batch_p_value(rows_of(batch))
+    assert p == pytest.approx(extreme, abs=4 * np.sqrt(extreme * (1 - extreme) / 20_000))
+
+
+@pytest.mark.parametrize("n_rows", [1, 10, 400])
+def test_level_of_batches(n_rows):
+    """Also for batches larger than the held-out rows, and values with heavy tails."""
+    rng = np.random.default_rng(0)
+    detector, p_values = typical_of([0], n_bootstrap=99), []
+    for _ in range(400):
+        with_held_out(detector, rng.standard_t(3, size=60))
+        p_values.append(detector.batch_p_value(rows_of(rng.standard_t(3, size=n_rows))))
+    for level in (0.05, 0.2):
+        rate = np.mean(np.array(p_values) <= level)
+        assert rate == pytest.approx(level, abs=4 * np.sqrt(level * (1 - level) / 400))
+
+
+def test_items_of_density_zero_are_the_most_extreme():
+    detector = typical_of(np.arange(30.0))
+    assert detector.batch_p_value(rows_of([-np.inf, 14, 15])) == pytest.approx(3 / 33, abs=0.04)
+    assert detector.batch_p_value(rows_of([14.0, 15, 14])) > 0.5
