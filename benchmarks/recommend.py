@@ -141,7 +141,8 @@ def setting(args: argparse.Namespace) -> tuple:
         half = len(test_images) // 2
         about["accuracy"] = model.score(test_images[half:], test_labels[half:])
         model = FrozenEstimator(model)
-        held_out, test_images = test_images[:half], test_images[half:]
+        # As many as `recommend` ranks with, and as many for the calibration.
+        held_out, test_images = test_images[: min(half, 2000)], test_images[half:]
     else:
         held_out = None
     chosen = np.sort(rng.permutation(len(images))[: args.n_train])
@@ -166,7 +167,7 @@ def setting(args: argparse.Namespace) -> tuple:
 
 def true_areas(model, training, y, test, sets: dict) -> dict[str, dict[str, float]]:
     """Return the AUROC of every candidate on every OOD set, which `recommend` does not see."""
-    situation = situation_of(model, training, True)
+    situation = situation_of(model, training, y)
     if model is not None and not situation.is_trained:
         model = FrozenEstimator(fit_model(clone(model), training, y, seed=0))
     halves = {name: share_forward_pass(images[: len(images) // 2]) for name, images in sets.items()}

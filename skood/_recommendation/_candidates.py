@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from sklearn.base import clone
 from sklearn.ensemble import IsolationForest
 from sklearn.exceptions import NotFittedError
@@ -21,6 +24,7 @@ from skood._checked_data import CheckedData
 from skood._parameters import EXTERNAL
 from skood.base import BaseDetector
 from skood.calibration._base import needs_labels
+from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier
 from skood.posthoc import (
@@ -35,7 +39,7 @@ from skood.posthoc import (
     OutputsDetector,
     RelativeMahalanobis,
 )
-from skood.posthoc._models import with_handles
+from skood.posthoc._models import read_features, with_handles
 
 __all__ = [
     "FIXED_CHOICES",
@@ -98,7 +102,7 @@ class Candidates:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-def situation_of(model: Any, data: CheckedData, has_labels: bool) -> Situation:
+def situation_of(model: Any, data: CheckedData, labels: npt.NDArray | None) -> Situation:
     """Classify the model.
 
     Raises
@@ -109,6 +113,8 @@ def situation_of(model: Any, data: CheckedData, has_labels: bool) -> Situation:
         If there is no model, and X has other items than rows of numbers.
     """
     model = with_handles(model)
+    if isinstance(model, PretrainedClassifier):
+        model = _extractor_without_head(model, data, labels) or model
     trained = model.estimator if isinstance(model, FrozenEstimator) else model
     is_trained = isinstance(model, FrozenEstimator) or isinstance(trained, ModuleHandle)
     has_logits = hasattr(trained, "decision_function")
@@ -136,7 +142,28 @@ def situation_of(model: Any, data: CheckedData, has_labels: bool) -> Situation:
             "or None for rows of X. Detectors are given in candidates="
         )
     is_numeric_rows = len(data.item_shape) == 1 and data.dtype.kind in "biuf"
-    return Situation(model, kind, is_trained, has_labels, has_logits, is_numeric_rows)
+    return Situation(model, kind, is_trained, labels is not None, has_logits, is_numeric_rows)
+
+
+def _extractor_without_head(
+    model: PretrainedClassifier, data: CheckedData, labels: npt.NDArray | None
+) -> FeatureExtractor | None:
+    """Return the extractor that a bare module without a head is, or None for a classifier.
+
+    If no layer makes the outputs from features, they are logits only if there is one per class.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            reading = read_features(model, data, "recommend")
+        except ValueError:
+            return None
+    n_classes = None if labels is None else len(np.unique(labels))
+    if not isinstance(reading, FeatureExtractor) or reading.reading_.n_outputs == n_classes:
+        return None
+    for warning in caught:
+        warnings.warn(warning.message, stacklevel=4)
+    return FeatureExtractor(model.module)
 
 
 def check_usable(situation: Situation) -> None:

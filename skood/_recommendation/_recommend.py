@@ -187,7 +187,7 @@ def recommend(
     check_numbers(alpha, max_rows, n_resamples, confidence)
     seed = draw_seed(random_state)
     data, labels, known = opened(model, X, y, outliers)
-    situation = situation_of(model, data, labels is not None)
+    situation = situation_of(model, data, labels)
     check_usable(situation)
     held_out = None if X_held_out is None else share_as_it_came(X_held_out)
     rows = split_rows(data, labels, held_out, alpha=alpha, max_rows=max_rows, seed=seed)

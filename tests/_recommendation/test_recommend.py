@@ -277,6 +277,12 @@ def test_a_dataset_of_images_and_a_module_without_a_head(images):
     assert found.choice_ == "KNN"
     assert "RelativeMahalanobis" in names(found)
     assert "no classifier" in reason(found, "MSP")
+    with pytest.warns(UserWarning, match="is taken for the feature"):
+        bare = recommend(trunk, Pairs(), X_held_out=images[0], **QUICK)
+    assert names(bare) == names(found)
+    # With as many outputs as classes, the outputs of an unknown last layer are logits.
+    logits = nn.Sequential(*network(), nn.Tanh())
+    assert "MSP" in names(recommend(logits, Pairs(), X_held_out=images[0], **QUICK))
 
 
 def test_a_transformer_makes_features(rows):
