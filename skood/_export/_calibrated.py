@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from skood._export._arithmetic import count_up_to
 from skood._open_set import knows_classes
 from skood.calibration import ConformalDetector, EnsembleDetector, TunedThreshold
 from skood.calibration._base import LARGEST
+from skood.calibration._p_values import p_value_levels
 
 __all__ = ["CALIBRATED", "members_of"]
 
@@ -72,6 +73,7 @@ class _Conformal(_Calibrated):
         super().__init__(detector, parts)
         self.ranks = nn.ModuleList(map(_Ranks, detector.calibration_scores_))
         self.n_calibration = detector.n_calibration_
+        self.levels = _Levels([detector.n_calibration_], [detector._failure_rate])
 
     def combined(
         self, scores: list[Tensor], class_index: Tensor | None = None
@@ -80,7 +82,7 @@ class _Conformal(_Calibrated):
         n_outscored = sum(ranks.count_up_to(score) for ranks, score in ranked)
         n = self.n_calibration + 1
         if len(scores) == 1:
-            return {"score": scores[0], "p_value": (1 + n_outscored) / n}
+            return {"score": scores[0], "p_value": self.levels(n_outscored)}
         between = sum(ranks.smooth(score) for ranks, score in ranked) / len(scores)
         return {"score": (n_outscored + between) / n, "p_value": (1 + n_outscored) / n}
 
@@ -89,7 +91,6 @@ class _ClassConditional(_Calibrated):
     """Compares an item with the calibration scores of its predicted class."""
 
     calibration: Tensor
-    n_calibration: Tensor
     thresholds: Tensor
 
     def __init__(self, detector: ConformalDetector, parts: list[nn.Module]) -> None:
@@ -103,6 +104,7 @@ class _ClassConditional(_Calibrated):
         # Rows of other classes are compared with all calibration scores.
         classes = np.asarray(detector.classes_).tolist()
         of_class = [detector.calibration_scores_[0]] * len(classes)
+        deltas = [detector._failure_rate] * len(classes)
         thresholds = np.full(len(classes), detector._other_threshold)
         for label, scores, threshold in zip(
             detector.calibrated_classes_.tolist(),
@@ -111,13 +113,14 @@ class _ClassConditional(_Calibrated):
             strict=True,
         ):
             of_class[classes.index(label)] = scores
+            deltas[classes.index(label)] = detector._class_delta
             thresholds[classes.index(label)] = threshold
-        n_rows = np.array([len(scores) for scores in of_class])
-        table = np.full((len(classes), n_rows.max()), np.inf)
+        n_rows = [len(scores) for scores in of_class]
+        table = np.full((len(classes), max(n_rows)), np.inf)
         for row, scores in zip(table, of_class, strict=True):
             row[: len(scores)] = scores
         self.register_buffer("calibration", torch.tensor(table))
-        self.register_buffer("n_calibration", torch.tensor(n_rows, dtype=torch.float64))
+        self.levels = _Levels(n_rows, deltas)
         self.register_buffer("thresholds", torch.tensor(thresholds))
 
     def combined(
@@ -125,7 +128,7 @@ class _ClassConditional(_Calibrated):
     ) -> dict[str, Tensor]:
         assert class_index is not None
         n_outscored = count_up_to(self.calibration[class_index], scores[0])
-        p_value = (1 + n_outscored) / (1 + self.n_calibration[class_index])
+        p_value = self.levels(n_outscored, class_index)
         return {"score": scores[0] - self.thresholds[class_index], "p_value": p_value}
 
 
@@ -139,6 +142,7 @@ class _Combined(_Calibrated):
         super().__init__(detector, parts)
         self.ranks = nn.ModuleList(map(_Ranks, detector.reference_scores_))
         self.calibration = _Ranks(detector.calibration_scores_)
+        self.levels = _Levels([detector.n_calibration_], [detector._failure_rate])
         self.combination = _COMBINATIONS[detector.combination]
 
     def combined(
@@ -148,7 +152,7 @@ class _Combined(_Calibrated):
         p = torch.maximum(torch.stack(smooth, 1), self.smallest)
         score = self.combination(p)
         n_outscored = self.calibration.count_up_to(score)
-        return {"score": score, "p_value": (1 + n_outscored) / (len(self.calibration.scores) + 1)}
+        return {"score": score, "p_value": self.levels(n_outscored)}
 
 
 _COMBINATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -163,6 +167,30 @@ CALIBRATED: dict[type, Callable[[Any, list[nn.Module]], nn.Module]] = {
     EnsembleDetector: _Combined,
     TunedThreshold: _Calibrated,
 }
+
+
+class _Levels(nn.Module):
+    """P-values of ranks, for each of several sets of calibration scores.
+
+    Parameters
+    ----------
+    n_calibration : sequence of int
+    deltas : sequence of float or None
+        As in :func:`skood.calibration._p_values.p_value_levels`.
+    """
+
+    table: Tensor
+
+    def __init__(self, n_calibration: Sequence[int], deltas: Sequence[float | None]) -> None:
+        super().__init__()
+        table = np.ones((len(n_calibration), max(n_calibration) + 1))
+        for row, n, delta in zip(table, n_calibration, deltas, strict=True):
+            row[: n + 1] = p_value_levels(n, delta)
+        self.register_buffer("table", torch.tensor(table))
+
+    def forward(self, n_outscored: Tensor, which: Tensor | None = None) -> Tensor:
+        counts = n_outscored.long()
+        return self.table[0][counts] if which is None else self.table[which, counts]
 
 
 class _Ranks(nn.Module):

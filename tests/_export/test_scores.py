@@ -43,6 +43,9 @@ def network():
     return network
 
 
+CONDITIONAL = {"calibration": "training-conditional", "delta": 0.3, "random_state": 0}
+
+
 def variants(network):
     """Detectors of every class that can be exported, with all formulas that they have."""
     own = skood.MLP((6,), max_epochs=2, random_state=0)
@@ -64,6 +67,8 @@ def variants(network):
                 calibration_fraction=0.32,
                 random_state=0,
             ),
+            ConformalDetector(knn, alpha=0.3, **CONDITIONAL),
+            ConformalDetector(energy, alpha=0.6, class_conditional=True, **CONDITIONAL),
         ],
         "DICE": [skood.DICE(network, 50.0)],
         "DeepEnsemble": [
