@@ -10,6 +10,8 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from skood._data import share_forward_pass
+from skood.explanation import Attribution, PixelsExplanation
 from skood.inspection._sets import check_sets
 
 __all__ = ["PixelMapsDisplay"]
@@ -23,7 +25,7 @@ class PixelMapsDisplay:
 
     Blue pixels raise the score, red pixels lower it; all maps share one scale of colours.
 
-    Use :meth:`from_estimator` or :meth:`from_maps` to make one.
+    Use :meth:`from_estimator`, :meth:`from_explanation` or :meth:`from_maps` to make one.
 
     Parameters
     ----------
@@ -105,6 +107,52 @@ class PixelMapsDisplay:
         return cls.from_maps(_images(X, shape), maps, figure=figure, **plot_params)
 
     @classmethod
+    def from_explanation(
+        cls, explanation: Any, X: Any, *, figure: Any = None, **plot_params: Any
+    ) -> PixelMapsDisplay:
+        """Draw images and the pixels that make up their scores.
+
+        Parameters
+        ----------
+        explanation : PixelsExplanation or Attribution
+            What ``explain`` or :func:`attribute` returned for X.
+        X : array-like of shape (n_images, ...)
+            The explained images.
+        figure : matplotlib Figure or SubFigure, default=None
+            Where to draw; None makes one.
+        **plot_params : dict
+            Passed to :meth:`plot`.
+
+        Returns
+        -------
+        PixelMapsDisplay
+
+        Raises
+        ------
+        TypeError
+            When the explanation has no pixels.
+        ValueError
+            When the explanation is for another number of images than X has.
+        """
+        maps = getattr(explanation, "contributions", None)
+        if not isinstance(explanation, (PixelsExplanation, Attribution)) or np.ndim(maps) != 3:
+            raise TypeError(
+                f"explanation is a {type(explanation).__name__} without a map of pixels; "
+                "ContributionsDisplay and NeighborsDisplay draw other explanations"
+            )
+        data = share_forward_pass(X)
+        if (len(data), *data.item_shape[-2:]) != maps.shape:
+            raise ValueError(
+                f"X has {data.description}, and explanation has maps of shape {maps.shape}; give "
+                "the images that were explained"
+            )
+        is_attribution = isinstance(explanation, Attribution)
+        name = explanation.method.replace("_", " ") if is_attribution else "score"
+        settings = {"unit": "score" if is_attribution else "nats", **plot_params}
+        images = _images(data.take(np.arange(len(data))), maps.shape)
+        return cls.from_maps(images, {name: maps}, figure=figure, **settings)
+
+    @classmethod
     def from_maps(
         cls,
         images: Any,
@@ -149,7 +197,12 @@ class PixelMapsDisplay:
         return cls(_in_unit_range(images), maps=checked).plot(figure=figure, **plot_params)
 
     def plot(
-        self, *, figure: Any = None, cmap: Any = "RdBu", limit: float | None = None
+        self,
+        *,
+        figure: Any = None,
+        cmap: Any = "RdBu",
+        limit: float | None = None,
+        unit: str = "nats",
     ) -> PixelMapsDisplay:
         """Draw the images and the maps.
 
@@ -161,6 +214,8 @@ class PixelMapsDisplay:
             Colours from low to high scores.
         limit : float, default=None
             Absolute value at which the colours end. None: the 99th percentile over all maps.
+        unit : str, default="nats"
+            Unit of the maps, next to the scale of colours.
 
         Returns
         -------
@@ -187,7 +242,7 @@ class PixelMapsDisplay:
             axis.set(xticks=[], yticks=[])
             for side in axis.spines.values():
                 side.set_visible(False)
-        figure.colorbar(shown, ax=self.axes_[1:], label="nats", shrink=0.9)
+        figure.colorbar(shown, ax=self.axes_[1:], label=unit, shrink=0.9)
         self.figure_ = figure
         return self
 
