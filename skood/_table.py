@@ -106,7 +106,7 @@ class Rows(list):
 
 
 class Table(Rows):
-    """Rows of a table as dicts, as :meth:`Evaluation.wide` and others return them.
+    """Rows of a table as dicts, as :meth:`skood.evaluation.Evaluation.wide` returns them.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ class Table(Rows):
 
     See Also
     --------
-    Evaluation : The table of :func:`skood.evaluate`.
+    skood.evaluation.Evaluation : The table of :func:`skood.evaluate`.
 
     Examples
     --------

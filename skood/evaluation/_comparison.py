@@ -25,9 +25,8 @@ def best_of(study: Study, metric: str, confidence: float) -> list[dict[str, Any]
     for column in study.columns:
         values = study.means(column, metric)
         first, *others = sorted(values, key=lambda name: -sign * values[name])
-        p_values = [
-            study.test(first, other, column, metric, confidence).p_value for other in others
-        ]
+        pairs = [(first, other) for other in others]
+        p_values = [test.p_value for test in study.tests(pairs, column, metric, confidence)]
         # NaN supports nothing.
         p_value = float(np.minimum(1.0, len(others) * np.max(p_values))) if others else 1.0
         rows.append(
@@ -74,7 +73,7 @@ def differences(
     """Test every pair on every set and group; adjust for the number of pairs."""
     rows: list[dict[str, Any]] = []
     for column in study.columns:
-        tests = [study.test(*pair, column, metric, confidence) for pair in pairs]
+        tests = study.tests(pairs, column, metric, confidence)
         adjusted = holm([test.p_value for test in tests])
         for (one, two), test, p_adjusted in zip(pairs, tests, adjusted, strict=True):
             rows.append(

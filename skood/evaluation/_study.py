@@ -16,6 +16,8 @@ from skood.metrics._paired import PairedTest, normal_test, resampled_test
 
 __all__ = ["FULL", "Study"]
 
+# Placements averaged over seeds: of ID rows, averaged over the sets, and of the rows of each set.
+Placements = tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]
 # What follows the name of a metric that counts shifted ID rows as ID.
 FULL = "_full_spectrum"
 
@@ -47,6 +49,7 @@ class Study:
         seed: int,
     ) -> None:
         self.outcomes = {name: list(found) for name, found in outcomes.items()}
+        self._labels = labels
         self.metrics = dict(metrics)
         self.groups = {name: list(sets) for name, sets in groups.items()}
         self._n_resamples, self._seed = n_resamples, seed
@@ -58,21 +61,6 @@ class Study:
         ]
         self._ood_sizes = [len(s.scores) for s in first.outside.values()]
         self.has_shifted = bool(first.shifted)
-        # By detector, seed, spectrum and OOD set.
-        self._cells = {
-            name: [
-                [
-                    [_cell(outcome, ood_set, labels, full=full) for ood_set in self.ood_sets]
-                    for full in self._spectra
-                ]
-                for outcome in of_seeds
-            ]
-            for name, of_seeds in self.outcomes.items()
-        }
-
-    @property
-    def _spectra(self) -> list[bool]:
-        return [False, True] if self.has_shifted else [False]
 
     @property
     def names(self) -> list[str]:
@@ -102,8 +90,8 @@ class Study:
     def points(self) -> dict[str, npt.NDArray[np.float64]]:
         """Metrics by detector, of shape (n_seeds, n_columns, n_names)."""
         return {
-            name: np.stack([self._measure(cells) for cells in of_seeds])
-            for name, of_seeds in self._cells.items()
+            name: np.stack([self._measure(cells) for cells in self._cells_of(name)])
+            for name in self.outcomes
         }
 
     def means(self, column: str, name: str) -> dict[str, float]:
@@ -117,57 +105,69 @@ class Study:
     @cached_property
     def resampled(self) -> dict[str, npt.NDArray[np.float64]]:
         """Means over the seeds on resampled rows, of shape (n_resamples, n_columns, n_names)."""
+        return {name: self._resample(name) for name in self.outcomes}
+
+    def _resample(self, name: str) -> npt.NDArray[np.float64]:
         strata = [np.arange(size) for size in [*self._id_sizes, *self._ood_sizes]]
         n_id_sets = len(self._id_sizes)
         starts = np.cumsum([0, *self._id_sizes[:-1]])
-        values: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in self._cells}
+        cells = self._cells_of(name)
+        values = []
+        # The seed gives the same draws for every detector.
         for drawn in draws_of(strata, n_resamples=self._n_resamples, random_state=self._seed):
             of_id = [rows + start for rows, start in zip(drawn, starts, strict=False)]
             # Without and with the rows of the shifted sets, which follow the ID rows.
             id_rows = of_id[0], np.concatenate(of_id)
-            for name, of_seeds in self._cells.items():
-                values[name].append(
-                    np.mean(
-                        [self._measure(cells, id_rows, drawn[n_id_sets:]) for cells in of_seeds],
-                        axis=0,
-                    )
-                )
-        return {name: np.stack(of_name) for name, of_name in values.items()}
+            of_seeds = [self._measure(of_seed, id_rows, drawn[n_id_sets:]) for of_seed in cells]
+            values.append(np.mean(of_seeds, axis=0))
+        return np.stack(values)
 
     def interval(self, detector: str, confidence: float) -> npt.NDArray[np.float64]:
         """Return bounds of shape (2, n_columns, n_names)."""
         tail = (1 - confidence) / 2
         return np.quantile(self.resampled[detector], [tail, 1 - tail], axis=0)
 
-    def test(
-        self, detector: str, other: str, column: str, name: str, confidence: float
-    ) -> PairedTest:
-        """Test the difference of a metric between two detectors on an OOD set or a group.
+    def tests(
+        self, pairs: Sequence[tuple[str, str]], column: str, name: str, confidence: float
+    ) -> list[PairedTest]:
+        """Test the difference of a metric between two detectors of each pair, on a set or a group.
 
         DeLong's test for areas, and a paired bootstrap for other metrics. The metric is averaged
         over the seeds.
         """
         metric = self.metrics[name.removesuffix(FULL)]
         if metric.is_area:
-            spectrum = int(name.endswith(FULL))
-            (id_one, ood_one), (id_two, ood_two) = (
-                self._placements(of, column, metric, spectrum) for of in (detector, other)
-            )
-            parts = [one - two for one, two in zip(ood_one, ood_two, strict=True)]
-            return normal_test(id_one - id_two, parts, confidence)
+            full = name.endswith(FULL)
+            found = {
+                of: self._placements(of, column, metric, full=full)
+                for of in {of for pair in pairs for of in pair}
+            }
+            return [_area_test(found[one], found[two], confidence) for one, two in pairs]
         at = self.columns.index(column), self.names.index(name)
-        one, two = (self.points[of].mean(0)[at] for of in (detector, other))
-        resampled = [self.resampled[of][(slice(None), *at)] for of in (detector, other)]
-        return resampled_test(one - two, resampled[0] - resampled[1], confidence)
+        points = {of: float(values.mean(0)[at]) for of, values in self.points.items()}
+        drawn = {of: values[(slice(None), *at)] for of, values in self.resampled.items()}
+        return [
+            resampled_test(points[one] - points[two], drawn[one] - drawn[two], confidence)
+            for one, two in pairs
+        ]
 
-    def _placements(
-        self, detector: str, column: str, metric: Metric, spectrum: int
-    ) -> tuple[npt.NDArray[np.float64], list[npt.NDArray[np.float64]]]:
-        """Return the placements, averaged over seeds; those of ID rows also over the sets."""
-        sets = [self.ood_sets.index(name) for name in self.groups.get(column, [column])]
+    def _cells_of(self, name: str) -> list[list[list[Cell]]]:
+        """Return the cells of a detector by seed, spectrum and OOD set."""
+        return [
+            [
+                [_cell(outcome, ood_set, self._labels, full=full) for ood_set in self.ood_sets]
+                for full in ([False, True] if self.has_shifted else [False])
+            ]
+            for outcome in self.outcomes[name]
+        ]
+
+    def _placements(self, name: str, column: str, metric: Metric, *, full: bool) -> Placements:
         found = [
-            [cells[spectrum][place].placements(metric) for cells in self._cells[detector]]
-            for place in sets
+            [
+                _cell(outcome, ood_set, self._labels, full=full).placements(metric)
+                for outcome in self.outcomes[name]
+            ]
+            for ood_set in self.groups.get(column, [column])
         ]
         of_id = np.mean([[pair[0] for pair in of_set] for of_set in found], axis=(0, 1))
         return of_id, [np.mean([pair[1] for pair in of_set], axis=0) for of_set in found]
@@ -191,6 +191,11 @@ class Study:
         places = {name: i for i, name in enumerate(self.ood_sets)}
         means = [of_sets[[places[name] for name in sets]].mean(0) for sets in self.groups.values()]
         return np.concatenate([of_sets, np.reshape(means, (len(means), of_sets.shape[1]))])
+
+
+def _area_test(first: Placements, second: Placements, confidence: float) -> PairedTest:
+    parts = [one - two for one, two in zip(first[1], second[1], strict=True)]
+    return normal_test(first[0] - second[0], parts, confidence)
 
 
 def _cell(outcome: Outcome, ood_set: str, labels: Sets, *, full: bool) -> Cell:
