@@ -5,6 +5,7 @@
     python benchmarks/recommend.py --preset cifar10 --data DIR --network FILE  # of skood.save
     python benchmarks/recommend.py --preset mlp --data DIR
     python benchmarks/recommend.py --preset rows --data DIR
+    python benchmarks/recommend.py --preset tables
     python benchmarks/recommend.py --table                   # the stored results as text
 
 DIR has torchvision's layout, or a ``read_data.py`` with ``load(name, split)``. Every preset has one
@@ -13,7 +14,9 @@ in-distribution set and several OOD sets, which nothing is tuned on:
 - "fashion_mnist": a small ConvNet, trained by this script, and frozen;
 - "cifar10": a trained network, frozen;
 - "mlp": an MLP on the pixels of Fashion-MNIST, which `recommend` trains, also without classes;
-- "rows": 50 principal components of the pixels of Fashion-MNIST, without a network.
+- "rows": 50 principal components of the pixels of Fashion-MNIST, without a network;
+- "tables": rows of scikit-learn's digits, wine and breast cancer, without a network. Two digits, a
+  cultivar or a diagnosis are the OOD set, each in turn.
 
 The regret of a choice on an OOD set is the AUROC of the best candidate there, minus the AUROC of
 the chosen one. The order of `recommend` has no real outliers; "other OOD set" is its order on
@@ -28,6 +31,7 @@ import warnings
 from datetime import date
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 from _colour import train_network
@@ -35,6 +39,7 @@ from _images import labelled_images
 from _machine import machine
 from scipy.stats import spearmanr
 from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_digits, load_wine
 from sklearn.decomposition import PCA
 from sklearn.frozen import FrozenEstimator
 
@@ -48,10 +53,9 @@ from skood.metrics import auroc
 GREY = ("mnist", "notmnist", "omniglot", "svhn", "cifar10")
 COLOUR = ("svhn", "cifar100", "tinyimagenet_crop", "tinyimagenet_resize")
 FIXED = ("KNN", "MSP", "Mahalanobis")
-PRESETS = ("fashion_mnist", "cifar10", "mlp", "rows")
+PRESETS = ("fashion_mnist", "cifar10", "mlp", "rows", "tables")
+TABLES = {"digits": load_digits, "wine": load_wine, "cancer": load_breast_cancer}
 CONVNET = ConvNet(n_filters=(16, 32, 64), max_epochs=4)
-# Criteria whose order is measured, if the setting has them.
-ORDERS = {"default": None, "synthetic": ["synthetic"], "classes": ["classes"]}
 
 
 def main() -> None:
@@ -71,8 +75,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="print the stored results")
     args = parser.parse_args()
     if not args.table:
-        if args.data is None or args.preset is None:
-            parser.error("--data and --preset are needed to run")
+        if args.preset is None or (args.data is None and args.preset != "tables"):
+            parser.error("--preset, and for images --data, are needed to run")
         args.out.mkdir(parents=True, exist_ok=True)
         args.work.mkdir(parents=True, exist_ok=True)
         path = args.out / f"recommend-{args.preset}.json"
@@ -81,37 +85,85 @@ def main() -> None:
 
 
 def run(args: argparse.Namespace) -> dict:
-    start = perf_counter()
+    if args.preset == "tables":
+        result = run_tables(args)
+        return result | {"machine": machine(), "date": date.today().isoformat()}
     about, model, X, y, held_out, test, sets = setting(args)
-    print(f"{about}, {perf_counter() - start:.0f} s", flush=True)
     training = share_forward_pass(X)
-    known = None if held_out is None else share_forward_pass(held_out)
     truth = true_areas(model, training, y, share_forward_pass(test), sets)
-    print(f"true AUROCs, {perf_counter() - start:.0f} s", flush=True)
     result: dict = {"about": about, "truth": truth, "orders": {}, "seconds": []}
-    warnings.simplefilter("ignore")
+    known = None if held_out is None else share_forward_pass(held_out)
     for seed in args.seeds:
-        began = perf_counter()
         common = {"X_held_out": known, "random_state": seed, "choice": "measured", "verbose": 0}
-        found = recommend(model, training, y, **common)
-        result["seconds"].append(perf_counter() - began)
-        orders = {"default": found.rows}
-        used = [name for name, state in found.criteria.items() if state == "used"]
-        if len(used) > 1:
-            # The same scores, ordered by one criterion.
-            for name in used:
-                rows = [row for row in found.rows if row["excluded"] is None]
-                orders[name] = sorted(rows, key=lambda row, name=name: -row[name])
-        for name, images in sets.items():
-            outliers = share_forward_pass(images[args.n_test :][: args.n_test])
-            rows = recommend(model, training, y, outliers=outliers, **common).rows
-            orders[f"outliers of {name}"] = rows
-        for name, rows in orders.items():
-            result["orders"].setdefault(name, {})[str(seed)] = [
-                row["detector"] for row in rows if row["excluded"] is None
-            ]
-        print(found, f"{perf_counter() - start:.0f} s", flush=True)
+        start = perf_counter()
+        found = quietly(recommend, model, training, y, **common)
+        result["seconds"].append(perf_counter() - start)
+        print(found, flush=True)
+        for name, order in orders_of(found).items():
+            for key in sets:
+                add_order(result, name, key, order)
+        for given, images in sets.items():
+            outliers = share_forward_pass(images[len(images) // 2 :])
+            by_outliers = quietly(recommend, model, training, y, outliers=outliers, **common)
+            for key in sets:
+                name = "outliers of " + ("the same set" if key == given else "another set")
+                add_order(result, name, key, orders_of(by_outliers)["default"])
     return result | {"machine": machine(), "date": date.today().isoformat()}
+
+
+def run_tables(args: argparse.Namespace) -> dict:
+    """Leave classes of scikit-learn's tables out, and recommend on the rows of the others."""
+    result: dict = {
+        "about": {"preset": "tables", "network": "None"},
+        "truth": {},
+        "orders": {},
+        "seconds": [],
+    }
+    for name, load in TABLES.items():
+        X, y = load(return_X_y=True)
+        classes = np.unique(y)
+        groups = [classes[k : k + 2] for k in range(0, 10, 2)] if len(classes) == 10 else classes
+        for group in groups:
+            is_id = ~np.isin(y, group)
+            key = f"{name} {'+'.join(map(str, np.atleast_1d(group)))}"
+            rng = np.random.default_rng(0)
+            rows = rng.permutation(np.flatnonzero(is_id))
+            training, test = np.split(rows, [max(100, int(0.7 * len(rows)))])
+            areas = true_areas(
+                None, X[training], y[training], X[test], {key: X[~is_id]}, half=False
+            )
+            for detector, found in areas.items():
+                result["truth"].setdefault(detector, {}).update(found)
+            for seed in args.seeds:
+                start = perf_counter()
+                found = quietly(
+                    recommend, None, X[training], y[training], random_state=seed, verbose=0
+                )
+                result["seconds"].append(perf_counter() - start)
+                for order_name, order in orders_of(found).items():
+                    add_order(result, order_name, key, order)
+    return result
+
+
+def orders_of(found: skood.Recommendation) -> dict[str, list[str]]:
+    """Return the names of the compared detectors, by the mean of the criteria and by each."""
+    rows = [row for row in found.rows if row["excluded"] is None]
+    used = [name for name, state in found.criteria.items() if state == "used"]
+    orders = {"default": [row["detector"] for row in rows]}
+    for name in used if len(used) > 1 else []:
+        by_one = sorted(rows, key=lambda row, name=name: -row[name])
+        orders[f"default, {name} alone"] = [row["detector"] for row in by_one]
+    return orders
+
+
+def add_order(result: dict, name: str, key: str, order: list[str]) -> None:
+    result["orders"].setdefault(name, {}).setdefault(key, []).append(order)
+
+
+def quietly(function, *args, **params):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return function(*args, **params)
 
 
 def setting(args: argparse.Namespace) -> tuple:
@@ -123,6 +175,9 @@ def setting(args: argparse.Namespace) -> tuple:
     test_images, test_labels = labelled_images(args.data, name)
     about = {"preset": args.preset, "id": name, "n_train": args.n_train, "n_test": args.n_test}
     model = None
+    network: Any = {"fashion_mnist": CONVNET, "cifar10": args.network or Airbench()}.get(
+        args.preset
+    )
     if args.preset == "fashion_mnist":
         model, about["training seconds"] = train_network(
             "recommend", CONVNET, images, labels, 0, args.work
@@ -135,7 +190,7 @@ def setting(args: argparse.Namespace) -> tuple:
         )
     elif args.preset == "mlp":
         model = MLP(max_epochs=10, random_state=0)
-    about["network"] = repr(model)
+    about["network"] = repr(network or model)
     frozen = args.preset in ("fashion_mnist", "cifar10")
     if frozen:
         half = len(test_images) // 2
@@ -165,78 +220,67 @@ def setting(args: argparse.Namespace) -> tuple:
     return about, model, X, y, held_out, test, sets
 
 
-def true_areas(model, training, y, test, sets: dict) -> dict[str, dict[str, float]]:
-    """Return the AUROC of every candidate on every OOD set, which `recommend` does not see."""
+def true_areas(model, X, y, test, sets: dict, half: bool = True) -> dict[str, dict[str, float]]:
+    """Return the AUROC of every candidate on every OOD set, or on the first half of it."""
+    training, test = map(share_forward_pass, (X, test))
     situation = situation_of(model, training, y)
     if model is not None and not situation.is_trained:
         model = FrozenEstimator(fit_model(clone(model), training, y, seed=0))
-    halves = {name: share_forward_pass(images[: len(images) // 2]) for name, images in sets.items()}
+    tested = {
+        name: share_forward_pass(images[: len(images) // 2] if half else images)
+        for name, images in sets.items()
+    }
     result: dict[str, dict[str, float]] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name, detector in candidates_for(situation, False).detectors.items():
-            try:
-                fitted = fit_detector(
-                    with_model(detector, model, situation.kind),
-                    training,
-                    y,
-                    None,
-                    seed=0,
-                    memory=None,
-                )
-                inside = scores_of(fitted, test)
-                for key, data in halves.items():
-                    outside = scores_of(fitted, data)
-                    labels = np.repeat([1, -1], [len(inside), len(outside)])
-                    area = float(auroc(labels, np.concatenate([inside, outside])))
-                    result.setdefault(name, {})[key] = area
-            except (TypeError, ValueError) as error:
-                print(name, "is left out:", error)
+    for name, detector in candidates_for(situation, False).detectors.items():
+        detector = with_model(detector, model, situation.kind)
+        try:
+            fitted = quietly(fit_detector, detector, training, y, None, seed=0, memory=None)
+            inside = scores_of(fitted, test)
+            for key, data in tested.items():
+                outside = scores_of(fitted, data)
+                labels = np.repeat([1, -1], [len(inside), len(outside)])
+                area = float(auroc(labels, np.concatenate([inside, outside])))
+                result.setdefault(name, {})[key] = area
+        except (TypeError, ValueError) as error:
+            print(f"{name} is left out: {error}")
     return result
 
 
 def regrets(result: dict) -> tuple[dict[str, list[float]], list[float]]:
     """Return, for every OOD set, the regret of every choice and the rank correlation."""
     truth = result["truth"]
-    sets = list(next(iter(truth.values())))
-    found: dict[str, list[float]] = {}
+    # A detector that could not be fitted for every set is no fixed choice.
+    sets = list(max(truth.values(), key=len))
+    known = {
+        key: {name: areas[key] for name, areas in truth.items() if key in areas} for key in sets
+    }
+    best = {key: max(areas.values()) for key, areas in known.items()}
+    found = {
+        name: [
+            float(np.mean([best[key] - known[key][order[0]] for order in orders[key]]))
+            for key in sets
+        ]
+        for name, orders in result["orders"].items()
+    }
+    always = {name: areas for name, areas in truth.items() if len(areas) == len(sets)}
+    for name in FIXED:
+        if name in always:
+            found[f"always {name}"] = [best[key] - always[name][key] for key in sets]
+    name = max(always, key=lambda name: np.mean(list(always[name].values())))
+    found[f"best fixed in hindsight ({name})"] = [best[key] - always[name][key] for key in sets]
+    found["a random candidate"] = [
+        float(best[key] - np.mean(list(known[key].values()))) for key in sets
+    ]
     correlations = []
     for key in sets:
-        best = max(areas[key] for areas in truth.values())
-        for name, orders in result["orders"].items():
-            if name == f"outliers of {key}":
-                name = "outliers of the same set"
-            elif name.startswith("outliers of"):
-                name = "outliers of another set"
-            chosen = [order[0] for order in orders.values()]
-            values = [best - truth[detector][key] for detector in chosen]
-            found.setdefault(name, []).append((key, float(np.mean(values))))
-        for name in FIXED:
-            if name in truth:
-                found.setdefault(f"always {name}", []).append((key, best - truth[name][key]))
-        everyone = [best - areas[key] for areas in truth.values()]
-        found.setdefault("a random candidate", []).append((key, float(np.mean(everyone))))
-        correlations.append(
-            float(
-                np.mean(
-                    [
-                        spearmanr(
-                            range(len(order)), [-truth[detector][key] for detector in order]
-                        ).statistic
-                        for order in result["orders"]["default"].values()
-                    ]
-                )
+        values = []
+        for order in result["orders"]["default"][key]:
+            order = [name for name in order if name in known[key]]
+            values.append(
+                spearmanr(range(len(order)), [-known[key][name] for name in order]).statistic
             )
-        )
-    means = {
-        name: [float(np.mean([value for key, value in values if key == one])) for one in sets]
-        for name, values in found.items()
-    }
-    hindsight = max(truth, key=lambda name: np.mean(list(truth[name].values())))
-    means[f"best fixed in hindsight ({hindsight})"] = [
-        max(areas[key] for areas in truth.values()) - truth[hindsight][key] for key in sets
-    ]
-    return means, correlations
+        correlations.append(float(np.mean(values)))
+    return found, correlations
 
 
 def table(results: dict[str, dict]) -> str:
@@ -244,9 +288,9 @@ def table(results: dict[str, dict]) -> str:
     lines = []
     for result in results.values():
         about = result["about"]
-        sets = list(next(iter(result["truth"].values())))
+        sets = list(max(result["truth"].values(), key=len))
         accuracy = f", accuracy {100 * about['accuracy']:.2f} %" if "accuracy" in about else ""
-        means, correlations = regrets(result)
+        choices, correlations = regrets(result)
         lines += [
             f"{about['preset']}: {about['network']}{accuracy}, {len(result['truth'])} candidates",
             "",
@@ -255,7 +299,7 @@ def table(results: dict[str, dict]) -> str:
             *(
                 f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} "
                 f"| {np.mean(values):.3f} |"
-                for name, values in sorted(means.items(), key=lambda item: np.mean(item[1]))
+                for name, values in sorted(choices.items(), key=lambda item: np.mean(item[1]))
             ),
             f"| rank correlation of the order | {' | '.join(f'{c:.2f}' for c in correlations)} "
             f"| {np.mean(correlations):.2f} |",

@@ -42,18 +42,15 @@ from skood.posthoc import (
 from skood.posthoc._models import read_features, with_handles
 
 __all__ = [
-    "FIXED_CHOICES",
     "Candidates",
     "Situation",
     "candidates_for",
     "check_usable",
+    "fixed_choice",
     "given_candidates",
     "situation_of",
     "with_model",
 ]
-
-# What is taken without a measurement on real outliers, by the kind of model.
-FIXED_CHOICES = {"network": "KNN", "classifier": "MSP", "features": "KNN", "rows": "KNN"}
 
 _ALONE = (
     "runs the network itself, for gradients, inner layers or dropout, so that it cannot share the "
@@ -183,6 +180,13 @@ def check_usable(situation: Situation) -> None:
             f"the model, {name}, is to be trained, and y is None; give class labels, or a trained "
             "classifier in sklearn.frozen.FrozenEstimator"
         )
+
+
+def fixed_choice(situation: Situation) -> str:
+    """Return the detector that is chosen without a comparison on real outliers."""
+    if situation.kind == "classifier":
+        return "MSP"
+    return "Mahalanobis" if situation.has_labels else "KNN"
 
 
 def candidates_for(situation: Situation, embeddings: bool) -> Candidates:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -106,7 +107,6 @@ class Contest:
                 rows.training.subset(training),
                 labels[training],
             )
-            # New objects, so that nothing is read from the pass of another network.
             inliers, outliers = (
                 rows.training.subset(self._drawn(test[mask], number))
                 for mask in (~left_out, left_out)
@@ -153,22 +153,20 @@ class Contest:
         fitted = {}
         for name, detector in detectors.items():
             on_model = with_model(detector, model, self.situation.kind)
-
-            def fit(detector: Any = on_model) -> Any:
-                return fit_detector(detector, data, y, None, seed=self.seed, memory=None)
-
+            fit = partial(fit_detector, on_model, data, y, None, seed=self.seed, memory=None)
             result = self._tried(name, fit)
             if result is not None:
                 fitted[name] = result
         return fitted
 
     def _score_ranking(self) -> dict[str, Scores]:
+        """Score the ranking rows, and measure the time."""
         ranking = self.rows.ranking
         found, seconds = {}, {}
-        shared = None
+        shared_pass = None if self.situation.kind in ("network", "features") else 0.0
         for name, detector in list(self.fitted.items()):
             start = perf_counter()
-            scores = self._tried(name, lambda detector=detector: scores_of(detector, ranking))
+            scores = self._tried(name, partial(scores_of, detector, ranking))
             seconds[name] = perf_counter() - start
             if scores is None:
                 continue
@@ -176,26 +174,24 @@ class Contest:
                 self._exclude(name, f"gives all {len(scores)} ranking rows the same score")
                 continue
             found[name] = scores
-            if shared is None and isinstance(detector, OutputsScore):
+            if shared_pass is None and isinstance(detector, OutputsScore):
                 # The second time, the outputs of the network are known.
                 start = perf_counter()
                 scores_of(detector, ranking)
                 again = perf_counter() - start
-                shared, seconds[name] = max(0.0, seconds[name] - again), again
+                shared_pass, seconds[name] = max(0.0, seconds[name] - again), again
         for name in found:
-            own_pass = shared if isinstance(self.fitted[name], OutputsScore) else None
-            if self.situation.kind == "rows":
-                own_pass = None
-            self.milliseconds[name] = 1e3 * (seconds[name] + (own_pass or 0.0)) / len(ranking)
+            if isinstance(self.fitted[name], OutputsScore):
+                seconds[name] += shared_pass or 0.0
+            self.milliseconds[name] = 1e3 * seconds[name] / len(ranking)
         return found
 
     def _scored(self, detectors: dict[str, Any], data: CheckedData) -> Iterator[tuple[str, Scores]]:
         for name, detector in list(detectors.items()):
-            if name not in self.fitted:
-                continue
-            scores = self._tried(name, lambda detector=detector: scores_of(detector, data))
-            if scores is not None:
-                yield name, scores
+            if name in self.fitted:
+                scores = self._tried(name, partial(scores_of, detector, data))
+                if scores is not None:
+                    yield name, scores
 
     def _tried(self, name: str, function: Callable[[], Any]) -> Any:
         """Return the result, or exclude the candidate if it refuses the model or the data."""

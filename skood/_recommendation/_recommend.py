@@ -13,10 +13,10 @@ from skood._checked_data import CheckedData
 from skood._data import share_as_it_came
 from skood._progress import progress_bar, progress_scope
 from skood._recommendation._candidates import (
-    FIXED_CHOICES,
     Situation,
     candidates_for,
     check_usable,
+    fixed_choice,
     given_candidates,
     situation_of,
 )
@@ -85,9 +85,10 @@ def recommend(
         Whether the rows of X are embeddings of a network, which are scaled to length 1. Otherwise
         they are rows of a table, whose columns are standardised.
     choice : {"auto", "fixed", "measured"} or str, default="auto"
-        Detector that is chosen. "measured": the first in the order. "fixed": KNN if there are
-        features, MSP for a classifier other than a network. "auto": "measured" with real outliers,
-        otherwise "fixed" (see Notes). Any other value is the name of a candidate.
+        Detector that is chosen. "measured": the first in the order. "fixed": on features,
+        Mahalanobis with labels and KNN without; MSP for a classifier other than a network. "auto":
+        "measured" with real outliers, otherwise "fixed" (see Notes). Any other value is the name of
+        a candidate.
     criteria : sequence of {"outliers", "classes", "synthetic"}, default=None
         What the order is the mean of. None: the outliers if they are given, otherwise classes and
         synthetic outliers.
@@ -167,12 +168,12 @@ def recommend(
     Examples
     --------
     >>> from sklearn.datasets import load_digits
-    >>> from sklearn.linear_model import LogisticRegression
+    >>> from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     >>> from skood import KNN, MSP, recommend
     >>> X, y = load_digits(return_X_y=True)
     >>> known = y < 8
     >>> found = recommend(
-    ...     LogisticRegression(max_iter=50),
+    ...     LinearDiscriminantAnalysis(),
     ...     X[known],
     ...     y[known],
     ...     outliers=X[~known],
@@ -291,7 +292,7 @@ def _choose(
         if choice not in order:
             raise ValueError(f"choice={choice!r} was not compared; see `candidates`")
         return choice, "named by choice="
-    fixed = FIXED_CHOICES[situation.kind]
+    fixed = fixed_choice(situation)
     by_real = states["outliers"] == "used"
     if choice == "fixed" or (choice == "auto" and not by_real):
         if fixed in order:

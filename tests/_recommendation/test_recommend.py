@@ -68,8 +68,8 @@ def test_the_kinds_are_all_kinds_of_synthetic_outliers():
 def test_a_table_with_labels(rows):
     X, y = rows
     found = recommend(None, pd.DataFrame(X, columns=list("abcd")), y, **QUICK)
-    assert found.choice_ == "KNN" == next(r["detector"] for r in found.rows if r["chosen"])
-    assert {"Mahalanobis", "RelativeMahalanobis", "GMM", "IsolationForest"} <= set(names(found))
+    assert found.choice_ == "Mahalanobis" == next(r["detector"] for r in found.rows if r["chosen"])
+    assert {"KNN", "RelativeMahalanobis", "GMM", "IsolationForest"} <= set(names(found))
     assert found.criteria["classes"] == found.criteria["synthetic"] == "used"
     sets = {row["set"] for row in found.by_set}
     assert sets == {"without 0", "without 1", "without 2", *KINDS}
@@ -239,14 +239,16 @@ class Constant(BaseEstimator):
 
 def test_choices(rows):
     X, y = rows
-    given = {"GMM": GMM(), "KNN": KNN(n_neighbors=5)}
+    given = {"GMM": GMM(), "Mahalanobis": Mahalanobis(), "KNN": KNN(n_neighbors=5)}
     by_name = recommend(None, X, y, candidates=given, choice="GMM", **QUICK)
     assert by_name.choice_ == "GMM"
     measured = recommend(None, X, y, candidates=given, choice="measured", **QUICK)
     assert measured.choice_ == names(measured)[0]
     fixed = recommend(None, X, y, candidates=given, outliers=X + 9, choice="fixed", **QUICK)
-    assert fixed.choice_ == "KNN"
-    without = recommend(None, X, y, candidates=[GMM(), Mahalanobis()], **QUICK)
+    assert fixed.choice_ == "Mahalanobis"
+    no_labels = recommend(None, X, candidates=given, **QUICK)
+    assert no_labels.choice_ == "KNN"
+    without = recommend(None, X, y, candidates=[GMM(), KNN(n_neighbors=5)], **QUICK)
     assert "was not compared" in without.reason_
     with pytest.raises(ValueError, match="choice='best'"):
         recommend(None, X, y, candidates=given, choice="best", **QUICK)
@@ -274,7 +276,7 @@ def test_a_dataset_of_images_and_a_module_without_a_head(images):
 
     trunk = network()[:5]
     found = recommend(skood.FeatureExtractor(trunk), Pairs(), X_held_out=images[0], **QUICK)
-    assert found.choice_ == "KNN"
+    assert found.choice_ == "Mahalanobis"
     assert "RelativeMahalanobis" in names(found)
     assert "no classifier" in reason(found, "MSP")
     with pytest.warns(UserWarning, match="is taken for the feature"):
@@ -332,7 +334,7 @@ def test_the_false_alarm_rate_of_the_chosen_detector():
 def test_representations(rows):
     found = recommend(None, *rows, **QUICK)
     text = repr(found)
-    assert text.startswith("Recommendation: KNN\nrank  detector")
+    assert text.startswith("Recommendation: Mahalanobis\nrank  detector")
     assert "chosen" in text and "not compared: " in text and "180 training" in text
     html = found._repr_html_()
     assert html.count("<tr") == 1 + len(names(found))
