@@ -1,11 +1,14 @@
 """Tiny networks and items, and comparisons of a network with what is read from it."""
 
+import re
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy.special import softmax
+from scipy.stats import spearmanr
 from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 
@@ -195,3 +198,53 @@ def check_encoder():
                 np.testing.assert_allclose(alone, scores[3:4], rtol=0, atol=atol)
 
     return check
+
+
+@pytest.fixture(scope="session")
+def translations():
+    """Return a table of docs/user_guide/migrating.rst: (theirs, ours, what is equal) per line."""
+    page = (Path(__file__).parents[2] / "docs" / "user_guide" / "migrating.rst").read_text()
+
+    def of(title):
+        table = page.partition(f".. list-table:: {title}")[2].partition("\n\n\n")[0]
+        table = re.split(r"\n\n(?=\S)", table)[0]
+        rows = re.findall(r"\* - ``(.+)``\n     - ``(.+)``\n     - (equal|same ranks)", table)
+        # The first line has the names of the columns.
+        assert len(rows) == table.count("* - ") - 1 > 0
+        return rows
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def check_translation():
+    """Compare our scores with theirs, where outliers are higher."""
+
+    def check(theirs, ours, relation):
+        theirs, ours = -np.asarray(theirs, dtype=np.float64), np.asarray(ours)
+        assert np.ptp(ours) > 0
+        if relation == "equal":
+            _close(theirs, ours, 1e-4)
+        else:
+            # Rows whose scores differ by rounding may change places.
+            assert spearmanr(theirs, ours).statistic > 1 - 1e-4
+            assert np.abs(theirs - ours).max() > 1e-3 * np.abs(ours).max()
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def evaluated():
+    """Make the object of an expression whose names are attributes of modules, the first first."""
+
+    class Names(dict):
+        def __init__(self, modules):
+            self.modules = modules
+
+        def __missing__(self, name):
+            for module in self.modules:
+                if hasattr(module, name):
+                    return getattr(module, name)
+            raise KeyError(name)
+
+    return lambda expression, *modules: eval(expression, {}, Names(modules))
