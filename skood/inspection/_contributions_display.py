@@ -171,6 +171,8 @@ class ContributionsDisplay:
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set_yticks(places, self.names)
         ax.invert_yaxis()
-        ax.set(xlabel="contribution to the score", title=self.title)
+        ax.set(xlabel="contribution to the score")
+        # Of two parts, the second has a line of its own.
+        ax.set_title(self.title.replace(", ", "\n", 1), fontsize="medium")
         self.ax_, self.figure_ = ax, ax.figure
         return self
