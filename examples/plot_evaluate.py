@@ -5,7 +5,7 @@ Which detector is better
 
 A table of AUROCs hides how much of it is chance. This example compares four detectors on the same
 digits, with intervals, with paired tests, over training runs, and on shifted in-distribution data.
-The script takes about 40 seconds.
+The script takes about 10 seconds.
 """
 
 # %%

@@ -14,6 +14,9 @@ _ESCAPED = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": "$<$",
+    "±": r"$\pm$",
 }
 
 
@@ -26,7 +29,7 @@ def number(value: Any, digits: int = 3) -> str:
 
 def latex(text: str) -> str:
     """Escape the special characters of LaTeX."""
-    return "".join(_ESCAPED.get(character, character) for character in text).replace("±", r"$\pm$")
+    return "".join(_ESCAPED.get(character, character) for character in text)
 
 
 class Rows(list):
@@ -172,7 +175,11 @@ def _belongs_to_another(name: str, names: Sequence[str]) -> bool:
 
 
 def _cell(row: Mapping[str, Any], name: str, digits: int) -> str:
-    cell = number(row.get(name), digits)
+    value = row.get(name)
+    cell = number(value, digits)
+    smallest = 10.0**-digits
+    if name.startswith("p_") and isinstance(value, float) and value < smallest:
+        cell = f"<{number(smallest, digits)}"
     std = row.get(f"{name}_std")
     if std is not None:
         cell += f" ± {number(std, digits)}"

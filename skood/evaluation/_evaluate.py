@@ -179,7 +179,8 @@ def evaluate(
         dict.fromkeys(ood_sets, "f1" in measures and measures["f1"].needs_classes),
     )
     check_labelled(measures, labels)
-    tasks = [(name, seed) for name in by_name for seed in (seeds or [None])]
+    of_each: Sequence[int | None] = seeds or [None]
+    tasks = [(name, seed) for name in by_name for seed in of_each]
     bar = progress_bar(
         total=len(tasks), description="evaluating detectors", unit="detector", verbose=verbose
     )

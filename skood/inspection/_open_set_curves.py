@@ -66,7 +66,7 @@ class _OpenSetCurves(ABC):
         Raises
         ------
         TypeError
-            When `detector` predicts no classes.
+            When `detector` predicts no classes, or classes that do not exclude each other.
         """
         check_is_fitted(detector)
         check_sets(sets, "sets", at_least=2)
@@ -77,8 +77,7 @@ class _OpenSetCurves(ABC):
                 "another classifier are for from_predictions"
             )
         scores = {name: detector.score_samples(X) for name, X in sets.items()}
-        classes = np.asarray(detector.classes_)
-        y_pred = {name: classes[detector.predict_proba(X).argmax(1)] for name, X in sets.items()}
+        y_pred = {name: _predict(detector, X) for name, X in sets.items()}
         return cls.from_predictions(
             scores, y_pred, y_id, offset=getattr(detector, "offset_", None), ax=ax, **plot_params
         )
@@ -175,6 +174,16 @@ class _OpenSetCurves(ABC):
             x, y, color=colour, linestyle=_STYLES[number % len(_STYLES)], label=label
         )  # fmt: skip
         return colour
+
+
+def _predict(detector: Any, X: Any) -> npt.NDArray:
+    proba = np.asarray(detector.predict_proba(X))
+    if not np.allclose(proba.sum(1), 1, atol=1e-3):
+        raise TypeError(
+            f"the probabilities of {type(detector).__name__} do not add up to 1, so that its "
+            "classes do not exclude each other; expected one class for each item"
+        )
+    return np.asarray(detector.classes_)[proba.argmax(1)]
 
 
 class CCRCurvesDisplay(_OpenSetCurves):

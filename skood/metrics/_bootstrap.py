@@ -158,7 +158,7 @@ def percentile_bounds(
         Lower and upper bounds of what `statistic` returns.
     """
     check_level(confidence)
-    values = [
+    values: list[Any] = [
         statistic(np.concatenate(drawn))
         for drawn in draws_of(strata, n_resamples=n_resamples, random_state=random_state)
     ]

@@ -425,6 +425,16 @@ def test_names_stand_for_one_thing(detectors, sets, ood):
         evaluate(detectors, sets["id"], ood, metrics="auroc")
 
 
+def test_cells():
+    table = Table(
+        [{"a": "x^2 ~ y", "p_value": 0.0004, "n": 3}, {"a": None, "p_value": float("nan")}]
+    )
+    lines = [line.split()[-2:] for line in str(table).splitlines()[1:]]
+    assert lines == [["<0.001", "3"], ["nan"]]
+    assert r"x\textasciicircum{}2 \textasciitilde{} y & $<$0.001 & 3 \\" in table.to_latex()
+    assert "&lt;0.001" in table._repr_html_()
+
+
 def test_a_table_without_scores_cannot_be_tested():
     rows = [{"detector": "a", "ood_set": "x", "auroc": 0.5}]
     table = Evaluation(rows)

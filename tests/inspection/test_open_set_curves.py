@@ -107,6 +107,22 @@ def test_from_estimator(display):
         display.from_estimator(skood.KNN(n_neighbors=3).fit(X), sets, y)
 
 
+class Several:
+    """Classes that do not exclude each other."""
+
+    def __init__(self):
+        self.classes_ = np.arange(2)
+
+    def fit(self, X, y=None):
+        return self
+
+    def score_samples(self, X):
+        return X[:, 0]
+
+    def predict_proba(self, X):
+        return np.full((len(X), 2), 0.9)
+
+
 @pytest.mark.parametrize("display", DISPLAYS)
 def test_errors(display, given):
     scores, y_pred, y_id = given
@@ -116,6 +132,9 @@ def test_errors(display, given):
         display.from_predictions(scores, y_pred, y_id[1:])
     with pytest.raises(ValueError, match=r"labels of 'near' have shape \(39,\)"):
         display.from_predictions(scores, y_pred | {"near": y_pred["near"][1:]}, y_id)
+    sets = {name: values[:, None] for name, values in scores.items()}
+    with pytest.raises(TypeError, match="probabilities of Several do not add up to 1"):
+        display.from_estimator(Several(), sets, y_id)
     with pytest.raises(TypeError, match="y_pred is of type ndarray"):
         display.from_predictions(scores, y_pred["in"], y_id)
     with pytest.raises(ValueError, match="x='fpr'"):
