@@ -145,8 +145,9 @@ class BaseDetector(Detector):
         inliers, y, outliers = self._split_outliers(data, labels_of(self, data, y))
         self._fit_split(earlier, inliers, y, outliers)
         if self._remembers_rows and inliers is not data:
-            kept, learned = inliers.rows_in(data), self._training_rows
-            self._training_rows = kept if learned is None else kept[learned]
+            learned = self._training_rows
+            rows = inliers if learned is None else inliers.subset(learned)
+            self._training_rows: Any = rows.rows_in(data)
         return self
 
     def _fit_split(

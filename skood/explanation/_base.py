@@ -45,7 +45,8 @@ class Explanation(ABC):
             self.scores[rows]
             rows = [rows]
         values = {name: getattr(self, name) for name in self._of_items}
-        return replace(self, **{name: None if v is None else v[rows] for name, v in values.items()})
+        chosen: dict[str, Any] = {k: None if v is None else v[rows] for k, v in values.items()}
+        return replace(self, **chosen)
 
     @property
     @abstractmethod

@@ -79,7 +79,7 @@ class ClassesExplanation(Explanation):
         return super()._title(item) + (constant if self.constants[item] else "")
 
     def _rows_shown(self, item: int) -> list[tuple[str, ...]]:
-        rows = [("class", "logit", "probability", "contribution")]
+        rows: list[tuple[str, ...]] = [("class", "logit", "probability", "contribution")]
         for k in np.argsort(-self.logits[item], kind="stable")[:5]:
             values = self.logits[item, k], self.probabilities[item, k], self.contributions[item, k]
             # 0 instead of -0.

@@ -73,7 +73,7 @@ class NeighborsExplanation(Explanation):
         k = self.indices.shape[1]
         # The first neighbours and the last one, whose distance may be the score.
         shown = list(range(k)) if k <= 5 else [*range(4), k - 1]
-        rows = [("training row", "distance", "contribution")]
+        rows: list[tuple[str, ...]] = [("training row", "distance", "contribution")]
         for j in shown:
             if j == k - 1 and k > 5:
                 rows.append((f"... {k - 5} more", "", ""))

@@ -21,8 +21,8 @@ from skood.likelihood import LogLikelihood
 __all__ = ["gradient_of"]
 
 _Array = npt.NDArray[np.float64]
-# Items that are differentiated at once.
-_BATCH = 32
+# Values of items that are differentiated at once, and items at most.
+_VALUES, _MOST = 2**17, 1024
 
 Gradient = Callable[[_Array], tuple[_Array, _Array]]
 
@@ -72,7 +72,8 @@ def gradient_of(estimator: Any, data: CheckedData) -> Gradient:
 def _of_graph(graph: DetectorGraph, data: CheckedData, name: str) -> Gradient:
     def gradient(items: _Array) -> tuple[_Array, _Array]:
         values, scores = np.empty(items.shape), np.empty(len(items))
-        for rows in row_slices(len(items), _BATCH):
+        size = min(_MOST, max(8, _VALUES // items[0].size))
+        for rows in row_slices(len(items), size):
             given = items[rows]
             given = np.moveaxis(given, 1, -1) if data.channels_last else given
             came = np.ascontiguousarray(given.reshape(len(given), *data.came_as))

@@ -58,6 +58,9 @@ class NeighborsDisplay:
         self.items = items
         self.neighbors = neighbors
         self.explanation = explanation
+        # Mean and standard deviation of the columns of training rows.
+        self._centre: Any = 0.0
+        self._scale: Any = 1.0
 
     @classmethod
     def from_estimator(
@@ -137,7 +140,8 @@ class NeighborsDisplay:
         )
         if len(training.item_shape) == 1:
             rows = training.rows().astype(np.float64)
-            display._centre, display._scale = rows.mean(0), rows.std(0)
+            scale = rows.std(0)
+            display._centre, display._scale = rows.mean(0), np.where(scale > 0, scale, 1.0)
         return display.plot(figure=figure)
 
     def plot(self, *, figure: Any = None, cmap: Any = None) -> NeighborsDisplay:
@@ -189,5 +193,4 @@ class NeighborsDisplay:
 
     def _cells(self, rows: npt.NDArray) -> npt.NDArray:
         """Return rows in standard deviations, as images of one column."""
-        centre, scale = getattr(self, "_centre", 0.0), getattr(self, "_scale", 1.0)
-        return ((rows - centre) / np.where(np.equal(scale, 0), 1.0, scale))[..., None]
+        return ((rows - self._centre) / self._scale)[..., None]

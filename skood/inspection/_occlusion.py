@@ -53,12 +53,12 @@ def occlusions(
                 new = np.broadcast_to(baseline, items.shape)[(slice(None), *part)]
                 if items.dtype.kind in "iu":
                     new = np.rint(new)
-                replaced[(g, m, slice(None), *part)] = new
+                replaced[g, m][(slice(None), *part)] = new
         found = scores_of(replaced.reshape(-1, *shape)).reshape(len(group), len(baselines), n)
         falls = _falls(scores, found).mean(1)
         for part, fall in zip(group, falls, strict=True):
-            where = part[1:] if len(shape) == 3 else part
-            values[(slice(None), *where)] = fall.reshape(n, *[1] * len(where))
+            where = (slice(None), *(part[1:] if len(shape) == 3 else part))
+            values[where] = fall.reshape(n, *[1] * (values.ndim - 1))
     return values
 
 

@@ -134,8 +134,9 @@ class PixelMapsDisplay:
         ValueError
             When the explanation is for another number of images than X has.
         """
-        maps = getattr(explanation, "contributions", None)
-        if not isinstance(explanation, (PixelsExplanation, Attribution)) or np.ndim(maps) != 3:
+        known = isinstance(explanation, (PixelsExplanation, Attribution))
+        maps = explanation.contributions if known else np.empty(0)
+        if maps.ndim != 3:
             raise TypeError(
                 f"explanation is a {type(explanation).__name__} without a map of pixels; "
                 "ContributionsDisplay and NeighborsDisplay draw other explanations"
@@ -146,9 +147,10 @@ class PixelMapsDisplay:
                 f"X has {data.description}, and explanation has maps of shape {maps.shape}; give "
                 "the images that were explained"
             )
-        is_attribution = isinstance(explanation, Attribution)
-        name = explanation.method.replace("_", " ") if is_attribution else "score"
-        settings = {"unit": "score" if is_attribution else "nats", **plot_params}
+        name, unit = "score", "nats"
+        if isinstance(explanation, Attribution):
+            name, unit = explanation.method.replace("_", " "), "score"
+        settings = {"unit": unit, **plot_params}
         images = _images(data.take(np.arange(len(data))), maps.shape)
         return cls.from_maps(images, {name: maps}, figure=figure, **settings)
 

@@ -123,7 +123,7 @@ class ExplainedByNeighbors(OutputsScore):
         learned, members = self._training_rows, self._bank_rows
         if learned is None:
             return np.arange(len(self._rows)) if members is None else members
-        return learned if members is None else learned[members]
+        return (learned if members is None else learned[members]).astype(np.int64)
 
     def _explanation(self, outputs: Outputs) -> NeighborsExplanation:
         rows = self.bank_indices_

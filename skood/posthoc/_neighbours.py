@@ -176,7 +176,7 @@ class Bank:
         # A row that is no candidate has a product of at most the smallest of the candidates.
         with np.errstate(invalid="ignore"):
             certain = products.min(1).astype(np.float64) + error <= values
-        for i in np.flatnonzero(~certain):
+        for i in np.flatnonzero(~certain).tolist():
             result[i], rows[i] = self._above(queries[i], centred[i], float(values[i]), k)
         return result, rows
 

@@ -76,7 +76,8 @@ def test_columns_by_a_loop(X):
 
 def test_a_column_that_is_not_read_has_no_part(X):
     detector = make_pipeline(
-        make_column_transformer(("passthrough", [0, 2])), IsolationForest(random_state=0)
+        make_column_transformer(("passthrough", [0, 2])),
+        IsolationForest(n_estimators=5, random_state=0),
     ).fit(X)
     found = attribute(detector, X[:9], baseline=X.mean(0))
     assert not found.values[:, [1, 3]].any()
@@ -109,14 +110,16 @@ def test_baselines_of_images(network, images, baseline):
 
 
 def test_axes_and_dtypes_of_images_agree(network, images):
-    three = np.random.default_rng(1).integers(0, 256, size=(40, 6, 5, 3), dtype=np.uint8)
-    y = np.arange(40) % 2
-    classifier = FrozenEstimator(skood.ConvNet((4,), max_epochs=1, random_state=0).fit(three, y))
+    three = np.random.default_rng(1).integers(0, 256, size=(20, 6, 5, 3), dtype=np.uint8)
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(90, 4))
+    classifier = skood.PretrainedClassifier(module, mean=[0.5] * 3, std=[0.2] * 3)
     detector = Energy(classifier).fit(three)
     first = np.moveaxis(three, -1, 1)
     for method in ("occlusion", "gradient", "integrated_gradients"):
-        last = attribute(detector, three[:3], method=method, n_steps=8).values
-        same = attribute(detector, np.ascontiguousarray(first[:3]), method=method, n_steps=8).values
+        last = attribute(detector, three[:3], method=method, n_steps=32).values
+        same = attribute(
+            detector, np.ascontiguousarray(first[:3]), method=method, n_steps=32
+        ).values
         np.testing.assert_allclose(same, last, atol=1e-5)
         assert last.shape == (3, 6, 5)
 
@@ -149,7 +152,11 @@ def test_frames_of_any_columns(X):
         ).values
         np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-9)
     named = attribute(
-        Mahalanobis().fit(numbers), numbers[:4], method="integrated_gradients", baseline=numbers
+        Mahalanobis().fit(numbers),
+        numbers[:4],
+        method="integrated_gradients",
+        baseline=numbers[:2],
+        n_steps=2,
     )
     assert named.feature_names == tuple(numbers.columns)
 
@@ -175,7 +182,7 @@ def test_an_attribution_depends_on_its_row_alone(X):
 @pytest.mark.parametrize("cls", [MSP, Energy, Mahalanobis, skood.ViM, KNN])
 def test_gradient_by_finite_differences(cls, network, images):
     module = copy.deepcopy(network).double()
-    X = images.astype(float)
+    X = images[:20].astype(float)
     detector = cls(module, **({"n_neighbors": 2} if cls is KNN else {})).fit(X)
     x = X[:1] * 0.9
     found = attribute(detector, x, method="gradient")
@@ -204,7 +211,7 @@ def test_integrated_gradients_of_a_quadratic_form_are_its_explanation(X):
 
 def test_gradient_of_a_density():
     X = load_iris().data * [1.0, 100.0, 1.0, 1.0]
-    flow = skood.NeuralSplineFlow(1, n_bins=4, hidden_features=(8,), max_epochs=2, random_state=0)
+    flow = skood.NeuralSplineFlow(1, n_bins=4, hidden_features=(8,), max_epochs=1, random_state=0)
     detector = LogLikelihood(flow).fit(X)
     found = attribute(detector, X[:3], method="gradient").values
     for i in range(3):
@@ -230,7 +237,7 @@ def test_gradients_through_other_estimators(X):
 
 def test_scores_without_a_gradient(X, network, images):
     for detector, match in (
-        (IsolationForest(random_state=0).fit(X), "not arithmetic of torch"),
+        (IsolationForest(n_estimators=5, random_state=0).fit(X), "not arithmetic of torch"),
         (LogLikelihood(KernelDensity()).fit(X), "KernelDensity has no log_density_gradient"),
         (make_pipeline(StandardScaler(), GMM()).fit(X), "a Pipeline has no gradient"),
         (ConformalDetector(GMM(), method="cross").fit(X), "ranks, which have no gradient"),
