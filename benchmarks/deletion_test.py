@@ -138,7 +138,10 @@ def of_tables(n_items: int, seed: int) -> dict[str, Any]:
             detector.fit(train)
             values_of = {}
             if isinstance(detector, Mahalanobis):
-                values_of["explain"] = lambda X, d=detector: explain(d, X).feature_contributions
+                values_of["contributions"] = lambda X, d=detector: (
+                    explain(d, X).feature_contributions
+                )
+                values_of["removals"] = lambda X, d=detector: -explain(d, X).feature_removals
             for method in ("occlusion", "integrated_gradients"):
                 if method == "occlusion" or not isinstance(detector, IsolationForest):
                     values_of[method] = lambda X, d=detector, m=method, b=baseline: (

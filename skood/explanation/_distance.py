@@ -39,6 +39,9 @@ class DistanceExplanation(Explanation):
         with that class. None without classes.
     class_scores : ndarray of shape (n, n_classes), float64, default=None
         The score that each class alone would give; the largest is the score. None without classes.
+    feature_removals : ndarray of shape (n, d), float64, default=None
+        How far the score rises if one coordinate is left out: if it is replaced by its expectation
+        given the other coordinates. They have no sum. None for a score that is no quadratic form.
 
     See Also
     --------
@@ -49,8 +52,11 @@ class DistanceExplanation(Explanation):
     For a squared distance with :math:`\delta = z - \mu`, the contribution of coordinate i is
     :math:`-\delta_i (S^{-1} \delta)_i`. This is the integrated gradient of the score along the line
     from :math:`\mu` to z, and the Shapley value of the coordinate if absent coordinates are at
-    :math:`\mu`. A coordinate that is correlated with others may have a positive contribution. The
-    contribution of a direction is :math:`-(w^\top \delta)^2`, and never positive.
+    :math:`\mu`. The contribution of a direction is :math:`-(w^\top \delta)^2`, and never positive.
+
+    Nearly collinear coordinates get large contributions of opposite signs, which cancel: no
+    contribution tells what happens if one of them changes. In that case read `feature_removals`,
+    :math:`(S^{-1} \delta)_i^2 / (S^{-1})_{ii}`, or the directions.
 
     Examples
     --------
@@ -75,10 +81,11 @@ class DistanceExplanation(Explanation):
     directions: npt.NDArray[np.float64] | None = None
     classes: npt.NDArray | None = None
     class_scores: npt.NDArray[np.float64] | None = None
+    feature_removals: npt.NDArray[np.float64] | None = None
 
     _of_items: ClassVar[tuple[str, ...]] = (
         *("scores", "constants", "feature_contributions", "direction_contributions"),
-        *("classes", "class_scores"),
+        *("classes", "class_scores", "feature_removals"),
     )
 
     @property

@@ -15,7 +15,16 @@ from skood.posthoc._base import in_float64
 from skood.posthoc._neighbours import Bank
 from skood.posthoc._outputs_score import OutputsScore
 
-__all__ = ["ExplainedByClasses", "ExplainedByDistance", "ExplainedByNeighbors", "quadratic_form"]
+__all__ = [
+    "ExplainedByClasses",
+    "ExplainedByDistance",
+    "ExplainedByNeighbors",
+    "largest_alone",
+    "quadratic_form",
+    "removals",
+    "softmax_of",
+    "unit_columns",
+]
 
 _Array = npt.NDArray[np.float64]
 # Rounding error of a sum of contributions, relative to the sum of their absolute values.
@@ -78,6 +87,19 @@ def quadratic_form(delta: _Array, factor: _Array) -> tuple[_Array, _Array]:
     """
     projected = delta @ factor
     return np.square(projected), delta * (projected @ factor.T)
+
+
+def removals(delta: _Array, factor: _Array) -> _Array:
+    r"""Return how far a quadratic form falls if one coordinate takes its best value, (n, d).
+
+    With :math:`P = W W^\top`, these are :math:`(P \delta)_i^2 / P_{ii}`, and 0 for a coordinate
+    that the others determine: it has no other value in the space where the form is finite.
+    """
+    inside = np.square(unit_columns(factor)).sum(1)
+    precision = np.square(factor).sum(1)
+    slopes = np.square((delta @ factor) @ factor.T)
+    is_free = inside > 1 - _ROUNDING
+    return np.where(is_free, slopes / np.where(is_free, precision, 1.0), 0.0)
 
 
 def unit_columns(factor: _Array) -> _Array:

@@ -14,6 +14,7 @@ from skood.posthoc._covariance import as_float64, class_means, scatter, whitenin
 from skood.posthoc._explained import (
     ExplainedByDistance,
     quadratic_form,
+    removals,
     unit_columns,
 )
 from skood.posthoc._models import is_network
@@ -125,12 +126,14 @@ class Mahalanobis(ExplainedByDistance, NormalizingDetector):
         white = prepared @ self._whitening - self._origin
         class_scores = -cdist(white, self._white_means, "sqeuclidean")
         nearest = class_scores.argmax(1)
-        squares, products = quadratic_form(prepared - self.means_[nearest], self._whitening)
+        delta = prepared - self.means_[nearest]
+        squares, products = quadratic_form(delta, self._whitening)
         return {
             "direction_contributions": -squares,
             "feature_contributions": -products,
             "classes": nearest,
             "class_scores": class_scores,
+            "feature_removals": removals(delta, self._whitening),
         }
 
 
@@ -189,6 +192,7 @@ class RelativeMahalanobis(Mahalanobis):
         delta = self._prepare(outputs.features) - self.mean_
         squares, products = quadratic_form(delta, self._background)
         found["feature_contributions"] += products
+        found["feature_removals"] -= removals(delta, self._background)
         found["class_scores"] += squares.sum(1)[:, None]
         parts = found["direction_contributions"], squares
         return {**found, "direction_contributions": np.hstack(parts)}

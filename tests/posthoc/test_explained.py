@@ -250,6 +250,25 @@ def test_contributions_are_shapley_values(iris):
     np.testing.assert_allclose(found, expected / 24, rtol=1e-8)
 
 
+def test_a_removal_is_the_distance_of_the_other_columns(iris):
+    """The marginal of a Gaussian has the covariance of the columns that remain."""
+    X = iris[0]
+    x = X[:5] + np.array([0.3, -1.0, 0.2, 0.4])
+    found = Mahalanobis().fit(X).explain(x)
+    for i in range(4):
+        others = np.delete(np.arange(4), i)
+        marginal = Mahalanobis().fit(X[:, others]).score_samples(x[:, others])
+        np.testing.assert_allclose(found.feature_removals[:, i], marginal - found.scores, rtol=1e-7)
+
+
+def test_a_column_that_others_determine_removes_nothing():
+    X = np.random.default_rng(0).normal(size=(80, 3))
+    X = np.column_stack([X, X[:, 0] - X[:, 1]])
+    found = Mahalanobis().fit(X).explain(X[:5])
+    assert not found.feature_removals[:, [0, 1, 3]].any()
+    assert (found.feature_removals[:, 2] > 0).all()
+
+
 def test_relative_mahalanobis(iris):
     X, y = iris
     detector = RelativeMahalanobis().fit(X, y)
