@@ -19,8 +19,8 @@ in-distribution set and several OOD sets, which nothing is tuned on:
   cultivar or a diagnosis are the OOD set, each in turn.
 
 The regret of a choice on an OOD set is the AUROC of the best candidate there, minus the AUROC of
-the chosen one. The order of `recommend` has no real outliers; "other OOD set" is its order on
-outliers from another of the sets.
+the chosen one. "measured" is the first detector in the order of `recommend` without real outliers,
+"outliers of another set" the first in its order on real outliers from the other OOD sets.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def run(args: argparse.Namespace) -> dict:
             by_outliers = quietly(recommend, model, training, y, outliers=outliers, **common)
             for key in sets:
                 name = "outliers of " + ("the same set" if key == given else "another set")
-                add_order(result, name, key, orders_of(by_outliers)["default"])
+                add_order(result, name, key, orders_of(by_outliers)["measured"])
     return result | {"machine": machine(), "date": date.today().isoformat()}
 
 
@@ -149,10 +149,10 @@ def orders_of(found: skood.Recommendation) -> dict[str, list[str]]:
     """Return the names of the compared detectors, by the mean of the criteria and by each."""
     rows = [row for row in found.rows if row["excluded"] is None]
     used = [name for name, state in found.criteria.items() if state == "used"]
-    orders = {"default": [row["detector"] for row in rows]}
+    orders = {"measured": [row["detector"] for row in rows]}
     for name in used if len(used) > 1 else []:
         by_one = sorted(rows, key=lambda row, name=name: -row[name])
-        orders[f"default, {name} alone"] = [row["detector"] for row in by_one]
+        orders[f"measured, {name} alone"] = [row["detector"] for row in by_one]
     return orders
 
 
@@ -274,7 +274,7 @@ def regrets(result: dict) -> tuple[dict[str, list[float]], list[float]]:
     correlations = []
     for key in sets:
         values = []
-        for order in result["orders"]["default"][key]:
+        for order in result["orders"]["measured"][key]:
             order = [name for name in order if name in known[key]]
             values.append(
                 spearmanr(range(len(order)), [-known[key][name] for name in order]).statistic
@@ -301,7 +301,7 @@ def table(results: dict[str, dict]) -> str:
                 f"| {np.mean(values):.3f} |"
                 for name, values in sorted(choices.items(), key=lambda item: np.mean(item[1]))
             ),
-            f"| rank correlation of the order | {' | '.join(f'{c:.2f}' for c in correlations)} "
+            f"| rank correlation, measured | {' | '.join(f'{c:.2f}' for c in correlations)} "
             f"| {np.mean(correlations):.2f} |",
             "",
         ]

@@ -116,7 +116,7 @@ def situation_of(model: Any, data: CheckedData, labels: npt.NDArray | None) -> S
     is_trained = isinstance(model, FrozenEstimator) or isinstance(trained, ModuleHandle)
     has_logits = hasattr(trained, "decision_function")
     if model is None:
-        if len(data.item_shape) != 1 or data.has_fields:
+        if data.has_fields or len(data.item_shape) != 1:
             raise ValueError(
                 f"X has {data.description} and model is None; expected rows of numbers (n, d). "
                 "Give a trained network, or a classifier of skood.classifiers to train, such as "
@@ -138,7 +138,8 @@ def situation_of(model: Any, data: CheckedData, labels: npt.NDArray | None) -> S
             "transform; expected a torch module, a classifier, a transformer that makes features, "
             "or None for rows of X. Detectors are given in candidates="
         )
-    is_numeric_rows = len(data.item_shape) == 1 and data.dtype.kind in "biuf"
+    is_rows = not data.has_fields and len(data.item_shape) == 1
+    is_numeric_rows = is_rows and data.dtype.kind in "biuf"
     return Situation(model, kind, is_trained, labels is not None, has_logits, is_numeric_rows)
 
 

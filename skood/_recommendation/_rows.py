@@ -70,7 +70,7 @@ def opened(
             f"{len(known)} outliers are too few: one half ranks the detectors, the other half "
             f"measures the chosen one, and each needs {FEWEST}. Give at least {2 * FEWEST}, or none"
         )
-    if len(data.item_shape) == 1 and model is None:
+    if model is None and not data.has_fields and len(data.item_shape) == 1:
         data.check_read()
         _warn_of_probabilities(data)
     return inliers, labels, known

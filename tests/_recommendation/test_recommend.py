@@ -360,6 +360,8 @@ def test_representations(rows):
         ({"outliers": np.zeros((50, 5))}, "same shape"),
         ({"X_held_out": np.zeros((50, 5))}, "same shape"),
         ({"X": np.zeros((100, 8, 8))}, "model is None; expected rows"),
+        ({"X": {"ids": np.zeros((100, 8))}, "y": None}, "model is None; expected rows"),
+        ({"X": ["a text"] * 100, "y": None}, "model is None; expected rows"),
         ({"X": np.full((100, 4), np.nan)}, "NaN"),
         ({"criteria": ["classes"], "y": None}, "needs class labels; give y"),
         ({"criteria": "classes"}, "expected a list of some of"),
