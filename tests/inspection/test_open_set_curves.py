@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from sklearn.linear_model import LogisticRegression
 
@@ -107,7 +108,7 @@ def test_from_estimator(display):
         display.from_estimator(skood.KNN(n_neighbors=3).fit(X), sets, y)
 
 
-class Several:
+class Several(BaseEstimator):
     """Classes that do not exclude each other."""
 
     def __init__(self):
