@@ -80,3 +80,12 @@ class Attribution(Explanation):
         if self.baseline_scores is not None:
             title += f", score of the baseline {self.baseline_scores[item]:.4g}"
         return title
+
+    def _rows_shown(self, item: int) -> list[tuple[str, ...]]:
+        if self.feature_names is not None or self.method != "occlusion":
+            return super()._rows_shown(item)
+        # The pixels of a patch have one value: the first of them stands for the patch.
+        values, first = np.unique(self._contributions[item], return_index=True)
+        order = np.argsort(-np.abs(values), kind="stable")[:5]
+        shown = [(f"patch at {self._name(int(first[k]))}", f"{values[k]:.4g}") for k in order]
+        return [("", "contribution"), *shown]

@@ -13,6 +13,7 @@ from skood.classifiers._outputs import Outputs
 from skood.explanation import ClassesExplanation, DistanceExplanation, NeighborsExplanation
 from skood.posthoc._base import in_float64
 from skood.posthoc._neighbours import Bank
+from skood.posthoc._outputs_detector import FeatureDetector
 from skood.posthoc._outputs_score import OutputsScore
 
 __all__ = [
@@ -174,17 +175,21 @@ class ExplainedByDistance(OutputsScore):
     def _explanation(self, outputs: Outputs) -> DistanceExplanation:
         found = _explained(self, self._distances, outputs, "feature_contributions")
         found.setdefault("constants", np.zeros(len(outputs)))
-        if "classes" in found:
-            found["classes"] = self._explained_classes(found["classes"])
+        labels = self._explained_labels
+        if labels is None and np.shape(found.get("class_scores"))[1:] == (1,):
+            # All rows without labels are one class.
+            del found["classes"], found["class_scores"]
+        if "classes" in found and labels is not None:
+            found["classes"] = labels[found["classes"]]
         names = self._feature_names(found["feature_contributions"].shape[1])
         return DistanceExplanation(**found, feature_names=names, directions=self._directions)
 
-    def _explained_classes(self, indices: npt.NDArray[np.int64]) -> npt.NDArray:
-        """Return the labels of classes, or their indices if the labels are unknown."""
-        labels = getattr(self, "_class_labels", None)
-        if labels is None and hasattr(self, "classifier_"):
-            labels = np.asarray(self.classifier_.classes_)
-        return indices if labels is None else labels[indices]
+    @property
+    def _explained_labels(self) -> npt.NDArray | None:
+        """The labels of the classes; None if they are unknown, and explained by their indices."""
+        if isinstance(self, FeatureDetector):
+            return getattr(self, "_class_labels", None)
+        return np.asarray(self.classes_) if hasattr(self, "classifier_") else None
 
     def _feature_names(self, n_features: int) -> tuple[str, ...]:
         """Return the names of the coordinates of the feature space."""

@@ -89,6 +89,7 @@ def test_patches_by_a_loop(network, images):
     found = attribute(detector, images[:2], patch_size=4)
     blurred = gaussian_filter(images[:2].astype(float), (0, 0, 5 / 8, 5 / 8), mode="nearest")
     assert found.values.shape == (2, 6, 5)
+    assert repr(found).count("patch at pixel (4, 0)") == 2
     for rows in (slice(0, 4), slice(4, 6)):
         for columns in (slice(0, 4), slice(4, 5)):
             x = images[:2].copy()

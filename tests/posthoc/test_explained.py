@@ -288,6 +288,7 @@ def test_collinear_and_constant_columns():
     X = rng.normal(size=(80, 2))
     X = np.column_stack([X, X[:, 0] + X[:, 1], np.full(80, 3.0)])
     found = Mahalanobis().fit(X).explain(X)
+    assert found.classes is found.class_scores is None
     assert found.directions.shape == (4, 2)
     np.testing.assert_allclose(found.feature_contributions.sum(1), found.scores, rtol=1e-8)
     same = Mahalanobis().fit(np.ones((9, 3))).explain(np.ones((1, 3)) * 2)
