@@ -164,6 +164,7 @@ class _OODScorer:
 
     def _measure(self, rows: ScoredRows) -> float:
         metric, sign, preset = _METRICS[self._name]
+        arrays: tuple[npt.NDArray, ...]
         if metric is open_set_f1:
             arrays = rows.labels, rows.decided
         elif metric in (ccr_at_fpr, oscr):
