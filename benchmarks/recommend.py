@@ -261,6 +261,8 @@ def regrets(result: dict) -> tuple[dict[str, list[float]], list[float]]:
             for key in sets
         ]
         for name, orders in result["orders"].items()
+        # A table with one class leaves none out.
+        if set(sets) <= set(orders)
     }
     always = {name: areas for name, areas in truth.items() if len(areas) == len(sets)}
     for name in FIXED:

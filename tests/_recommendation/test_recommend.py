@@ -68,8 +68,8 @@ def test_the_kinds_are_all_kinds_of_synthetic_outliers():
 def test_a_table_with_labels(rows):
     X, y = rows
     found = recommend(None, pd.DataFrame(X, columns=list("abcd")), y, **QUICK)
-    assert found.choice_ == "Mahalanobis" == next(r["detector"] for r in found.rows if r["chosen"])
-    assert {"KNN", "RelativeMahalanobis", "GMM", "IsolationForest"} <= set(names(found))
+    assert found.choice_ == "GMM" == next(r["detector"] for r in found.rows if r["chosen"])
+    assert {"KNN", "RelativeMahalanobis", "Mahalanobis", "IsolationForest"} <= set(names(found))
     assert found.criteria["classes"] == found.criteria["synthetic"] == "used"
     sets = {row["set"] for row in found.by_set}
     assert sets == {"without 0", "without 1", "without 2", *KINDS}
@@ -83,6 +83,7 @@ def test_a_table_with_labels(rows):
 
 def test_a_table_without_labels(rows):
     found = recommend(None, rows[0], **QUICK)
+    assert found.choice_ == "LocalOutlierFactor"
     assert found.criteria["classes"] == "needs class labels; give y"
     assert "give y" in reason(found, "RelativeMahalanobis")
     assert {row["criterion"] for row in found.by_set} == {"synthetic"}
@@ -245,10 +246,11 @@ def test_choices(rows):
     measured = recommend(None, X, y, candidates=given, choice="measured", **QUICK)
     assert measured.choice_ == names(measured)[0]
     fixed = recommend(None, X, y, candidates=given, outliers=X + 9, choice="fixed", **QUICK)
-    assert fixed.choice_ == "Mahalanobis"
-    no_labels = recommend(None, X, candidates=given, **QUICK)
-    assert no_labels.choice_ == "KNN"
-    without = recommend(None, X, y, candidates=[GMM(), KNN(n_neighbors=5)], **QUICK)
+    assert fixed.choice_ == "GMM"
+    for labels, expected in ((y, "Mahalanobis"), (None, "KNN")):
+        on_embeddings = recommend(None, X, labels, candidates=given, embeddings=True, **QUICK)
+        assert on_embeddings.choice_ == expected
+    without = recommend(None, X, y, candidates=[Mahalanobis(), KNN(n_neighbors=5)], **QUICK)
     assert "was not compared" in without.reason_
     with pytest.raises(ValueError, match="choice='best'"):
         recommend(None, X, y, candidates=given, choice="best", **QUICK)
@@ -334,7 +336,7 @@ def test_the_false_alarm_rate_of_the_chosen_detector():
 def test_representations(rows):
     found = recommend(None, *rows, **QUICK)
     text = repr(found)
-    assert text.startswith("Recommendation: Mahalanobis\nrank  detector")
+    assert text.startswith("Recommendation: GMM\nrank  detector")
     assert "chosen" in text and "not compared: " in text and "180 training" in text
     html = found._repr_html_()
     assert html.count("<tr") == 1 + len(names(found))
