@@ -176,7 +176,7 @@ class ExplainedByDistance(OutputsScore):
         found = _explained(self, self._distances, outputs, "feature_contributions")
         found.setdefault("constants", np.zeros(len(outputs)))
         labels = self._explained_labels
-        if labels is None and np.shape(found.get("class_scores"))[1:] == (1,):
+        if labels is None and "class_scores" in found and found["class_scores"].shape[1] == 1:
             # All rows without labels are one class.
             del found["classes"], found["class_scores"]
         if "classes" in found and labels is not None:
