@@ -184,12 +184,12 @@ def check_usable(situation: Situation) -> None:
 
 
 def fixed_choice(situation: Situation, embeddings: bool) -> str:
-    """Return the detector that is chosen without a comparison on real outliers."""
+    """Return the detector that is chosen without a comparison."""
     if situation.kind == "classifier":
         return "MSP"
     if situation.kind == "rows" and not embeddings:
         return "GMM" if situation.has_labels else "LocalOutlierFactor"
-    return "Mahalanobis" if situation.has_labels else "KNN"
+    return "KNN"
 
 
 def candidates_for(situation: Situation, embeddings: bool) -> Candidates:

@@ -22,7 +22,7 @@ from skood._recommendation._candidates import (
 )
 from skood._recommendation._criteria import Contest, cannot_leave_out, cannot_synthesise
 from skood._recommendation._ranking import set_areas, summary
-from skood._recommendation._result import Recommendation
+from skood._recommendation._result import TITLES, Recommendation
 from skood._recommendation._rows import Rows, check_numbers, halves, opened, split_rows
 from skood._torch.seeding import draw_seed
 from skood.calibration import ConformalDetector
@@ -31,7 +31,7 @@ from skood.metrics import auroc, bootstrap_interval
 
 __all__ = ["recommend"]
 
-_CRITERIA = "outliers", "classes", "synthetic"
+_CRITERIA = tuple(TITLES)
 
 
 def recommend(
@@ -85,10 +85,10 @@ def recommend(
         Whether the rows of X are embeddings of a network, which are scaled to length 1. Otherwise
         they are rows of a table, whose columns are standardised.
     choice : {"auto", "fixed", "measured"} or str, default="auto"
-        Detector that is chosen. "measured": the first in the order. "fixed": Mahalanobis on
-        features of a network or embeddings, GMM on a table, and without labels KNN and
-        LocalOutlierFactor; MSP for a classifier other than a network. "auto": "measured" with real
-        outliers, otherwise "fixed" (see Notes). Any other value is the name of a candidate.
+        Detector that is chosen. "measured": the first in the order. "fixed": KNN for a network or
+        embeddings, MSP for another classifier, and for a table GMM, without labels
+        LocalOutlierFactor. "auto": "measured" for a network and with real outliers, otherwise
+        "fixed" (see Notes). Any other value is the name of a candidate.
     criteria : sequence of {"outliers", "classes", "synthetic"}, default=None
         What the order is the mean of. None: the outliers if they are given, otherwise classes and
         synthetic outliers.
@@ -149,12 +149,10 @@ def recommend(
 
     **Synthetic outliers** are made from the ranking rows, with all kinds that apply to X.
 
-    **The order without real outliers** is shown, but does not decide by default, because it does
-    not choose better than the best fixed detector in the benchmark (``benchmarks/recommend.py``):
-    its mean regret, the AUROC of the best detector minus the AUROC of the chosen one, is 0.030 on
-    20 pairs of sets where classes can be left out (always GMM 0.015, Mahalanobis 0.050, KNN 0.085).
-    On a frozen network, it chooses Mahalanobis, the fixed choice. Learned selection of
-    detectors [2]_ needs results on many other pairs of data sets.
+    **The default of** `choice` follows from a benchmark on 29 pairs of data sets
+    (``benchmarks/recommend.py``). The regret of a choice is the AUROC of the best candidate minus
+    the AUROC of the chosen one. FIGURES Learned selection of detectors [2]_ needs results on many
+    other pairs of data sets.
 
     **Intervals** are percentiles over resamples of the ID rows and the outliers, the same for all
     detectors. They measure the variation from row to row. They do not measure how much substitutes
@@ -230,7 +228,12 @@ def recommend(
         comparisons, names, n_resamples=n_resamples, confidence=confidence, seed=seed
     )
     order = [row["detector"] for row in compared]
-    chosen, reason = _choose(choice, fixed_choice(situation, embeddings), order, states)
+    if choice == "auto":
+        # See Notes.
+        has_network = situation.kind in ("network", "features")
+        choice = "measured" if has_network or states["outliers"] == "used" else "fixed"
+    fixed = fixed_choice(situation, embeddings)
+    chosen, reason = _choose(choice, fixed, order, states, contestants.reasons)
     detector = contest.fitted[chosen]
     for row in compared:
         row |= {
@@ -287,24 +290,21 @@ def _states(
     return states
 
 
-def _choose(choice: str, fixed: str, order: list[str], states: dict[str, str]) -> tuple[str, str]:
+def _choose(
+    choice: str, fixed: str, order: list[str], states: dict[str, str], reasons: dict[str, str]
+) -> tuple[str, str]:
     """Return the name of the chosen detector, and the reason."""
-    if choice not in ("auto", "fixed", "measured"):
-        if choice not in order:
-            raise ValueError(f"choice={choice!r} was not compared; see `candidates`")
-        return choice, "named by choice="
-    by_real = states["outliers"] == "used"
-    if choice == "fixed" or (choice == "auto" and not by_real):
-        if fixed in order:
-            return fixed, (
-                "the fixed choice. The order was measured without real outliers, and such an order "
-                "did not choose better than a fixed detector in the benchmark; "
-                f'choice="measured" takes the first, {order[0]}'
-            )
-        return order[0], f"first in the order; {fixed}, the fixed choice, was not compared"
-    return order[0], "first in the order on " + ", ".join(
-        name for name, state in states.items() if state == "used"
-    )
+    used = [TITLES[name] for name, state in states.items() if state == "used"]
+    first = f"first in the order on {' and '.join(used)}"
+    if choice == "measured":
+        return order[0], first
+    if choice == "fixed":
+        if fixed not in order:
+            return order[0], f"{first}; {fixed}, the fixed choice, was not compared"
+        return fixed, f'the fixed choice; {order[0]}, choice="measured", is the {first}'
+    if choice not in order:
+        raise ValueError(f"choice={choice!r} was not compared: {reasons[choice]}")
+    return choice, "named by choice="
 
 
 def _measure(

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-__all__ = ["Recommendation"]
+__all__ = ["TITLES", "Recommendation"]
 
-_TITLES = {
-    "outliers": "outliers",
+# Names of the criteria in text.
+TITLES = {
+    "outliers": "real outliers",
     "classes": "left-out classes",
     "synthetic": "synthetic outliers",
 }
@@ -39,8 +40,7 @@ class Recommendation:
     by_set : list of dict
         The AUROC of every detector ("detector", "auroc") on every set ("criterion", "set").
     criteria : dict of str to str
-        For each criterion "used", "shown" if it has no influence on the order, or the reason why
-        it is missing.
+        For each criterion "used", or the reason why it is not.
     outliers_auroc_ : dict or None
         "auroc", "low" and "high" of the chosen detector on outliers that the choice has not seen,
         if real outliers were given.
@@ -120,9 +120,9 @@ class Recommendation:
     def _cells(self) -> list[list[str]]:
         """Return the titles and the cells of the detectors that were compared."""
         compared = self._compared()
-        criteria = [name for name in _TITLES if name in compared[0]]
+        criteria = [name for name in TITLES if name in compared[0]]
         columns = ["auroc", *criteria] if len(criteria) > 1 else criteria
-        titles = ["AUROC" if name == "auroc" else f"AUROC, {_TITLES[name]}" for name in columns]
+        titles = ["AUROC" if name == "auroc" else f"AUROC, {TITLES[name]}" for name in columns]
         cells = [["rank", "detector", *titles, "first", "ms/item", ""]]
         for row in compared:
             cells.append(
@@ -150,10 +150,8 @@ class Recommendation:
                 f"{found['auroc']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
             )
         for name, state in self.criteria.items():
-            if state == "shown":
-                notes.append(f"{_TITLES[name]}: no influence on the order")
-            elif state != "used":
-                notes.append(f"without {_TITLES[name]}: {state}")
+            if state != "used":
+                notes.append(f"without {TITLES[name]}: {state}")
         reasons: dict[str, list[str]] = {}
         for row in self.rows:
             if row["excluded"] is not None:

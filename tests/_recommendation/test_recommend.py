@@ -247,11 +247,12 @@ def test_choices(rows):
     assert measured.choice_ == names(measured)[0]
     fixed = recommend(None, X, y, candidates=given, outliers=X + 9, choice="fixed", **QUICK)
     assert fixed.choice_ == "GMM"
-    for labels, expected in ((y, "Mahalanobis"), (None, "KNN")):
-        on_embeddings = recommend(None, X, labels, candidates=given, embeddings=True, **QUICK)
-        assert on_embeddings.choice_ == expected
+    on_embeddings = recommend(None, X, y, candidates=given, embeddings=True, **QUICK)
+    assert on_embeddings.choice_ == "KNN"
     without = recommend(None, X, y, candidates=[Mahalanobis(), KNN(n_neighbors=5)], **QUICK)
     assert "was not compared" in without.reason_
+    with pytest.raises(ValueError, match="choice='flat' was not compared: gives all 60"):
+        recommend(None, X, y, candidates={**given, "flat": Constant()}, choice="flat", **QUICK)
     with pytest.raises(ValueError, match="choice='best'"):
         recommend(None, X, y, candidates=given, choice="best", **QUICK)
 
@@ -278,7 +279,8 @@ def test_a_dataset_of_images_and_a_module_without_a_head(images):
 
     trunk = network()[:5]
     found = recommend(skood.FeatureExtractor(trunk), Pairs(), X_held_out=images[0], **QUICK)
-    assert found.choice_ == "Mahalanobis"
+    assert found.choice_ == names(found)[0]
+    assert found.reason_ == "first in the order on synthetic outliers"
     assert "RelativeMahalanobis" in names(found)
     assert "no classifier" in reason(found, "MSP")
     with pytest.warns(UserWarning, match="is taken for the feature"):
