@@ -202,6 +202,11 @@ def setting(args: argparse.Namespace) -> tuple:
         held_out = None
     chosen = np.sort(rng.permutation(len(images))[: args.n_train])
     X, y = images[chosen], labels[chosen]
+    if args.preset == "mlp":
+        flat_X, flat_test = (
+            part.reshape(len(part), -1) / np.float32(255) for part in (X, test_images)
+        )
+        about["accuracy"] = clone(model).fit(flat_X, y).score(flat_test, test_labels)
     test = test_images[np.sort(rng.permutation(len(test_images))[: args.n_test])]
     sets = {}
     for key in GREY if grey else COLOUR:

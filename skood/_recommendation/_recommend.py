@@ -149,9 +149,12 @@ def recommend(
 
     **Synthetic outliers** are made from the ranking rows, with all kinds that apply to X.
 
-    **The default of** `choice` follows from a benchmark on 29 pairs of data sets
-    (``benchmarks/recommend.py``). The regret of a choice is the AUROC of the best candidate minus
-    the AUROC of the chosen one. FIGURES Learned selection of detectors [2]_ needs results on many
+    **The default of** `choice` follows from a benchmark (``benchmarks/recommend.py``). The regret
+    of a choice is the AUROC of the best candidate minus the AUROC of the chosen one. On two frozen
+    networks with nine OOD sets, the first in the order has a mean regret of 0.003; always KNN has
+    0.054, always Mahalanobis 0.056 and always MSP 0.161. On 15 pairs of tables, the first in the
+    order has 0.040 and always GMM 0.019, so the fixed choice decides. Embeddings and classifiers
+    other than networks were not measured. Learned selection of detectors [2]_ needs results on many
     other pairs of data sets.
 
     **Intervals** are percentiles over resamples of the ID rows and the outliers, the same for all
