@@ -257,7 +257,7 @@ class CheckedData:
 
     @internal
     def rows_in(self, whole: CheckedData) -> npt.NDArray[np.integer] | None:
-        """Return the rows of `whole` that these items are a subset of; None if it is all of them."""
+        """Return the rows of `whole` that these items are a subset of; None if they are all."""
         if self is whole:
             return None
         assert self.parent is not None, "not a subset"

@@ -102,6 +102,7 @@ ALLOWED = {
     "preprocessing": {"preprocessing", *DOOR},
     "calibration": {
         "calibration",
+        "explanation",
         "_detector",
         "_directions",
         "_frozen",

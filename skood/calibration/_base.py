@@ -20,13 +20,15 @@ from skood._checked_data import CheckedData
 from skood._detector import Detector
 from skood._frozen import check_parts_fitted
 from skood._labels import encode_labels
-from skood._models import check_same_columns, fit_model, rows_through
+from skood._models import as_input, check_same_columns, fit_model, rows_through
 from skood._open_set import OpenSetDetector, class_proba_of, excludes_classes, knows_classes
 from skood._outliers import labels_of, split_outliers
 from skood._parameters import HasMethods, estimator, fit_context, parameter
 from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.classifiers._module import ModuleHandle
+from skood.explanation import Explanation, explain
+from skood.explanation._explain import explains
 
 __all__ = [
     "LARGEST",
@@ -181,9 +183,15 @@ class CalibratedDetector(OpenSetDetector):
         check_checkpoint_dirs(self)
         earlier = dict(vars(self))
         data = self._check(X, reset=True)
-        parts = split_outliers(data, labels_of(self, data, y))
+        inliers, y, outliers = split_outliers(data, labels_of(self, data, y))
         calibration = None if X_calibration is None else self._check(X_calibration)
-        return self._fit_split(earlier, *parts, calibration)
+        self._fit_split(earlier, inliers, y, outliers, calibration)
+        if inliers is not data:
+            # Rows of X that the detector inside was fitted to; None stands for all.
+            learned = self._training_rows
+            rows = inliers if learned is None else inliers.subset(learned)
+            self._training_rows: Any = rows.rows_in(data)
+        return self
 
     def _fit_split(
         self,
@@ -193,9 +201,24 @@ class CalibratedDetector(OpenSetDetector):
         outliers: CheckedData | None,
         calibration: CheckedData | None = None,
     ) -> CalibratedDetector:
+        self._training_rows = None
         with self._keeps_models(earlier, "calibration"), self._shows_progress():
             self._fit(inliers, y, outliers, draw_seed(self.random_state), calibration)
         return self
+
+    @property
+    def _explained(self) -> Any:
+        """The detector inside whose score is the score of this one; None if there is none."""
+        return None
+
+    @property
+    def _explains(self) -> bool:
+        return self._explained is not None and explains(self._explained)
+
+    def _explain(self, data: CheckedData) -> Explanation:
+        found = explain(self._explained, as_input(self._explained, data))
+        is_frozen = isinstance(self.detector, FrozenEstimator)
+        return found if is_frozen else found.in_rows(self._training_rows)
 
     def _hold_out(
         self,

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood.calibration._p_values import conformal_p_values
+from skood.calibration._p_values import conformal_p_values, n_rejected_ranks
 
-__all__ = ["p_values_by_class", "scores_by_class", "warn_of_rare_classes"]
+__all__ = ["calibrated_classes", "p_values_by_class", "scores_by_class", "warn_of_rare_classes"]
 
 Floats = npt.NDArray[np.float64]
 
@@ -20,6 +20,17 @@ def scores_by_class(scores: Floats, predicted: npt.NDArray) -> dict[Any, Floats]
     """Return the ascending scores of the rows of each predicted class."""
     labels = np.unique(predicted).tolist()
     return {label: np.sort(scores[predicted == label]) for label in labels}
+
+
+def calibrated_classes(
+    by_class: Mapping[Any, Floats], alpha: float, delta: float | None
+) -> dict[Any, Floats]:
+    """Return the classes with enough calibration rows to reject some rows at level `alpha`."""
+    return {
+        label: scores
+        for label, scores in by_class.items()
+        if n_rejected_ranks(len(scores), alpha, delta) > 0
+    }
 
 
 def p_values_by_class(

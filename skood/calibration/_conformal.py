@@ -24,6 +24,7 @@ from skood._parameters import (
 from skood._progress import progress_scope
 from skood.calibration._base import fit_detector, needs_labels, scores_of
 from skood.calibration._class_conditional import (
+    calibrated_classes,
     p_values_by_class,
     scores_by_class,
     warn_of_rare_classes,
@@ -158,9 +159,6 @@ class ConformalDetector(PValueDetector):
     in a ConformalDetector fits them to the calibration rows, too, and does not transform an
     `X_calibration` that it is given.
 
-    **Known outliers.** Rows with ``y == -1`` are not used for calibration. A detector of this
-    package receives them, and uses or drops them; other detectors do not.
-
     References
     ----------
     .. [1] V. Vovk, A. Gammerman, G. Shafer, "Algorithmic Learning in a Random World", Springer
@@ -220,6 +218,7 @@ class ConformalDetector(PValueDetector):
                 scores = scores_of(detector, held_out)
             self.detectors_.append(detector)
             self.calibration_scores_.append(np.sort(scores))
+        self._training_rows = training.rows_in(inliers)
         self.n_calibration_ = sum(map(len, self.calibration_scores_))
         if len(self.detectors_) > 1:
             n_rejected = n_rejected_ranks(self.n_calibration_, self.alpha)
@@ -231,6 +230,11 @@ class ConformalDetector(PValueDetector):
         if self.class_conditional:
             self._fit_classifier(training, labels, **settings)
             self._group(scores, self._predicted(held_out))
+
+    @property
+    def _explained(self) -> Any:
+        found: list[Any] = getattr(self, "detectors_", [])
+        return found[0] if len(found) == 1 and not self.class_conditional else None
 
     def _check_class_conditional(self, y: npt.NDArray | None) -> None:
         if self.method == "cross":
@@ -261,10 +265,7 @@ class ConformalDetector(PValueDetector):
         """Return for each detector the rows to fit to, their labels, and rows to calibrate with."""
         models = self._models()
         if self.method == "cross" and self._failure_rate is not None:
-            raise ValueError(
-                'calibration="training-conditional" takes method="split", got "cross", for whose '
-                "p-values no such bound is proved"
-            )
+            raise ValueError('calibration="training-conditional" takes method="split", got "cross"')
         if self.method == "cross" and calibration is not None:
             raise ValueError(
                 'X_calibration is for method="split", got "cross", which calibrates with the folds '
@@ -315,11 +316,7 @@ class ConformalDetector(PValueDetector):
     def _group(self, scores: npt.NDArray[np.float64], predicted: npt.NDArray) -> None:
         """Set the calibration attributes of each class."""
         self._scores_by_class = scores_by_class(scores, predicted)
-        calibrated = {
-            label: class_scores
-            for label, class_scores in self._scores_by_class.items()
-            if n_rejected_ranks(len(class_scores), self.alpha, self._class_delta) > 0
-        }
+        calibrated = calibrated_classes(self._scores_by_class, self.alpha, self._class_delta)
         self.calibrated_classes_ = np.array(list(calibrated), dtype=predicted.dtype)
         self.class_scores_ = list(calibrated.values())
         self.thresholds_ = np.array(
@@ -347,9 +344,8 @@ class ConformalDetector(PValueDetector):
         if not self.class_conditional:
             return p_values
         of_class = dict(zip(self.calibrated_classes_.tolist(), self.class_scores_, strict=True))
-        return p_values_by_class(
-            of_class, scores, self._predicted(data), self._class_delta, p_values
-        )
+        predicted = self._predicted(data)
+        return p_values_by_class(of_class, scores, predicted, self._class_delta, p_values)
 
     def _p_values_to_select(self, data: CheckedData) -> npt.NDArray[np.float64]:
         if not self.class_conditional:
@@ -357,10 +353,8 @@ class ConformalDetector(PValueDetector):
         # Rows of a rare class are compared with its few calibration rows, and rows of a class
         # without any get 1: the p-values are large, but valid.
         scores, predicted = scores_of(self.detectors_[0], data), self._predicted(data)
-        of_class = self._scores_by_class
-        return p_values_by_class(
-            of_class, scores, predicted, self._class_delta, np.ones(len(scores))
-        )
+        of_class, ones = self._scores_by_class, np.ones(len(scores))
+        return p_values_by_class(of_class, scores, predicted, self._class_delta, ones)
 
     def _reference(self) -> npt.NDArray[np.float64]:
         if len(self.detectors_) > 1:

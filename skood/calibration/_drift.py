@@ -159,7 +159,7 @@ def _null_counts(
     mass = rng.dirichlet(np.diff(edges), size=size)
     below = np.zeros((size, len(edges)), dtype=np.int64)
     below[:, 1:] = np.cumsum(rng.multinomial(n_rows, mass), axis=1)
-    counts = [below[:, np.searchsorted(edges, ranks)]]
+    counts: list[Counts] = [below[:, np.searchsorted(edges, ranks)]]
     if both_sides:
         counts.append(n_rows - below[:, np.searchsorted(edges, n_calibration + 1 - ranks)])
     return counts

@@ -137,7 +137,8 @@ class DriftMonitor(BaseEstimator):
         -------
         self
         """
-        vars(self).pop("detector_", None)
+        if hasattr(self, "detector_"):
+            delattr(self, "detector_")
         if not isinstance(getattr(self.detector, "estimator", None), PValueDetector):
             detector = self.detector
             if not isinstance(detector, PValueDetector):

@@ -136,6 +136,7 @@ class TunedThreshold(CalibratedDetector):
         training, labels, calibration = self._hold_out(
             [self.detector], inliers, y, calibration, seed, "validation_fraction"
         )
+        self._training_rows = training.rows_in(inliers)
         given, validation = self._divide_outliers(outliers, seed)
         self.detector_ = fit_detector(
             self.detector, training, labels, given, seed=seed, memory=self.memory
@@ -144,6 +145,10 @@ class TunedThreshold(CalibratedDetector):
         ood_scores = np.empty(0) if validation is None else scores_of(self.detector_, validation)
         n_outliers = 0 if outliers is None else len(outliers)
         self._choose(np.sort(id_scores), np.sort(ood_scores), len(inliers), n_outliers)
+
+    @property
+    def _explained(self) -> Any:
+        return getattr(self, "detector_", None)
 
     def _divide_outliers(
         self, outliers: CheckedData | None, seed: int

@@ -169,3 +169,45 @@ def test_a_bare_module_is_explained_in_its_features():
     found = Mahalanobis(module).fit(X).explain(X[:2])
     assert found.feature_contributions.shape == (2, 5)
     assert pd.Series(found.feature_names).nunique() == 5
+
+
+@pytest.mark.parametrize("with_outliers", [False, True])
+def test_rows_of_calibrated_detectors(with_outliers):
+    """Indices are rows of the X that the calibrated detector was given."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(80, 3))
+    y = np.where(np.arange(80) % 7 == 0, -1, 1) if with_outliers else None
+    knn = skood.KNN(n_neighbors=3)
+    new = rng.normal(size=(4, 3))
+    for detector in (
+        skood.ConformalDetector(knn, alpha=0.2, random_state=0),
+        skood.TunedThreshold(knn, objective="tpr", random_state=0),
+    ):
+        found = detector.fit(X, y).explain(new)
+        np.testing.assert_array_equal(found.scores, detector.score_samples(new))
+        distances = np.linalg.norm(new[:, None] - X[found.indices], axis=2)
+        np.testing.assert_allclose(distances, found.distances, rtol=1e-6)
+        if with_outliers:
+            assert (y[found.indices] != -1).all()
+        detector.fit(X, y, X_calibration=rng.normal(size=(30, 3)))
+        distances = np.linalg.norm(
+            new[:, None] - X[(found := detector.explain(new)).indices], axis=2
+        )
+        np.testing.assert_allclose(distances, found.distances, rtol=1e-6)
+
+
+def test_frozen_detectors_keep_their_rows():
+    rng = np.random.default_rng(0)
+    X, others = rng.normal(size=(50, 3)), rng.normal(size=(40, 3))
+    knn = skood.KNN(n_neighbors=3).fit(X)
+    detector = skood.ConformalDetector(FrozenEstimator(knn), alpha=0.2).fit(others)
+    np.testing.assert_array_equal(detector.explain(X).indices, knn.explain(X).indices)
+
+
+def test_calibrated_detectors_without_an_explanation():
+    X = np.random.default_rng(0).normal(size=(90, 3))
+    cross = skood.ConformalDetector(skood.KNN(), alpha=0.2, method="cross", random_state=0)
+    pair = skood.EnsembleDetector([("a", skood.KNN()), ("b", skood.Mahalanobis())], alpha=0.2)
+    forest = skood.ConformalDetector(skood.GMM(), alpha=0.2, random_state=0)
+    for detector in (cross, pair, forest):
+        assert not hasattr(detector.fit(X), "explain")
