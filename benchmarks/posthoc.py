@@ -2,6 +2,7 @@
 
     python benchmarks/posthoc.py --preset airbench --data DIR
     python benchmarks/posthoc.py --preset smoothing --data DIR       # the author's label smoothing
+    python benchmarks/posthoc.py --preset convnet --data DIR         # a plainly trained network
     python benchmarks/posthoc.py --preset densenet --data DIR        # as published, for a GPU
     python benchmarks/posthoc.py --preset airbench --table            # the stored results as text
 
@@ -29,11 +30,12 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 
 import skood
-from skood import Airbench, DenseNet, share_forward_pass
+from skood import Airbench, ConvNet, DenseNet, share_forward_pass
 
 PRESETS = {
     "airbench": Airbench(),
     "smoothing": Airbench(label_smoothing=0.2),
+    "convnet": ConvNet((64, 128, 256), max_epochs=10, augmentation="crop_flip"),
     "densenet": DenseNet(),
 }
 DETECTORS = {

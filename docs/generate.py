@@ -6,6 +6,7 @@ import importlib
 import inspect
 import json
 import re
+import statistics
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,14 +28,22 @@ PARTS = {
     "metrics": "Metrics",
     "datasets": "Data sets",
     "preprocessing": "Preprocessing",
-    "inspection": "Displays",
+    "evaluation": "Evaluation",
+    "explanation": "Explanations",
+    "inspection": "Displays and attributions",
     "functional": "Scores as functions of arrays",
     "base": "Methods of your own",
     "testing": "Checks of your own methods",
 }
 # The public names of a part, where they are not its ``__all__``.
-NAMES = {"base": ["BaseDetector", "CheckedData", "ModelDetector", "estimator", "parameter"]}
-FUNCTIONS = ["evaluate", "export", "inspect_file", "load", "save", "share_forward_pass"]
+NAMES = {
+    "base": ["BaseDetector", "CheckedData", "ModelDetector", "estimator", "parameter"],
+    "evaluation": ["Evaluation", "Table"],
+}
+FUNCTIONS = [
+    *("evaluate", "export", "inspect_file", "load", "recommend", "save"),
+    "share_forward_pass",
+]
 
 
 def write(docs: Path) -> None:
@@ -90,6 +99,8 @@ def summary(template: str, names: list[str]) -> list[str]:
     return [".. autosummary::", *options, *(f"   {name}" for name in names), ""]
 
 
+# The results of post-hoc detectors.
+NETWORK = "posthoc-cifar10-airbench"
 # The measurement of the methods of each part.
 MEASURED = {
     "likelihood": (
@@ -97,9 +108,9 @@ MEASURED = {
         "``benchmarks/README.md``. Cost: scoring time relative to log p(x) under the same density."
     ),
     "posthoc": (
-        "AUROC: CIFAR-10 against SVHN, on a network of 88.8 % accuracy. Cost: forward passes of "
-        "the network per item. Detectors on the same network can share the passes "
-        "(:func:`~skood.share_forward_pass`)."
+        "AUROC: CIFAR-10 against SVHN, on an :class:`~skood.classifiers.Airbench` of {accuracy} % "
+        "accuracy. Cost: forward passes of the network per item. Detectors on the same network can "
+        "share the passes (:func:`~skood.share_forward_pass`)."
     ),
     "training_time": (
         "AUROC: MNIST against Omniglot. Cost: forward passes of the trained network per item."
@@ -115,6 +126,8 @@ def methods_page() -> str:
         "training_time": areas_of_trained_networks(),
     }
     costs = {**costs_of_densities, **passes()}
+    runs = read(NETWORK)["runs"].values()
+    accuracy = f"{100 * statistics.mean(run['accuracy'] for run in runs):.1f}"
     lines = [
         "All methods",
         "===========",
@@ -126,7 +139,7 @@ def methods_page() -> str:
     for part, measured in MEASURED.items():
         module = importlib.import_module(f"skood.{part}")
         lines += [
-            *(PARTS[part], "-" * len(PARTS[part]), "", measured, ""),
+            *(PARTS[part], "-" * len(PARTS[part]), "", measured.format(accuracy=accuracy), ""),
             ".. list-table::",
             "   :header-rows: 1",
             "   :widths: 18 40 24 10 8",
@@ -217,7 +230,7 @@ def of_densities() -> tuple[dict[str, float], dict[str, str]]:
 
 
 def areas_of_a_classifier() -> dict[str, float]:
-    detectors = read("posthoc-cifar10-quick")["detectors"]
+    detectors = read(NETWORK)["methods"]
     return {name: row["sets"]["svhn"]["auroc"] for name, row in detectors.items()}
 
 
