@@ -151,8 +151,8 @@ def recommend(
 
     **The default of** `choice` follows from a benchmark (``benchmarks/recommend.py``). The regret
     of a choice is the AUROC of the best candidate minus the AUROC of the chosen one. On two frozen
-    networks with nine OOD sets, the first in the order has a mean regret of 0.003; always KNN has
-    0.054, always Mahalanobis 0.056 and always MSP 0.161. On 15 pairs of tables, the first in the
+    networks with nine OOD sets, the first in the order has a mean regret of 0.002; always KNN has
+    0.051, always Mahalanobis 0.056 and always MSP 0.163. On 15 pairs of tables, the first in the
     order has 0.040 and always GMM 0.019, so the fixed choice decides. Embeddings and classifiers
     other than networks were not measured. Learned selection of detectors [2]_ needs results on many
     other pairs of data sets.
