@@ -89,6 +89,7 @@ def api_page() -> str:
     title = "Functions on detectors and data"
     lines += [title, "-" * len(title), "", ".. currentmodule:: skood", ""]
     lines += summary("function.rst", FUNCTIONS)
+    lines += summary("class.rst", ["Recommendation"])
     return "\n".join(lines)
 
 
