@@ -109,8 +109,8 @@ def recommend(
     Returns
     -------
     Recommendation
-        The table, and the chosen detector as a calibrated :class:`ConformalDetector` in
-        ``detector_``.
+        The table, and the chosen detector in ``detector_``, calibrated in a
+        :class:`~skood.calibration.ConformalDetector`.
 
     Raises
     ------
@@ -137,8 +137,8 @@ def recommend(
     Notes
     -----
     **Rows.** The training, ranking and calibration rows are disjoint, and divided at random. The
-    choice does not depend on the calibration rows, so the bound of :class:`ConformalDetector` holds
-    for the chosen detector.
+    choice does not depend on the calibration rows, so the bound of
+    :class:`~skood.calibration.ConformalDetector` holds for the chosen detector.
 
     **Classes left out.** In each of up to five splits, the model and the detectors are trained
     without one class, whose rows are the outliers. If the model is already trained, this criterion

@@ -52,7 +52,7 @@ class DriftMonitor(BaseEstimator):
         The fitted detector; its ``p_values`` and ``predict`` answer for single rows.
     log_e_value_ : float
         Logarithm of the e-value after the last row, in nats.
-    log_e_values_ : ndarray of shape (n_seen_,)
+    log_e_values_ : ndarray of shape (n_seen,)
         The same after every row.
     p_value_ : float
         Anytime-valid p-value: the inverse of the largest e-value so far, at most 1.
