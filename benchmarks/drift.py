@@ -77,8 +77,13 @@ def batches(rng: np.random.Generator, repeats: int) -> list[dict]:
         for m in (1, 20, 100, 1000):
             for name, (fraction, draw) in ALTERNATIVES.items():
                 results = [
-                    drift_of(np.sort(rng.normal(size=n)), draw(rng, m), n_resamples=999)
-                    for _ in range(repeats)
+                    drift_of(
+                        np.sort(rng.normal(size=n)),
+                        draw(rng, m),
+                        n_resamples=999,
+                        random_state=repeat,
+                    )
+                    for repeat in range(repeats)
                 ]
                 true = round(fraction * m) / m
                 rows.append(

@@ -44,7 +44,9 @@ first = next(row for row in real.rows if row["chosen"])
 print(f"{real.choice_}: {real.reason_}")
 print(f"AUROC on the outliers that chose it: {first['auroc']:.3f}")
 print(
-    "AUROC on the other outliers: {auroc:.3f} [{low:.3f}, {high:.3f}]".format(**real.outliers_auroc_)
+    "AUROC on the other outliers: {auroc:.3f} [{low:.3f}, {high:.3f}]".format(
+        **real.outliers_auroc_
+    )
 )
 
 # %%

@@ -25,23 +25,35 @@ Counts = npt.NDArray[np.integer]
 
 @dataclass(frozen=True)
 class DriftTest:
-    """Answer to the question whether a batch comes from the in-distribution.
+    """Answer of ``drift_test``: whether a batch comes from the in-distribution.
 
-    Attributes
+    Parameters
     ----------
     p_value : float
         P-value of the hypothesis that all rows come from the in-distribution.
     ood_fraction : float
-        Estimated fraction of OOD rows.
-    low, high : float
-        Interval of the fraction of OOD rows. `low` holds for OOD rows of any kind; `high` and
-        `ood_fraction` assume that no OOD row scores above the median of in-distribution rows.
+        Estimated fraction of OOD rows, if no OOD row scores above the median of in-distribution
+        rows.
+    low : float
+        Lower end of the interval of the fraction of OOD rows, which holds for OOD rows of any kind.
+    high : float
+        Upper end of the interval, under the assumption of `ood_fraction`.
     confidence : float
         Level of the interval.
     n_rows : int
         Number of rows of the batch.
     n_calibration : int
         Number of calibration rows that the batch was compared with.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skood import KNN, ConformalDetector
+    >>> rng = np.random.default_rng(0)
+    >>> detector = ConformalDetector(KNN(), random_state=0).fit(rng.normal(size=(600, 3)))
+    >>> result = detector.drift_test(rng.normal(4, 1, size=(20, 3)))
+    >>> result.p_value, result.n_rows
+    (0.0001, 20)
     """
 
     p_value: float

@@ -14,6 +14,7 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
+from skood._docs_link import DocumentationLinkMixin
 from skood._parameters import FRACTION, IsDetector, estimator, fit_context, parameter
 from skood.calibration._conformal import ConformalDetector
 from skood.calibration._p_values import PValueDetector
@@ -25,7 +26,7 @@ _EXPONENTS = np.array([0.25, 0.5, 0.75])
 
 
 @estimator
-class DriftMonitor(BaseEstimator):
+class DriftMonitor(DocumentationLinkMixin, BaseEstimator):
     r"""Monitor that raises an alarm when a stream no longer comes from the in-distribution.
 
     Rows arrive one after the other, or in batches of any size. The monitor tests after every row,

@@ -84,6 +84,7 @@ def test_every_public_class_is_known(tmp_path):
     estimators = {cls for cls in classes if issubclass(cls, BaseEstimator)}
     made = [
         skood.ConformalDetector(skood.KNN()),
+        skood.DriftMonitor(skood.KNN()),
         skood.EnergyRegularized(skood.MLP(), skood.synthetic_outliers),
         skood.EnsembleDetector([("knn", skood.KNN())]),
         skood.ExternalDetector(skood.KNN()),

@@ -82,6 +82,7 @@ def brute_detection_error(id_scores, ood_scores):
 def test_public_names():
     names = {"aupr_in", "aupr_out", "auroc", "detection_error", "fpr_at_tpr"}
     names |= {"bootstrap_interval", "ccr_at_fpr", "ood_report", "open_set_f1", "oscr"}
+    names |= {"bootstrap_test", "ccr_curve", "delong_test", "open_set_f1_curve"}
     names.add("dual_threshold_auroc")
     assert names == set(metrics.__all__)
     assert all(callable(getattr(metrics, name)) for name in names)
