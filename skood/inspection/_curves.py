@@ -11,16 +11,14 @@ import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 from sklearn.utils.validation import check_is_fitted
 
-from skood.inspection._palette import COLOURS
+from skood.inspection._lines import Lines
 from skood.inspection._sets import check_scores_of_sets, check_sets
 from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
 
 __all__ = ["PrecisionRecallCurvesDisplay", "RocCurvesDisplay"]
 
-_STYLES = ("-", "--", "-.", ":")
 
-
-class _Curves(ABC):
+class _Curves(Lines, ABC):
     """Base of the curves of an in-distribution set against each other set."""
 
     def __init__(self, scores: Mapping[str, npt.NDArray]) -> None:
@@ -96,24 +94,6 @@ class _Curves(ABC):
             )
             for name, outside in others
         }
-
-    def _begin(self, ax: Any) -> Any:
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(5, 5), layout="constrained")
-        self.lines_: dict[str, Any] = {}
-        self.ax_, self.figure_ = ax, ax.figure
-        return ax
-
-    def _draw(self, ax: Any, name: str, x: npt.NDArray, y: npt.NDArray, **line: Any) -> str:
-        number = len(self.lines_)
-        colour = COLOURS[number % len(COLOURS)]
-        (self.lines_[name],) = ax.plot(
-            # Dashes tell the curves apart in print without colours.
-            x, y, color=colour, linestyle=_STYLES[number % len(_STYLES)], clip_on=False, **line
-        )  # fmt: skip
-        return colour
 
 
 class RocCurvesDisplay(_Curves):
@@ -199,7 +179,7 @@ class RocCurvesDisplay(_Curves):
                 f"{name}: AUROC {100 * self.auroc_[name]:.1f} %, "
                 f"FPR{100 * tpr:.4g} {100 * self.fpr_[name]:.1f} %"
             )
-            colour = self._draw(ax, name, x, y, label=label)
+            colour = self._draw(ax, name, x, y, label=label, clip_on=False)
             ax.plot(self.fpr_[name], tpr, "o", color=colour, markersize=5, clip_on=False)
         ax.plot([0, 1], [0, 1], color="0.6", linewidth=1, linestyle=":")
         ax.axhline(tpr, color="0.6", linewidth=0.8)
@@ -302,7 +282,9 @@ class PrecisionRecallCurvesDisplay(_Curves):
                 truth, sign * _ranks(scores), pos_label=sign
             )
             label = f"{name}: AUPR-{positive} {100 * self.aupr_[name]:.1f} %"
-            colour = self._draw(ax, name, recall, precision, label=label, drawstyle="steps-post")
+            colour = self._draw(
+                ax, name, recall, precision, label=label, drawstyle="steps-post", clip_on=False
+            )
             ax.axhline((truth == sign).mean(), color=colour, linewidth=0.8, linestyle=":")
         done, found = "accepted", "in-distribution"
         if positive == "out":

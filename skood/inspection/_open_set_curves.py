@@ -10,17 +10,17 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from skood.inspection._palette import COLOURS
+from skood.inspection._lines import Lines
 from skood.inspection._sets import check_scores_of_sets, check_sets
 from skood.metrics import ccr_at_fpr, ccr_curve, open_set_f1_curve, oscr
 
 __all__ = ["CCRCurvesDisplay", "OpenSetF1CurvesDisplay"]
 
-_STYLES = ("-", "--", "-.", ":")
 
-
-class _OpenSetCurves(ABC):
+class _OpenSetCurves(Lines, ABC):
     """Base of the curves of a classified in-distribution set with each other set."""
+
+    _size = (5.5, 4.5)
 
     def __init__(
         self,
@@ -157,24 +157,6 @@ class _OpenSetCurves(ABC):
             for name, outside in others
         }
 
-    def _begin(self, ax: Any) -> Any:
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
-        self.lines_: dict[str, Any] = {}
-        self.ax_, self.figure_ = ax, ax.figure
-        return ax
-
-    def _draw(self, ax: Any, name: str, x: npt.NDArray, y: npt.NDArray, label: str) -> str:
-        number = len(self.lines_)
-        colour = COLOURS[number % len(COLOURS)]
-        (self.lines_[name],) = ax.plot(
-            # Dashes tell the curves apart in print without colours.
-            x, y, color=colour, linestyle=_STYLES[number % len(_STYLES)], label=label
-        )  # fmt: skip
-        return colour
-
 
 def _predict(detector: Any, X: Any) -> npt.NDArray:
     proba = np.asarray(detector.predict_proba(X))
@@ -277,8 +259,7 @@ class CCRCurvesDisplay(_OpenSetCurves):
                 f"{name}: OSCR {self.oscr_[name]:.3f}, "
                 f"CCR {100 * self.ccr_[name]:.1f} % at FPR {100 * fpr:.4g} %"
             )
-            colour = self._draw(ax, name, x, y, label)
-            self.lines_[name].set_drawstyle("steps-post")
+            colour = self._draw(ax, name, x, y, label=label, drawstyle="steps-post")
             ax.plot(fpr, self.ccr_[name], "o", color=colour, markersize=5)
             smallest = min(smallest, 1 / len(self.scores[name]))
         first = next(iter(self.scores))
@@ -398,7 +379,7 @@ class OpenSetF1CurvesDisplay(_OpenSetCurves):
             accepted[0] = 0
             shown = np.isfinite(thresholds) if x == "threshold" else np.full(len(f1), True)
             at_x = thresholds if x == "threshold" else accepted
-            self._draw(ax, name, at_x[shown], f1[shown], label)
+            self._draw(ax, name, at_x[shown], f1[shown], label=label)
         if self.offset is not None and np.isfinite(self.offset):
             place = self.offset if x == "threshold" else float(np.mean(inside >= self.offset))
             ax.axvline(place, color="0.6", linewidth=0.8)
