@@ -215,9 +215,10 @@ def of_densities() -> tuple[dict[str, float], dict[str, str]]:
     }
     # WAIC scores five VAEs, and its cost is relative to one of them.
     plain["five VAEs"] = plain["VAE"]
-    (run,) = read("likelihood_ratio-fashion_mnist-mnist-quick")["runs"]
+    runs = read("likelihood_ratio-fashion_mnist-mnist-quick")["runs"]
+    ratio = statistics.mean(run["chosen"]["mnist"]["auroc"] for run in runs)
     # The likelihood ratio scores two densities.
-    areas, costs = {"LikelihoodRatio": run["chosen"]["auroc"]}, {"LikelihoodRatio": "2"}
+    areas, costs = {"LikelihoodRatio": ratio}, {"LikelihoodRatio": "2"}
     for density, entry in densities.items():
         for label, row in entry["detectors"].items():
             name, area = label.split(",")[0], row["ood"]["mnist"]["auroc"]
