@@ -43,9 +43,8 @@ class LocalIntrinsicDimension(DensityDetector):
 
     A density may be higher at out-of-distribution items than at its training data, but only in a
     region of small volume, where it is concentrated around a set of a lower dimension. An item is
-    therefore in-distribution if its log-density *and* the local intrinsic dimension (LID) of the
-    density around it are both high [1]_. The score combines the two by their distribution on
-    in-distribution training rows; no out-of-distribution data are needed.
+    therefore in-distribution if its log-density *and* the local intrinsic dimension (LID) around it
+    are both high [1]_. The score combines the two by their distribution on training rows.
 
     Parameters
     ----------
@@ -104,8 +103,7 @@ class LocalIntrinsicDimension(DensityDetector):
     n_calibration : int or None, default=1000
         Training rows for the distribution functions, the scale and the threshold. None takes all.
     checkpoint_dir : str, Path or None, default=None
-        Folder to save scores to, every minute and at the end; scoring the same data with the same
-        density and settings resumes from there.
+        Folder to save scores to, every minute and at the end, for resuming.
 
     Attributes
     ----------
@@ -132,21 +130,17 @@ class LocalIntrinsicDimension(DensityDetector):
     -----
     On images, log-density and LID are strongly dependent: simple images are likely and of a low
     dimension. Two separate thresholds accept an image whose dimension is too low for its density;
-    "joint" rejects it. Without the maximum over t, "joint" would be the density of the mixture, and
-    would also reject items that are more likely *and* of a higher dimension than training data.
-    [1]_ accepts them, since the model assigns them a larger probability, and the model draws them.
-    But "joint" alone accepts items far out in the direction in which log-density and LID depend on
-    each other. "all" rejects an item for any of the three reasons.
+    "joint" rejects it. The maximum over t accepts items that are more likely *and* of a higher
+    dimension than training data, as [1]_ does. But "joint" alone accepts items far out in the
+    direction in which log-density and LID depend on each other. "all" rejects for any of the three.
 
     On a flow of Fashion-MNIST, 28 x 28 pixels, with "threshold" and "lpca", AUROC and FPR95 against
     synthetic outliers are 0.905 and 25 % for "all", 0.884 and 37 % for "min", 0.917 and 25 % for
     "joint"; on sets that were only tested, 0.878 and 65 %, 0.888 and 63 %, 0.719 and 83 % (MNIST),
-    and 0.795 and 53 %, 0.741 and 85 %, 0.857 and 46 % (notMNIST). On smaller flows of 14 x 14
-    pixels, "joint" is far better than "min" (MNIST 0.996 and 0.900): no choice is better
-    throughout.
+    and 0.795 and 53 %, 0.741 and 85 %, 0.857 and 46 % (notMNIST). On flows of 14 x 14 pixels,
+    "joint" is far better than "min" (MNIST 0.996 and 0.900): no choice is better throughout.
 
-    "threshold" and "convolution" need a Jacobian of D x D for each item, and time that grows with
-    the cube of D.
+    "threshold" and "convolution" need a D x D Jacobian per item, and time of order D cubed.
 
     References
     ----------
