@@ -181,8 +181,6 @@ def _ood_fraction(
     n_rows: int, n_calibration: int, ranks: Counts, counts: Counts, tail: float
 ) -> tuple[float, float, float]:
     """Return a lower bound of the fraction of OOD rows, an estimate and an upper bound."""
-    if n_rows == 0:
-        return 0.0, 0.0, 1.0
     # For every number of inliers, the largest number of them that is plausible up to a rank.
     lowest = max(
         _fewest_outliers(n_rows, n_calibration, rank, count, tail / len(ranks))

@@ -150,7 +150,7 @@ class PValueDetector(CalibratedDetector):
             The batch: one row or more, different from the calibration rows.
         alternative : {"ood", "any"}, default="ood"
             "ood" detects scores that are too low; "any" also detects scores that are too high, such
-            as those of blank images under a density.
+            as the scores that a density gives blank images.
         confidence : float, default=0.95
             Level of the interval of the OOD fraction, in (0, 1).
         n_resamples : int, default=9999
@@ -248,16 +248,20 @@ def p_value_levels(n_calibration: int, delta: float | None = None) -> npt.NDArra
     ndarray of shape (n_calibration + 1,)
         For the ranks r = 1, ..., n + 1; ascending, the last is 1.
     """
-    ranks = np.arange(1, n_calibration + 2)
+    return _level_of(np.arange(n_calibration + 1), n_calibration, delta)
+
+
+def _level_of(
+    n_outscored: npt.NDArray[np.int64], n_calibration: int, delta: float | None
+) -> npt.NDArray[np.float64]:
+    """Return the p-value of scores that reach these numbers of calibration scores."""
     if delta is None:
-        return ranks / (n_calibration + 1)
+        return (1 + n_outscored) / (n_calibration + 1)
     k = max(1, n_calibration // 2)
-    m = n_calibration + 1 - ranks[: n_calibration + 1 - k]
-    log_products = gammaln(m + 1) - gammaln(m - k + 1)
-    log_ratios = log_products - log_products[0]
-    levels = np.ones(n_calibration + 1)
-    levels[: len(m)] = -np.expm1((math.log(delta) + log_ratios) / k)
-    return levels
+    m = n_calibration - n_outscored
+    largest = gammaln(n_calibration + 1) - gammaln(n_calibration - k + 1)
+    log_ratios = gammaln(m + 1) - gammaln(np.maximum(m - k, 0) + 1) - largest
+    return np.where(m < k, 1.0, -np.expm1((math.log(delta) + log_ratios) / k))
 
 
 def conformal_p_values(
@@ -266,10 +270,7 @@ def conformal_p_values(
     delta: float | None = None,
 ) -> npt.NDArray[np.float64]:
     """P-values of `scores` among sorted `calibration` scores; `delta` as in p_value_levels."""
-    counts = count_up_to(calibration, scores)
-    if delta is None:
-        return (1 + counts) / (len(calibration) + 1)
-    return p_value_levels(len(calibration), delta)[counts]
+    return _level_of(count_up_to(calibration, scores), len(calibration), delta)
 
 
 def n_rejected_ranks(n_calibration: int, alpha: float, delta: float | None = None) -> int:

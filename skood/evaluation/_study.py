@@ -64,7 +64,7 @@ class Study:
 
     @property
     def names(self) -> list[str]:
-        """Names of the metrics, with those of the full spectrum."""
+        """Names of the metrics, including the full-spectrum metrics."""
         suffixes = ["", FULL] if self.has_shifted else [""]
         return [name + suffix for name in self.metrics for suffix in suffixes]
 

@@ -220,7 +220,7 @@ class Evaluation(Rows):
         id_set : str, default=None
             In-distribution set of the published figures. None takes the only one.
         methods : {"same", "all"} or sequence of str, default="same"
-            Published methods: those of the detectors in this table, all, or some by name.
+            Published methods: the methods of this table, all, or some by name.
         sets : dict of str to str, default=None
             Published name of an OOD set or group, by the name in this table. Other names are
             compared without regard to case, spaces and hyphens.

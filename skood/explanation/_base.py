@@ -88,7 +88,7 @@ class Explanation(ABC):
 
     @internal
     def with_names(self, names: Sequence[str] | None) -> Explanation:
-        """Return the same explanation with names of the features, if it has as many."""
+        """Return the same explanation with names of the features, if their number fits."""
         known = getattr(self, "feature_names", None)
         if names is None or known is None or len(names) != len(known):
             return self

@@ -127,7 +127,9 @@ class _OpenSetCurves(Lines, ABC):
         checked = check_scores_of_sets(scores)
         missing = [name for name in checked if name not in y_pred]
         if missing:
-            raise ValueError(f"y_pred has no predictions of {missing}; expected those of all sets")
+            raise ValueError(
+                f"y_pred has no predictions of {missing}; expected predictions of all sets"
+            )
         predicted = {name: np.asarray(y_pred[name]) for name in checked}
         labels = np.asarray(y_id)
         first = next(iter(checked))

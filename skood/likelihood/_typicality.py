@@ -168,8 +168,8 @@ class Typicality(DensityDetector):
         -------
         float
             The `contamination` percentile of the scores of `n_bootstrap` batches of that size,
-            drawn with replacement from the held-out items, with H from as many items as were held
-            out, drawn likewise; in nats per item. It approximates the score from which on
+            drawn with replacement from the held-out items, with H from a resample of the held-out
+            items; in nats per item. It approximates the score from which on
             `predict_batch` accepts.
         """
         check_is_fitted(self)

@@ -178,7 +178,7 @@ def check_level(confidence: float) -> None:
 def draws_of(
     strata: Sequence[NDArray[np.intp]], *, n_resamples: int, random_state: Seed
 ) -> Iterator[list[NDArray[np.intp]]]:
-    """Yield resamples: from each stratum, as many rows as it has, with replacement."""
+    """Yield resamples with replacement; each stratum keeps its size."""
     if not isinstance(n_resamples, numbers.Integral) or n_resamples < 1:
         raise ValueError(f"n_resamples is {n_resamples!r}, expected a positive integer.")
     if isinstance(random_state, np.random.RandomState):

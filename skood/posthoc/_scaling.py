@@ -32,7 +32,7 @@ class ASH(OutputsDetector):
 
     Notes
     -----
-    The penultimate features are shaped, after the pooling, as in OpenOOD and pytorch-ood. They
+    The penultimate features are shaped, after the pooling, as in OpenOOD. They
     are assumed to be non-negative, as after a ReLU. For "s", the authors use percentiles from 90 to
     99; pytorch-ood's default is 65 for all variants. The best percentile depends on the network.
 
