@@ -12,7 +12,7 @@ from sklearn.base import clone
 from skood.classifiers import NeuralClassifier
 from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
-__all__ = ["OOD_SETS", "measure", "test_sets", "train_network"]
+__all__ = ["OOD_SETS", "accuracy_of_six_views", "measure", "test_sets", "train_network"]
 
 OOD_SETS = (
     "svhn",
@@ -59,6 +59,24 @@ def train_network(
         seconds = trained_before + (seconds if seconds > SECONDS_TO_READ else 0)
     path.write_text(str(seconds))
     return network.set_params(verbose=0), seconds
+
+
+def accuracy_of_six_views(
+    network: NeuralClassifier, images: np.ndarray, labels: np.ndarray
+) -> float:
+    """Compute the accuracy of the mean logits of six views, as Jordan (2024) reports it.
+
+    The views are an image and its mirror image, with half the weight, and both of them shifted by
+    a pixel up and left, and down and right, over mirrored borders.
+    """
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="reflect")
+    height, width = images.shape[1:3]
+    logits = 0.0
+    for start, weight in ((1, 0.5), (0, 0.25), (2, 0.25)):
+        view = padded[:, start : start + height, start : start + width]
+        for copy in (view, view[:, :, ::-1]):
+            logits = logits + weight / 2 * network.decision_function(copy)
+    return float(np.mean(network.classes_[np.argmax(logits, axis=1)] == labels))
 
 
 def test_sets(data: Path, n_test: int, seed: int) -> dict[str, np.ndarray]:
