@@ -40,7 +40,7 @@ from sklearn.frozen import FrozenEstimator
 from skood import LikelihoodRatio, PixelCNN
 from skood._checked_data import CheckedData
 from skood._torch.seeding import Stream, numpy_rng
-from skood.likelihood._likelihood_ratio import _synthetic_outliers
+from skood.likelihood._synthetic_outliers import synthetic_outliers as own_outliers
 from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr
 
 
@@ -324,7 +324,7 @@ RATES = ("fpr80", "fpr95")
 def synthetic(images: np.ndarray, seed: int) -> np.ndarray:
     """Make the outliers by which ``LikelihoodRatio`` chooses a background, one from each image."""
     data = CheckedData.of(images[:, None] if images.ndim == 3 else np.moveaxis(images, 3, 1))
-    made = _synthetic_outliers(data, numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS))
+    made = own_outliers(data, numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS))
     outliers = made.take(np.arange(len(data)))
     return outliers[:, 0] if images.ndim == 3 else np.moveaxis(outliers, 1, 3)
 

@@ -33,7 +33,7 @@ from sklearn import datasets
 from skood import NeuralSplineFlow, PixelCNN
 from skood._checked_data import CheckedData
 from skood.datasets import synthetic_outliers
-from skood.likelihood._likelihood_ratio import _synthetic_outliers
+from skood.likelihood._synthetic_outliers import synthetic_outliers as own_outliers
 from skood.metrics import auroc
 
 RESULTS = Path(__file__).parent / "results" / "likelihood_ratio_defaults.json"
@@ -94,7 +94,7 @@ def items(args: argparse.Namespace, name: str) -> tuple[np.ndarray, np.ndarray]:
 def scored_sets(args: argparse.Namespace, held_out: np.ndarray) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(args.seed)
     data = CheckedData.of(held_out if held_out.ndim == 2 else held_out[:, None])
-    own = _synthetic_outliers(data, rng).take(np.arange(len(data)))
+    own = own_outliers(data, rng).take(np.arange(len(data)))
     return {
         "held_out": held_out,
         "own": own.reshape(held_out.shape),

@@ -12,7 +12,7 @@ from sklearn.preprocessing import MinMaxScaler
 from skood import LikelihoodRatio, LogLikelihood, PixelCNN
 from skood._checked_data import CheckedData
 from skood.density import _base
-from skood.likelihood._likelihood_ratio import _mutated, _synthetic_outliers
+from skood.likelihood._likelihood_ratio import _mutated
 from skood.metrics import auroc
 
 
@@ -245,32 +245,6 @@ def test_mutated_rows():
     together = changed[:, 0] & changed[:, 1]
     assert together.mean() == pytest.approx(0.09, abs=5 * np.sqrt(0.09 * 0.91 / 5000))
     np.testing.assert_array_equal(_mutated(CheckedData.of(rows), 0.0, rng).rows(), rows)
-
-
-@pytest.mark.parametrize("shape", [(3, 8, 8), (1, 9, 13), (1, 1, 6), (1, 2, 2)])
-def test_synthetic_outliers_of_images(shape):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (40, *shape), dtype=np.uint8)
-    outliers = _synthetic_outliers(CheckedData.of(images), rng).take(np.arange(40))
-    assert outliers.shape == images.shape
-    assert outliers.dtype == np.uint8
-    shuffled, painted = outliers[::2], outliers[1::2]
-    assert np.mean((shuffled != images[::2]).any((1, 2, 3))) > 0.5
-    np.testing.assert_array_equal(
-        np.sort(shuffled.reshape(20, shape[0], -1)),
-        np.sort(images[::2].reshape(20, shape[0], -1)),
-    )
-    is_corner = painted == images[1::2, :, :1, :1]
-    assert np.all(is_corner | (painted == images[1::2]))
-    assert np.all(is_corner.all(1).sum((1, 2)) >= shape[1] * shape[2] / 2)
-
-
-def test_synthetic_outliers_of_rows_keep_the_columns():
-    rng = np.random.default_rng(0)
-    rows = rng.normal(size=(50, 3))
-    outliers = _synthetic_outliers(CheckedData.of(rows), rng).rows()
-    np.testing.assert_array_equal(np.sort(outliers, 0), np.sort(rows, 0))
-    assert not np.isclose(np.corrcoef(outliers[:, 0], rows[:, 0])[0, 1], 1)
 
 
 @pytest.mark.parametrize(
