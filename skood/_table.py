@@ -6,6 +6,8 @@ import html
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from skood._optional import import_optional
+
 __all__ = ["Rows", "Table", "latex", "number"]
 
 # Columns that belong to another column, whose cell shows them.
@@ -52,9 +54,7 @@ class Rows(list):
         ImportError
             When pandas is not installed.
         """
-        import pandas
-
-        return pandas.DataFrame(list(self))
+        return import_optional("pandas", "to_frame", "pandas").DataFrame(list(self))
 
     def _bold(self) -> Collection[tuple[int, str]]:
         """Return the row numbers and columns of the cells that are printed in bold."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import warnings
@@ -14,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+
+from skood._optional import import_optional
 
 __all__ = ["FORMATS", "Format"]
 
@@ -140,13 +141,8 @@ class _AsTuple(nn.Module):
 
 
 def _imported(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f'format="onnx" needs {name}: pip install skood[onnx]. format="torch" needs no '
-            "further package"
-        ) from error
+    remedy = 'format="torch" needs no further package'
+    return import_optional(name, 'format="onnx"', "skood[onnx]", remedy)
 
 
 FORMATS: dict[str, Format] = {"onnx": to_onnx, "torch": to_torch}

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from skood._optional import import_optional
+
 __all__ = ["TITLES", "Recommendation"]
 
 # Names of the criteria in text.
@@ -82,9 +84,7 @@ class Recommendation:
         ImportError
             When pandas is not installed.
         """
-        import pandas
-
-        return pandas.DataFrame(self.rows)
+        return import_optional("pandas", "to_frame", "pandas").DataFrame(self.rows)
 
     def __repr__(self) -> str:
         cells = self._cells()

@@ -11,6 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._data import check_data
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
+from skood.inspection._figures import pyplot
 
 __all__ = ["BoundarySamplesDisplay"]
 
@@ -144,7 +145,7 @@ class BoundarySamplesDisplay:
         BoundarySamplesDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         n_rows = len(self.images)
         n_columns = len(next(iter(self.images.values())))

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood.explanation import DistanceExplanation, Explanation, explain
+from skood.inspection._figures import axes
 from skood.inspection._palette import COLOURS
 
 __all__ = ["ContributionsDisplay"]
@@ -160,11 +161,8 @@ class ContributionsDisplay:
         ContributionsDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            size = 5.5, 1.1 + 0.27 * len(self.names)
-            _, ax = plt.subplots(figsize=size, layout="constrained")
+        size = 5.5, 1.1 + 0.27 * len(self.names)
+        ax = axes(ax, size)
         colours = [COLOURS[2] if value < 0 else COLOURS[0] for value in self.contributions]
         places = np.arange(len(self.names))
         self.bars_ = ax.barh(places, self.contributions, color=colours)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
+from skood.inspection._figures import axes, pyplot
 from skood.inspection._palette import COLOURS
 from skood.inspection._sets import check_sets
 
@@ -221,10 +222,9 @@ class DimensionCurveDisplay:
         DimensionCurveDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+        ax = axes(ax, (6, 4))
         order = np.argsort(self.scales)
         x = self.scales[order]
         self.lines_, self.bands_ = {}, {}

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
+from skood.inspection._figures import axes, pyplot
 from skood.inspection._palette import COLOURS
 from skood.inspection._sets import check_sets
 
@@ -225,10 +226,9 @@ class DualThresholdDisplay:
         DualThresholdDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
-        if ax is None:
-            _, ax = plt.subplots(figsize=(8, 4.8), layout="constrained")
+        ax = axes(ax, (8, 4.8))
         known = {name: pairs[~np.isnan(pairs).any(1)] for name, pairs in self.pairs.items()}
         low, high = self._view(known, xlim, ylim)
         handles = self._draw_sets(ax, known, low, high, scatter_kwargs or {})
@@ -283,7 +283,7 @@ class DualThresholdDisplay:
         given: Mapping[str, Any],
     ) -> list[Any]:
         """Draw the items of each set, and return handles for the legend."""
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         handles = []
         self.accepted_, self.scatters_, self.edge_scatters_ = {}, {}, {}
@@ -319,7 +319,7 @@ class DualThresholdDisplay:
 
     def _draw_region(self, ax: Any, low: npt.NDArray, high: npt.NDArray) -> list[Any]:
         """Draw the region of `accepts`, and return handles for the legend."""
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         if self.accepts is None:
             return []
@@ -334,7 +334,7 @@ class DualThresholdDisplay:
 
     def _draw_thresholds(self, ax: Any, low: npt.NDArray, high: npt.NDArray) -> list[Any]:
         """Draw the accepted region, and return handles for the legend."""
-        import matplotlib.pyplot as plt
+        plt = pyplot()
         from matplotlib.ticker import Formatter
 
         self.lines_, self.region_ = [], None

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from skood.inspection._figures import axes, pyplot
+
 __all__ = ["EvaluationDisplay"]
 
 # Beginnings of the names of metrics where lower is better.
@@ -146,13 +148,9 @@ class EvaluationDisplay:
         EvaluationDisplay
             The display.
         """
-        import matplotlib
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            size = 2.5 + 1.1 * len(self.ood_sets), 1.2 + 0.3 * len(self.detectors)
-            _, ax = plt.subplots(figsize=size, layout="constrained")
-        colours = matplotlib.colormaps[cmap] if isinstance(cmap, str) else cmap
+        size = 2.5 + 1.1 * len(self.ood_sets), 1.2 + 0.3 * len(self.detectors)
+        ax = axes(ax, size)
+        colours = pyplot().colormaps[cmap] if isinstance(cmap, str) else cmap
         if self.metric.startswith(_FALLING):
             colours = colours.reversed()
         self.image_ = ax.imshow(self.values, aspect="auto", cmap=colours, vmin=vmin, vmax=vmax)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
+from skood.inspection._figures import axes, pyplot
 from skood.inspection._latent_points import (
     axis_labels,
     by_name,
@@ -277,7 +278,7 @@ class LatentSpaceDisplay:
         LatentSpaceDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         n_points = len(self.coordinates)
         if self.labels is None:
@@ -288,8 +289,7 @@ class LatentSpaceDisplay:
         named = classes[: len(classes) if len(classes) <= _MOST_NAMED_CLASSES else 0]
         n_names = len(named) + len(self.ood_coordinates)
         n_columns = math.ceil(n_names / _LEGEND_ROWS)
-        if ax is None:
-            _, ax = plt.subplots(figsize=(5.7 + 1.2 * n_columns, 5), layout="constrained")
+        ax = axes(ax, (5.7 + 1.2 * n_columns, 5))
         # The fewer points, the larger the markers.
         style = {"s": np.clip(2e4 / n_points, 8, 20), "alpha": 0.8, "linewidths": 0}
         order = numpy_rng(Stream.SHOWN_POINTS).permutation(n_points)
@@ -335,7 +335,7 @@ class LatentSpaceDisplay:
 
 
 def _class_colours(n_classes: int) -> list[Any]:
-    import matplotlib.pyplot as plt
+    plt = pyplot()
 
     if n_classes <= len(COLOURS):
         return COLOURS[:n_classes]
@@ -343,7 +343,7 @@ def _class_colours(n_classes: int) -> list[Any]:
 
 
 def _ood_style(number: int, n_points: int, given: Mapping[str, Any]) -> dict[str, Any]:
-    import matplotlib.pyplot as plt
+    plt = pyplot()
     from matplotlib.markers import MarkerStyle
 
     style = {

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy.typing as npt
 
+from skood.inspection._figures import axes
 from skood.inspection._palette import COLOURS
 
 __all__ = ["Lines"]
@@ -20,10 +21,7 @@ class Lines:
     _size: ClassVar[tuple[float, float]] = (5, 5)
 
     def _begin(self, ax: Any) -> Any:
-        import matplotlib.pyplot as plt
-
-        if ax is None:
-            _, ax = plt.subplots(figsize=self._size, layout="constrained")
+        ax = axes(ax, self._size)
         self.lines_: dict[str, Any] = {}
         self.ax_, self.figure_ = ax, ax.figure
         return ax

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from skood._data import share_forward_pass
 from skood.explanation import NeighborsExplanation, explain
+from skood.inspection._figures import pyplot
 
 __all__ = ["NeighborsDisplay"]
 
@@ -159,7 +160,7 @@ class NeighborsDisplay:
         NeighborsDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         n_items, k = self.neighbors.shape[:2]
         if figure is None:

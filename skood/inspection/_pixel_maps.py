@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood._data import share_forward_pass
 from skood.explanation import Attribution, PixelsExplanation
+from skood.inspection._figures import pyplot
 from skood.inspection._sets import check_sets
 
 __all__ = ["PixelMapsDisplay"]
@@ -224,7 +225,7 @@ class PixelMapsDisplay:
         PixelMapsDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
         n_rows, n_images = 1 + len(self.maps), len(self.images)
         if figure is None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
+from skood.inspection._figures import axes, pyplot
 from skood.inspection._palette import COLOURS
 from skood.inspection._sets import check_scores_of_sets, check_sets
 
@@ -181,10 +182,9 @@ class ScoreDistributionDisplay:
         ScoreDistributionDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        plt = pyplot()
 
-        if ax is None:
-            _, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+        ax = axes(ax, (7, 4))
         low, high = self._view() if xlim is None else xlim
         edges = np.linspace(low, high, bins + 1)
         self.accepted_, self.histograms_ = {}, {}

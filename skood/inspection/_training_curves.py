@@ -8,6 +8,7 @@ from typing import Any
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
+from skood.inspection._figures import axes
 from skood.inspection._palette import COLOURS
 
 __all__ = ["TrainingCurvesDisplay"]
@@ -155,11 +156,9 @@ class TrainingCurvesDisplay:
         TrainingCurvesDisplay
             The display.
         """
-        import matplotlib.pyplot as plt
+        ax = axes(ax, (6, 4))
         from matplotlib.ticker import MaxNLocator
 
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6, 4), layout="constrained")
         names = list(dict.fromkeys(name.removeprefix(_VALIDATION) for name in self.history))
         self.lines_ = {}
         for name, values in self.history.items():

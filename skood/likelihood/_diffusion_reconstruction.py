@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from skood._checked_data import CheckedData
+from skood._optional import import_optional
 from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._thresholds import held_out_rows
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
@@ -172,13 +173,8 @@ class DiffusionReconstruction(DiffusionDetector):
                     "values; take 'mse'"
                 )
         if "lpips" in distances:
-            try:
-                from lpips import LPIPS
-            except ImportError as error:
-                raise ImportError(
-                    "distance='lpips' needs the package lpips: pip install lpips"
-                ) from error
-            self._lpips = LPIPS(net="alex", verbose=False).eval()
+            lpips = import_optional("lpips", "distance='lpips'", "lpips")
+            self._lpips = lpips.LPIPS(net="alex", verbose=False).eval()
 
     def _distances_by(self, distance: Any, x: Tensor, restored: Tensor) -> Tensor:
         """Return the distance of each item, (b,), float64."""

@@ -16,6 +16,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from skood._checked_data import CheckedData
+from skood._optional import import_optional
 from skood._parameters import Interval, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._pixels import ImageParameters
@@ -165,10 +166,7 @@ class InputComplexity(ImageParameters, DensityDetector):
 def _check_codecs(codecs: Sequence[str]) -> None:
     if len(codecs) == 0 or not set(codecs) <= set(_CODECS):
         raise ValueError(f"codecs={codecs!r}; expected at least one of {list(_CODECS)}")
-    try:
-        from PIL import features
-    except ImportError as error:
-        raise ImportError("InputComplexity encodes images by Pillow: pip install Pillow") from error
+    features = import_optional("PIL.features", "InputComplexity", "Pillow")
     for codec in codecs:
         if codec in _FEATURES and not features.check(_FEATURES[codec]):
             others = [other for other in codecs if other != codec]
