@@ -33,6 +33,9 @@ from skood._recommendation import (
     Recommendation as Recommendation,
     recommend as recommend,
 )
+from skood._show_versions import (
+    show_versions as show_versions,
+)
 from skood.calibration import (
     ConformalDetector as ConformalDetector,
     DriftMonitor as DriftMonitor,
@@ -94,6 +97,7 @@ from skood.model_selection import (
 )
 from skood.posthoc import (
     ASH as ASH,
+    CSP as CSP,
     DICE as DICE,
     FDBD as FDBD,
     GEN as GEN,
@@ -101,6 +105,7 @@ from skood.posthoc import (
     IODIN as IODIN,
     KNN as KNN,
     LTS as LTS,
+    MCM as MCM,
     MSP as MSP,
     NAC as NAC,
     NCI as NCI,
@@ -122,6 +127,7 @@ from skood.posthoc import (
     Mahalanobis as Mahalanobis,
     MaxLogit as MaxLogit,
     MCDropout as MCDropout,
+    NegLabel as NegLabel,
     NNGuide as NNGuide,
     OpenMax as OpenMax,
     RankFeat as RankFeat,

@@ -71,6 +71,8 @@ class Stream(enum.IntEnum):
     DROPOUT_MASKS = 45
     ENSEMBLE_MEMBERS = 46
     FOURIER_FEATURES = 47
+    NEGATIVE_GROUPS = 48
+    SUPERCLASSES = 49
     # Detectors that train their own classifier.
     SAMPLER = 50
     TRAINING_OFF_MANIFOLD = 51

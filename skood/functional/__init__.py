@@ -4,6 +4,14 @@ The functions take numpy arrays and import no torch. Larger scores are more in-d
 stated otherwise.
 """
 
+from skood.functional._concepts import (
+    cosine_similarities,
+    mcm,
+    mcm_log_odds,
+    neglabel,
+    neglabel_distance,
+    neglabel_log_odds,
+)
 from skood.functional._features import (
     fdbd,
     gaussian_mixture,
@@ -35,6 +43,7 @@ from skood.functional._shaping import ash, lts, react, scale, vra
 
 __all__ = [
     "ash",
+    "cosine_similarities",
     "energy",
     "entropy",
     "fdbd",
@@ -48,10 +57,15 @@ __all__ = [
     "lts",
     "mahalanobis",
     "max_logit",
+    "mcm",
+    "mcm_log_odds",
     "msp",
     "mutual_information",
     "nci",
     "neco",
+    "neglabel",
+    "neglabel_distance",
+    "neglabel_log_odds",
     "openmax",
     "pnml",
     "predictive_entropy",

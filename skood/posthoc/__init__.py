@@ -2,6 +2,7 @@
 
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import ClassifierDetector, NetworkDetector
+from skood.posthoc._concepts import MCM, ConceptDetector
 from skood.posthoc._deep_ensemble import DeepEnsemble
 from skood.posthoc._features import GMM, Mahalanobis, RelativeMahalanobis
 from skood.posthoc._geometry import FDBD, NCI, PNML, GradNorm
@@ -13,6 +14,7 @@ from skood.posthoc._layer_mahalanobis import LayerMahalanobis
 from skood.posthoc._logits import GEN, MSP, Energy, Entropy, KLMatching, MaxLogit
 from skood.posthoc._mc_dropout import MCDropout
 from skood.posthoc._nac import NAC
+from skood.posthoc._negative_labels import CSP, NegLabel
 from skood.posthoc._openmax import OpenMax
 from skood.posthoc._outputs_detector import FeatureDetector, OutputsDetector
 from skood.posthoc._patterns import SHE, NNGuide
@@ -24,6 +26,7 @@ from skood.posthoc._temperature import TemperatureScaling
 
 __all__ = [
     "ASH",
+    "CSP",
     "DICE",
     "FDBD",
     "GEN",
@@ -31,6 +34,7 @@ __all__ = [
     "IODIN",
     "KNN",
     "LTS",
+    "MCM",
     "MSP",
     "NAC",
     "NCI",
@@ -42,6 +46,7 @@ __all__ = [
     "VRA",
     "AdaSCALE",
     "ClassifierDetector",
+    "ConceptDetector",
     "DeepEnsemble",
     "Energy",
     "Entropy",
@@ -55,6 +60,7 @@ __all__ = [
     "Mahalanobis",
     "MaxLogit",
     "NNGuide",
+    "NegLabel",
     "NetworkDetector",
     "OpenMax",
     "Outputs",
