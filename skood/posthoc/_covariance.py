@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._chunks import row_slices
+from skood._moments import class_sums
 
 __all__ = ["as_float64", "class_means", "mean_row", "scatter", "whitening"]
 
@@ -54,8 +55,7 @@ def class_means(
     counts = np.bincount(class_indices)
     sums: Any = 0.0
     for rows in row_slices(len(features), _CHUNK):
-        member = np.eye(len(counts))[class_indices[rows]]
-        sums = sums + member.T @ prepare(features[rows])
+        sums = sums + class_sums(prepare(features[rows]), class_indices[rows], len(counts))
     return sums / counts[:, None]
 
 
