@@ -43,6 +43,7 @@ NAMES = {
 FUNCTIONS = [
     *("evaluate", "export", "inspect_file", "load", "recommend", "save"),
     "share_forward_pass",
+    "show_versions",
 ]
 
 

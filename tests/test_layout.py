@@ -36,6 +36,7 @@ ALLOWED = {
     "_arrays": {"_checked_data", "_given"},
     "_optional": set(),
     "_safe_files": set(),
+    "_show_versions": {"_torch"},
     "_table": set(),
     "_streams": {"_channels", "_checked_data"},
     "_fields": {"_checked_data", "_readers", "_streams"},
