@@ -30,7 +30,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "design.md"]
+exclude_patterns = ["_build", "design.md", "release.md"]
 default_role = "code"
 templates_path = ["_templates"]
 
@@ -61,7 +61,11 @@ html_title = f"skood {version}"
 html_show_sourcelink = False
 # These pages have no siblings to navigate to.
 html_sidebars = {
-    name: [] for name in ("getting_started", "generated/methods", "glossary", "generated/whats_new")
+    name: []
+    for name in (
+        *("getting_started", "generated/methods", "promises", "glossary"),
+        "generated/whats_new",
+    )
 }
 html_theme_options = {
     "show_toc_level": 2,
