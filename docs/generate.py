@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import chart
+import failures
 from costs import passes
 
 HERE = Path(__file__).parent
@@ -61,6 +62,7 @@ def write(docs: Path) -> None:
         "false_alarms.inc": false_alarms_table(),
         "faults.inc": faults_table(),
         "saved_sklearn.inc": saved_sklearn_list(),
+        **failures.tables(),
     }
     for name, text in pages.items():
         path = folder / name
