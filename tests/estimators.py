@@ -1,6 +1,8 @@
 """Tiny instances of every public estimator, which the tests share."""
 
+import numpy as np
 from sklearn.decomposition import PCA
+from sklearn.kernel_approximation import RBFSampler
 from sklearn.linear_model import LogisticRegression
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
@@ -64,6 +66,18 @@ class TinyMaps(NeuralClassifier):
         return nn.Sequential(*maps, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, n_classes))
 
 
+def tiny_concepts(cls, *words, **kwargs):
+    """Return a detector on words, with vectors of 3 values for rows of any width."""
+    # One of scikit-learn's checks expects four classes.
+    texts = np.array([[1.0, 0.2, 0.1], [1.0, -1.0, 0.5], [1.0, 1.0, 0.5], [-1.0, 0.2, 0.3]])
+    tower = RBFSampler(n_components=3, random_state=0)
+    return cls(texts, *words, features=tower, temperature=0.1, **kwargs)
+
+
+# Vectors of words that are no classes.
+WORDS = np.array([[0.2, 0.3, 1.0], [0.1, -0.9, 1.0], [0.0, 0.4, 1.0], [0.5, 0.5, -1.0]])
+
+
 class SyntheticOutliers:
     """The function of that name; its address would be part of the names of tests."""
 
@@ -115,6 +129,7 @@ ESTIMATORS = [
     skood.LatentNorm(PCA(whiten=True), statistic="norm"),
     skood.ASH(tiny_mlp()),
     skood.AdaSCALE(tiny_mlp()),
+    tiny_concepts(skood.CSP, WORDS, adjectives=WORDS[::-1], n_negatives=2, n_groups=2),
     skood.DICE(tiny_mlp()),
     skood.DeepEnsemble(tiny_mlp(), n_members=2),
     skood.DeepSAD(tiny_mlp(), n_latent=4),
@@ -137,6 +152,7 @@ ESTIMATORS = [
     skood.LayerMahalanobis(tiny_mlp()),
     skood.LogitNorm(skood.MLP((8, 8), max_epochs=30, batch_size=16, learning_rate=0.01)),
     skood.MCDropout(tiny_mlp(dropout=0.2), n_samples=4),
+    tiny_concepts(skood.MCM),
     skood.MSP(tiny_mlp()),
     skood.MSP(LogisticRegression()),
     skood.Mahalanobis(),
@@ -147,6 +163,7 @@ ESTIMATORS = [
     skood.NCI(tiny_mlp()),
     skood.NECO(),
     skood.NNGuide(tiny_mlp(), n_neighbors=2),
+    tiny_concepts(skood.NegLabel, WORDS, n_negatives=0.8, n_groups=1),
     skood.ODIN(tiny_mlp()),
     skood.OODGen(tiny_mlp(), tiny_vae(conditional=True)),
     skood.OpenMax(tiny_mlp(), rows="all"),

@@ -129,12 +129,15 @@ def test_scikit_learn_really_checks(estimator, expected):
 
 # Four take images, the fifth rows that its network gets right, which hardly trained on noise it
 # does not, two train on outliers, which they have no default for, one wraps a detector, and one
-# takes a hundred steps for each score.
+# takes a hundred steps for each score. Three need the names of classes.
 NO_DEFAULT_FOR_ROWS = {
+    skood.CSP,
     skood.ExternalDetector,
     skood.ImageFlow,
     skood.InputComplexity,
     skood.LikelihoodRegret,
+    skood.MCM,
+    skood.NegLabel,
     skood.PixelCNN,
     skood.RankFeat,
     skood.OpenMax,

@@ -63,7 +63,8 @@ def read_texts(value: Any, name: str) -> list[str] | npt.NDArray[np.float64]:
         # A tensor, possibly on a GPU, in bfloat16, which numpy lacks, or with gradients.
         value = value.detach().cpu().double()
     try:
-        array = np.asarray(value)
+        # Numbers among words would become words.
+        array = np.asarray(value, dtype=object if isinstance(value, (list, tuple)) else None)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name} is a {type(value).__name__}: {error}; {expected}") from error
     if array.ndim == 1 and array.size and all(isinstance(word, str) for word in array.tolist()):
@@ -71,6 +72,8 @@ def read_texts(value: Any, name: str) -> list[str] | npt.NDArray[np.float64]:
         if "" in words:
             raise ValueError(f"{name} has an empty text at position {words.index('')}; remove it")
         return words
+    if isinstance(value, (list, tuple)) and array.ndim == 2:
+        array = np.asarray(value)
     if array.ndim != 2 or array.dtype.kind not in "biuf" or 0 in array.shape:
         raise ValueError(
             f"{name} is a {type(value).__name__} of shape {array.shape} and dtype {array.dtype}; "
