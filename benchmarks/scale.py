@@ -169,7 +169,7 @@ def fit_and_score(path: str, name: str, n_scored: str) -> dict[str, float]:
     few = np.array(X[:500], dtype=np.float32)
     score(fit(detectors()[name](), few), few)
     if name == "KNN-mapped":
-        _thresholds._THRESHOLD_ROWS = 192
+        _thresholds.THRESHOLD_ROWS = 192
     detector = detectors()[name]().set_params(random_state=0)
     start = process_time()
     with Peak() as fitting:
@@ -248,7 +248,7 @@ def fitted_knn(X: np.ndarray, k: int = 50) -> Any:
     import skood
     from skood import _thresholds
 
-    _thresholds._THRESHOLD_ROWS = 50
+    _thresholds.THRESHOLD_ROWS = 50
     return skood.KNN(n_neighbors=k, random_state=0).fit(X)
 
 

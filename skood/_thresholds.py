@@ -7,10 +7,10 @@ import numpy.typing as npt
 
 from skood._torch.seeding import Stream, numpy_rng
 
-__all__ = ["FEWEST_HELD_OUT", "held_out_rows", "threshold_rows"]
+__all__ = ["FEWEST_HELD_OUT", "THRESHOLD_ROWS", "held_out_rows", "threshold_rows"]
 
 # Largest number of rows that set the threshold: the standard error of a 5 % rate is then 0.3 %.
-_THRESHOLD_ROWS = 5000
+THRESHOLD_ROWS = 5000
 
 # Smallest number of rows held out for the threshold: the standard error of a 5 % rate is then 3 %.
 FEWEST_HELD_OUT = 50
@@ -21,9 +21,9 @@ def threshold_rows(rows: npt.NDArray[np.integer] | int, seed: int) -> npt.NDArra
 
     `rows` are indices, or the number n of the rows 0, ..., n - 1.
     """
-    if (rows if isinstance(rows, int) else len(rows)) > _THRESHOLD_ROWS:
+    if (rows if isinstance(rows, int) else len(rows)) > THRESHOLD_ROWS:
         rng = numpy_rng(seed, Stream.THRESHOLD_ROWS)
-        rows = rng.choice(rows, _THRESHOLD_ROWS, replace=False)
+        rows = rng.choice(rows, THRESHOLD_ROWS, replace=False)
     return np.arange(rows) if isinstance(rows, int) else np.sort(rows)
 
 
@@ -35,7 +35,7 @@ def held_out_rows(
     The same fraction of every class is drawn, and never all rows of a class. The draw depends on
     `n_items`, `labels` and `fraction` alone.
     """
-    n_rows = min(int(fraction * n_items), _THRESHOLD_ROWS)
+    n_rows = min(int(fraction * n_items), THRESHOLD_ROWS)
     if n_rows >= FEWEST_HELD_OUT:
         rng = numpy_rng(0, Stream.HELD_OUT_ROWS)
         if labels is None:

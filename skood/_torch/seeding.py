@@ -48,6 +48,7 @@ class Stream(enum.IntEnum):
     # Every detector.
     THRESHOLD_ROWS = 20
     HELD_OUT_ROWS = 21
+    STREAMED_ROWS = 22
     # Detectors on a density.
     BACKGROUND_VALIDATION_ROWS = 30
     SYNTHETIC_OUTLIERS = 31

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from skood import functional as F
 from skood._lazy_rows import subset_of
+from skood._moments import ClassMoments
 from skood._parameters import POSITIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
@@ -20,6 +23,7 @@ from skood.posthoc._explained import (
 from skood.posthoc._models import is_network
 from skood.posthoc._outputs_detector import FeatureDetector
 from skood.posthoc._outputs_score import reads_chunks
+from skood.posthoc._partial_fit import LearnsFromSums
 
 __all__ = ["GMM", "Mahalanobis", "NormalizingDetector", "RelativeMahalanobis"]
 
@@ -49,6 +53,9 @@ class NormalizingDetector(FeatureDetector):
     normalize: bool | str = parameter("boolean", StrOptions({"auto"}), default="auto", kw_only=True)
 
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        self._set_normalizes()
+
+    def _set_normalizes(self) -> None:
         self.normalizes_ = bool(self.normalize)
         if isinstance(self.normalize, str):
             self.normalizes_ = not hasattr(self, "features_") or is_network(self.features_)
@@ -58,7 +65,7 @@ class NormalizingDetector(FeatureDetector):
 
 
 @estimator
-class Mahalanobis(ExplainedByDistance, NormalizingDetector):
+class Mahalanobis(ExplainedByDistance, LearnsFromSums, NormalizingDetector):
     r"""Distance to the nearest class mean, :math:`-\min_k (z - \mu_k)^\top S^{-1} (z - \mu_k)`.
 
     S is the covariance that all classes share, divided by the number of rows. Without labels,
@@ -97,17 +104,24 @@ class Mahalanobis(ExplainedByDistance, NormalizingDetector):
     """
 
     _overfits = True
+    _from_sums: ClassVar[tuple[str, ...]] = ("means_", "_whitening", "_origin", "_white_means")
 
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:
         return super()._prepare(as_float64(features))
 
-    @reads_chunks
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        super()._learn(outputs, class_indices, seed)
-        features = outputs.features
-        self.means_ = class_means(features, class_indices, self._prepare)
-        within = scatter(features, self.means_, class_indices, self._prepare)
-        self._whitening = whitening(within / len(features))
+    def _new_sums(self) -> dict[str, Any]:
+        self._set_normalizes()
+        return {"moments": ClassMoments()}
+
+    def _add(
+        self, sums: dict[str, Any], outputs: Outputs, class_indices: npt.NDArray[np.integer]
+    ) -> None:
+        sums["moments"].add(self._prepare(outputs.features), class_indices)
+
+    def _learn_sums(self, sums: dict[str, Any], outputs: Outputs) -> None:
+        moments = sums["moments"]
+        self.means_ = moments.means
+        self._whitening = whitening(moments.scatter / moments.counts.sum())
         # Centred at the mean of the class means to limit cancellation in the distances.
         white_means = self.means_ @ self._whitening
         self._origin = white_means.mean(0)
@@ -170,14 +184,13 @@ class RelativeMahalanobis(Mahalanobis):
     (150,)
     """
 
-    @reads_chunks
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        super()._learn(outputs, class_indices, seed)
-        features, everything = outputs.features, np.zeros(len(class_indices), dtype=np.int64)
-        means = class_means(features, everything, self._prepare)
-        self.mean_ = means[0]
-        total = scatter(features, means, everything, self._prepare)
-        self._background = whitening(total / len(features))
+    _from_sums: ClassVar[tuple[str, ...]] = (*Mahalanobis._from_sums, "mean_", "_background")
+
+    def _learn_sums(self, sums: dict[str, Any], outputs: Outputs) -> None:
+        super()._learn_sums(sums, outputs)
+        moments = sums["moments"]
+        self.mean_ = moments.mean
+        self._background = whitening(moments.total_scatter / moments.counts.sum())
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         white = (self._prepare(outputs.features) - self.mean_) @ self._background

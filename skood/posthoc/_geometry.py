@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from skood import functional as F
+from skood._moments import ClassMeans
 from skood._parameters import NONNEGATIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
@@ -14,6 +17,7 @@ from skood.posthoc._covariance import as_float64, mean_row, scatter, whitening
 from skood.posthoc._explained import ExplainedByClasses, ExplainedByDistance
 from skood.posthoc._outputs_detector import OutputsDetector
 from skood.posthoc._outputs_score import reads_chunks
+from skood.posthoc._partial_fit import LearnsFromSums
 
 __all__ = ["FDBD", "NCI", "PNML", "GradNorm"]
 
@@ -79,7 +83,7 @@ class FDBD(ExplainedByClasses, OutputsDetector):
 
 
 @estimator
-class NCI(ExplainedByDistance, OutputsDetector):
+class NCI(ExplainedByDistance, LearnsFromSums, OutputsDetector):
     r"""Proximity to the weight of the predicted class, motivated by neural collapse.
 
     .. math::
@@ -115,10 +119,18 @@ class NCI(ExplainedByDistance, OutputsDetector):
 
     _reads = "head"
     _needs = "data"
+    _from_sums = ("mean_",)
 
-    @reads_chunks
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        self.mean_ = mean_row(outputs.features)
+    def _new_sums(self) -> dict[str, Any]:
+        return {"features": ClassMeans()}
+
+    def _add(
+        self, sums: dict[str, Any], outputs: Outputs, class_indices: npt.NDArray[np.integer]
+    ) -> None:
+        sums["features"].add(outputs.features, class_indices)
+
+    def _learn_sums(self, sums: dict[str, Any], outputs: Outputs) -> None:
+        self.mean_ = sums["features"].mean
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.nci(outputs.features, outputs.logits, self.mean_, outputs.weight, self.alpha)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from scipy.special import rel_entr
 
 from skood import functional as F
+from skood._moments import ClassMeans
 from skood._parameters import POSITIVE, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._explained import ExplainedByClasses, largest_alone, softmax_of
 from skood.posthoc._outputs_detector import OutputsDetector
+from skood.posthoc._partial_fit import LearnsFromSums
 
 __all__ = ["GEN", "MSP", "Energy", "Entropy", "KLMatching", "MaxLogit"]
 
@@ -210,7 +214,7 @@ class GEN(ExplainedByClasses, OutputsDetector):
 
 
 @estimator
-class KLMatching(ExplainedByClasses, OutputsDetector):
+class KLMatching(ExplainedByClasses, LearnsFromSums, OutputsDetector):
     r"""Divergence from the nearest mean prediction, :math:`-\min_k KL(p(x) \,\|\, d_k)`, in nats.
 
     :math:`d_k` is the mean prediction over the training rows that are predicted as class k. A class
@@ -243,11 +247,20 @@ class KLMatching(ExplainedByClasses, OutputsDetector):
 
     _needs = "data"
 
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        proba = np.exp(outputs.log_proba)
-        predicted = outputs.logits.argmax(1)
-        templates = [proba[predicted == k].mean(0) for k in np.unique(predicted)]
-        self.templates_ = np.maximum(templates, np.finfo(np.float64).tiny)
+    _summed = ("logits", "log_proba")
+    _from_sums = ("templates_",)
+
+    def _new_sums(self) -> dict[str, Any]:
+        return {"probabilities": ClassMeans()}
+
+    def _add(
+        self, sums: dict[str, Any], outputs: Outputs, class_indices: npt.NDArray[np.integer]
+    ) -> None:
+        sums["probabilities"].add(np.exp(outputs.log_proba), outputs.logits.argmax(1))
+
+    def _learn_sums(self, sums: dict[str, Any], outputs: Outputs) -> None:
+        found = sums["probabilities"]
+        self.templates_ = np.maximum(found.means[found.counts > 0], np.finfo(np.float64).tiny)
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.kl_matching(outputs.log_proba, self.templates_)

@@ -52,13 +52,17 @@ class OutputsDetector(OutputsScore, ClassifierDetector):
     def _learn_from_data(
         self, data: CheckedData, y: npt.NDArray | None, seed: int
     ) -> npt.NDArray[np.integer] | None:
-        if self._needs == "nothing":
-            return None
-        class_indices = np.zeros(len(data), dtype=np.int64)
-        if self._needs == "labels":
-            class_indices = class_positions(y, self.classifier_, type(self).__name__)
-        self._learn_from(self._outputs(data), class_indices, seed)
+        if self._needs != "nothing":
+            self._learn_from(self._outputs(data), self._class_indices(data, y), seed)
         return None
+
+    def _class_indices(self, data: CheckedData, y: npt.NDArray | None) -> npt.NDArray[np.int64]:
+        if self._needs != "labels":
+            return np.zeros(len(data), dtype=np.int64)
+        return class_positions(y, self.classifier_, type(self).__name__)
+
+    def _fit_model(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> None:
+        self._fit_classifier(inliers, y, seed)
 
     def _outputs(self, data: CheckedData) -> Outputs:
         outputs = classifier_outputs(self.classifier_, data, self.memory)
@@ -134,14 +138,20 @@ class FeatureDetector(OutputsScore):
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> None:
         self._check_parameters()
-        self.features_ = None
-        if self.features is not None:
-            self.features_ = self._fitted_features(inliers, y, seed)
-        self._labels_of_others = _unknown_labels(y, self.features_)
+        self._fit_model(inliers, y, seed)
+        self._note_labels(y)
         self._class_labels = None if y is None else np.unique(y)
         # Kept until the threshold is set, so that the features are computed once.
         self._learned_on = self._outputs(inliers)
         self._learn_from(self._learned_on, self._indices_of(y, self._learned_on), seed)
+
+    def _fit_model(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> None:
+        self.features_ = None
+        if self.features is not None:
+            self.features_ = self._fitted_features(inliers, y, seed)
+
+    def _note_labels(self, y: npt.NDArray | None) -> None:
+        self._labels_of_others = _unknown_labels(y, self.features_)
 
     def _indices_of(self, y: npt.NDArray | None, outputs: Outputs) -> npt.NDArray[np.int64]:
         if y is None:

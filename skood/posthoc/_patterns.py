@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import numbers
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
-from skood._lazy_rows import subset_of
 from skood._models import in_chunks
+from skood._moments import ClassMeans
 from skood._parameters import Interval, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._covariance import as_float64, mean_row
+from skood.posthoc._covariance import as_float64
 from skood.posthoc._explained import ExplainedByDistance, ExplainedByNeighbors
 from skood.posthoc._neighbours import (
     Bank,
@@ -24,12 +25,13 @@ from skood.posthoc._neighbours import (
 )
 from skood.posthoc._outputs_detector import OutputsDetector
 from skood.posthoc._outputs_score import reads_chunks
+from skood.posthoc._partial_fit import LearnsFromSums
 
 __all__ = ["SHE", "NNGuide"]
 
 
 @estimator
-class SHE(ExplainedByDistance, OutputsDetector):
+class SHE(ExplainedByDistance, LearnsFromSums, OutputsDetector):
     r"""Simplified Hopfield energy, :math:`\langle z, m_c \rangle`, c the predicted class.
 
     :math:`m_c` is the mean feature of the training rows of class c that are predicted as c, or of
@@ -57,22 +59,31 @@ class SHE(ExplainedByDistance, OutputsDetector):
 
     _reads = "features"
     _needs = "labels"
+    _summed = ("logits", "features")
+    _from_sums = ("patterns_",)
 
-    @reads_chunks
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        predicted = in_chunks(lambda rows: rows.argmax(1), outputs.logits)
-        patterns = []
-        for k in range(outputs.logits.shape[1]):
-            of_class = class_indices == k
-            correct = of_class & (predicted == k)
-            if not of_class.any():
-                raise ValueError(
-                    f"no training row is of class {self._label_of(k)}; SHE needs training rows of "
-                    "every class of the classifier"
-                )
-            rows = np.flatnonzero(correct if correct.any() else of_class)
-            patterns.append(mean_row(subset_of(outputs.features, rows)))
-        self.patterns_ = np.array(patterns)
+    def _new_sums(self) -> dict[str, Any]:
+        return {"all": ClassMeans(), "correct": ClassMeans()}
+
+    def _add(
+        self, sums: dict[str, Any], outputs: Outputs, class_indices: npt.NDArray[np.integer]
+    ) -> None:
+        sums["all"].add(outputs.features, class_indices)
+        correct = outputs.logits.argmax(1) == class_indices
+        sums["correct"].add(outputs.features[correct], class_indices[correct])
+
+    def _learn_sums(self, sums: dict[str, Any], outputs: Outputs) -> None:
+        n_classes, every = outputs.logits.shape[1], sums["all"]
+        self.patterns_ = every.means.copy()
+        absent = np.flatnonzero(every.counts == 0).tolist()
+        missing = [*absent, *range(len(every.counts), n_classes)]
+        if missing:
+            raise ValueError(
+                f"no training row is of class {self._label_of(missing[0])}; SHE needs training "
+                "rows of every class of the classifier"
+            )
+        correct = np.flatnonzero(sums["correct"].counts)
+        self.patterns_[correct] = sums["correct"].means[correct]
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
         return F.she(outputs.features, outputs.logits, self.patterns_)

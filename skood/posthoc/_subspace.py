@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
 from skood._models import in_chunks
+from skood._moments import ClassMoments
 from skood._parameters import FRACTION, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
@@ -14,12 +17,13 @@ from skood.posthoc._covariance import as_float64, class_means, scatter
 from skood.posthoc._explained import ExplainedByDistance, quadratic_form
 from skood.posthoc._outputs_detector import FeatureDetector, OutputsDetector
 from skood.posthoc._outputs_score import reads_chunks
+from skood.posthoc._partial_fit import LearnsFromSums
 
 __all__ = ["NECO", "Residual", "ViM"]
 
 
 @estimator
-class Residual(ExplainedByDistance, OutputsDetector):
+class Residual(ExplainedByDistance, LearnsFromSums, OutputsDetector):
     r"""Length of the component outside the principal space, :math:`-\|R^\top (z - u)\|`.
 
     All logits are zero at the origin :math:`u = -W^+ b`. R contains the eigenvectors of
@@ -58,8 +62,17 @@ class Residual(ExplainedByDistance, OutputsDetector):
     _reads = "head"
     _needs = "data"
 
-    @reads_chunks
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+    _from_sums: ClassVar[tuple[str, ...]] = ("origin_", "residual_space_")
+
+    def _new_sums(self) -> dict[str, Any]:
+        return {"moments": ClassMoments()}
+
+    def _add(
+        self, sums: dict[str, Any], outputs: Outputs, class_indices: npt.NDArray[np.integer]
+    ) -> None:
+        sums["moments"].add(outputs.features, np.zeros(len(outputs.features), dtype=np.int64))
+
+    def _learn_sums(self, sums: dict[str, Any], outputs: Outputs) -> None:
         self.origin_ = -np.linalg.pinv(outputs.weight) @ outputs.bias
         n_features = outputs.features.shape[1]
         n_components = self.n_components
@@ -71,9 +84,9 @@ class Residual(ExplainedByDistance, OutputsDetector):
                 f"n_components={n_components} leaves no residual of {n_features} features; give "
                 "fewer components"
             )
-        one = np.zeros(len(outputs), dtype=np.int64)
-        second_moment = scatter(outputs.features, self.origin_[None], one, as_float64)
-        _, vectors = np.linalg.eigh(second_moment)
+        moments = sums["moments"]
+        shift = np.sqrt(moments.counts.sum()) * (moments.mean - self.origin_)
+        _, vectors = np.linalg.eigh(moments.scatter + np.outer(shift, shift))
         self.residual_space_ = np.ascontiguousarray(vectors[:, : n_features - n_components])
 
     def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
@@ -120,9 +133,10 @@ class ViM(Residual):
     (150,)
     """
 
-    @reads_chunks
-    def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
-        super()._learn(outputs, class_indices, seed)
+    _from_sums: ClassVar[tuple[str, ...]] = (*Residual._from_sums, "alpha_")
+
+    def _learn_sums(self, sums: dict[str, Any], outputs: Outputs) -> None:
+        super()._learn_sums(sums, outputs)
         residual = -float(in_float64(super()._score, outputs).mean())
         largest = in_chunks(lambda rows: rows.max(1), outputs.logits).mean(dtype=np.float64)
         self.alpha_ = float(largest / residual) if residual > 0 else 0.0

@@ -217,7 +217,7 @@ def test_percentiles_in_the_wrong_order(module, images):
 
 def test_adascale_learns_from_other_rows_than_the_threshold(monkeypatch, trained):
     network, X, _ = trained
-    monkeypatch.setattr(skood._thresholds, "_THRESHOLD_ROWS", 20)
+    monkeypatch.setattr(skood._thresholds, "THRESHOLD_ROWS", 20)
     plain, drawn = CheckedData.subset, []
 
     def subset(source, rows):

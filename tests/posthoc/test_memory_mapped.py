@@ -97,7 +97,7 @@ LARGE = [
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("detector", LARGE, ids=name_of)
 def test_memory_does_not_grow_with_a_copy_of_the_rows(detector, dtype, tmp_path, monkeypatch):
-    monkeypatch.setattr("skood._thresholds._THRESHOLD_ROWS", 200)
+    monkeypatch.setattr("skood._thresholds.THRESHOLD_ROWS", 200)
     n, d = 100_000, 64
     rng = np.random.default_rng(0)
     mapped = np.lib.format.open_memmap(tmp_path / "rows.npy", "w+", dtype, (n, d))

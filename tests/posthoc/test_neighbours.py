@@ -98,7 +98,7 @@ KINDS = (
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.uint8])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_distances_are_those_of_all_pairs_in_float64(kind, dtype, normalize, monkeypatch):
-    monkeypatch.setattr("skood._thresholds._THRESHOLD_ROWS", 50)
+    monkeypatch.setattr("skood._thresholds.THRESHOLD_ROWS", 50)
     X = drawn(kind, np.random.default_rng(0))
     if dtype in (np.float16, np.uint8):
         X = X / np.abs(X).max() * 100 + 100
