@@ -1,0 +1,116 @@
+"""Feature vectors of images and of texts: training rows, test rows and OOD sets."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from _colour import OOD_SETS, test_sets, train_network
+from _images import labelled_images
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
+
+from skood import Airbench
+
+__all__ = ["OOD_NAMES", "FeatureSets", "feature_sets"]
+
+# Small enough for a fraction of one core.
+NETWORK = Airbench((24, 64, 128), max_epochs=4)
+ID_PACKAGE, OOD_PACKAGES = "torch", ("sklearn", "scipy", "numpy", "pandas", "matplotlib")
+OOD_NAMES = {"images": OOD_SETS, "text": OOD_PACKAGES}
+N_COMPONENTS = 128
+# Fewest words of a docstring that is a text.
+FEWEST_WORDS = 20
+
+
+class FeatureSets(NamedTuple):
+    """Rows of features, and facts about them."""
+
+    training: np.ndarray
+    test: np.ndarray
+    ood: dict[str, np.ndarray]
+    about: dict[str, Any]
+
+
+def feature_sets(
+    modality: str, n_training: int, n_test: int, seed: int, work: Path, data: Path | None
+) -> FeatureSets:
+    """Return at most `n_training` training rows, and at most `n_test` rows of each other set.
+
+    They are stored in `work`, since a pass of the network takes minutes.
+    """
+    path = work / f"features-{modality}-{n_training}-{n_test}-{seed}.npz"
+    if not path.exists():
+        if modality == "text":
+            stored = _of_texts(n_training, n_test, seed)
+        else:
+            stored = _of_images(n_training, n_test, seed, work, data)
+        np.savez(path, **stored)
+    with np.load(path) as sets:
+        ood = {name: sets[name] for name in OOD_NAMES[modality]}
+        about = {name: sets[name].item() for name in sets if not sets[name].ndim}
+        return FeatureSets(sets["training"], sets["test"], ood, about)
+
+
+def _of_images(
+    n_training: int, n_test: int, seed: int, work: Path, data: Path | None
+) -> dict[str, Any]:
+    if data is None:
+        raise SystemExit("--data is needed for the features of images")
+    images, labels = labelled_images(data, "cifar10", "train")
+    network, seconds = train_network("embeddings", NETWORK, images, labels, seed, work)
+    rows = np.random.default_rng(seed).permutation(len(images))[:n_training]
+    sets = {"training": images[rows], **test_sets(data, n_test, seed)}
+    features = {name: network.transform(X) for name, X in sets.items()}
+    features["test"] = features.pop("cifar10")
+    test, y = labelled_images(data, "cifar10")
+    about = {"network": repr(NETWORK), "accuracy": network.score(test, y)}
+    return {**features, **about, "seconds of training": seconds}
+
+
+def _of_texts(n_training: int, n_test: int, seed: int) -> dict[str, Any]:
+    """Features of docstrings; the test texts come from other files than the training texts."""
+    rng = np.random.default_rng(seed)
+    texts = _docstrings(ID_PACKAGE)
+    files = sorted(set(texts.values()))
+    shuffled = {path: place for place, path in enumerate(rng.permutation(files))}
+    ordered = sorted(texts, key=lambda text: (shuffled[texts[text]], text))
+    n_test = min(n_test, len(ordered) // 5)
+    test, training = ordered[:n_test], ordered[n_test:]
+    training = [text for text in training if texts[text] != texts[test[-1]]][:n_training]
+    extractor = make_pipeline(
+        TfidfVectorizer(sublinear_tf=True, min_df=2),
+        TruncatedSVD(N_COMPONENTS, random_state=seed),
+    ).fit(training)
+    sets = {"training": training, "test": test}
+    for name in OOD_PACKAGES:
+        others = [text for text in _docstrings(name) if text not in texts]
+        sets[name] = [others[row] for row in rng.permutation(len(others))[:n_test]]
+    features = {name: extractor.transform(documents) for name, documents in sets.items()}
+    explained = float(extractor[-1].explained_variance_ratio_.sum())
+    return {**features, "texts": f"docstrings of {ID_PACKAGE}", "explained variance": explained}
+
+
+def _docstrings(package: str) -> dict[str, str]:
+    """Return each distinct docstring of an installed package, without its tests, and its file."""
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(f"{package} is not installed: pip install {package}")
+    texts: dict[str, str] = {}
+    for path in sorted(Path(spec.origin).parent.rglob("*.py")):
+        if "tests" in path.parts:
+            continue
+        try:
+            tree = ast.parse(path.read_text(errors="ignore"))
+        except SyntaxError:
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                text = ast.get_docstring(node)
+                if text and len(text.split()) >= FEWEST_WORDS:
+                    texts.setdefault(text, str(path))
+    return texts
