@@ -202,9 +202,10 @@ class NegLabel(ConceptDetector):
             count = min(count, n_left)
         if not 0 < count <= n_left:
             raise ValueError(
-                f"{name} has {n_left} different candidates that are not texts of the classes, and "
-                f"n_negatives={self.n_negatives} of {n_candidates} asks for {count}; give more "
-                "candidates, or another n_negatives or max_similarity"
+                f"n_negatives={self.n_negatives} asks for {count} of {n_candidates} {name}, of "
+                f"which {n_left} are neither equal to a class nor above max_similarity="
+                f"{self.max_similarity}; give more {name}, or another n_negatives or "
+                "max_similarity"
             )
         return count
 

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import expit
-from sklearn.base import BaseEstimator, TransformerMixin, clone
+from sklearn.base import clone
 from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from words import Letters, cosine
 
 import skood
 from skood import MCM, ConformalDetector, FeatureExtractor, functional as F
@@ -22,21 +23,6 @@ from skood.model_selection import OODSplit, get_ood_scorer
 TEXTS = np.array([[3.0, 4.0, 0.0], [0.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
 _rng = np.random.default_rng(0)
 IMAGES = _rng.normal(size=(60, 3)) + 2.0 * TEXTS[np.arange(60) % 3]
-
-
-class Letters(TransformerMixin, BaseEstimator):
-    """Text tower: counts of letters, in a few random directions."""
-
-    def __init__(self, width=3, alphabet="abcdefghijklmnopqrstuvwxyz {}"):
-        self.width, self.alphabet = width, alphabet
-
-    def fit(self, X, y=None):
-        return self
-
-    def transform(self, X):
-        assert isinstance(X, list)
-        counts = np.array([[text.count(letter) for letter in self.alphabet] for text in X], float)
-        return counts @ np.random.default_rng(1).normal(size=(len(self.alphabet), self.width))
 
 
 class Trained(Letters):
@@ -50,12 +36,6 @@ class Trained(Letters):
         if not hasattr(self, "scale_"):
             raise NotFittedError("not fitted")
         return self.scale_ * super().transform(X)
-
-
-def cosine(a, b):
-    return sum(x * y for x, y in zip(a, b, strict=True)) / math.sqrt(
-        sum(x * x for x in a) * sum(y * y for y in b)
-    )
 
 
 def published(image, texts, temperature):
@@ -150,9 +130,7 @@ def test_a_trained_tower_is_never_trained_again():
     bare = MCM(["cat", "dog"], text_features=tower)
     assert bare.fit(IMAGES).offset_ == frozen.offset_
     for lost in (clone(bare), MCM(["cat", "dog"], text_features=Trained())):
-        with pytest.raises(
-            ValueError, match=r"Trained\(...\) is not trained, (?s:.*)FrozenEst"
-        ):
+        with pytest.raises(ValueError, match=r"Trained\(...\) is not trained, (?s:.*)FrozenEst"):
             lost.fit(IMAGES)
     with pytest.raises(NotFittedError, match="text_features=FrozenEstimator"):
         MCM(["a", "b"], text_features=FrozenEstimator(PCA())).fit(IMAGES)
