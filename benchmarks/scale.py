@@ -16,6 +16,10 @@ curve: seconds of `fit`, and of `predict` on the first tenth of the rows, by the
     through the logarithms. ViM reads the rows as saved features, with a last layer of ten classes.
 large: 1e7 x 64 and 1e6 x 512 rows, in float32 and float16. Mahalanobis scores all rows, KNN with
     all in its bank 192 (as many set its threshold), and the others 20 000.
+imagenet: 1.28e6 x 2048 rows in float16 with labels of 1000 classes, the size of ImageNet with the
+    features of a ResNet-50 (5.2 GB), and a tenth of the rows; the exponent is the slope between the
+    two. `--detectors` names some of Mahalanobis, RelativeMahalanobis, ViM, KNN and NNGuide. The
+    threshold is set as usual, and 192 rows are scored.
 search: seconds of KNN for 1, 8 and 192 queries against 1e6 x 512 rows in memory and on disk, beside
     one product of the bank with a query, scikit-learn, and faiss if it is installed, in turns; the
     median over the rounds.
@@ -63,7 +67,8 @@ def main() -> None:
 
     stored |= {"machine": machine(), "date": date.today().isoformat()}
     for part in args.parts:
-        measured = PARTS[part](args.folder, args.detectors or list(detectors()), args.rounds)
+        names = args.detectors or list(DEFAULTS.get(part, detectors()))
+        measured = PARTS[part](args.folder, names, args.rounds)
         stored[part] = stored.get(part, {}) | measured
         RESULTS.write_text(json.dumps(stored, indent=2) + "\n")
     print(json.dumps(stored, indent=2))
@@ -239,6 +244,54 @@ def large(folder: str, names: list[str], rounds: int) -> dict[str, Any]:
     return result
 
 
+def imagenet(folder: str, names: list[str], rounds: int) -> dict[str, Any]:
+    whole = 1_280_000
+    path = rows_in_file(folder, whole, 2048, "float16")
+    result: dict[str, Any] = {}
+    for name in names:
+        measured = {n: in_process("imagenet_rows", path, name, n) for n in (whole // 10, whole)}
+        by_n = {str(n): values for n, values in measured.items()}
+        slope = exponent({n: values["fit seconds"] for n, values in measured.items()})
+        result[name] = by_n | {"exponent of fit": slope}
+        print(name, result[name], flush=True)
+    return result
+
+
+def imagenet_rows(path: str, name: str, n_rows: str) -> dict[str, float]:
+    """Fit a detector to the first rows of a file with labels or a last layer of 1000 classes."""
+    import skood
+
+    X, n = np.load(path, mmap_mode="r")[: int(n_rows)], int(n_rows)
+    y = np.arange(n) % 1000
+    rng = np.random.default_rng(1)
+    head = rng.normal(size=(1000, X.shape[1])) / X.shape[1] ** 0.5, np.zeros(1000)
+    few = np.array(X[:2000], dtype=np.float32)
+    on_outputs = name in ("ViM", "NNGuide")
+
+    def fitted(rows: np.ndarray) -> Any:
+        detector = getattr(skood, name)(random_state=0)
+        if on_outputs:
+            return detector.fit_outputs(features=rows, head=head)
+        return detector.fit(rows, y[: len(rows)])
+
+    def scored(detector: Any, rows: np.ndarray) -> Any:
+        return detector.score_outputs(features=rows) if on_outputs else detector.predict(rows)
+
+    scored(fitted(few), few[:192])
+    start = process_time()
+    with Peak() as fitting:
+        detector = fitted(X)
+    between = process_time()
+    with Peak() as scoring:
+        scored(detector, X[:192])
+    return {
+        "fit seconds": round(between - start, 1),
+        "score seconds": round(process_time() - between, 2),
+        "fit above": fitting.above,
+        "score above": scoring.above,
+    }
+
+
 def search(folder: str, names: list[str], rounds: int) -> dict[str, Any]:
     return in_process("exact_search", rows_in_file(folder, 1_000_000, 512), rounds)
 
@@ -301,10 +354,12 @@ def in_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: round(median(values), 4) for name, values in seconds.items()}
 
 
-PARTS = {"curve": curve, "large": large, "search": search}
+PARTS = {"curve": curve, "large": large, "imagenet": imagenet, "search": search}
+DEFAULTS = {"imagenet": ("Mahalanobis", "RelativeMahalanobis", "ViM", "KNN", "NNGuide")}
 TASKS = {
     "fit_and_score": fit_and_score,
     "fits": fits,
+    "imagenet_rows": imagenet_rows,
     "exact_search": exact_search,
 }
 

@@ -34,6 +34,8 @@ class LazyRows:
         Of the arrays that `read` returns.
     on_disk : bool, default=False
         Whether the rows come from a read-only memory map.
+    computed : bool, default=False
+        Whether the rows are computed from others, which takes more time than reading them.
     """
 
     ndim = 2
@@ -45,11 +47,13 @@ class LazyRows:
         dtype: npt.DTypeLike,
         *,
         on_disk: bool = False,
+        computed: bool = False,
     ) -> None:
         self._read = read
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self.on_disk = on_disk
+        self.computed = computed
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -76,6 +80,7 @@ def subset_of(rows: Any, indices: npt.NDArray[np.integer]) -> LazyRows:
         (len(indices), rows.shape[1]),
         rows.dtype,
         on_disk=is_on_disk(rows),
+        computed=getattr(rows, "computed", False),
     )
 
 

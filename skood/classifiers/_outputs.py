@@ -217,7 +217,9 @@ def saved_outputs(logits: Any, features: Any, head: Any, multilabel: bool) -> Ou
 
 def _mapped(rows: Any, function: Callable[[npt.NDArray], npt.NDArray], n_columns: int) -> LazyRows:
     """Return float64 values that are computed from rows on access."""
-    return LazyRows(lambda part: function(rows[part]), (len(rows), n_columns), np.float64)
+    return LazyRows(
+        lambda part: function(rows[part]), (len(rows), n_columns), np.float64, computed=True
+    )
 
 
 def log_probabilities(logits: npt.NDArray, multilabel: bool) -> npt.NDArray[np.float64]:
