@@ -29,6 +29,7 @@ PARTS = {
     "metrics": "Metrics",
     "datasets": "Data sets",
     "preprocessing": "Preprocessing",
+    "embeddings": "Extractors of features",
     "evaluation": "Evaluation",
     "explanation": "Explanations",
     "inspection": "Displays and attributions",

@@ -6,6 +6,7 @@ from skood import (
     classifiers as classifiers,
     datasets as datasets,
     density as density,
+    embeddings as embeddings,
     evaluation as evaluation,
     explanation as explanation,
     functional as functional,
@@ -63,11 +64,13 @@ from skood.datasets import (
 from skood.density import (
     VAE as VAE,
     Autoencoder as Autoencoder,
+    CausalLanguageModel as CausalLanguageModel,
     Diffusion as Diffusion,
     HierarchicalVAE as HierarchicalVAE,
     ImageFlow as ImageFlow,
     NeuralSplineFlow as NeuralSplineFlow,
     PixelCNN as PixelCNN,
+    SequenceDensity as SequenceDensity,
     TwoStep as TwoStep,
 )
 from skood.evaluation import (

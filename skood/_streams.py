@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,9 @@ from torch.utils.data import (
 from skood._channels import channels_first
 from skood._checked_data import NUMBERS, CheckedData, CheckedFields
 from skood._memory_layout import from_torch
+from skood._readers import SubsetReader
 
-__all__ = ["is_stream", "open_stream", "split_label"]
+__all__ = ["dataset_of", "is_stream", "open_stream", "split_label", "stream_behind"]
 
 # Keys of a label in an item that is a dict.
 _LABELS = ("label", "labels")
@@ -117,6 +118,39 @@ def _parts(loader: DataLoader) -> tuple[Dataset, Callable | None]:
         )
     collate = loader.collate_fn
     return loader.dataset, None if collate in (default_collate, default_convert) else collate
+
+
+def dataset_of(X: Any) -> Any:
+    """Return the dataset of a DataLoader, or X itself, for a model that reads the items as they are.
+
+    Raises
+    ------
+    ValueError
+        If a custom ``collate_fn`` changes the items, or the sampler may omit or repeat some.
+    """
+    if not isinstance(X, DataLoader):
+        return X
+    dataset, collate = _parts(X)
+    if collate is not None:
+        _refuse_collate()
+    return dataset
+
+
+def stream_behind(data: CheckedData) -> tuple[Any, npt.NDArray[np.integer]] | None:
+    """Return the Dataset that data are read from, and the index of each item in it, if there is one."""
+    read, rows = data._read, np.arange(len(data))
+    while isinstance(read, SubsetReader):
+        read, rows = read.read, read.indices[rows]
+    if isinstance(read, _Collated):
+        _refuse_collate()
+    return (read.dataset, rows) if isinstance(read, _Reader) else None
+
+
+def _refuse_collate() -> NoReturn:
+    raise ValueError(
+        "X is a DataLoader with a collate_fn of its own, but the model preprocesses the items "
+        "itself; give X.dataset"
+    )
 
 
 class _Reader:

@@ -19,6 +19,7 @@ from skood._checked_data import CheckedData
 from skood._labels import encode_labels
 from skood._models import all_through, check_same_columns, fit_model
 from skood._outliers import split_outliers
+from skood._torch.shared_module import SharedModule
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier
@@ -72,8 +73,8 @@ def is_network(model: Any) -> bool:
         return bool(steps) and is_network(steps[-1])
     if hasattr(model, "best_estimator_"):
         return is_network(model.best_estimator_)
-    if isinstance(model, (NetworkClassifier, ModuleHandle)):
-        return True
+    if isinstance(model, (NetworkClassifier, SharedModule)):
+        return hasattr(model, "transform")
     # A fitted skorch net: unlike our densities, it also has the module as a parameter.
     return hasattr(model, "module") and isinstance(getattr(model, "module_", None), nn.Module)
 
