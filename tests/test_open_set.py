@@ -69,7 +69,10 @@ KNOWING = [
         OODGen(tiny_mlp(), tiny_vae(conditional=True), score_type="margin"),
         OODGen(tiny_mlp(), tiny_vae(conditional=True), score_type="max"),
     ]
-    if isinstance(estimator, OpenSetDetector) and hasattr(estimator, "predict_class")
+    if isinstance(estimator, OpenSetDetector)
+    and hasattr(estimator, "predict_class")
+    # Their classes are named, and not those of y.
+    and not isinstance(estimator, skood.posthoc.ConceptDetector)
 ]
 
 

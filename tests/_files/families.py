@@ -4,7 +4,9 @@ import numpy as np
 import tiny_models
 import torch
 from estimators import (
+    WORDS,
     tiny_autoencoder,
+    tiny_concepts,
     tiny_diffusion,
     tiny_flow,
     tiny_hierarchical_vae,
@@ -184,6 +186,7 @@ def detectors():
         "latent_norm": skood.LatentNorm(tiny_flow()),
         "ash": skood.ASH(trained),
         "adascale": skood.AdaSCALE(trained),
+        "csp": tiny_concepts(skood.CSP, WORDS, adjectives=WORDS[::-1], n_negatives=2, n_groups=2),
         "dice": skood.DICE(trained),
         "deep_ensemble": skood.DeepEnsemble(tiny_mlp(), n_members=2),
         "energy": skood.Energy(mlp()),
@@ -200,6 +203,7 @@ def detectors():
         "kernel_pca": skood.KernelPCA(n_fourier_features=32),
         "lts": skood.LTS(trained),
         "layer_mahalanobis": skood.LayerMahalanobis(trained),
+        "mcm": tiny_concepts(skood.MCM),
         "mc_dropout": skood.MCDropout(mlp(dropout=0.2), n_samples=4),
         "msp": skood.MSP(trained),
         "mahalanobis": skood.Mahalanobis(mlp()),
@@ -208,6 +212,7 @@ def detectors():
         "nac": skood.NAC(trained),
         "nci": skood.NCI(trained),
         "neco": skood.NECO(),
+        "neglabel": tiny_concepts(skood.NegLabel, WORDS, n_negatives=0.8, n_groups=1),
         "nn_guide": skood.NNGuide(trained, n_neighbors=2),
         "odin": skood.ODIN(trained),
         "openmax": skood.OpenMax(trained, rows="all"),

@@ -83,12 +83,15 @@ def test_every_public_class_is_known(tmp_path):
     classes = [value for name in dir(skood) if inspect.isclass(value := getattr(skood, name))]
     estimators = {cls for cls in classes if issubclass(cls, BaseEstimator)}
     made = [
+        skood.CSP(["cat", "dog"], "words.txt", adjectives=["red"]),
         skood.ConformalDetector(skood.KNN()),
         skood.DriftMonitor(skood.KNN()),
         skood.EnergyRegularized(skood.MLP(), skood.synthetic_outliers),
         skood.EnsembleDetector([("knn", skood.KNN())]),
         skood.ExternalDetector(skood.KNN()),
         skood.InlierFit(skood.KNN()),
+        skood.MCM(["cat", "dog"]),
+        skood.NegLabel(np.eye(3), np.eye(3)),
         skood.OutlierExposure(skood.MLP(), skood.synthetic_outliers),
         skood.TunedThreshold(skood.KNN()),
     ]
