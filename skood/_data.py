@@ -54,6 +54,7 @@ def check_data(
     as_it_came: bool = False,
     checks_columns: bool = True,
     channels: str | None = None,
+    any_length: bool = False,
 ) -> CheckedData:
     """Check X and return it as :class:`CheckedData`.
 
@@ -82,6 +83,8 @@ def check_data(
     channels : {"first", "last"} or None, default=None
         Axis of the channels of images. None: the parameter ``channels`` of `estimator` or of a
         model inside it, or else inferred from the shape.
+    any_length : bool, default=False
+        Whether a model of sequences reads and checks X: lengths may differ from those in `fit`.
 
     Raises
     ------
@@ -89,6 +92,8 @@ def check_data(
         If X is empty, has fewer than `min_samples` items, contains NaN or infinity, or has a shape
         that differs from the shape in `fit` or that `estimator` does not accept.
     """
+    if any_length:
+        return _check_sequences(estimator, X, reset, min_samples, as_it_came)
     expected = None if reset else estimator.input_shape_
     if reset and channels is None and not isinstance(X, CheckedData):
         channels = _stated_channels(estimator)
@@ -123,6 +128,20 @@ def check_data(
     if not data.has_fields:
         # The user's transformers get the axes in the order of `fit`.
         data = data.given_as(*getattr(estimator, "_given_as", (data.came_as, data.channels_last)))
+    return data
+
+
+def _check_sequences(
+    estimator: BaseEstimator, X: Any, reset: bool, min_samples: int, as_it_came: bool
+) -> CheckedData:
+    """Check X that a model of sequences reads, which checks the sequences itself."""
+    data = _open(X, _Checks(BaseEstimator(), True, min_samples, None, as_it_came))
+    if not as_it_came:
+        data.check_read()
+    if reset:
+        estimator.input_shape_ = ()
+        for name in ("n_features_in_", "feature_names_in_"):
+            vars(estimator).pop(name, None)
     return data
 
 

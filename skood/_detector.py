@@ -27,6 +27,7 @@ from skood._models import (
     is_checked_by_sklearn,
     only_transforms,
     reads_as_it_came,
+    takes_any_length,
 )
 from skood._parameters import StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
@@ -189,6 +190,7 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
             any_shape=self._takes_any_shape or not all(map(is_checked_by_sklearn, foreign)),
             as_it_came=bool(foreign),
             checks_columns=not foreign or not all(map(checks_columns, foreign)),
+            any_length=any(map(takes_any_length, self._models_given())),
         )
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:

@@ -10,7 +10,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skood.classifiers._module import ModuleHandle
+from skood._torch.shared_module import SharedModule
 
 __all__ = ["check_parts_fitted"]
 
@@ -24,7 +24,7 @@ def check_parts_fitted(estimator: BaseEstimator) -> None:
     """
     for path, model in _frozen(estimator):
         package = type(model).__module__.partition(".")[0]
-        if package not in ("skood", "sklearn") or isinstance(model, ModuleHandle):
+        if package not in ("skood", "sklearn") or isinstance(model, SharedModule):
             continue
         try:
             check_is_fitted(model)

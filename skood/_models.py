@@ -46,6 +46,7 @@ __all__ = [
     "reads_as_it_came",
     "reads_checked_data",
     "rows_through",
+    "takes_any_length",
 ]
 
 # Rows per matrix product in scoring. It bounds the memory of float64 copies and distances. It is a
@@ -203,6 +204,11 @@ def reads_as_it_came(model: Any) -> bool:
     if getattr(reader, "_reads_checked_data", False):
         return getattr(reader, "_reads_as_it_came", False)
     return hasattr(reader, "fit")
+
+
+def takes_any_length(model: Any) -> bool:
+    """Whether `model` reads sequences, whose lengths may differ from the lengths in `fit`."""
+    return getattr(_reader(model), "_takes_any_length", False)
 
 
 def input_tags(model: Any) -> InputTags:

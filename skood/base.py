@@ -38,7 +38,7 @@ from skood._thresholds import held_out_rows, threshold_rows
 from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.run import note_interruption
 from skood._torch.seeding import draw_seed
-from skood.classifiers._module import ModuleHandle
+from skood._torch.shared_module import SharedModule
 
 __all__ = [
     "FRACTION",
@@ -294,7 +294,7 @@ class ModelDetector(BaseDetector):
         for name in self._model_parameters:
             value = getattr(self, name)
             models = value if isinstance(value, (list, tuple)) else [value]
-            if not all(isinstance(model, (FrozenEstimator, ModuleHandle)) for model in models):
+            if not all(isinstance(model, (FrozenEstimator, SharedModule)) for model in models):
                 return True
         return False
 

@@ -26,7 +26,7 @@ from skood._torch.reading import read_ahead, read_batches
 from skood._torch.run import raise_if_ended
 from skood._torch.threads import computing
 
-__all__ = ["batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
+__all__ = ["Halving", "batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
 
 # Values of float32 that fill 64 bytes.
 _ALIGNED = 16
@@ -197,7 +197,7 @@ def map_batches(
     device = device or torch.device("cpu")
     read = read_batches(data.take, batches, device=device, slow=slow, n_workers=n_workers)
     unit = multiple_of if multiple_of <= batch_size else 1
-    results_of = _Halving(function, device, unit, description)
+    results_of = Halving(function, device, unit, description)
     with contextlib.closing(read_ahead(read) if slow else read) as items_of_batches:
         bar = tracked(
             zip(slices, items_of_batches, strict=True),
@@ -231,7 +231,7 @@ def map_batches(
     return tuple(results) if several else results[0]
 
 
-class _Halving:
+class Halving:
     """Apply a function to batches, in halves from the first batch that memory runs out for.
 
     Parameters

@@ -26,7 +26,7 @@ from skood._outliers import labels_of, split_outliers
 from skood._parameters import HasMethods, estimator, fit_context, parameter
 from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
-from skood.classifiers._module import ModuleHandle
+from skood._torch.shared_module import SharedModule
 from skood.explanation import Explanation, explain
 from skood.explanation._explain import explains
 
@@ -385,7 +385,7 @@ def _parts_of(model: Any) -> list[Any]:
 
 
 def _is_trained(part: Any) -> bool:
-    return isinstance(part, (FrozenEstimator, ModuleHandle, nn.Module))
+    return isinstance(part, (FrozenEstimator, SharedModule, nn.Module))
 
 
 def _name_of(part: Any) -> str:

@@ -18,7 +18,7 @@ from skood._data import check_data, check_in_range
 from skood._docs_link import DocumentationLinkMixin
 from skood._internal import internal
 from skood._parameters import StrOptions, at_least, estimator, parameter
-from skood._torch.packing import pack, unpack
+from skood._torch.shared_module import SharedModule
 from skood.classifiers._inputs import device_of, dtype_of
 from skood.classifiers._network import Network
 from skood.classifiers._reading import Reading
@@ -27,7 +27,7 @@ __all__ = ["ModuleHandle", "per_channel"]
 
 
 @estimator
-class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
+class ModuleHandle(DocumentationLinkMixin, SharedModule):
     """Base of the estimators that wrap a trained module, which `clone` shares.
 
     ``_network_settings`` of a subclass defines how the output is read.
@@ -218,18 +218,6 @@ class ModuleHandle(DocumentationLinkMixin, BaseEstimator):
         # Grey images without a channel axis; a signal would hardly have such a mean.
         are_grey = n_axes == 3 and self.mean is not None and 0 < np.min(self.mean) < 1
         return None, (0.0, 1.0) if are_pixels or are_grey else None
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return True
-
-    def __sklearn_clone__(self) -> Any:
-        return type(self)(**self.get_params(deep=False))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "module": pack(self.module)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__({**state, "module": unpack(state["module"])})
 
 
 # Runnable module of each exported program.
