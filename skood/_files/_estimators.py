@@ -27,6 +27,7 @@ from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Preprocessing
 from skood.classifiers._reading import Head, Reading
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
+from skood.density._symbol_coding import SymbolCoding
 from skood.likelihood._item_distances import mean_squared_error
 from skood.training_time._class_gaussians import ClassGaussians
 
@@ -63,6 +64,7 @@ _PARTS = {
         Head,
         Preprocessing,
         Reading,
+        SymbolCoding,
     )
 }
 # Parameters that files of earlier versions lack, with the values that those versions implied.

@@ -139,11 +139,15 @@ class NeuralModel(NeuralEstimator, metaclass=ABCMeta):
         """Check X and return it with items of the shape that the network reads."""
         if not reset:
             check_is_fitted(self)
-        data = check_data(self, X, reset=reset, min_samples=2 if reset else 1)
+        data = self._checked(X, reset=reset)
         if reset:
             self._preprocessing = self._make_preprocessing(data)
             self._preprocessing.check_in_memory(data)
         return self._preprocessing.open(data)
+
+    def _checked(self, X: Any, *, reset: bool) -> CheckedData:
+        """Check the form of X; override for items other than rows and images."""
+        return check_data(self, X, reset=reset, min_samples=2 if reset else 1)
 
     @abstractmethod
     def _make_preprocessing(self, data: CheckedData) -> Preprocessing:

@@ -283,7 +283,11 @@ class NeuralDensity(ClassConditioning, LogDensityMixin, NeuralModel):
             with computing, torch.inference_mode():
                 x = self._draw(module, rows.stop - rows.start, generator)
                 drawn.append(self._preprocessing.inverse(x).cpu().numpy())
-        values, dtype = np.concatenate(drawn), self.dtype_
+        return self._as_given(np.concatenate(drawn))
+
+    def _as_given(self, values: npt.NDArray) -> Any:
+        """Return samples in the units of X as values of its dtype."""
+        dtype = self.dtype_
         if dtype.kind in "biu":
             # Draws of standardised rows may exceed the range of the dtype.
             info = None if dtype.kind == "b" else np.iinfo(dtype)
@@ -328,7 +332,7 @@ def sum_over_item(log_prob: Tensor) -> Tensor:
 
 
 def _kernels(module: nn.Module) -> list[Tensor]:
-    """Kernels of layers that learn, convolutions and linear ones, as the forward pass uses them."""
+    """Kernels of layers that learn, without biases, as the forward pass uses them."""
     kernels = []
     for layer in module.modules():
         if not any(parameter.requires_grad for parameter in layer.parameters(recurse=False)):
@@ -338,4 +342,10 @@ def _kernels(module: nn.Module) -> list[Tensor]:
         elif isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             mask = getattr(layer, "mask", None)
             kernels.append(layer.weight if mask is None else layer.weight * mask)
+        elif isinstance(layer, nn.Embedding):
+            # A linear layer on one-hot vectors.
+            kernels.append(layer.weight)
+        elif isinstance(layer, nn.RNNBase):
+            named = layer.named_parameters(recurse=False)
+            kernels += [parameter for name, parameter in named if name.startswith("weight")]
     return kernels
