@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._export._calibrated import CALIBRATED, members_of
+from skood._export._concepts import ClassCosines
 from skood._export._network import NetworkOutputs, Rows, Source
 from skood._export._refusals import refuse, refuse_model
 from skood._export._scores import FORMULAS, Score, TensorOutputs, predictive_uncertainty
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier
-from skood.posthoc import DeepEnsemble, FeatureDetector, TemperatureScaling
+from skood.posthoc import ConceptDetector, DeepEnsemble, FeatureDetector, TemperatureScaling
 from skood.training_time import OODGen, TrainingDetector
 
 __all__ = ["Builder", "DetectorGraph", "models_of", "unwrapped"]
@@ -143,6 +144,7 @@ class _DetectorScore(nn.Module):
             self.temperature = detector.temperature_
         # Its last class is the class of outliers.
         self.n_left_out = int(isinstance(detector, OODGen))
+        self.of_names = ClassCosines(detector) if isinstance(detector, ConceptDetector) else None
 
     def forward(self, outputs: list[TensorOutputs]) -> dict[str, Tensor]:
         own = outputs[self.source]
@@ -152,6 +154,8 @@ class _DetectorScore(nn.Module):
         return values
 
     def _probabilities(self, own: TensorOutputs) -> Tensor:
+        if self.of_names is not None:
+            return self.of_names(own)
         if own.multilabel:
             return own.log_proba.exp()
         n_classes = own.logits.shape[1] - self.n_left_out

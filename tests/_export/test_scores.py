@@ -43,6 +43,8 @@ def network():
     return network
 
 
+# Vectors of the texts of classes and of other words.
+TEXTS, WORDS = MEANS + 0.5, rng.normal(size=(20, 4))
 CONDITIONAL = {"calibration": "training-conditional", "delta": 0.3, "random_state": 0}
 
 
@@ -70,6 +72,7 @@ def variants(network):
             ConformalDetector(knn, alpha=0.3, **CONDITIONAL),
             ConformalDetector(energy, alpha=0.6, class_conditional=True, **CONDITIONAL),
         ],
+        "CSP": [skood.CSP(TEXTS, WORDS, adjectives=-WORDS, n_negatives=0.5, n_groups=2)],
         "DICE": [skood.DICE(network, 50.0)],
         "DeepEnsemble": [
             skood.DeepEnsemble([network, make_network(seed=1)], score_type=score_type)
@@ -99,6 +102,7 @@ def variants(network):
         ],
         "LTS": [skood.LTS(network)],
         "LogitNorm": [skood.LogitNorm(mlp, random_state=0)],
+        "MCM": [skood.MCM(TEXTS, temperature=0.01), skood.MCM(TEXTS, classes=[2, 1, 0])],
         "MSP": [skood.MSP(network), skood.MSP(own)],
         "Mahalanobis": [skood.Mahalanobis(network), skood.Mahalanobis()],
         "MaxLogit": [skood.MaxLogit(network)],
@@ -107,6 +111,10 @@ def variants(network):
             skood.NECO(network, 2),
             skood.NECO(network, 2, standardize=False, max_logit=True),
             skood.NECO(),
+        ],
+        "NegLabel": [
+            skood.NegLabel(TEXTS, WORDS, n_groups=1),
+            skood.NegLabel(TEXTS, WORDS, n_groups=3),
         ],
         "NNGuide": [skood.NNGuide(network, 4, 0.5, random_state=0), skood.NNGuide(network)],
         "OODGen": [
