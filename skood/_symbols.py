@@ -91,6 +91,8 @@ class _SequenceReader:
 class CheckedSequences(CheckedData):
     """Sequences of codes 0, 1, ..., which `take` pads with -1 to the longest that it returns.
 
+    `item_shape` is the shape of the longest sequence as one-hot vectors.
+
     Attributes
     ----------
     lengths : ndarray of shape (n_items,), int64
@@ -100,11 +102,12 @@ class CheckedSequences(CheckedData):
 
     @classmethod
     def of_codes(
-        cls, codes: npt.NDArray[np.integer], lengths: npt.NDArray[np.int64]
+        cls, codes: npt.NDArray[np.integer], lengths: npt.NDArray[np.int64], n_codes: int
     ) -> CheckedSequences:
-        """Wrap the codes of all sequences, one after another."""
+        """Wrap the codes of all sequences, one after another; `n_codes` are possible."""
         read: Read = _SequenceReader(codes, np.cumsum(lengths) - lengths, lengths)
-        data = cls(read, len(lengths), (int(lengths.max()),), codes.dtype, in_memory=True)
+        shape = n_codes, int(lengths.max())
+        data = cls(read, len(lengths), shape, codes.dtype, in_memory=True)
         data.lengths = lengths
         return data
 

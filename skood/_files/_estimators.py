@@ -73,7 +73,9 @@ _FORMER_VALUES: dict[str, dict[str, Any]] = {
     "EnsembleDetector": {"calibration": "marginal", "delta": 0.1},
     "HierarchicalRatio": {"lower_latents": "sample"},
     "HierarchicalVAE": {"n_free_nats_steps": None},
+    "KNN": {"index": None},
     "LocalIntrinsicDimension": {"combine": "min"},
+    "NNGuide": {"index": None},
 }
 # Functions of ours that are attributes, by their names in files.
 _FUNCTIONS: dict[str, Callable[..., Any]] = {"mean_squared_error": mean_squared_error}

@@ -345,7 +345,4 @@ def _kernels(module: nn.Module) -> list[Tensor]:
         elif isinstance(layer, nn.Embedding):
             # A linear layer on one-hot vectors.
             kernels.append(layer.weight)
-        elif isinstance(layer, nn.RNNBase):
-            named = layer.named_parameters(recurse=False)
-            kernels += [parameter for name, parameter in named if name.startswith("weight")]
     return kernels

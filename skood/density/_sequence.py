@@ -61,7 +61,7 @@ class SequenceDensity(NeuralDensity):
         Whether a symbol outside the alphabet raises an error, or belongs to one class of unknown
         symbols. The probability of this class is learned only if `fit` sees unknown symbols.
     dropout : float, default=0.0
-        Rate of dropout, inside the residual layers or on the output of the LSTM, in training.
+        Rate of dropout, inside the residual layers or on the outputs of an LSTM, in training.
     mutation_rate : float, default=0.0
         Probability with which each symbol of a training batch is replaced by one of the other
         symbols, all equally probable, redrawn for every batch. The network predicts the mutated

@@ -75,25 +75,49 @@ class _Convolutions(nn.Module):
         return h, state
 
 
-class _Recurrent(nn.Module):
-    """Long short-term memory (LSTM); forget gates start open, with a bias of 1."""
+class _RecurrentLayer(nn.Module):
+    """Long short-term memory (LSTM), whose forget gates start open, with a bias of 1.
 
+    ``nn.LSTM`` has the same function, but also holds its weights outside of its parameters.
+    """
+
+    def __init__(self, n_in: int, n_features: int) -> None:
+        super().__init__()
+        self.input = nn.Linear(n_in, 4 * n_features)
+        self.recurrent = nn.Linear(n_features, 4 * n_features, bias=False)
+        nn.init.zeros_(self.input.bias)
+        # Of the input, forget, cell and output gates.
+        nn.init.ones_(self.input.bias.detach()[n_features : 2 * n_features])
+
+    def forward(self, x: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return the outputs (b, L, C) and the state after the last position."""
+        if state is None:
+            zeros = x.new_zeros(1, len(x), self.recurrent.in_features)
+            state = zeros, zeros
+        bias = self.input.bias
+        weights = [self.input.weight, self.recurrent.weight, bias, torch.zeros_like(bias)]
+        h, *state = torch.lstm(x, state, weights, True, 1, 0.0, self.training, False, True)
+        return h, tuple(state)
+
+
+class _Recurrent(nn.Module):
     def __init__(self, n_in: int, n_features: int, n_layers: int, dropout: float) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(n_in, n_features, n_layers, batch_first=True)
-        for name, parameter in self.lstm.named_parameters():
-            if name.startswith("bias"):
-                nn.init.zeros_(parameter)
-            if name.startswith("bias_ih"):
-                nn.init.ones_(parameter.detach()[n_features : 2 * n_features])
+        sizes = [n_in, *[n_features] * (n_layers - 1)]
+        self.layers = nn.ModuleList(_RecurrentLayer(size, n_features) for size in sizes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.lstm(x)[0])
+        for layer in self.layers:
+            x = self.dropout(layer(x)[0])
+        return x
 
     def step(self, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        h, state = self.lstm(x[:, None], state)
-        return h[:, 0], state
+        x, new = x[:, None], []
+        for layer, old in zip(self.layers, state or [None] * len(self.layers), strict=True):
+            x, after = layer(x, old)
+            new.append(after)
+        return x[:, 0], new
 
 
 class SequenceNetwork(nn.Module):

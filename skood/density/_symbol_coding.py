@@ -69,7 +69,7 @@ class SymbolCoding(Preprocessing):
         if isinstance(data, CheckedSequences):
             return data
         read = read_symbols(data)
-        return CheckedSequences.of_codes(self._codes(read, data), read.lengths)
+        return CheckedSequences.of_codes(self._codes(read, data), read.lengths, self.n_codes)
 
     def check_in_memory(self, data: CheckedData) -> None:
         """Leave the check of the symbols to `open`, which encodes them."""
