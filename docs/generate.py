@@ -183,6 +183,8 @@ def what_it_reads(part: str, cls: type) -> str:
         labels = "labels" if cls._needs_labels else "no labels"
         return f"{labels}, outliers" if cls._trains_on_outliers else labels
     posthoc = importlib.import_module("skood.posthoc")
+    if issubclass(cls, posthoc.ConceptDetector):
+        return "image and text vectors"
     if issubclass(cls, posthoc.FeatureDetector):
         return "features"
     if issubclass(cls, posthoc.NetworkDetector):
