@@ -121,7 +121,7 @@ def _parts(loader: DataLoader) -> tuple[Dataset, Callable | None]:
 
 
 def dataset_of(X: Any) -> Any:
-    """Return the dataset of a DataLoader, or X itself, for a model that reads the items as they are.
+    """Return the dataset of a DataLoader, or X itself, for a model that reads the items unchanged.
 
     Raises
     ------
@@ -137,8 +137,9 @@ def dataset_of(X: Any) -> Any:
 
 
 def stream_behind(data: CheckedData) -> tuple[Any, npt.NDArray[np.integer]] | None:
-    """Return the Dataset that data are read from, and the index of each item in it, if there is one."""
-    read, rows = data._read, np.arange(len(data))
+    """Return the Dataset behind data that are streamed, and the index of each item in it."""
+    read: Any = data._read
+    rows = np.arange(len(data))
     while isinstance(read, SubsetReader):
         read, rows = read.read, read.indices[rows]
     if isinstance(read, _Collated):

@@ -155,7 +155,8 @@ class Writer:
         codec = next((codec for codec in self.codecs if codec.accepts(value)), None)
         if codec is None:
             kind = f"{type(value).__module__}.{type(value).__qualname__}"
-            self.refuse(f"is a {kind}, which skood.save does not store")
+            remedy = getattr(type(value), "_instead_of_saving", "")
+            self.refuse(f"is a {kind}, which skood.save does not store{remedy}")
         self._open.add(id(value))
         try:
             node = {"is": codec.tag, **codec.encode(value, self)}

@@ -96,6 +96,11 @@ class Extractor(
     # Detectors pass on X in its original form, wrapped in checked data.
     _reads_checked_data = True
     _reads_as_it_came = True
+    _instead_of_saving = (
+        ", since it preprocesses items with code of another library; fit a detector to the features "
+        "extractor.transform(X), save this detector, and make the extractor again from the "
+        "network's name or folder. A pickle stores both, and must be trusted"
+    )
 
     def fit(self, X: Any, y: Any = None) -> Any:
         """Run the network on the first items of X, to check them; nothing is learned.

@@ -145,8 +145,8 @@ class ImageExtractor(Extractor):
             raise ValueError(
                 f"{type(self.module).__name__} returns {tokens.shape[1]} tokens of an image, and "
                 f"it is unknown which are its patches, so that pooling={self.pooling!r} may "
-                "include others; give pooling=None for the network's own vector, or a function of the "
-                "tokens, such as lambda tokens, mask: tokens[:, 1:].mean(1)"
+                "include others; give pooling=None for the network's own vector, or a function of "
+                "the tokens, such as lambda tokens, mask: tokens[:, 1:].mean(1)"
             )
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         mask[:, :n_before] = False

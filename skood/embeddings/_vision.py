@@ -84,14 +84,16 @@ def from_timm(
             model, pretrained=pretrained, num_classes=0, **settings
         )
     if processor is None:
+        if settings.get("in_chans", 3) != 3:
+            raise ValueError(
+                f"timm states no mean and standard deviation for in_chans={settings['in_chans']}; "
+                "give processor=, and mode='L' for grey images"
+            )
         size = settings.get("img_size")
-        args = {"in_chans": settings.get("in_chans")}
-        if size is not None:
-            height, width = (size, size) if isinstance(size, int) else size
-            args["input_size"] = (args["in_chans"] or 3, height, width)
+        height_and_width = (size, size) if isinstance(size, int) else size
+        args = {} if size is None else {"input_size": (3, *height_and_width)}
         config = data.resolve_data_config(args, model=network)
         processor = data.create_transform(**config, is_training=False)
-        options.setdefault("mode", "L" if config["input_size"][0] == 1 else "RGB")
     return ImageExtractor(placed(module, device, given), processor, **options)
 
 
