@@ -14,6 +14,18 @@ from skood._torch import run as run_module
 from skood.density import ImageFlow
 
 
+def pytest_addoption(parser):
+    parser.addoption("--bm", action="store_true", help="run the mini-benchmark alone")
+
+
+def pytest_collection_modifyitems(config, items):
+    alone = config.getoption("--bm")
+    left_out = [item for item in items if (item.get_closest_marker("bm") is not None) != alone]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
     """Networks this small only lose by threads, most of all on a busy machine."""
