@@ -23,12 +23,15 @@ from skood._files._codec import (
     field,
 )
 from skood._files._networks import network_record, restored_network
+from skood._moments import ClassMeans, ClassMoments
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Preprocessing
 from skood.classifiers._reading import Head, Reading
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian
 from skood.density._symbol_coding import SymbolCoding
 from skood.likelihood._item_distances import mean_squared_error
+from skood.posthoc._partial_fit import StreamedSums
+from skood.posthoc._reservoir import Reservoir
 from skood.training_time._class_gaussians import ClassGaussians
 
 __all__ = ["CODECS", "decode_parameters", "encode_parameters"]
@@ -59,11 +62,15 @@ _PARTS = {
     for cls in (
         Bernoulli,
         ClassGaussians,
+        ClassMeans,
+        ClassMoments,
         DiscretizedLogistic,
         Gaussian,
         Head,
         Preprocessing,
         Reading,
+        Reservoir,
+        StreamedSums,
         SymbolCoding,
     )
 }

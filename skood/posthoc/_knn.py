@@ -8,11 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._chunks import row_slices
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
+from skood.posthoc._approximate import ApproximateIndex
 from skood.posthoc._covariance import as_float64, mean_row
-from skood.posthoc._explained import ExplainedByNeighbors
 from skood.posthoc._features import NormalizingDetector
+from skood.posthoc._left_out import LeavesItselfOut
 from skood.posthoc._neighbours import (
     Bank,
     at_most,
@@ -30,7 +31,7 @@ _CHUNK = 4096
 
 
 @estimator
-class KNN(ExplainedByNeighbors, NormalizingDetector):
+class KNN(LeavesItselfOut, NormalizingDetector):
     r"""Distance to the k-th nearest training row, :math:`-\|z - z_{(k)}\|`.
 
     Parameters
@@ -39,6 +40,9 @@ class KNN(ExplainedByNeighbors, NormalizingDetector):
         Rank k of the neighbour whose distance is used; at most the number of rows in the bank.
     bank_fraction : float, default=1.0
         Fraction of the training rows, drawn at random, that forms the bank.
+    index : {"faiss", "hnsw"} or None, default=None
+        Library of an approximate search for banks of millions of rows: faiss (``pip install
+        faiss-cpu``) or hnswlib (``pip install hnswlib``). None: the search is exact.
 
     Attributes
     ----------
@@ -57,8 +61,17 @@ class KNN(ExplainedByNeighbors, NormalizingDetector):
     (``np.load(path, mmap_mode="r")``) are searched on disk and not copied, if they are the features
     (``features=None``) and all are in the bank; keep the file as it is. A pickle holds the rows.
 
-    A training row is its own nearest neighbour, so the threshold, which
-    is set on training rows, is slightly strict: it corresponds to k - 1 other neighbours.
+    A training row is its own nearest neighbour. The threshold is therefore set on distances of
+    training rows to the other rows, and new rows are rejected at the rate `contamination`. Below
+    500 rows, they are not left out, so that exactly `contamination` of the training rows is
+    rejected, as scikit-learn expects, and more than that of new rows.
+
+    With an `index`, some neighbours are missed, and the distance is then that of a farther row. The
+    distances of the rows that are found are exact, and training rows are searched in the same way,
+    so that the rate of false alarms is kept. "faiss" (k-means cells with values of 8 bits) is built
+    fast and is small. "hnsw" (a graph) takes longer to build, and misses fewer neighbours in a
+    search of the same duration. The index is in memory, and a pickle holds it;
+    :func:`skood.save` does not store it.
 
     References
     ----------
@@ -79,6 +92,7 @@ class KNN(ExplainedByNeighbors, NormalizingDetector):
     bank_fraction: float = parameter(
         Interval(numbers.Real, 0, 1, closed="right"), default=1.0, kw_only=True
     )
+    index: str | None = parameter(StrOptions({"faiss", "hnsw"}), None, default=None, kw_only=True)
 
     @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
@@ -90,6 +104,7 @@ class KNN(ExplainedByNeighbors, NormalizingDetector):
             self._bank_rows = sampled_indices(len(features), n_rows, seed)
             features = features[self._bank_rows]
         which = "training rows" if n_rows == len(outputs) else "rows in the bank"
+        self._n_training_rows = len(outputs)
         self.n_neighbors_ = at_most(self.n_neighbors, n_rows, which)
         self._rows = kept_rows(features)
         dtype = search_dtype(self._rows.dtype)
@@ -104,6 +119,9 @@ class KNN(ExplainedByNeighbors, NormalizingDetector):
             self._half_square[rows] = np.square(prepared - self._origin).sum(1) / 2
             if self._scales is not None:
                 self._scales[rows] = row_scales(came)
+        self._index: ApproximateIndex | None = None
+        if self.index is not None:
+            self._index = self._bank().indexed_by(self.index)
 
     @property
     def bank_(self) -> npt.NDArray:
@@ -119,14 +137,19 @@ class KNN(ExplainedByNeighbors, NormalizingDetector):
             scales=self._scales,
             origin=self._origin,
             half_squares=self._half_square,
+            index=getattr(self, "_index", None),
         )
 
-    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        queries = self._prepare(outputs.features)
-        return -np.sqrt(-self._bank().largest(queries, self.n_neighbors_)[:, 0])
+    def _queries(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return self._prepare(outputs.features)
+
+    def _of_neighbors(
+        self, outputs: Outputs, nearest: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
+        return -np.sqrt(-nearest[:, 0])
 
     def _neighbors(self, outputs: Outputs) -> dict[str, npt.NDArray]:
-        queries = self._prepare(outputs.features)
+        queries = self._queries(outputs)
         values, rows = self._bank().nearest(queries, self.n_neighbors_)
         distances = np.sqrt(-values[:, ::-1])
         # The k-th distance is the score.

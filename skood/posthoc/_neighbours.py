@@ -14,6 +14,7 @@ from skood._chunks import row_slices
 from skood._lazy_rows import is_on_disk
 from skood._torch.seeding import Stream, numpy_rng
 from skood.functional import unit_length
+from skood.posthoc._approximate import ApproximateIndex
 from skood.posthoc._largest_products import QUERIES, largest_products, parts, products_with
 
 __all__ = [
@@ -29,6 +30,9 @@ __all__ = [
 # Number of neighbours beyond the k-th that are compared in double precision, because single
 # precision may rank the k largest products differently.
 MORE_NEIGHBOURS = 8
+
+# Rows that an index finds for each neighbour, because it compares rounded rows.
+MORE_INDEXED = 2
 
 # Rows that are converted to float64 at once.
 _CHUNK = 4096
@@ -59,6 +63,8 @@ class Bank:
         inner product with the query.
     half_squares : ndarray of shape (m,), default=None
         Half the squared distance of each row to the origin.
+    index : ApproximateIndex, default=None
+        Finds the rows that are compared in float64, instead of the exact search.
     """
 
     def __init__(
@@ -71,7 +77,9 @@ class Bank:
         factors: npt.NDArray[np.float64] | None = None,
         origin: npt.NDArray[np.float64] | None = None,
         half_squares: npt.NDArray | None = None,
+        index: ApproximateIndex | None = None,
     ) -> None:
+        self.index = index
         self.rows = rows
         self.dtype = np.dtype(dtype)
         self.normalizes = normalizes
@@ -146,8 +154,34 @@ class Bank:
         rows : ndarray of shape (n, k), int64
         """
         values, rows = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+        search = self._nearest if self.index is None else self._indexed
         for chunk in row_slices(len(queries), QUERIES):
-            values[chunk], rows[chunk] = self._nearest(queries[chunk], k)
+            values[chunk], rows[chunk] = search(queries[chunk], k)
+        return values, rows
+
+    def indexed_by(self, kind: str) -> ApproximateIndex:
+        """Return an index of the rows."""
+        shape, by_distance = self.rows.shape, self.origin is not None
+        return ApproximateIndex(kind, self._for_index, shape, by_distance=by_distance)
+
+    def _for_index(self, rows: slice | npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+        block = self._prepared(rows)
+        return (block if self.origin is None else block - self.origin).astype(np.float32)
+
+    def _indexed(
+        self, queries: npt.NDArray[np.float64], k: int
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Return the nearest of the rows that the index finds; search exactly if it finds few."""
+        assert self.index is not None
+        values, rows = np.empty((len(queries), k)), np.empty((len(queries), k), np.int64)
+        centred = queries if self.origin is None else queries - self.origin
+        n_candidates = min(MORE_INDEXED * k + MORE_NEIGHBOURS, len(self))
+        for i, query in enumerate(queries):
+            candidates = self.index.search(centred[i].astype(np.float32), n_candidates)
+            if len(candidates) < k:
+                values[i : i + 1], rows[i : i + 1] = self._nearest(queries[i : i + 1], k)
+            else:
+                values[i], rows[i] = _top_sorted(self._exact(query, candidates), candidates, k)
         return values, rows
 
     def _nearest(
@@ -201,17 +235,22 @@ class Bank:
             overflows = query_lengths * (product + 1) > np.finfo(self.dtype).max / 1e4
         return np.where(overflows | np.isnan(error), np.inf, error)
 
+    def _prepared(self, rows: slice | npt.NDArray[np.integer]) -> npt.NDArray[np.float64]:
+        """Return rows in float64."""
+        prepared = self.rows[rows].astype(np.float64)
+        if self.normalizes:
+            prepared = unit_length(prepared)
+        if self.factors is not None:
+            prepared *= self.factors[rows, None]
+        return prepared
+
     def _exact(
         self, query: npt.NDArray[np.float64], rows: npt.NDArray[np.integer]
     ) -> npt.NDArray[np.float64]:
         """Compare rows with a query in float64."""
         values = np.empty(len(rows))
         for chunk in row_slices(len(rows), _CHUNK):
-            near = self.rows[rows[chunk]].astype(np.float64)
-            if self.normalizes:
-                near = unit_length(near)
-            if self.factors is not None:
-                near *= self.factors[rows[chunk], None]
+            near = self._prepared(rows[chunk])
             if self.origin is None:
                 values[chunk] = (near * query).sum(1)
             else:

@@ -20,7 +20,7 @@ from skood.classifiers import NeuralClassifier, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier
 from skood.classifiers._outputs import Outputs
-from skood.posthoc._base import ClassifierDetector, in_float64
+from skood.posthoc._base import ClassifierDetector
 from skood.posthoc._models import (
     class_positions,
     classifier_outputs,
@@ -186,9 +186,12 @@ class FeatureDetector(OutputsScore):
     def _scores_for_threshold(
         self, inliers: CheckedData, rows: npt.NDArray[np.integer] | None, seed: int
     ) -> npt.NDArray[np.float64]:
-        outputs = self._learned_on[threshold_rows(len(inliers), seed)]
+        chosen = threshold_rows(len(inliers), seed)
+        outputs = self._learned_on[chosen]
         del self._learned_on
-        return in_float64(self._score, outputs)
+        if self._overfits:
+            self._warn_of_few_rows(len(inliers), outputs.features.shape[1], stacklevel=6)
+        return self._training_scores(outputs, chosen)
 
     def _outputs(self, data: CheckedData) -> Outputs:
         if self.features_ is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,7 +20,7 @@ from skood._data import check_scores
 from skood._detector import can_explain
 from skood._labels import check_labels, is_outlier
 from skood._parameters import fit_context
-from skood._thresholds import threshold_rows
+from skood._thresholds import FEWEST_HELD_OUT, threshold_rows
 from skood._torch.seeding import draw_seed
 from skood.classifiers._outputs import Outputs, saved_outputs
 from skood.explanation import Explanation
@@ -95,6 +97,27 @@ class OutputsScore(PosthocDetector):
             self._n_columns = {"logits": outputs.logits.shape[1]}
             self._n_columns["features"] = outputs.features.shape[1]
 
+    def _warn_of_few_rows(self, n_rows: int, n_features: int, *, stacklevel: int) -> None:
+        """Warn if the rows that set the threshold fit the statistics whatever they are."""
+        if n_rows > n_features or not self.threshold_fraction:
+            return
+        n_needed = math.ceil(FEWEST_HELD_OUT / self.threshold_fraction)
+        warnings.warn(
+            f"{type(self).__name__} learns from {n_rows} rows of {n_features} features and sets "
+            "its threshold on the same rows, which score higher than new rows: predict rejects "
+            f"more than {self.contamination:.0%} of new in-distribution rows, possibly all of "
+            f"them. Give at least {n_needed} rows, of which some are held out for the threshold, "
+            "or reduce the features, for instance with PCA, or put the detector into a "
+            "ConformalDetector",
+            stacklevel=stacklevel,
+        )
+
+    def _training_scores(
+        self, outputs: Outputs, rows: npt.NDArray[np.integer]
+    ) -> npt.NDArray[np.float64]:
+        """Score outputs of training rows, for the threshold; `rows` are their positions."""
+        return in_float64(self._score, outputs)
+
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return in_float64(self._score, self._outputs(data))
 
@@ -157,9 +180,16 @@ class OutputsScore(PosthocDetector):
                 # Without labels all are 0: a view takes no memory.
                 class_indices = class_indices[slice(len(learned)) if y is None else learned]
                 rows, is_new = held_out, True
+            else:
+                self._warn_of_few_rows(*outputs.features.shape, stacklevel=4)
         self._learn_from(training, class_indices, seed)
         self._saved_head = outputs.head
-        self._set_threshold(in_float64(self._score, outputs[rows]), is_new=is_new)
+        chosen = outputs[rows]
+        if is_new:
+            scores = in_float64(self._score, chosen)
+        else:
+            scores = self._training_scores(chosen, rows)
+        self._set_threshold(scores, is_new=is_new)
         return self
 
     def score_outputs(

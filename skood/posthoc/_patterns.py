@@ -11,10 +11,12 @@ import numpy.typing as npt
 from skood import functional as F
 from skood._models import in_chunks
 from skood._moments import ClassMeans
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
+from skood.posthoc._approximate import ApproximateIndex
 from skood.posthoc._covariance import as_float64
-from skood.posthoc._explained import ExplainedByDistance, ExplainedByNeighbors
+from skood.posthoc._explained import ExplainedByDistance
+from skood.posthoc._left_out import LeavesItselfOut
 from skood.posthoc._neighbours import (
     Bank,
     at_most,
@@ -97,7 +99,7 @@ class SHE(ExplainedByDistance, LearnsFromSums, OutputsDetector):
 
 
 @estimator
-class NNGuide(ExplainedByNeighbors, OutputsDetector):
+class NNGuide(LeavesItselfOut, OutputsDetector):
     r"""Energy, guided by the nearest training features.
 
     .. math::
@@ -114,6 +116,9 @@ class NNGuide(ExplainedByNeighbors, OutputsDetector):
         Number k of neighbours; at most the number of rows in the bank.
     bank_fraction : float, default=1.0
         Fraction of the training rows, drawn at random, that forms the bank.
+    index : {"faiss", "hnsw"} or None, default=None
+        Library of an approximate search for banks of millions of rows: faiss (``pip install
+        faiss-cpu``) or hnswlib (``pip install hnswlib``). None: the search is exact.
 
     Attributes
     ----------
@@ -125,6 +130,10 @@ class NNGuide(ExplainedByNeighbors, OutputsDetector):
     Notes
     -----
     Features are always scaled to length 1, as in the paper.
+
+    A training row is among its own neighbours. If the threshold is set on training rows, of at
+    least 500, each is compared with the other rows, as in :class:`KNN`. An `index` has the
+    properties that are described there.
 
     References
     ----------
@@ -142,6 +151,7 @@ class NNGuide(ExplainedByNeighbors, OutputsDetector):
 
     n_neighbors: int = parameter(at_least(1), default=10)
     bank_fraction: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=1.0)
+    index: str | None = parameter(StrOptions({"faiss", "hnsw"}), None, default=None, kw_only=True)
 
     _reads = "features"
     _needs = "data"
@@ -149,6 +159,7 @@ class NNGuide(ExplainedByNeighbors, OutputsDetector):
 
     @reads_chunks
     def _learn(self, outputs: Outputs, class_indices: npt.NDArray[np.int64], seed: int) -> None:
+        self._n_training_rows = len(outputs)
         n_bank = max(1, int(self.bank_fraction * len(outputs)))
         self.n_neighbors_ = at_most(self.n_neighbors, n_bank, "rows in the bank")
         self._bank_rows = None
@@ -159,6 +170,9 @@ class NNGuide(ExplainedByNeighbors, OutputsDetector):
         self._factors = in_chunks(F.energy, outputs.logits).astype(np.float64)
         scales = in_chunks(lambda rows: row_scales(as_float64(rows)), self._rows)
         self._scales = (scales * self._factors).astype(search_dtype(self._rows.dtype))
+        self._index: ApproximateIndex | None = None
+        if self.index is not None:
+            self._index = self._bank().indexed_by(self.index)
 
     @property
     def bank_(self) -> npt.NDArray:
@@ -173,14 +187,19 @@ class NNGuide(ExplainedByNeighbors, OutputsDetector):
             normalizes=True,
             scales=self._scales,
             factors=self._factors,
+            index=getattr(self, "_index", None),
         )
 
-    def _score(self, outputs: Outputs) -> npt.NDArray[np.float64]:
-        nearest = self._bank().largest(F.unit_length(outputs.features), self.n_neighbors_)
+    def _queries(self, outputs: Outputs) -> npt.NDArray[np.float64]:
+        return F.unit_length(outputs.features)
+
+    def _of_neighbors(
+        self, outputs: Outputs, nearest: npt.NDArray[np.float64]
+    ) -> npt.NDArray[np.float64]:
         return F.energy(outputs.logits) * nearest.mean(1)
 
     def _neighbors(self, outputs: Outputs) -> dict[str, npt.NDArray]:
-        queries = F.unit_length(outputs.features)
+        queries = self._queries(outputs)
         values, rows = self._bank().nearest(queries, self.n_neighbors_)
         energy = F.energy(outputs.logits)
         rows = rows[:, ::-1]
