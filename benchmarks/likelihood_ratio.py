@@ -296,14 +296,17 @@ class Experiment:
         figure = plt.figure(figsize=(11, 6), layout="constrained")
         top, bottom = figure.subfigures(2, 1, height_ratios=(1.4, 1))
         panels = {
-            "log p": foreground,
+            "log p(x)": foreground,
             "log-likelihood ratio": {k: foreground[k] - background[k] for k in self.sets},
         }
         names = self.args.id, self.args.ood[0]
         for axis, (title, scores) in zip(top.subplots(1, 2), panels.items(), strict=True):
             for name in names:
-                axis.hist(scores[name], bins=80, alpha=0.6, density=True, label=name)
-            axis.set(title=title, xlabel="nats", ylabel="density")
+                label = TITLES.get(name, name)
+                axis.hist(scores[name], bins=80, alpha=0.6, density=True, label=label)
+            y = np.repeat([1, -1], [len(scores[name]) for name in names])
+            area = auroc(y, np.concatenate([scores[name] for name in names]))
+            axis.set(title=f"{title}: AUROC {area:.3f}", xlabel="nats", ylabel="density")
             axis.legend()
         images = np.concatenate([self.sets[name][:5] for name in names])
         maps = detector.score_pixels(images)
@@ -319,6 +322,13 @@ class Experiment:
 
 
 RATES = ("fpr80", "fpr95")
+TITLES = {
+    "cifar10": "CIFAR-10",
+    "fashion_mnist": "Fashion-MNIST",
+    "mnist": "MNIST",
+    "notmnist": "notMNIST",
+    "svhn": "SVHN",
+}
 
 
 def synthetic(images: np.ndarray, seed: int) -> np.ndarray:
