@@ -167,6 +167,11 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
         """Whether a third-party model reads X, which may then be anything with rows."""
         return any(map(reads_as_it_came, self._models_given()))
 
+    @property
+    def _takes_any_length(self) -> bool:
+        """Whether a model of sequences reads X, whose lengths may differ from those in `fit`."""
+        return any(map(takes_any_length, self._models_given()))
+
     def _models_given(self) -> list[Any]:
         """Return the models among the parameters, also inside lists."""
         models: list[Any] = []
@@ -190,7 +195,7 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
             any_shape=self._takes_any_shape or not all(map(is_checked_by_sklearn, foreign)),
             as_it_came=bool(foreign),
             checks_columns=not foreign or not all(map(checks_columns, foreign)),
-            any_length=any(map(takes_any_length, self._models_given())),
+            any_length=self._takes_any_length,
         )
 
     def score_samples(self, X: Any) -> npt.NDArray[np.float64]:

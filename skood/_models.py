@@ -28,6 +28,7 @@ from skood._torch.run import (
     kept_unless_interrupted,
     n_interrupted,
 )
+from skood._torch.shared_module import SharedModule
 from skood._unread_data import UnreadData
 
 __all__ = [
@@ -87,6 +88,9 @@ def fit_model(
         check_same_columns(model.estimator, data)
         return model
     model = clone(model)
+    if isinstance(model, SharedModule):
+        # There is no training to cache, and a hash would read all weights.
+        memory = None
     if seed is not None and model.get_params(deep=False).get("random_state", 0) is None:
         model.set_params(random_state=seed)
     return cached_call(memory, _fit, model, data, y, outliers)

@@ -365,8 +365,9 @@ def _decode_program(node: dict[str, Any], reader: Reader) -> Program:
 def _encode_module(module: nn.Module, writer: Writer) -> dict[str, Any]:
     if writer.modules != "weights":
         writer.refuse(
-            "is a bare module, whose input is unknown; wrap it in PretrainedClassifier or "
-            'FeatureExtractor, or save weights alone with skood.save(..., modules="weights")'
+            "is a bare module, whose input is unknown; save its weights alone with "
+            'skood.save(..., modules="weights"), or wrap it in PretrainedClassifier or '
+            "FeatureExtractor if it is a classifier or an encoder"
         )
     return {"weights": writer.node(_weights_of(module, writer))}
 

@@ -107,8 +107,8 @@ class CausalLanguageModel(LogDensityMixin, DocumentationLinkMixin, SharedModule)
     The released code of [1]_ multiplies the mean over the L - 1 scored tokens by L, for its
     criterion "LR"; ``normalize="length"`` is its criterion "NLR".
 
-    :func:`skood.save` does not store language models: save the module by its own
-    ``save_pretrained``, and make the detector anew.
+    ``skood.save(detector, path, modules="weights")`` stores the weights; ``skood.load`` then needs
+    the modules. Tokenizers of transformers are not stored: with ``tokenizer=None``, X is token ids.
 
     References
     ----------

@@ -132,7 +132,13 @@ class CausalNetwork:
             )
         long, short = _TRIAL
         with computing, evaluating(self.module), torch.inference_mode(), full_float32():
-            n = self._logits(np.zeros((1, 2), np.int64)).shape[-1]
+            try:
+                n = self._logits(np.zeros((1, 2), np.int64)).shape[-1]
+            except (IndexError, RuntimeError, TypeError) as error:
+                raise ValueError(
+                    f"{self.name} does not take token ids of shape (1, 2): {error}; expected a "
+                    "causal language model (AutoModelForCausalLM)"
+                ) from error
             tokens = 7 * np.arange(1, long + 1) % n
             logits = self._logits(tokens[None])
             changed = tokens.copy()
@@ -239,10 +245,8 @@ class CausalNetwork:
             keywords["attention_mask"] = torch.from_numpy(mask.astype(np.int64)).to(self.device)
         if "use_cache" in names or (takes_any and hasattr(self.module, "config")):
             keywords["use_cache"] = False
-        if "input_ids" in names or takes_any:
-            returned = self.module(input_ids=x, **keywords)
-        else:
-            returned = self.module(x, **keywords)
+        named = "input_ids" in names or takes_any
+        returned = self.module(input_ids=x, **keywords) if named else self.module(x, **keywords)
         logits = returned[0] if isinstance(returned, tuple) else returned
         logits = logits if isinstance(logits, Tensor) else getattr(logits, "logits", None)
         if logits is None:

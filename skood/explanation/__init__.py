@@ -7,6 +7,7 @@ from skood.explanation._distance import DistanceExplanation
 from skood.explanation._explain import explain
 from skood.explanation._neighbors import NeighborsExplanation
 from skood.explanation._pixels import PixelsExplanation
+from skood.explanation._positions import PositionsExplanation
 
 __all__ = [
     "Attribution",
@@ -15,5 +16,6 @@ __all__ = [
     "Explanation",
     "NeighborsExplanation",
     "PixelsExplanation",
+    "PositionsExplanation",
     "explain",
 ]

@@ -87,9 +87,9 @@ def no_explanation(estimator: Any) -> str:
     """Return the message of an error."""
     return (
         f"{type(estimator).__name__} has no explanation of its own. These detectors have one: "
-        f"{', '.join(EXPLAINABLE)} (LikelihoodRatio and LogLikelihood for images, on a density "
-        "with score_pixels). skood.inspection.attribute(detector, X) explains any detector by "
-        "occlusion"
+        f"{', '.join(EXPLAINABLE)} (LikelihoodRatio and LogLikelihood on a density with "
+        "score_pixels or score_positions). skood.inspection.attribute(detector, X) explains any "
+        "detector by occlusion"
     )
 
 

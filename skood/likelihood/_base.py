@@ -8,24 +8,27 @@ from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+from sklearn.frozen import FrozenEstimator
 
 from skood._checked_data import CheckedData
 from skood._methods import provides
 from skood._models import as_input, fit_model, rows_through
 from skood._parameters import HasMethods, estimator, parameter
 from skood.base import ModelDetector
-from skood.density import ImageFlow, NeuralSplineFlow, PixelCNN
+from skood.density import CausalLanguageModel, ImageFlow, NeuralSplineFlow, PixelCNN
 from skood.density._base import NeuralModel
-from skood.explanation import PixelsExplanation
+from skood.explanation import Explanation, PixelsExplanation, PositionsExplanation
 
 __all__ = [
     "DensityDetector",
-    "ExplainedByPixels",
+    "ExplainedByParts",
+    "check_comparable",
     "check_densities",
     "default_flow",
     "evenly_spaced",
     "log_density",
     "log_density_of_pixels",
+    "log_density_of_positions",
 ]
 
 
@@ -81,24 +84,34 @@ class DensityDetector(ModelDetector):
         return None
 
 
-class ExplainedByPixels(DensityDetector):
-    """Base of the scores that are sums over pixels if a density has ``score_pixels``.
+class ExplainedByParts(DensityDetector):
+    """Base of the scores that are sums over pixels or over positions, if the density's are.
 
-    A subclass implements ``score_pixels``, which is available if the densities allow it, and
-    ``_pixels``.
+    A subclass implements ``score_pixels`` and ``score_positions``, which are available if the
+    densities allow it, and ``_pixels`` and ``_positions``.
     """
 
     @property
     def _explains(self) -> bool:
-        return hasattr(self, "density_") and hasattr(self, "score_pixels")
+        parts = "score_pixels", "score_positions"
+        return hasattr(self, "density_") and any(hasattr(self, name) for name in parts)
 
     @abstractmethod
     def _pixels(self, data: CheckedData) -> npt.NDArray[np.float64]:
         """Return the contribution of each pixel of checked data in nats, shape (n, H, W)."""
 
-    def _explain(self, data: CheckedData) -> PixelsExplanation:
-        pixels = self._pixels(data)
-        return PixelsExplanation(pixels.sum((1, 2)), pixels)
+    @abstractmethod
+    def _positions(self, data: CheckedData) -> list[npt.NDArray[np.float64]]:
+        """Return the contribution of each position of each sequence in nats."""
+
+    def _explain(self, data: CheckedData) -> Explanation:
+        if hasattr(self, "score_pixels"):
+            pixels = self._pixels(data)
+            return PixelsExplanation(pixels.sum((1, 2)), pixels)
+        positions = self._positions(data)
+        names = getattr(self.density_, "tokens", None)
+        tokens = None if names is None else names(as_input(self.density_, data))
+        return PositionsExplanation(np.array([v.sum() for v in positions]), positions, tokens)
 
 
 def default_flow(data: CheckedData) -> ImageFlow | NeuralSplineFlow:
@@ -126,6 +139,16 @@ def check_densities(densities: Sequence[Any], data: CheckedData, name: str) -> N
             density.check_input(data)
 
 
+def check_comparable(density: Any, background: Any, data: CheckedData) -> None:
+    """Raise if two language models do not score the same tokens."""
+    density, background = (
+        model.estimator if isinstance(model, FrozenEstimator) else model
+        for model in (density, background)
+    )
+    if isinstance(density, CausalLanguageModel):
+        density.check_background(background, data)
+
+
 def evenly_spaced(data: CheckedData, n_items: int | None) -> CheckedData:
     """Return at most that many items, evenly spaced; all of them for None."""
     n_rows = min(n_items or len(data), len(data))
@@ -140,3 +163,8 @@ def log_density(model: Any, data: CheckedData) -> npt.NDArray[np.float64]:
 def log_density_of_pixels(model: Any, data: CheckedData) -> npt.NDArray[np.float64]:
     """Log-probability of each pixel in nats, shape (n, H, W)."""
     return np.asarray(model.score_pixels(as_input(model, data)), dtype=np.float64)
+
+
+def log_density_of_positions(model: Any, data: CheckedData) -> list[npt.NDArray[np.float64]]:
+    """Log-probability of each position of each sequence in nats, n arrays of shape (L,)."""
+    return [np.asarray(v, np.float64) for v in model.score_positions(as_input(model, data))]

@@ -28,11 +28,14 @@ from skood._parameters import (
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng
+from skood._torch.shared_module import SharedModule
 from skood.likelihood._base import (
-    ExplainedByPixels,
+    ExplainedByParts,
+    check_comparable,
     check_densities,
     log_density,
     log_density_of_pixels,
+    log_density_of_positions,
 )
 from skood.likelihood._synthetic_outliers import synthetic_outliers
 from skood.metrics import auroc
@@ -41,7 +44,7 @@ __all__ = ["LikelihoodRatio"]
 
 
 @estimator
-class LikelihoodRatio(ExplainedByPixels):
+class LikelihoodRatio(ExplainedByParts):
     r"""Detector whose score is the log-ratio of the densities of two models.
 
     .. math:: \mathrm{LLR}(x) = \log p_\theta(x) - \log p_{\theta_0}(x)
@@ -181,6 +184,7 @@ class LikelihoodRatio(ExplainedByPixels):
             rng = numpy_rng(seed, Stream.BACKGROUND_VALIDATION_ROWS)
             inliers, y, held_out = self._split_for_choice(inliers, y, rng)
             if outliers is None:
+                _check_numbers(held_out, "outliers are made from", "mark known outliers by y == -1")
                 outliers = synthetic_outliers(held_out, numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS))
             validation = held_out, outliers
 
@@ -228,9 +232,17 @@ class LikelihoodRatio(ExplainedByPixels):
             if not models:
                 raise ValueError("background is an empty list; give at least one estimator")
             check_densities([density, *models], data, "background")
+            for model in models:
+                check_comparable(density, model, data)
             return [(model, {}) for model in models]
         if isinstance(density, FrozenEstimator):
             density = clone(density.estimator)
+        if isinstance(density, SharedModule):
+            raise ValueError(
+                f"density={type(density).__name__}(...) is not trained by fit, and neither would a "
+                "background model like it be; give the model before finetuning, or another trained "
+                "model, as background="
+            )
         rates, weights = np.atleast_1d(self.mutation_rate), np.atleast_1d(self.reg_weight)
         if min(rates) < 0 or max(rates) > 1 or min(weights) < 0:
             raise ValueError(
@@ -238,7 +250,11 @@ class LikelihoodRatio(ExplainedByPixels):
                 f"reg_weight={self.reg_weight!r} must not be negative"
             )
         if not _mutates(density):
-            _check_numbers(data)
+            _check_numbers(
+                data,
+                "the background model is trained on",
+                "give a background model that is trained on X itself as background=",
+            )
         known = density.get_params(deep=False)
         training = self._background_training(known)
         candidates = []
@@ -320,6 +336,37 @@ class LikelihoodRatio(ExplainedByPixels):
         foreground = log_density_of_pixels(self.density_, data)
         return foreground - log_density_of_pixels(self.background_, data)
 
+    @available_if(
+        lambda self: all(hasattr(m, "score_positions") for m in (self.density_, self.background_))
+    )
+    def score_positions(self, X: Any) -> list[npt.NDArray[np.float64]]:
+        """Compute the contribution of each token or position of a sequence to the score.
+
+        Parameters
+        ----------
+        X : list of str, array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        list of ndarray of shape (n_positions,), float64
+            In nats; their sum over a sequence is its score.
+        """
+        data = self._check(X)
+        with self._shows_progress("scoring positions"):
+            return self._positions(data)
+
+    def _positions(self, data: CheckedData) -> list[npt.NDArray[np.float64]]:
+        foreground = log_density_of_positions(self.density_, data)
+        background = log_density_of_positions(self.background_, data)
+        for i, values in enumerate(zip(foreground, background, strict=True)):
+            lengths = [len(part) for part in values]
+            if lengths[0] != lengths[1]:
+                raise ValueError(
+                    f"the density scores {lengths[0]} positions of item {i} of X, and the "
+                    f"background {lengths[1]}; score_positions needs the same positions in both"
+                )
+        return list(map(_ratio, foreground, background))
+
 
 def _ratio(
     foreground: npt.NDArray[np.float64], background: npt.NDArray[np.float64]
@@ -333,15 +380,14 @@ def _mutates(model: Any) -> bool:
     return "mutation_rate" in model.get_params(deep=False)
 
 
-def _check_numbers(data: CheckedData) -> None:
-    """Raise if X is not numbers, since mutations redraw its values."""
+def _check_numbers(data: CheckedData, use: str, remedy: str) -> None:
+    """Raise if X is not numbers, whose values could be redrawn."""
     try:
         data.check_read()
     except (TypeError, ValueError) as error:
         raise type(error)(
-            "the background model is trained on X with some of its values replaced by others, but "
-            f"X is not all numbers ({error}); give a background model that is trained on X itself "
-            "as background="
+            f"{use} X with some of its values replaced by others, but X is not all numbers "
+            f"({error}); {remedy}"
         ) from error
 
 

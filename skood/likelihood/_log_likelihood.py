@@ -10,13 +10,18 @@ from sklearn.utils.metaestimators import available_if
 
 from skood._checked_data import CheckedData
 from skood._parameters import estimator
-from skood.likelihood._base import ExplainedByPixels, log_density, log_density_of_pixels
+from skood.likelihood._base import (
+    ExplainedByParts,
+    log_density,
+    log_density_of_pixels,
+    log_density_of_positions,
+)
 
 __all__ = ["LogLikelihood"]
 
 
 @estimator
-class LogLikelihood(ExplainedByPixels):
+class LogLikelihood(ExplainedByParts):
     """Detector whose score is the log-density, log p(x).
 
     The baseline of the other detectors on a density. A density of images gives many
@@ -64,3 +69,23 @@ class LogLikelihood(ExplainedByPixels):
 
     def _pixels(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return log_density_of_pixels(self.density_, data)
+
+    @available_if(lambda self: hasattr(self.density_, "score_positions"))
+    def score_positions(self, X: Any) -> list[npt.NDArray[np.float64]]:
+        """Log-probability of each position of a sequence, such as a text, given those before it.
+
+        Parameters
+        ----------
+        X : list of str, array-like, Tensor or Dataset of shape (n_samples, ...)
+
+        Returns
+        -------
+        list of ndarray of shape (n_positions,), float64
+            In nats; their sum over a sequence is its score.
+        """
+        data = self._check(X)
+        with self._shows_progress("scoring positions"):
+            return self._positions(data)
+
+    def _positions(self, data: CheckedData) -> list[npt.NDArray[np.float64]]:
+        return log_density_of_positions(self.density_, data)
