@@ -1,5 +1,7 @@
 """Data to test detectors on, and published figures; only `skood.evaluation` imports this."""
 
+from skood.datasets._genomes import gc_content, make_genomes
+from skood.datasets._genomics import load_genomics
 from skood.datasets._image_sets import load_image_set
 from skood.datasets._manifolds import make_linear_embedding, make_sphere
 from skood.datasets._model_samples import model_samples
@@ -9,8 +11,11 @@ from skood.datasets._synthetic import synthetic_outliers
 
 __all__ = [
     "gaussian_noise",
+    "gc_content",
+    "load_genomics",
     "load_image_set",
     "load_published",
+    "make_genomes",
     "make_linear_embedding",
     "make_sphere",
     "model_samples",

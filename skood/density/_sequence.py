@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from skood._checked_data import CheckedData
 from skood._data import check_data
+from skood._internal import internal
 from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._progress import tracked
 from skood._symbols import PADDING, CheckedSequences
@@ -162,10 +163,13 @@ class SequenceDensity(NeuralDensity):
     def _checked(self, X: Any, *, reset: bool) -> CheckedData:
         if isinstance(X, (str, bytes)):
             raise ValueError(f"X is one string, {X!r:.60}; give a list of strings")
-        min_samples = 2 if reset else 1
-        return check_data(
-            self, X, reset=reset, min_samples=min_samples, as_it_came=True, any_length=True
-        )
+        data = check_data(self, X, reset=reset, as_it_came=True, any_length=True)
+        if reset and len(data) < 2:
+            raise ValueError(
+                f"Found {len(data)} sequence(s) while a minimum of 2 is required by "
+                f"{type(self).__name__}"
+            )
+        return data
 
     def _make_preprocessing(self, data: CheckedData) -> SymbolCoding:
         coding = SymbolCoding(self, data, self.symbols, self.handle_unknown == "class")
@@ -215,7 +219,9 @@ class SequenceDensity(NeuralDensity):
         both = torch.stack([of_symbols, entropies], -1)
         return both.masked_fill((x == PADDING)[..., None], 0.0).sum(1)
 
+    @internal
     def map(self, X: Any, function: Any, **settings: Any) -> Any:
+        """Apply a function of the trained network to every sequence, in batches."""
         data = self._open(X, reset=False)
         # Sequences of similar lengths share a batch, which is padded to the longest.
         order = np.argsort(-data.lengths, kind="stable")
