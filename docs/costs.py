@@ -36,7 +36,7 @@ def passes() -> dict[str, str]:
             if not hasattr(cls, "score_samples") or inspect.isabstract(cls):
                 continue
             if part == "posthoc" and issubclass(cls, module.ConceptDetector):
-                # Of the image tower, which another network cannot replace; texts are encoded in fit.
+                # A classifier cannot be its image tower; texts are encoded in fit.
                 found[name] = "1"
                 continue
             # DeepEnsemble trains its members.

@@ -117,7 +117,7 @@ class ConceptDetector(FeatureDetector):
     def _learn_texts(self, seed: int) -> None:
         """Compute what the score reads of the texts."""
         self._classes = self._labels(read_texts(self.class_texts, "class_texts"))
-        self.text_embeddings_ = self._encode(self.class_texts, "class_texts", self.template)
+        self.text_embeddings_ = self._encode(self.class_texts, "class_texts")
 
     def _labels(self, texts: list[str] | npt.NDArray) -> npt.NDArray:
         if isinstance(texts, list):
@@ -130,13 +130,15 @@ class ConceptDetector(FeatureDetector):
             raise ValueError("classes holds -1, which marks OOD rows; give the class another label")
         return labels
 
-    def _encode(
-        self, texts: Any, name: str, template: Any, template_name: str = "template"
-    ) -> npt.NDArray[np.float64]:
-        """Return vectors of length 1 of words in a template, or of given vectors."""
+    def _template_of(self, name: str) -> tuple[Any, str]:
+        """Return the template for the words of a parameter, and the name of the template."""
+        return self.template, "template"
+
+    def _encode(self, texts: Any, name: str) -> npt.NDArray[np.float64]:
+        """Return vectors of length 1: of words in their template, or the given vectors."""
         texts = read_texts(texts, name)
         if isinstance(texts, list):
-            templates = check_template(template, template_name)
+            templates = check_template(*self._template_of(name))
             texts = vectors_of(texts, templates, self.text_features, name, self.memory)
         return unit_vectors(texts, name)
 
@@ -229,8 +231,6 @@ class MCM(ConceptDetector):
 
     Examples
     --------
-    Vectors of a pair of towers:
-
     >>> import numpy as np
     >>> from skood import MCM
     >>> texts = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])

@@ -22,6 +22,32 @@ __all__ = ["CSP", "NegLabel"]
 _CHUNK = 4096
 # Cosine from which two vectors are of the same text.
 _SAME = 1 - 1e-6
+# Prompts and superclasses of the released code of CSP.
+_PROMPTS = {
+    "template": (
+        "a close-up photo of the nice {}.",
+        "a photo with the nice {}.",
+        "a good photo with the nice {}.",
+        "a photo of the nice {}.",
+        "{}",
+        "the {}",
+        "the good {}",
+        "the nice {}",
+    ),
+    "adjective_template": (
+        "{}",
+        "a nice photo of {}",
+        "a good photo of {}",
+        "a close-up photo of {}",
+    ),
+}
+_SUPERCLASSES = tuple(
+    f"{{}} {word}"
+    for word in (
+        *("environment", "space", "object", "scene", "place", "item", "area", "view", "thing"),
+        *("pattern", "structure", "landscape", "vista", "creature"),
+    )
+)
 
 
 @estimator
@@ -103,8 +129,6 @@ class NegLabel(ConceptDetector):
 
     Examples
     --------
-    Vectors of a pair of towers:
-
     >>> import numpy as np
     >>> from skood import NegLabel
     >>> texts = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -136,10 +160,9 @@ class NegLabel(ConceptDetector):
 
     def _learn_texts(self, seed: int) -> None:
         super()._learn_texts(seed)
-        chosen = [self._chosen(self.candidates, "candidates", self.template, "template")]
+        chosen = [self._chosen(self.candidates, "candidates")]
         if self.adjectives is not None:
-            phrases, template = self._phrases(seed), self.adjective_template
-            chosen.append(self._chosen(phrases, "adjectives", template, "adjective_template"))
+            chosen.append(self._chosen(self._phrases(seed), "adjectives"))
         names, vectors = (np.concatenate(parts) for parts in zip(*chosen, strict=True))
         if self.n_groups > len(names):
             raise ValueError(
@@ -154,9 +177,12 @@ class NegLabel(ConceptDetector):
         """Return the adjectives, or phrases with them."""
         return self.adjectives
 
-    def _chosen(
-        self, candidates: Any, name: str, template: Any, template_name: str
-    ) -> tuple[npt.NDArray, npt.NDArray[np.float64]]:
+    def _template_of(self, name: str) -> tuple[Any, str]:
+        if name == "adjectives":
+            return self.adjective_template, "adjective_template"
+        return super()._template_of(name)
+
+    def _chosen(self, candidates: Any, name: str) -> tuple[npt.NDArray, npt.NDArray[np.float64]]:
         """Return names and vectors of the candidates that are farthest from the classes."""
         texts = read_texts(candidates, name)
         if isinstance(texts, list):
@@ -170,7 +196,7 @@ class NegLabel(ConceptDetector):
             names = np.array(texts)
         else:
             names = np.array([f"{name}[{row}]" for row in range(len(texts))])
-        vectors = self._encode(texts, name, template, template_name)
+        vectors = self._encode(texts, name)
         if vectors.shape[1] != self.text_embeddings_.shape[1]:
             raise ValueError(
                 f"the vectors of {name} have {vectors.shape[1]} values, but the vectors of "
@@ -229,16 +255,19 @@ class CSP(NegLabel):
 
     Parameters
     ----------
-    template : str or list of str, default=the 8 prompts of the released code
+    template : str or list of str, default=None
         Prompts that a class name or a noun is filled into. The vector of a word is the mean of the
-        vectors of its prompts.
+        vectors of its prompts. None: the 8 prompts of the released code, such as "the nice {}".
     adjectives : list of str, str, PathLike or array-like of shape (n, d), default=None
         Adjectives: a list, the path of a text file with one on each line, or the vectors of the
         finished phrases.
-    adjective_template : str or list of str, default=the 4 prompts of the released code
-        Prompts that a phrase is filled into.
-    superclasses : list of str, default=the 14 of the released code
-        What an adjective is combined with: texts with {} in the place of the adjective.
+    adjective_template : str or list of str, default=None
+        Prompts that a phrase is filled into. None: the 4 prompts of the released code, such as "a
+        nice photo of {}".
+    superclasses : list of str, default=None
+        What an adjective is combined with: texts with {} in the place of the adjective. None: "{}"
+        with area, creature, environment, item, landscape, object, pattern, place, scene, space,
+        structure, thing, view or vista.
 
     Raises
     ------
@@ -260,8 +289,6 @@ class CSP(NegLabel):
 
     Examples
     --------
-    Vectors of a pair of towers:
-
     >>> import numpy as np
     >>> from skood import CSP
     >>> texts = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -273,55 +300,11 @@ class CSP(NegLabel):
     ['adjectives[0]', 'candidates[0]']
     """
 
-    template: str | list[str] = parameter(
-        str,
-        list,
-        tuple,
-        default=(
-            "a close-up photo of the nice {}.",
-            "a photo with the nice {}.",
-            "a good photo with the nice {}.",
-            "a photo of the nice {}.",
-            "{}",
-            "the {}",
-            "the good {}",
-            "the nice {}",
-        ),
-        kw_only=True,
+    template: str | list[str] | None = parameter(str, list, tuple, None, default=None, kw_only=True)
+    adjective_template: str | list[str] | None = parameter(
+        str, list, tuple, None, default=None, kw_only=True
     )
-    adjective_template: str | list[str] = parameter(
-        str,
-        list,
-        tuple,
-        default=(
-            "{}",
-            "a nice photo of {}",
-            "a good photo of {}",
-            "a close-up photo of {}",
-        ),
-        kw_only=True,
-    )
-    superclasses: list[str] = parameter(
-        list,
-        tuple,
-        default=(
-            "{} environment",
-            "{} space",
-            "{} object",
-            "{} scene",
-            "{} place",
-            "{} item",
-            "{} area",
-            "{} view",
-            "{} thing",
-            "{} pattern",
-            "{} structure",
-            "{} landscape",
-            "{} vista",
-            "{} creature",
-        ),
-        kw_only=True,
-    )
+    superclasses: list[str] | None = parameter(list, tuple, None, default=None, kw_only=True)
     max_similarity: float | None = parameter(default=0.95, kw_only=True)
 
     def _check_parameters(self) -> None:
@@ -332,9 +315,14 @@ class CSP(NegLabel):
                 "adjectives, or use NegLabel"
             )
 
+    def _template_of(self, name: str) -> tuple[Any, str]:
+        template, template_name = super()._template_of(name)
+        return _PROMPTS[template_name] if template is None else template, template_name
+
     def _phrases(self, seed: int) -> Any:
         adjectives = read_texts(self.adjectives, "adjectives")
-        superclasses = check_template(self.superclasses, "superclasses")
+        given = _SUPERCLASSES if self.superclasses is None else self.superclasses
+        superclasses = check_template(given, "superclasses")
         if not isinstance(adjectives, list):
             return adjectives
         adjectives = list(dict.fromkeys(adjectives))
