@@ -73,35 +73,30 @@ def _of_images(
 
 
 def _of_texts(n_training: int, n_test: int, seed: int) -> dict[str, Any]:
-    """Features of docstrings; the test texts come from other files than the training texts."""
+    """Features of docstrings, each distinct text once."""
     rng = np.random.default_rng(seed)
-    texts = _docstrings(ID_PACKAGE)
-    files = sorted(set(texts.values()))
-    shuffled = {path: place for place, path in enumerate(rng.permutation(files))}
-    ordered = sorted(texts, key=lambda text: (shuffled[texts[text]], text))
-    n_test = min(n_test, len(ordered) // 5)
-    test, training = ordered[:n_test], ordered[n_test:]
-    training = [text for text in training if texts[text] != texts[test[-1]]][:n_training]
+    texts = rng.permutation(_docstrings(ID_PACKAGE))
+    n_test = min(n_test, len(texts) // 5)
+    test, training = texts[:n_test], texts[n_test : n_test + n_training]
     extractor = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, min_df=2),
         TruncatedSVD(N_COMPONENTS, random_state=seed),
     ).fit(training)
     sets = {"training": training, "test": test}
     for name in OOD_PACKAGES:
-        others = [text for text in _docstrings(name) if text not in texts]
-        sets[name] = [others[row] for row in rng.permutation(len(others))[:n_test]]
+        sets[name] = rng.permutation(sorted({*_docstrings(name)} - {*texts}))[:n_test]
     features = {name: extractor.transform(documents) for name, documents in sets.items()}
     explained = float(extractor[-1].explained_variance_ratio_.sum())
     return {**features, "texts": f"docstrings of {ID_PACKAGE}", "explained variance": explained}
 
 
-def _docstrings(package: str) -> dict[str, str]:
-    """Return each distinct docstring of an installed package, without its tests, and its file."""
+def _docstrings(package: str) -> list[str]:
+    """Return the distinct docstrings of an installed package, without its tests."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise SystemExit(f"{package} is not installed: pip install {package}")
-    texts: dict[str, str] = {}
-    for path in sorted(Path(spec.origin).parent.rglob("*.py")):
+    texts = set()
+    for path in Path(spec.origin).parent.rglob("*.py"):
         if "tests" in path.parts:
             continue
         try:
@@ -112,5 +107,5 @@ def _docstrings(package: str) -> dict[str, str]:
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
                 text = ast.get_docstring(node)
                 if text and len(text.split()) >= FEWEST_WORDS:
-                    texts.setdefault(text, str(path))
-    return texts
+                    texts.add(text)
+    return sorted(texts)

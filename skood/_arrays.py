@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from skood._checked_data import NUMBERS
+from skood._chunks import row_slices
 from skood._given import is_frame
 
-__all__ = ["as_numbers"]
+__all__ = ["as_numbers", "is_finite_half", "naming_rows", "why_unread"]
+
+# Rows that are checked for NaN at once.
+_CHUNK = 4096
+
+# Longest error of numpy that a message repeats: a text may hold a whole vector.
+_LONGEST = 160
 
 
 def as_numbers(X: Any) -> Any:
@@ -35,14 +45,82 @@ def as_numbers(X: Any) -> Any:
         if array.dtype.kind == "O" and array.ndim:
             array = array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError) as error:
-        message = (
-            f"X cannot be read as an array of numbers: {error}; expected numeric rows or images "
-            "of equal shapes"
-        )
+        message = f"X cannot be read as an array of numbers: {error}; {why_unread(X)}"
         raise (TypeError if isinstance(error, TypeError) else ValueError)(message) from error
     if array.dtype.kind in "mMV":
         raise ValueError(f"X has dtype {array.dtype}; expected numbers")
     return array
+
+
+def why_unread(X: Any) -> str:
+    """Return what keeps numpy from reading a sequence as numbers, and a remedy."""
+    items = list(X) if hasattr(X, "__len__") and hasattr(X, "__iter__") else []
+    lengths = [_length(item) for item in items]
+    vectors = [row for row, length in enumerate(lengths) if length is not None]
+    if not vectors:
+        return "expected numeric rows or images of equal shapes"
+    first = vectors[0]
+    for row, length in enumerate(lengths):
+        if length is None:
+            return (
+                f"item {row} is {items[row]!r:.40}, but item {first} is a vector of "
+                f"{lengths[first]} values; leave out the items that are no vectors"
+            )
+        if length != lengths[first]:
+            return (
+                f"expected items of equal length, but item {first} has {lengths[first]} values "
+                f"and item {row} has {length}"
+            )
+    if isinstance(X, (list, tuple)) or getattr(X, "ndim", 1) > 1:
+        return "expected numeric rows or images of equal shapes"
+    return f"the items are vectors of {lengths[first]} values: give np.stack(list(X))"
+
+
+def _length(item: Any) -> int | None:
+    """Return the length of a sequence of values, or None."""
+    if isinstance(item, (str, bytes, Mapping)):
+        return None
+    try:
+        return len(item)
+    except TypeError:
+        return None
+
+
+@contextmanager
+def naming_rows(X: Any) -> Iterator[None]:
+    """Add the rows that have NaN or infinity to the error of scikit-learn's checks of X."""
+    try:
+        yield
+    except ValueError as error:
+        found = re.match(r"Input (X )?contains (NaN|infinity)", str(error))
+        try:
+            rows = _rows_not_finite(X) if found else []
+        except (TypeError, ValueError):
+            rows = []
+        if found is None or not len(rows):
+            raise
+        which = f"row {rows[0]}" if len(rows) == 1 else f"{len(rows)} rows, first in row {rows[0]}"
+        raise ValueError(
+            f"{found[0]} in {which}; leave these rows out, or fill in their values, for instance "
+            "with scikit-learn's SimpleImputer"
+        ) from None
+
+
+def _rows_not_finite(X: Any) -> npt.NDArray[np.intp]:
+    """Return the indices of the rows that have NaN or infinity."""
+    found = [np.arange(0)]
+    for rows in row_slices(len(X), _CHUNK):
+        values = np.asarray(X[rows], dtype=np.float64)
+        is_finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        found.append(rows.start + np.flatnonzero(~is_finite))
+    return np.concatenate(found)
+
+
+def is_finite_half(X: Any) -> bool:
+    """Whether X is a finite array of float16, for which scikit-learn makes masks of its size."""
+    if not isinstance(X, np.ndarray) or X.dtype != np.float16 or not X.ndim:
+        return False
+    return all(np.isfinite(X[rows]).all() for rows in row_slices(len(X), _CHUNK))
 
 
 def _check_known_mistakes(X: Any) -> None:
@@ -95,6 +173,23 @@ def _check_columns(frame: Any) -> None:
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"X is a data frame whose column {name!r} has dtype {column.dtype} and is not "
-                f"numeric ({error}); encode the column, for instance with scikit-learn's "
-                "OrdinalEncoder, or drop it"
+                f"numeric ({str(error)[:_LONGEST]}); {_remedy_for(column, name)}"
             ) from error
+
+
+def _remedy_for(column: Any, name: Any) -> str:
+    """Return how to make numbers of a column, which may hold vectors."""
+    cell = next(iter(column), None)
+    if _length(cell) is not None:
+        return f"its cells are vectors: give np.stack(list(X[{name!r}])) in place of the frame"
+    if isinstance(cell, str) and cell.strip()[:1] == "[":
+        if "..." in cell:
+            return (
+                "its cells are printed vectors, whose middle numpy replaced by '...'; save the "
+                "vectors again as an array, for instance with np.save"
+            )
+        return (
+            "its cells are printed vectors: read each text as a list of numbers, for instance "
+            f"with np.stack([json.loads(text) for text in X[{name!r}]])"
+        )
+    return "encode the column, for instance with scikit-learn's OrdinalEncoder, or drop it"

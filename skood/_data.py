@@ -17,10 +17,9 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from skood._arrays import as_numbers
+from skood._arrays import as_numbers, is_finite_half, naming_rows
 from skood._channels import CHANNELS, channels_are_last, channels_first
 from skood._checked_data import CheckedData
-from skood._chunks import row_slices
 from skood._fields import open_fields
 from skood._given import Given, is_frame
 from skood._memory_layout import from_torch
@@ -39,9 +38,6 @@ __all__ = [
 
 # Dtypes that need no conversion.
 _PLAIN = np.dtype(np.float32), np.dtype(np.float64), np.dtype(np.uint8)
-
-# Rows whose values are checked at once.
-_CHUNK = 4096
 
 
 def check_data(
@@ -166,13 +162,14 @@ class _Checks:
         estimator, reset = self.estimator, self.reset
         if not (reset or self.checks_columns) and is_frame(X):
             estimator, reset = BaseEstimator(), True
-        return validate_data(
-            estimator,
-            X,
-            reset=reset,
-            ensure_min_samples=self.min_samples,
-            ensure_all_finite=not _is_finite_half(X),
-        )
+        with naming_rows(X):
+            return validate_data(
+                estimator,
+                X,
+                reset=reset,
+                ensure_min_samples=self.min_samples,
+                ensure_all_finite=not is_finite_half(X),
+            )
 
     def check_columns(self, given: Given | None) -> None:
         """Check the number and names of the columns, or store them if `reset`."""
@@ -294,14 +291,15 @@ def _open_array(X: Any, given: Given | None, checks: _Checks) -> CheckedData:
         return CheckedData.of(X if is_plain else checks.of_rows(X), given=given)
     items = X
     if not is_plain:
-        items = check_array(
-            X,
-            ensure_2d=False,
-            allow_nd=True,
-            ensure_min_samples=checks.min_samples,
-            ensure_all_finite=not _is_finite_half(X),
-            estimator=checks.estimator,
-        )
+        with naming_rows(X):
+            items = check_array(
+                X,
+                ensure_2d=False,
+                allow_nd=True,
+                ensure_min_samples=checks.min_samples,
+                ensure_all_finite=not is_finite_half(X),
+                estimator=checks.estimator,
+            )
     if 0 in items.shape:
         what = "images have no pixels" if items.ndim < 5 else "items have no values"
         raise ValueError(f"X has shape {items.shape}: its {what}")
@@ -326,13 +324,6 @@ def _is_plain(X: Any, fitted: Any) -> bool:
         # If the sum of finite values overflows, the checks look at each value.
         and (X.dtype.kind == "u" or bool(np.isfinite(X.sum(dtype=np.float64))))
     )
-
-
-def _is_finite_half(X: Any) -> bool:
-    """Whether X is a finite array of float16, for which scikit-learn makes masks of its size."""
-    if not isinstance(X, np.ndarray) or X.dtype != np.float16 or not X.ndim:
-        return False
-    return all(np.isfinite(X[rows]).all() for rows in row_slices(len(X), _CHUNK))
 
 
 def _are_last(shape: tuple[int, ...], channels: str | None, fitted: Any) -> bool:

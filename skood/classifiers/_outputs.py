@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from scipy.special import logsumexp
 from torch import Tensor
 
+from skood._arrays import why_unread
 from skood._chunks import row_slices
 from skood._lazy_rows import LazyRows, in_memory, is_on_disk, subset_of
 
@@ -258,21 +259,35 @@ def _array(values: Any, name: str, n_axes: int) -> Any:
         values = values.detach().cpu()
         # numpy has no bfloat16.
         values = values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy()
-    values = np.asarray(values)
+    try:
+        values = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} cannot be read as an array of numbers: {why_unread(values)}"
+        ) from error
     dtype = values.dtype
     if dtype.kind in "biu":
         dtype = np.dtype(np.float64)
     elif dtype == np.float16:
         dtype = np.dtype(np.float32)
+    if values.ndim == 1 < n_axes and dtype.kind == "O" and values.size:
+        raise ValueError(f"{name} is a sequence of objects: {why_unread(values)}")
     if values.ndim != n_axes or dtype.kind != "f" or not values.size:
         raise ValueError(
             f"{name} has shape {values.shape} and dtype {dtype}; expected numbers in an "
             f"array with {n_axes} axes, and at least one row"
         )
     chunks = row_slices(len(values), _CHUNK)
-    n_wrong = sum(np.count_nonzero(~np.isfinite(values[rows])) for rows in chunks)
+    n_wrong, first = 0, 0
+    for rows in chunks:
+        wrong = ~np.isfinite(values[rows])
+        if wrong.any() and not n_wrong:
+            first = rows.start + int(np.argwhere(wrong)[0, 0])
+        n_wrong += np.count_nonzero(wrong)
     if n_wrong:
-        raise ValueError(f"{name} has {n_wrong} values that are NaN or infinite")
+        raise ValueError(
+            f"{name} has {n_wrong} values that are NaN or infinite, the first in row {first}"
+        )
     if dtype == values.dtype:
         return values
     if n_axes == 1:

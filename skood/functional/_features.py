@@ -35,6 +35,7 @@ def unit_length(features: npt.NDArray) -> npt.NDArray:
     Returns
     -------
     ndarray of shape (n, d)
+        float16 and small integers become float32.
 
     Examples
     --------
@@ -44,6 +45,8 @@ def unit_length(features: npt.NDArray) -> npt.NDArray:
     array([[0.6, 0.8],
            [0. , 0. ]])
     """
+    # Squares overflow in float16, and in integers.
+    features = features.astype(np.result_type(features, np.float32), copy=False)
     # The same numbers as scikit-learn's `normalize`, which takes longer to check a row.
     lengths = np.sqrt(np.einsum("ij,ij->i", features, features))
     lengths[lengths < 10 * np.finfo(features.dtype).eps] = 1
