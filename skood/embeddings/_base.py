@@ -96,10 +96,12 @@ class Extractor(
     # Detectors pass on X in its original form, wrapped in checked data.
     _reads_checked_data = True
     _reads_as_it_came = True
+    # One image has a shape, which a list of images of unequal sizes has not.
+    _takes_any_length = True
     _instead_of_saving = (
-        ", since it preprocesses items with code of another library; fit a detector to the features "
-        "extractor.transform(X), save this detector, and make the extractor again from the "
-        "network's name or folder. A pickle stores both, and must be trusted"
+        ", since it preprocesses items with code of another library; fit a detector to the "
+        "features extractor.transform(X), save this detector, and make the extractor again from "
+        "the network's name or folder. A pickle stores both, and must be trusted"
     )
 
     def fit(self, X: Any, y: Any = None) -> Any:
@@ -123,7 +125,10 @@ class Extractor(
         items = self._opened(X)
         first = items.subset(np.arange(min(_TRIED, len(items))))
         self._check_preprocessing(first)
-        self.n_features_out_ = self._computed(first).shape[1]
+        features = self._computed(first)
+        if self.pooling == "cls":
+            self._check_differ(features, first)
+        self.n_features_out_ = features.shape[1]
         return self
 
     def transform(self, X: Any) -> npt.NDArray:
@@ -180,6 +185,20 @@ class Extractor(
             identity=self._content(),
             size=64 * self._size_of_batch(first),
         )
+
+    def _check_differ(self, features: npt.NDArray, items: Items) -> None:
+        """Raise an error if different items have the same first token."""
+        if items.has_fields or np.ptp(features, axis=0).any():
+            return
+        different = {
+            joblib.hash(self._identity(item)) for item in items.take(np.arange(len(items)))
+        }
+        if len(different) > 1:
+            raise ValueError(
+                f"{type(self.module).__name__} returns the same first token for {len(different)} "
+                "different items, as causal networks do, whose tokens do not depend on later ones; "
+                "give pooling='last' or 'mean'"
+            )
 
     def _opened(self, X: Any) -> Items:
         self._validate_params()
@@ -311,7 +330,7 @@ class Extractor(
             return
         row, n_kept = 0, 0
         along: set[str] = set()
-        if mask is not None:
+        if mask is not None and self._pads_to_batch:
             along = {name for name, part in x.items() if part.shape[:2] == mask.shape}
             n_real = mask.sum(1)
             row, n_kept = int(n_real.argmin()), int(n_real.min())
@@ -350,6 +369,11 @@ class Extractor(
         )
 
     _padding_advice = ""
+
+    @property
+    def _pads_to_batch(self) -> bool:
+        """Whether the length of a batch is the length of its longest item."""
+        return True
 
     def _refuse_infinite(self, vectors: Tensor) -> None:
         name = type(self.module).__name__

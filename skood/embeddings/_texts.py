@@ -78,6 +78,10 @@ class TextExtractor(Extractor):
     _preprocessor = "tokenizer"
     _padding_advice = "tokenizer.padding_side = 'right' is what most networks expect; "
 
+    @property
+    def _pads_to_batch(self) -> bool:
+        return self.padding == "longest"
+
     def _batch_maker(self, items: Items) -> Callable[[npt.NDArray[np.integer]], dict]:
         limit = self.max_length or _longest(self.module, self.tokenizer)
         for parameter_, value in (("truncation", self.truncation), ("padding", self.padding)):

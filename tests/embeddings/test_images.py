@@ -274,6 +274,21 @@ def test_in_estimators_of_scikit_learn(extractor, expected, images):
     close(frame.to_numpy(), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*was trained before")
+def test_one_item_of_a_detector(extractor, images):
+    """It has a shape of its own, which a list of images of unequal sizes has not."""
+    for detector in (
+        skood.KNN(extractor, n_neighbors=3),
+        make_pipeline(extractor, skood.KNN(n_neighbors=3)),
+        skood.TunedThreshold(skood.KNN(extractor, n_neighbors=3)),
+    ):
+        y = np.where(np.arange(len(images)) < 35, 0, -1)
+        scores = detector.fit(images, y).score_samples(images)
+        for i in range(3):
+            alone = detector.score_samples(images[i : i + 1])
+            np.testing.assert_allclose(alone, scores[i : i + 1], rtol=1e-4, atol=1e-6)
+
+
 def test_features_of_a_detector_are_normalised_as_those_of_a_network(extractor, images):
     assert skood.KNN(extractor, n_neighbors=3).fit(images).normalizes_
     assert not make_pipeline(extractor, skood.KNN(n_neighbors=3)).fit(images)[-1].normalizes_
