@@ -154,6 +154,7 @@ class SequenceDensity(NeuralDensity):
     statistics_names = "log_prob", "entropy"
     _reads_as_it_came = True
     _takes_any_length = True
+    _reads_symbols = True
 
     def _open(self, X: Any, *, reset: bool) -> CheckedSequences:
         data = super()._open(X, reset=reset)

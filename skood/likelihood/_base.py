@@ -11,13 +11,17 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
 from skood._checked_data import CheckedData
+from skood._data import check_data
 from skood._methods import provides
 from skood._models import as_input, fit_model, rows_through
 from skood._parameters import HasMethods, estimator, parameter
+from skood._symbols import holds_text
+from skood._unread_data import UnreadData
 from skood.base import ModelDetector
 from skood.density import CausalLanguageModel, ImageFlow, NeuralSplineFlow, PixelCNN
 from skood.density._base import NeuralModel
 from skood.explanation import Explanation, PixelsExplanation, PositionsExplanation
+from skood.likelihood._sequences import default_sequence_density
 
 __all__ = [
     "DensityDetector",
@@ -45,7 +49,7 @@ class DensityDetector(ModelDetector):
         Any estimator with ``fit`` and ``score_samples``; one in
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. None takes
         :class:`~skood.density.PixelCNN` for images and :class:`~skood.density.NeuralSplineFlow` for
-        rows.
+        rows; some detectors take :class:`~skood.density.SequenceDensity` for strings of letters.
 
     Attributes
     ----------
@@ -57,8 +61,18 @@ class DensityDetector(ModelDetector):
 
     _model_parameters: ClassVar[tuple[str, ...]] = ("density",)
 
+    # Whether None also stands for a density of strings.
+    _models_strings: ClassVar[bool] = False
+
+    def _check(self, X: Any, *, reset: bool = False) -> CheckedData:
+        if self.density is None and self._models_strings and holds_text(X):
+            return check_data(self, X, reset=reset, as_it_came=True)
+        return super()._check(X, reset=reset)
+
     def _default_density(self, data: CheckedData) -> Any:
         """Return the density that None stands for."""
+        if self._models_strings and isinstance(data, UnreadData):
+            return default_sequence_density(data, type(self).__name__)
         return PixelCNN() if data.is_image else NeuralSplineFlow()
 
     def _check_density(self, density: Any) -> None:

@@ -39,7 +39,8 @@ class DensityOfStates(DensityDetector):
         :class:`sklearn.frozen.FrozenEstimator` is not trained again. Its statistics are the columns
         of its ``score_statistics``, as in :mod:`skood.density`; without this method, log p(x)
         alone. None takes :class:`~skood.density.PixelCNN` for images and
-        :class:`~skood.density.NeuralSplineFlow` for rows.
+        :class:`~skood.density.NeuralSplineFlow` for rows and
+        :class:`~skood.density.SequenceDensity` for strings of letters.
     estimator : {"kde", "svm"} or estimator, default="kde"
         "kde" is the sum above. "svm" is the score of a :class:`~sklearn.svm.OneClassSVM` on all
         statistics, scaled to mean 0 and variance 1. Any estimator with ``fit`` and
@@ -105,6 +106,8 @@ class DensityOfStates(DensityDetector):
         kw_only=True,
     )
     n_calibration: int | None = parameter(at_least(2), None, default=5000, kw_only=True)
+
+    _models_strings = True
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int

@@ -47,6 +47,8 @@ class LogLikelihood(ExplainedByParts):
     array([ 1, -1])
     """
 
+    _models_strings = True
+
     def _score_samples(self, data: CheckedData) -> npt.NDArray[np.float64]:
         return log_density(self.density_, data)
 

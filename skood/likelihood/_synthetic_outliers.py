@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from skood._checked_data import CheckedData
 
-__all__ = ["synthetic_outliers"]
+__all__ = ["check_numbers", "synthetic_outliers"]
 
 
 def synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedData:
@@ -17,6 +17,7 @@ def synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedDa
     makes it harder to predict; the others get one half painted over in the colour of the first
     corner, which makes them easier to predict.
     """
+    check_numbers(data, "outliers are made from", "mark known outliers by y == -1")
     items = data.take(np.arange(len(data)))
     if not data.is_image:
         return data.like(rng.permuted(items, axis=0))
@@ -48,3 +49,14 @@ def _with_blocks_shuffled(images: npt.NDArray, rng: np.random.Generator) -> npt.
     shuffled = images.copy()
     shuffled[covered] = blocks.reshape(n, n_channels, rows * tall, columns * wide)
     return shuffled
+
+
+def check_numbers(data: CheckedData, use: str, remedy: str) -> None:
+    """Raise if X is not numbers, whose values could be redrawn."""
+    try:
+        data.check_read()
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            f"{use} X with some of its values replaced by others, but X is not all numbers "
+            f"({error}); {remedy}"
+        ) from error

@@ -83,6 +83,8 @@ class Typicality(DensityDetector):
     threshold_fraction: float = parameter(default=0.0, init=False)
     n_bootstrap: int = parameter(at_least(1), default=1000, kw_only=True)
 
+    _models_strings = True
+
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
     ) -> npt.NDArray[np.integer] | None:

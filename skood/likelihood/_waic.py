@@ -44,7 +44,8 @@ class WAIC(DensityDetector):
         Any estimator with ``fit`` and ``score_samples``; or a list of the members. Members in
         :class:`sklearn.frozen.FrozenEstimator` are not trained again. None takes
         :class:`~skood.density.PixelCNN` for images and
-        :class:`~skood.density.NeuralSplineFlow` for rows.
+        :class:`~skood.density.NeuralSplineFlow` for rows and
+        :class:`~skood.density.SequenceDensity` for strings of letters.
     n_estimators : int, default=5
         Number of members if `density` is a single estimator.
     bootstrap : bool, default=False
@@ -91,6 +92,8 @@ class WAIC(DensityDetector):
     n_estimators: int = parameter(at_least(2), default=5)
     bootstrap: bool = parameter("boolean", default=False, kw_only=True)
     n_jobs: int | None = parameter(numbers.Integral, None, default=None, kw_only=True)
+
+    _models_strings = True
 
     def _fit(
         self, inliers: CheckedData, y: npt.NDArray | None, outliers: CheckedData | None, seed: int
