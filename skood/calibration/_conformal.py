@@ -29,8 +29,8 @@ from skood.calibration._class_conditional import (
     scores_by_class,
     warn_of_rare_classes,
 )
+from skood.calibration._further_rows import TakesFurtherRows
 from skood.calibration._p_values import (
-    PValueDetector,
     conformal_p_values,
     count_up_to,
     n_rejected_ranks,
@@ -43,7 +43,7 @@ __all__ = ["ConformalDetector"]
 
 
 @estimator
-class ConformalDetector(PValueDetector):
+class ConformalDetector(TakesFurtherRows):
     r"""Detector that rejects at most a fraction `alpha` of in-distribution data.
 
     It wraps any detector. Some in-distribution rows are held out from that detector. The scores

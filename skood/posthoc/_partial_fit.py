@@ -50,6 +50,8 @@ class StreamedSums:
         Fraction of the rows that are held out for the threshold.
     labels : list or None
         Label of each class, None without labels.
+    label_type : str
+        "object" if labels are objects, as strings of a frame, or "plain".
     takes_new_labels : bool
         Whether further labels are further classes.
     """
@@ -60,11 +62,13 @@ class StreamedSums:
         sums: _Sums,
         held_out: float,
         labels: list[Any] | None,
+        label_type: str,
         takes_new_labels: bool,
     ) -> None:
         self.seed = seed
         self.sums = sums
         self.labels = labels
+        self.label_type = label_type
         self.takes_new_labels = takes_new_labels
         self.n_rows = 0
         # Rows that are not in the sums, and a sample of those that are.
@@ -72,6 +76,11 @@ class StreamedSums:
         self.learned = Reservoir(THRESHOLD_ROWS)
         self.is_whole = True
         self.is_concluded = False
+
+    @property
+    def known_labels(self) -> npt.NDArray:
+        """Label of each class, in the dtype of the labels that came."""
+        return np.array(self.labels, dtype=object if self.label_type == "object" else None)
 
     def keys(self, n_rows: int) -> npt.NDArray[np.float64]:
         """Draw two keys for each of the next rows, which do not depend on the batches."""
@@ -232,7 +241,10 @@ class LearnsFromSums(OutputsScore):
         elif classes is not None and isinstance(self, FeatureDetector):
             raise ValueError("classes are given, but y is None; give y, or leave out classes")
         held_out = self.threshold_fraction if self._overfits else 0.0
-        return StreamedSums(seed, self._new_sums(), held_out, known, classes is None)
+        label_type = "object" if labels is not None and labels.dtype == object else "plain"
+        return StreamedSums(
+            seed, self._new_sums(), held_out, known, label_type, takes_new_labels=classes is None
+        )
 
     def _streamed_classes(
         self, stream: StreamedSums, inliers: CheckedData, labels: npt.NDArray | None, classes: Any
@@ -255,7 +267,7 @@ class LearnsFromSums(OutputsScore):
         if stream.takes_new_labels:
             new = [label for label in np.unique(labels).tolist() if label not in stream.labels]
             stream.labels += new
-        self._note_labels(_as_array(stream.labels))
+        self._note_labels(stream.known_labels)
         return encode_labels(labels, stream.labels, known=f"; classes are {stream.labels[:10]}")
 
     def _add_streamed(
@@ -320,11 +332,11 @@ class LearnsFromSums(OutputsScore):
             learned = rest
         if stream.labels is not None:
             sums = copy.deepcopy(sums) if sums is stream.sums else sums
-            order = np.argsort(_as_array(stream.labels), kind="stable")
+            order = np.argsort(stream.known_labels, kind="stable")
             order = order[np.isin(order, _classes_with_rows(sums))]
             for values in sums.values():
                 values.select(order)
-            self._class_labels: Any = _as_array(stream.labels)[order]
+            self._class_labels: Any = stream.known_labels[order]
         self._learn_sums(sums, _outputs_of(template, learned))
         for_threshold = tuple(array[is_new] for array in held) if is_new.any() else learned
         scores = in_float64(self._score, _outputs_of(template, for_threshold))
@@ -361,11 +373,6 @@ def _outputs_of(template: Outputs, rows: tuple[npt.NDArray, ...]) -> Outputs:
 
 def _classes_with_rows(sums: Mapping[str, ClassMeans]) -> npt.NDArray[np.intp]:
     return np.flatnonzero(next(iter(sums.values())).counts)
-
-
-def _as_array(labels: list[Any]) -> npt.NDArray:
-    """Return labels as an array, strings as objects, as `check_labels` does."""
-    return np.array(labels, dtype=object if labels and isinstance(labels[0], str) else None)
 
 
 def _checked_classes(classes: Any) -> npt.NDArray:
