@@ -119,6 +119,7 @@ from skood.posthoc import (
     SHE as SHE,
     VRA as VRA,
     AdaSCALE as AdaSCALE,
+    CosinePrototypes as CosinePrototypes,
     DeepEnsemble as DeepEnsemble,
     Energy as Energy,
     Entropy as Entropy,

@@ -130,6 +130,7 @@ ESTIMATORS = [
     skood.ASH(tiny_mlp()),
     skood.AdaSCALE(tiny_mlp()),
     tiny_concepts(skood.CSP, WORDS, adjectives=WORDS[::-1], n_negatives=2, n_groups=2),
+    skood.CosinePrototypes(),
     skood.DICE(tiny_mlp()),
     skood.DeepEnsemble(tiny_mlp(), n_members=2),
     skood.DeepSAD(tiny_mlp(), n_latent=4),
@@ -187,6 +188,7 @@ ESTIMATORS = [
 # is made of another detector (checked in its own tests).
 NOT_FOR_ROWS = {
     skood.Airbench,
+    skood.CausalLanguageModel,
     skood.ConformalDetector,
     skood.ConvNet,
     skood.DenseNet,

@@ -129,8 +129,8 @@ def test_scores_of_images_in_threads(estimator):
 
 def test_every_public_estimator_is_listed_here():
     listed = {type(estimator) for estimator in [*ON_IMAGES, *OTHERS]}
-    # The rows of a stream have an order.
-    assert listed | {skood.DriftMonitor} >= NOT_FOR_ROWS
+    # The rows of a stream have an order; texts are in tests/density/test_causal_language_model.py.
+    assert listed | {skood.DriftMonitor, skood.CausalLanguageModel} >= NOT_FOR_ROWS
 
 
 def test_training_mode_is_restored_after_the_last_thread():

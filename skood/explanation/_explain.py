@@ -13,8 +13,8 @@ __all__ = ["EXPLAINABLE", "explain", "explains", "no_explanation"]
 
 # Detectors with a method `explain`, for error messages.
 EXPLAINABLE = (
-    *("Energy", "Entropy", "FDBD", "GEN", "GradNorm", "KLMatching", "KNN", "LikelihoodRatio"),
-    *("LogLikelihood", "MSP", "Mahalanobis", "MaxLogit", "NCI", "NNGuide"),
+    *("CosinePrototypes", "Energy", "Entropy", "FDBD", "GEN", "GradNorm", "KLMatching", "KNN"),
+    *("LikelihoodRatio", "LogLikelihood", "MSP", "Mahalanobis", "MaxLogit", "NCI", "NNGuide"),
     *("RelativeMahalanobis", "Residual", "SHE", "TemperatureScaling", "ViM"),
 )
 

@@ -13,6 +13,7 @@ from skood.functional._concepts import (
     neglabel_log_odds,
 )
 from skood.functional._features import (
+    cosine_prototypes,
     fdbd,
     gaussian_mixture,
     gradnorm,
@@ -43,6 +44,7 @@ from skood.functional._shaping import ash, lts, react, scale, vra
 
 __all__ = [
     "ash",
+    "cosine_prototypes",
     "cosine_similarities",
     "energy",
     "entropy",

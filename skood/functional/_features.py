@@ -9,6 +9,7 @@ import numpy.typing as npt
 from scipy import special
 
 __all__ = [
+    "cosine_prototypes",
     "fdbd",
     "gaussian_mixture",
     "gradnorm",
@@ -51,6 +52,30 @@ def unit_length(features: npt.NDArray) -> npt.NDArray:
     lengths = np.sqrt(np.einsum("ij,ij->i", features, features))
     lengths[lengths < 10 * np.finfo(features.dtype).eps] = 1
     return features / lengths[:, None]
+
+
+def cosine_prototypes(features: _Array, prototypes: _Array) -> _Array:
+    r"""Largest cosine with a prototype, :math:`\max_k z^\top \mu_k / (\|z\| \|\mu_k\|)`.
+
+    Parameters
+    ----------
+    features : ndarray of shape (n, d)
+    prototypes : ndarray of shape (n_classes, d)
+        For example class means.
+
+    Returns
+    -------
+    ndarray of shape (n,)
+        In [-1, 1]; 0 for a vector of length 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skood.functional import cosine_prototypes
+    >>> cosine_prototypes(np.array([[3.0, 4.0], [-1.0, 0.0]]), np.array([[1.0, 0.0], [0.0, 2.0]]))
+    array([0.8, 0. ])
+    """
+    return (unit_length(features) @ unit_length(prototypes).T).max(axis=1)
 
 
 def mahalanobis(features: _Array, means: _Array, whitening: _Array | None = None) -> _Array:

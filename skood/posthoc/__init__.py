@@ -18,6 +18,7 @@ from skood.posthoc._negative_labels import CSP, NegLabel
 from skood.posthoc._openmax import OpenMax
 from skood.posthoc._outputs_detector import FeatureDetector, OutputsDetector
 from skood.posthoc._patterns import SHE, NNGuide
+from skood.posthoc._prototypes import CosinePrototypes
 from skood.posthoc._rankfeat import RankFeat
 from skood.posthoc._rectification import DICE, VRA, ReAct
 from skood.posthoc._scaling import ASH, LTS, SCALE
@@ -47,6 +48,7 @@ __all__ = [
     "AdaSCALE",
     "ClassifierDetector",
     "ConceptDetector",
+    "CosinePrototypes",
     "DeepEnsemble",
     "Energy",
     "Entropy",

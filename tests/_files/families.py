@@ -202,6 +202,7 @@ def detectors():
         "knn": knn,
         "kernel_pca": skood.KernelPCA(n_fourier_features=32),
         "lts": skood.LTS(trained),
+        "cosine_prototypes": skood.CosinePrototypes(),
         "layer_mahalanobis": skood.LayerMahalanobis(trained),
         "mcm": tiny_concepts(skood.MCM),
         "mc_dropout": skood.MCDropout(mlp(dropout=0.2), n_samples=4),

@@ -95,8 +95,8 @@ def test_every_public_class_is_known(tmp_path):
         skood.OutlierExposure(skood.MLP(), skood.synthetic_outliers),
         skood.TunedThreshold(skood.KNN()),
     ]
-    # Their networks are described by data; see the tests of programs.
-    handles = {skood.FeatureExtractor, skood.PretrainedClassifier}
+    # Their networks are described by data; see the tests of programs and of language models.
+    handles = {skood.CausalLanguageModel, skood.FeatureExtractor, skood.PretrainedClassifier}
     others = estimators - handles - {type(given) for given in made}
     for given in [*made, *(cls() for cls in others)]:
         loaded = there_and_back(given, tmp_path)

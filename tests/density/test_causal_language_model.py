@@ -4,6 +4,7 @@ import itertools
 import pickle
 import types
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -266,6 +267,14 @@ class TestBatches:
         with pytest.warns(UserWarning, match=r"too little free memory for .*, so this batch"):
             found = model(Large()).score_samples(ids)
         np.testing.assert_allclose(found, model().score_samples(ids), rtol=1e-6)
+
+    def test_threads(self, ids):
+        density = model(Network().train())
+        expected = density.score_samples(ids)
+        with ThreadPoolExecutor(4) as pool:
+            for found in pool.map(density.score_samples, [ids] * 8):
+                np.testing.assert_array_equal(found, expected)
+        assert density.module.training
 
     def test_mode_is_restored(self, ids):
         network = Network().train()
