@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import joblib
 import numpy as np
@@ -26,7 +25,7 @@ from skood._torch.packing import content_of, tensors_of
 from skood._torch.partial_results import PartialResults
 from skood._torch.shared_module import SharedModule
 from skood.classifiers._inputs import device_of, dtype_of, mismatch, n_items_of
-from skood.classifiers._returned import tolerance
+from skood.embeddings._alone import check_alone
 from skood.embeddings._feature_file import write_features
 from skood.embeddings._items import Items, open_items
 from skood.embeddings._pooling import POOLINGS, pooled
@@ -42,13 +41,10 @@ _TRIED = 8
 
 _DTYPES = {"float16": torch.float16, "float32": torch.float32, "float64": torch.float64}
 
-# Ways to use a module whose features were compared between an item in a batch and alone.
-_compared: WeakKeyDictionary[nn.Module, set[Any]] = WeakKeyDictionary()
-
 
 @estimator
 class Extractor(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DocumentationLinkMixin, SharedModule
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DocumentationLinkMixin, SharedModule, ABC
 ):
     """Base of the transformers from raw items to the features of a trained network.
 
@@ -73,8 +69,8 @@ class Extractor(
     checkpoint_dir : str, default=None
         Folder of partial results, saved every minute, from which an interrupted call resumes.
     verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown. "auto": in a terminal or notebook, if it takes more than a few
-        seconds.
+        Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
+        more than a few seconds.
 
     Attributes
     ----------
@@ -293,12 +289,20 @@ class Extractor(
         x = {name: self._tensor(values) for name, values in fields.items()}
         mask = x.pop(MASK, None)
         vectors = self._vectors(x, mask)
-        self._compare_alone(x, mask, vectors)
-        if self.normalize:
-            vectors = torch.nn.functional.normalize(vectors, dim=1)
-        stored = vectors.to(_DTYPES[self.dtype])
+        stored = torch.nn.functional.normalize(vectors, dim=1) if self.normalize else vectors
+        stored = stored.to(_DTYPES[self.dtype])
         if not bool(torch.isfinite(stored).all()):
             self._refuse_infinite(vectors)
+        check_alone(
+            self._vectors,
+            x,
+            mask,
+            vectors,
+            module=self.module,
+            pooling=self.pooling,
+            pads_to_batch=self._pads_to_batch,
+            advice=self._padding_advice,
+        )
         return stored
 
     def _tensor(self, values: npt.NDArray) -> Tensor:
@@ -320,53 +324,6 @@ class Extractor(
         mask = self._mask_of_tokens(returned, x, mask) if self.pooling is not None else None
         vectors = pooled(returned, self.pooling, mask, n_items_of(x), name)
         return vectors if vectors.dtype == torch.float64 else vectors.float()
-
-    def _compare_alone(self, x: dict[str, Tensor], mask: Tensor | None, vectors: Tensor) -> None:
-        """Raise an error if the features of an item depend on its batch, once for a module.
-
-        The item with the most padding is run alone, without padding.
-        """
-        if len(vectors) < 2:
-            return
-        row, n_kept = 0, 0
-        along: set[str] = set()
-        if mask is not None and self._pads_to_batch:
-            along = {name for name, part in x.items() if part.shape[:2] == mask.shape}
-            n_real = mask.sum(1)
-            row, n_kept = int(n_real.argmin()), int(n_real.min())
-        is_padded = bool(along) and mask is not None and n_kept < mask.shape[1]
-        known = _compared.setdefault(self.module, set())
-        # Padding on the other side may shift positions.
-        side = bool(mask[row, 0]) if is_padded and mask is not None else None
-        key = str(self.pooling), side
-        if key in known:
-            return
-        kept: Any = slice(None) if not is_padded or mask is None else mask[row].bool()
-        alone = self._vectors(
-            {
-                n: v[row : row + 1][:, kept] if n in along else v[row : row + 1]
-                for n, v in x.items()
-            },
-            None if mask is None else mask[row : row + 1][:, kept if along else slice(None)],
-        )
-        size = float(vectors[row].abs().amax()) or 1.0
-        difference = float((vectors[row] - alone[0]).abs().amax()) / size
-        if not difference <= 10 * tolerance(dtype_of(self.module)):
-            self._refuse_batch(difference, is_padded)
-        known.add(key)
-
-    def _refuse_batch(self, difference: float, is_padded: bool) -> None:
-        reason = (
-            f"padding. {self._padding_advice}batch_size=1 computes every item without padding"
-            if is_padded
-            else "the other items of the batch. Look for batch normalisation without running "
-            "statistics, for dropout that stays on in eval mode, or give batch_size=1"
-        )
-        raise ValueError(
-            f"the features that {type(self.module).__name__} computes of an item in a batch differ "
-            f"from the features of the item alone by {difference:.2g} of their size: they depend "
-            f"on {reason}"
-        )
 
     _padding_advice = ""
 

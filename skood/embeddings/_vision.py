@@ -90,8 +90,9 @@ def from_timm(
                 "give processor=, and mode='L' for grey images"
             )
         size = settings.get("img_size")
-        height_and_width = (size, size) if isinstance(size, int) else size
-        args = {} if size is None else {"input_size": (3, *height_and_width)}
+        args = {}
+        if size is not None:
+            args["input_size"] = (3, size, size) if isinstance(size, int) else (3, *size)
         config = data.resolve_data_config(args, model=network)
         processor = data.create_transform(**config, is_training=False)
     return ImageExtractor(placed(module, device, given), processor, **options)

@@ -111,8 +111,18 @@ POOLED = {
 def test_pooling_without_padding(extractor, hidden, pooling, side):
     want = np.array([POOLED[pooling](rows) for rows in hidden])
     extractor.tokenizer.padding_side = side
-    features = extractor.set_params(pooling=pooling).fit(TEXTS).transform(TEXTS)
+    features = extractor.set_params(pooling=pooling).transform(TEXTS)
     np.testing.assert_allclose(features, want, rtol=1e-5, atol=1e-6)
+    if pooling != "cls":
+        assert extractor.fit(TEXTS).n_features_out_ == 4
+
+
+def test_the_first_token_of_a_causal_network(extractor):
+    extractor.set_params(pooling="cls")
+    with pytest.raises(ValueError, match=r"same first token for 6 different items.*'last'"):
+        extractor.fit(TEXTS)
+    # One text again and again has one vector.
+    assert extractor.fit(["a b"] * 3).n_features_out_ == 4
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
