@@ -55,6 +55,8 @@ sphinx_gallery_conf = {
     "reference_url": {"skood": None},
 }
 
+html_static_path = ["_static"]
+html_js_files = ["tables.js"]
 html_theme = "pydata_sphinx_theme"
 html_baseurl = DOCS_URL or ""
 html_title = f"skood {version}"

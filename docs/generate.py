@@ -15,6 +15,8 @@ import chart
 import failures
 from costs import passes
 
+from skood._catalogue import Entry, entries
+
 HERE = Path(__file__).parent
 RESULTS = HERE.parent / "benchmarks" / "results"
 # The parts of the package and their titles, in the order of the pages.
@@ -43,7 +45,7 @@ NAMES = {
     "evaluation": ["Evaluation", "Table"],
 }
 FUNCTIONS = [
-    *("evaluate", "export", "inspect_file", "load", "recommend", "save"),
+    *("cite", "evaluate", "find_detectors", "export", "inspect_file", "load", "recommend", "save"),
     "share_forward_pass",
     "show_versions",
 ]
@@ -121,6 +123,17 @@ MEASURED = {
         "AUROC: MNIST against Omniglot. Cost: forward passes of the trained network per item."
     ),
 }
+# What a detector reads, in words.
+NEEDS = {
+    "logits": "logits",
+    "features": "features",
+    "features and logits": "features, logits",
+    "head": "features, logits, last layer",
+    "network": "the network",
+    "texts": "vectors of images and texts",
+    "density": "a density",
+    "data": "",
+}
 
 
 def methods_page() -> str:
@@ -138,71 +151,56 @@ def methods_page() -> str:
         "===========",
         "",
         "AUROC is measured with default parameters on one pair of sets. ``benchmarks/README.md``",
-        "has the other pairs, and the accuracy or the bits per dimension of each model.",
+        "has the other pairs, and the accuracy or the bits per dimension of each model. A click on",
+        "the head of a column sorts a table. :func:`skood.find_detectors` lists the detectors for",
+        "what you have, and :func:`skood.cite` the papers to cite.",
         "",
     ]
     for part, measured in MEASURED.items():
-        module = importlib.import_module(f"skood.{part}")
         lines += [
             *(PARTS[part], "-" * len(PARTS[part]), "", measured.format(accuracy=accuracy), ""),
             ".. list-table::",
             "   :header-rows: 1",
-            "   :widths: 18 40 24 10 8",
+            "   :class: sortable",
+            "   :widths: 14 34 26 14 6 6",
             "",
             "   * - method",
+            "     - what it is",
             "     - paper",
-            "     - reads",
+            "     - needs",
             "     - cost",
             "     - AUROC",
         ]
-        for name in public_names(part):
-            cls = getattr(module, name)
-            if not hasattr(cls, "score_samples") or inspect.isabstract(cls):
-                continue
+        for entry in (entry for entry in entries() if entry.part == part):
+            name = entry.name
             lines += [
                 f"   * - :class:`~skood.{part}.{name}`",
+                f"     - {entry.summary}",
                 # The escape keeps initials at the start of a line from starting a list.
-                f"     - \\ {first_reference(cls)}",
-                f"     - {what_it_reads(part, cls)}",
-                f"     - {costs.get(name, '')}",
-                f"     - {areas[part][name]:.3f}" if name in areas[part] else "     -",
+                f"     - \\ {entry.paper}",
+                f"     - {what_it_reads(entry)}",
+                f"     - {costs.get(name) or 'not timed'}",
+                f"     - {areas[part][name]:.3f}" if name in areas[part] else "     - not measured",
             ]
         lines.append("")
     return "\n".join(lines)
 
 
-def what_it_reads(part: str, cls: type) -> str:
-    """Describe the inputs of a detector class other than in-distribution data."""
-    if part == "likelihood":
+def what_it_reads(entry: Entry) -> str:
+    """Describe the inputs of a detector other than in-distribution data."""
+    words = NEEDS[entry.needs]
+    if entry.needs == "density":
         # The first sentence on the first parameter, the model, names the allowed models.
         first = r"^Parameters\n-+\n.*\n((?: .*\n)+)"
-        found = re.search(first, inspect.getdoc(cls) or "", re.M)
-        words = " ".join(found.group(1).split()) if found else "a density"
-        return re.split(r"[;.] ", words)[0].rstrip(".")
-    if part == "training_time":
-        labels = "labels" if cls._needs_labels else "no labels"
-        return f"{labels}, outliers" if cls._trains_on_outliers else labels
-    posthoc = importlib.import_module("skood.posthoc")
-    if issubclass(cls, posthoc.ConceptDetector):
-        return "image and text vectors"
-    if issubclass(cls, posthoc.FeatureDetector):
-        return "features"
-    if issubclass(cls, posthoc.NetworkDetector):
-        return "the network: gradients or inner layers"
-    reads = {
-        "logits": "logits",
-        "network": "logits of subnetworks",
-        "features": "features, logits",
-        "head": "features, logits, last layer",
-    }[cls._reads]
-    return f"{reads}; labels" if cls._needs == "labels" else reads
-
-
-def first_reference(cls: type) -> str:
-    """Return the first entry of the References section of a docstring, in one line."""
-    text = inspect.getdoc(cls) or ""
-    found = re.search(r"^\.\. \[1\] (.*?)(?=^\.\. \[|^Examples|\Z)", text, re.M | re.S)
-    return " ".join(found.group(1).split()) if found else ""
+        found = re.search(first, inspect.getdoc(entry.cls) or "", re.M)
+        described = " ".join(found.group(1).split()) if found else words
+        words = re.split(r"[;.] ", described)[0].rstrip(".")
+    given = [
+        words,
+        *(["labels"] if entry.labels else []),
+        *(["outliers"] if entry.outliers else []),
+    ]
+    return "; ".join(filter(None, given)) or "images or rows"
 
 
 def read(name: str) -> dict:

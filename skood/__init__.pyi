@@ -19,6 +19,10 @@ from skood import (
     testing as testing,
     training_time as training_time,
 )
+from skood._catalogue import (
+    cite as cite,
+    find_detectors as find_detectors,
+)
 from skood._data import (
     share_forward_pass as share_forward_pass,
 )

@@ -18,6 +18,7 @@ DOOR = {
 }
 ALLOWED = {
     "_caching": set(),
+    "_catalogue": set(),
     "_chunks": set(),
     "_internal": set(),
     "_parameters": set(),
