@@ -55,6 +55,7 @@ sphinx_gallery_conf = {
     "reference_url": {"skood": None},
 }
 
+html_extra_path = ["llms.txt"]
 html_static_path = ["_static"]
 html_js_files = ["tables.js"]
 html_theme = "pydata_sphinx_theme"
