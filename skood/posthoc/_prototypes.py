@@ -42,8 +42,8 @@ class CosinePrototypes(ExplainedByDistance, LearnsFromSums, NormalizingDetector)
     The score ignores the length of features, and their covariance. Of the detectors on features of
     large language models in [3]_, the cosine with the nearest training row is the best: these
     features point in all directions. Features of smaller models (BERT) point in few, which
-    :class:`Mahalanobis` accounts for. `normalize` only decides whether every training row has the same weight in a
-    prototype.
+    :class:`Mahalanobis` accounts for. `normalize` only decides whether every training row has the
+    same weight in a prototype.
 
     Features of several layers may be averaged or concatenated first, as in [1]_ and, before other
     scores, in [4]_: give an extractor that does so as `features`.
