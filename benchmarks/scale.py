@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py                  # writes benchmarks/results/scale.json
     python benchmarks/scale.py --parts curve --detectors Mahalanobis ViM
-    pip install faiss-cpu                       # for its rows of the part `search`
+    pip install faiss-cpu hnswlib               # for the part `index`, and rows of `search`
 
 Every measurement runs in a new process with one thread; seconds are seconds of the processor, which
 other work on the machine hardly changes. Rows are drawn from ten clusters into a file of numpy,
@@ -20,6 +20,10 @@ imagenet: 1.28e6 x 2048 rows in float16 with labels of 1000 classes, the size of
     features of a ResNet-50 (5.2 GB), and a tenth of the rows; the exponent is the slope between the
     two. `--detectors` names some of Mahalanobis, RelativeMahalanobis, ViM, KNN and NNGuide. The
     threshold is set as usual, and 192 rows are scored.
+index: KNN with approximate indices beside the exact search, 50 neighbours: seconds of `fit` with its
+    threshold, and of 1000 new rows; recall of their neighbours; change of their scores relative to
+    the spread of exact scores; rate of false alarms. Rows are the ten clusters, whose noise fills
+    all dimensions, or lie near a curved surface of 16 dimensions, as features of a network do.
 search: seconds of KNN for 1, 8 and 192 queries against 1e6 x 512 rows in memory and on disk, beside
     one product of the bank with a query, scikit-learn, and faiss if it is installed, in turns; the
     median over the rounds.
@@ -292,6 +296,52 @@ def imagenet_rows(path: str, name: str, n_rows: str) -> dict[str, float]:
     }
 
 
+def index(folder: str, names: list[str], rounds: int) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for n, d in ((100_000, 128),):
+        for structure in ("clusters", "surface"):
+            key = f"{structure}, {n} x {d}"
+            result[key] = in_process("indexed_search", n, d, structure)
+            print(key, result[key], flush=True)
+    return result
+
+
+def indexed_search(n: str, d: str, structure: str) -> dict[str, Any]:
+    import skood
+
+    n_new = 1000
+    rng, size = np.random.default_rng(0), (int(n) + n_new, int(d))
+    if structure == "clusters":
+        rows = rng.normal(size=(N_CLASSES, size[1])).astype(np.float32)[np.arange(size[0]) % 10]
+        rows += rng.standard_normal(size, dtype=np.float32)
+    else:
+        rows = rng.standard_normal((size[0], 16), dtype=np.float32)
+        rows = np.tanh(rows @ rng.standard_normal((16, size[1]), dtype=np.float32) / 4)
+        rows += 0.05 * rng.standard_normal(size, dtype=np.float32)
+    X, new = rows[:-n_new], rows[-n_new:]
+    result: dict[str, Any] = {}
+    exact: Any = None
+    for kind in (None, "faiss", "hnsw"):
+        start = process_time()
+        detector = skood.KNN(index=kind, random_state=0).fit(X)
+        fitted = process_time()
+        scores = detector.score_samples(new)
+        ended = process_time()
+        found = detector.explain(new).indices
+        exact = exact or (scores, found)
+        same = [len(np.intersect1d(*pair)) for pair in zip(found, exact[1], strict=True)]
+        result[kind or "exact"] = {
+            "fit seconds": round(fitted - start, 2),
+            "score milliseconds a row": round((ended - fitted) / n_new * 1e3, 3),
+            "recall": round(float(np.mean(same)) / found.shape[1], 4),
+            "change of the score": float(
+                f"{np.abs(scores - exact[0]).mean() / exact[0].std():.2g}"
+            ),
+            "false alarms": round(float(np.mean(scores < detector.offset_)), 3),
+        }
+    return result
+
+
 def search(folder: str, names: list[str], rounds: int) -> dict[str, Any]:
     return in_process("exact_search", rows_in_file(folder, 1_000_000, 512), rounds)
 
@@ -354,12 +404,13 @@ def in_turns(variants: dict[str, Callable[[], object]], rounds: int) -> dict[str
     return {name: round(median(values), 4) for name, values in seconds.items()}
 
 
-PARTS = {"curve": curve, "large": large, "imagenet": imagenet, "search": search}
+PARTS = {"curve": curve, "large": large, "imagenet": imagenet, "index": index, "search": search}
 DEFAULTS = {"imagenet": ("Mahalanobis", "RelativeMahalanobis", "ViM", "KNN", "NNGuide")}
 TASKS = {
     "fit_and_score": fit_and_score,
     "fits": fits,
     "imagenet_rows": imagenet_rows,
+    "indexed_search": indexed_search,
     "exact_search": exact_search,
 }
 
