@@ -54,7 +54,7 @@ def test_most_neighbours_are_found_and_their_values_are_exact(cls, kind, kwargs,
     found = fitted(cls, X, head, n_neighbors=10, index=kind, **kwargs)
     expected, scores = scored(exact, queries), scored(found, queries)
     same = np.isclose(scores, expected, rtol=1e-12)
-    assert same.mean() > 0.8
+    assert same.mean() > (0.8 if cls is skood.KNN else 0.7)
     assert np.abs(scores - expected).mean() < 0.02 * expected.std()
     if cls is skood.KNN:
         assert (scores <= expected * (1 - 1e-12)).all()
