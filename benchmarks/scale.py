@@ -22,8 +22,8 @@ imagenet: 1.28e6 x 2048 rows in float16 with labels of 1000 classes, the size of
     and NNGuide. 192 rows are scored, and as many set the threshold of KNN and NNGuide.
 index: KNN with approximate indices beside the exact search, 50 neighbours: seconds of `fit` with
     its threshold, and of 1000 new rows; recall of their neighbours; change of their scores relative
-    to the spread of exact scores; rate of false alarms. Rows are the ten clusters, whose noise fills
-    all dimensions, or lie near a curved surface of 16 dimensions, as features of a network do.
+    to the spread of exact scores; rate of false alarms. Rows are from the ten clusters, whose noise
+    fills all dimensions, or lie near a curved surface of 16 dimensions.
 search: seconds of KNN for 1, 8 and 192 queries against 1e6 x 512 rows in memory and on disk, beside
     one product of the bank with a query, scikit-learn, and faiss if it is installed, in turns; the
     median over the rounds.
