@@ -200,6 +200,7 @@ NOT_FOR_ROWS = {
     skood.MNISTConvNet,
     skood.PretrainedClassifier,
     skood.ResNet,
+    skood.SequenceDensity,
     skood.ShallowConvNet,
     skood.TunedThreshold,
     skood.VGG,

@@ -129,8 +129,18 @@ def test_scores_of_images_in_threads(estimator):
 
 def test_every_public_estimator_is_listed_here():
     listed = {type(estimator) for estimator in [*ON_IMAGES, *OTHERS]}
-    # The rows of a stream have an order; texts are in tests/density/test_causal_language_model.py.
-    assert listed | {skood.DriftMonitor, skood.CausalLanguageModel} >= NOT_FOR_ROWS
+    # The rows of a stream have an order; texts are in tests/density/test_causal_language_model.py,
+    # and sequences below.
+    others = {skood.DriftMonitor, skood.CausalLanguageModel, skood.SequenceDensity}
+    assert listed | others >= NOT_FOR_ROWS
+
+
+@pytest.mark.parametrize("network", ["convolution", "lstm"])
+def test_scores_of_sequences_in_threads(network):
+    density = skood.SequenceDensity(network, hidden_features=4, n_layers=1, max_steps=2)
+    words = ["ACGT", "CGTAC", "GT", "TACGTAC", "A", "CC"] * 4
+    fitted = density.set_params(random_state=0).fit(words)
+    assert_the_same_in_threads(fitted, [words[:7], words[7:8]])
 
 
 def test_training_mode_is_restored_after_the_last_thread():

@@ -22,9 +22,9 @@ def make_genomes(
     n_classes: int = 10,
     length: int | tuple[int, int] = 250,
     *,
-    orders: Sequence[int] = (2, 3, 4),
+    orders: Sequence[int] = (1, 2, 3),
     gc_range: tuple[float, float] = (0.25, 0.75),
-    strength: float = 0.5,
+    strength: float = 0.3,
     random_state: int | np.random.RandomState | None = None,
 ) -> tuple[npt.NDArray[np.str_], npt.NDArray[np.int64]]:
     r"""Draw sequences of bases from classes of Markov chains.
@@ -48,11 +48,11 @@ def make_genomes(
         Number of classes, drawn independently of each other.
     length : int or (int, int), default=250
         Number of bases of a sequence, or the bounds between which it is drawn.
-    orders : sequence of int, default=(2, 3, 4)
+    orders : sequence of int, default=(1, 2, 3)
         The values of k, from 0 to 8, one of which each class draws.
     gc_range : (float, float), default=(0.25, 0.75)
         Bounds of a uniform distribution of g, between 0 and 1.
-    strength : float, default=0.5
+    strength : float, default=0.3
         :math:`\beta \ge 0`: how much the bases before determine the next one.
     random_state : int, RandomState instance or None, default=None
         Seed. None takes entropy from the system.

@@ -34,6 +34,8 @@ for _row, _label in enumerate(LABELS):
     IMAGES[_row, 0, 2 * _label : 2 * _label + 2] += 3 / 7
 IMAGES = IMAGES.astype(np.float32)
 COLUMNS = ROWS[:, :1]
+# Sequences of four symbols.
+SYMBOLS = ROWS.round().astype(np.int64) % 4
 FLOATS = ROWS.astype(np.float32)
 
 _IMAGE = {"max_epochs": 2, "batch_size": 16}
@@ -109,6 +111,22 @@ def densities():
                 **_NET,
             ),
             IMAGES,
+        ),
+        "sequence": (
+            skood.SequenceDensity(
+                hidden_features=3,
+                n_layers=2,
+                kernel_size=3,
+                embedding_size=2,
+                symbols=range(5),
+                handle_unknown="class",
+                **_NET,
+            ),
+            SYMBOLS,
+        ),
+        "sequence_lstm": (
+            skood.SequenceDensity("lstm", hidden_features=3, n_layers=2, **_NET),
+            SYMBOLS,
         ),
         "autoencoder": (tiny_autoencoder(random_state=0), ROWS),
         "autoencoder_of_images": (tiny_models.make_autoencoder(), IMAGES),
