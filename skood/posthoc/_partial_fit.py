@@ -99,6 +99,11 @@ def _can_partial_fit(detector: LearnsFromSums) -> bool:
             f"{name} has no partial_fit, because fit would train its model on all rows; give a "
             "trained torch module, or a fitted model in sklearn.frozen.FrozenEstimator"
         )
+    if "_n_columns" in vars(detector) and "_stream" not in vars(detector):
+        raise AttributeError(
+            f"this {name} was fitted by fit or fit_outputs, which keep no sums to add to; call "
+            f"partial_fit on a new {name} (sklearn.base.clone) from the first batch on"
+        )
     return True
 
 
@@ -166,7 +171,8 @@ class LearnsFromSums(OutputsScore):
 
         The statistics are those of one `fit` on all rows that are learned from, up to rounding, and
         do not depend on the division into batches. They and the threshold are computed when they
-        are first used. Memory does not depend on the number of rows.
+        are first used. Memory does not depend on the number of rows. A detector that was fitted by
+        `fit` keeps no sums, and has no `partial_fit`.
 
         The threshold needs the scores of rows under the final statistics, so that at most 5000 rows
         are kept, a uniform sample of all rows so far, and scored again. If `fit` would hold rows
@@ -192,10 +198,14 @@ class LearnsFromSums(OutputsScore):
         Raises
         ------
         ValueError
-            If X or y is invalid, or the detector was fitted by `fit`, which keeps no sums.
+            If X or y is invalid, or an earlier call was interrupted.
         """
         stream: StreamedSums | None = vars(self).get("_stream")
-        self._check_continues(stream)
+        if stream is not None and not stream.is_whole:
+            raise ValueError(
+                f"partial_fit of this {type(self).__name__} was interrupted, so that some rows of "
+                "a batch are in its sums; start again with a new one (sklearn.base.clone)"
+            )
         data = self._check(X, reset=stream is None)
         inliers, labels, _ = self._split_outliers(data, labels_of(self, data, y))
         if stream is None:
@@ -214,19 +224,6 @@ class LearnsFromSums(OutputsScore):
             self._add_streamed(stream, outputs[rows], class_indices[rows])
         stream.is_whole = True
         return self
-
-    def _check_continues(self, stream: StreamedSums | None) -> None:
-        name = type(self).__name__
-        if stream is None and "_n_columns" in vars(self):
-            raise ValueError(
-                f"this {name} was fitted by fit or fit_outputs, which keep no sums to add to; call "
-                f"partial_fit on a new {name} (sklearn.base.clone) from the first batch on"
-            )
-        if stream is not None and not stream.is_whole:
-            raise ValueError(
-                f"partial_fit of this {name} was interrupted, so that some rows of a batch are in "
-                "its sums; start again with a new one (sklearn.base.clone)"
-            )
 
     def _started(
         self, inliers: CheckedData, labels: npt.NDArray | None, classes: Any
