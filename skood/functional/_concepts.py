@@ -89,12 +89,11 @@ def mcm_log_odds(cosines: _Array, temperature: float = 1.0) -> _Array:
     >>> mcm_log_odds(np.array([[0.3, 0.2], [0.25, 0.25]]), 0.1).round(3)
     array([1., 0.])
     """
-    # The sums differ by their largest term, which therefore has to be left out before the sum.
-    others = cosines / temperature
+    # The largest term is left out before the sum: subtracting it afterwards would lose the others.
+    others = cosines.copy()
     rows, best = np.arange(len(others)), others.argmax(1)
-    largest = others[rows, best]
     others[rows, best] = -np.inf
-    return largest - special.logsumexp(others, axis=1)
+    return cosines[rows, best] / temperature - _log_sum_exp(others, temperature, axis=1)
 
 
 def neglabel(
@@ -166,12 +165,20 @@ def neglabel_log_odds(
     """
     size = negative_cosines.shape[1] // n_groups
     grouped = negative_cosines[:, : size * n_groups].reshape(len(cosines), n_groups, size)
-    inside = special.logsumexp(cosines / temperature, axis=1, keepdims=True)
-    odds = inside - special.logsumexp(grouped / temperature, axis=2)
+    inside = _log_sum_exp(cosines, temperature, axis=1)
+    odds = inside[:, None] - _log_sum_exp(grouped, temperature, axis=2)
     # The logarithm of the mean of S, minus that of 1 - S, neither of which is rounded to 0 or 1.
-    return special.logsumexp(special.log_expit(odds), axis=1) - special.logsumexp(
-        special.log_expit(-odds), axis=1
-    )
+    share, rest = special.log_expit(odds), special.log_expit(-odds)
+    return _log_sum_exp(share, 1.0, axis=1) - _log_sum_exp(rest, 1.0, axis=1)
+
+
+def _log_sum_exp(values: _Array, temperature: float, axis: int) -> _Array:
+    """Return the log-sum-exp of values / T; scipy's makes more copies of the array."""
+    largest = values.max(axis, keepdims=True)
+    terms = values - largest
+    terms /= temperature
+    np.exp(terms, out=terms)
+    return largest.squeeze(axis) / temperature + np.log(terms.sum(axis))
 
 
 def neglabel_distance(cosines: _Array, percentile: float = 95.0) -> _Array:
