@@ -185,7 +185,11 @@ class _Reader:
         return channels_first(values[None], "last" if self.channels_last else "first")[0]
 
     def labels(self, indices: npt.NDArray[np.integer]) -> npt.NDArray | None:
-        return _stacked([split_label(self.dataset[int(i)])[1] for i in indices])
+        dataset: Any = self.dataset
+        if _is_plain_folder(dataset):
+            # Without decoding the images.
+            return _stacked([dataset.targets[int(i)] for i in indices])
+        return _stacked([split_label(dataset[int(i)])[1] for i in indices])
 
     def __call__(self, indices: npt.NDArray[np.integer]) -> Any:
         items = [self._laid_out(self._given(int(i))) for i in indices]
@@ -194,6 +198,13 @@ class _Reader:
         if not isinstance(self.first, dict):
             return _finite(np.stack(items))
         return {name: _finite(np.stack([item[name] for item in items])) for name in self.first}
+
+
+def _is_plain_folder(dataset: Any) -> bool:
+    """Whether labels are those that an ImageFolder has found."""
+    from torchvision.datasets import ImageFolder
+
+    return type(dataset) is ImageFolder and dataset.target_transform is None
 
 
 class _Collated:
