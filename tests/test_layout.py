@@ -126,8 +126,8 @@ ALLOWED = {
     },
     "testing": {"_torch"},
     "_files": {
-        *("_files", "_lazy_rows", "_safe_files", "_torch", "classifiers", "density"),
-        *("likelihood", "training_time"),
+        *("_files", "_lazy_rows", "_moments", "_safe_files", "_torch", "classifiers", "density"),
+        *("likelihood", "posthoc", "training_time"),
     },
     "evaluation": {"evaluation", "_models", "_open_set", "datasets", "metrics", *DOOR},
     "_recommendation": {
