@@ -60,8 +60,7 @@ class ApproximateIndex:
     def search(self, query: npt.NDArray[np.float32], k: int) -> npt.NDArray[np.int64]:
         """Return up to `k` rows near a query of shape (d,)."""
         if self.kind == "faiss":
-            with _OneThread(_faiss()):
-                rows = self._index.search(query[None], k)[1][0]
+            rows = self._index.search(query[None], k)[1][0]
             return rows[rows >= 0]
         self._index.set_ef(max(_INSPECTED, _INSPECTED_PER_NEIGHBOUR * k))
         return self._index.knn_query(query[None], k, num_threads=1)[0][0].astype(np.int64)
