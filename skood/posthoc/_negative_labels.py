@@ -300,10 +300,8 @@ class CSP(NegLabel):
     ['adjectives[0]', 'candidates[0]']
     """
 
-    template: str | list[str] | None = parameter(str, list, tuple, None, default=None, kw_only=True)
-    adjective_template: str | list[str] | None = parameter(
-        str, list, tuple, None, default=None, kw_only=True
-    )
+    template: Any = parameter(str, list, tuple, None, default=None, kw_only=True)
+    adjective_template: Any = parameter(str, list, tuple, None, default=None, kw_only=True)
     superclasses: list[str] | None = parameter(list, tuple, None, default=None, kw_only=True)
     max_similarity: float | None = parameter(default=0.95, kw_only=True)
 
