@@ -75,7 +75,7 @@ def _of_images(
 def _of_texts(n_training: int, n_test: int, seed: int) -> dict[str, Any]:
     """Features of docstrings, each distinct text once."""
     rng = np.random.default_rng(seed)
-    texts = rng.permutation(_docstrings(ID_PACKAGE))
+    texts = _shuffled(_docstrings(ID_PACKAGE), rng)
     n_test = min(n_test, len(texts) // 5)
     test, training = texts[:n_test], texts[n_test : n_test + n_training]
     extractor = make_pipeline(
@@ -84,13 +84,18 @@ def _of_texts(n_training: int, n_test: int, seed: int) -> dict[str, Any]:
     ).fit(training)
     sets = {"training": training, "test": test}
     for name in OOD_PACKAGES:
-        sets[name] = rng.permutation(sorted({*_docstrings(name)} - {*texts}))[:n_test]
+        sets[name] = _shuffled(_docstrings(name) - {*texts}, rng)[:n_test]
     features = {name: extractor.transform(documents) for name, documents in sets.items()}
     explained = float(extractor[-1].explained_variance_ratio_.sum())
     return {**features, "texts": f"docstrings of {ID_PACKAGE}", "explained variance": explained}
 
 
-def _docstrings(package: str) -> list[str]:
+def _shuffled(texts: set[str], rng: np.random.Generator) -> list[str]:
+    ordered = sorted(texts)
+    return [ordered[row] for row in rng.permutation(len(ordered))]
+
+
+def _docstrings(package: str) -> set[str]:
     """Return the distinct docstrings of an installed package, without its tests."""
     spec = find_spec(package)
     if spec is None or spec.origin is None:
@@ -108,4 +113,4 @@ def _docstrings(package: str) -> list[str]:
                 text = ast.get_docstring(node)
                 if text and len(text.split()) >= FEWEST_WORDS:
                     texts.add(text)
-    return sorted(texts)
+    return texts
