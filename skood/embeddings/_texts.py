@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from skood._memory_layout import from_torch
 from skood._parameters import HasMethods, StrOptions, at_least, estimator, parameter
+from skood._torch.threads import Turns
 from skood.embeddings._base import MASK, Extractor
 from skood.embeddings._items import Items
 from skood.embeddings._pooling import POOLINGS, token_mask
 from skood.embeddings._portable import packed
 
 __all__ = ["TextExtractor"]
+
+# A call sets the truncation of a tokenizer, so that one thread may call it at a time.
+_tokenizing = Turns()
 
 # Tokenizers without a limit state 1e30.
 _NO_LIMIT = 10**9
@@ -161,7 +165,8 @@ class _Batches:
 
     def _tokenized(self, texts: list[str], rows: npt.NDArray[np.integer]) -> dict[str, npt.NDArray]:
         cut = {"truncation": True, "max_length": self.limit} if self.truncation else {}
-        made = self.tokenizer(texts, return_attention_mask=True, verbose=False, **cut)
+        with _tokenizing:
+            made = self.tokenizer(texts, return_attention_mask=True, verbose=False, **cut)
         lengths = np.array([len(ids) for ids in made["input_ids"]])
         self._check_lengths(lengths, rows)
         fields = self._padded([{k: made[k][i] for k in made} for i in range(len(texts))])

@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import numpy as np
@@ -212,6 +213,18 @@ class TestTexts:
         assert joblib.hash(extractor) == joblib.hash(loaded) == before
         other = from_huggingface(module, processor=tokenizer(model_max_length=20))
         assert joblib.hash(other) != before
+
+    def test_threads_share_a_tokenizer(self, build):
+        module, read = build(OF_TEXT["BERT"]), tokenizer()
+        made = [
+            from_huggingface(module, processor=read, truncation=True, max_length=n, batch_size=2)
+            for n in (3, 4, 5, 6)
+        ]
+        want = [extractor.transform(TEXTS) for extractor in made]
+        with ThreadPoolExecutor(4) as pool:
+            found = pool.map(lambda extractor: extractor.transform(TEXTS), made * 3)
+            for got, expected in zip(found, want * 3, strict=True):
+                np.testing.assert_array_equal(got, expected)
 
     def test_no_warnings_of_the_tokenizer(self, build, capfd):
         extractor = from_huggingface(build(OF_TEXT["BERT"]), processor=tokenizer())
