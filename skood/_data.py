@@ -271,8 +271,13 @@ def _open(X: Any, checks: _Checks) -> CheckedData:
         return _open_array(X, given, checks)
     except (TypeError, ValueError) as error:
         given = Given.of(X) if given is None else given
-        if not checks.as_it_came or given is None or len(given) < checks.min_samples:
+        if not checks.as_it_came or given is None:
             raise
+        if len(given) < checks.min_samples:
+            raise ValueError(
+                f"Found {type(X).__name__} with {len(given)} sample(s) while a minimum of "
+                f"{checks.min_samples} is required of X"
+            ) from error
         checks.check_columns(given)
         return UnreadData(given, error)
 

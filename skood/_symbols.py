@@ -171,7 +171,7 @@ def read_symbols(data: CheckedData) -> Symbols:
     items = data.given.take()
     if isinstance(items, np.ndarray) and items.ndim == 2 and items.dtype.kind in "US":
         return _of_rows(items.astype(str))
-    if not hasattr(items, "__iter__"):
+    if not hasattr(items, "__iter__") or hasattr(items, "toarray"):
         raise ValueError(f"X is a {type(items).__name__}; {_EXPECTED}")
     items = list(items)
     for row, item in enumerate(items):

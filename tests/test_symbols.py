@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 
 from skood._data import share_as_it_came
@@ -86,6 +87,7 @@ def test_an_array_of_letters():
         (np.zeros((3, 4, 4)), "X has shape"),
         (pd.DataFrame({"a": ["A", "C"], "b": ["C", "C"]}), "X is a data frame"),
         (pd.DataFrame({"a": [1, 2], "b": [3, 4]}), "X is a data frame"),
+        (scipy.sparse.csr_matrix(np.eye(3)), "X is a csr_matrix"),
         ({"ids": np.zeros((3, 4), int)}, "X has fields 'ids'"),
         ([np.zeros((2, 2), int), [1]], r"row 0 of X has shape \(2, 2\)"),
         (np.array([[2**63, 1], [0, 1]], np.uint64), "above 2"),

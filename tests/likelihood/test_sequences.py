@@ -187,6 +187,12 @@ def test_a_symbol_that_training_lacked_is_named_by_its_row(detector):
         detector.score_samples(["AC", "GT", "ANA"])
 
 
+@pytest.mark.parametrize("detector", [LogLikelihood(tiny()), LogLikelihood()])
+def test_one_sequence_is_too_few(detector):
+    with pytest.raises(ValueError, match="minimum of 2"):
+        detector.fit(["ACGT"])
+
+
 def test_a_ratio_finds_other_classes():
     X, y = make_genomes(900, 2, length=60, orders=[2], strength=1.0, random_state=0)
     density = tiny(hidden_features=16, n_layers=3, max_steps=150)
