@@ -30,6 +30,8 @@ __all__ = [
 # Number of neighbours beyond the k-th that are compared in double precision, because single
 # precision may rank the k largest products differently.
 MORE_NEIGHBOURS = 8
+# The same for queries of which 8 are too few.
+MANY_MORE = 256
 
 # Rows that an index finds for each neighbour, because it compares rounded rows.
 MORE_INDEXED = 2
@@ -185,10 +187,10 @@ class Bank:
         return values, rows
 
     def _nearest(
-        self, queries: npt.NDArray[np.float64], k: int
+        self, queries: npt.NDArray[np.float64], k: int, more: int = MORE_NEIGHBOURS
     ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
         centred = queries if self.origin is None else queries - self.origin
-        n_candidates = min(k + MORE_NEIGHBOURS, len(self))
+        n_candidates = min(k + more, len(self))
         with np.errstate(over="ignore"):
             factors = centred.astype(self.dtype)
         products, candidates = largest_products(
@@ -210,7 +212,12 @@ class Bank:
         # A row that is no candidate has a product of at most the smallest of the candidates.
         with np.errstate(invalid="ignore"):
             certain = products.min(1).astype(np.float64) + error <= values
-        for i in np.flatnonzero(~certain).tolist():
+        uncertain = np.flatnonzero(~certain)
+        if len(uncertain) > 1 and more < MANY_MORE:
+            # One pass over the bank for all of them, instead of one for each.
+            result[uncertain], rows[uncertain] = self._nearest(queries[uncertain], k, MANY_MORE)
+            return result, rows
+        for i in uncertain.tolist():
             result[i], rows[i] = self._above(queries[i], centred[i], float(values[i]), k)
         return result, rows
 
