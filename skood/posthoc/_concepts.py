@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 
 from skood import functional as F
 from skood._checked_data import CheckedData
 from skood._labels import check_labels, is_outlier
 from skood._parameters import POSITIVE, HasMethods, estimator, fit_context, parameter
 from skood._torch.seeding import draw_seed
+from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._outputs_detector import FeatureDetector
@@ -89,6 +91,19 @@ class ConceptDetector(FeatureDetector):
     def _models_given(self) -> list[Any]:
         # The text tower does not read X.
         return [self.features] if hasattr(self.features, "fit") else []
+
+    def _fitted_features(self, inliers: CheckedData, y: npt.NDArray | None, seed: int) -> Any:
+        model = self.features
+        model = model.estimator if isinstance(model, FrozenEstimator) else model
+        if isinstance(model, PretrainedClassifier) and model.features_from is None:
+            name = type(model.module).__name__
+            raise ValueError(
+                f"features={name}(...) would be read at the input of its last layer, as a "
+                "classifier is, but the vectors of an image tower are its output; give "
+                f"FeatureExtractor({name}(...)), or name the layer of the vectors with "
+                "PretrainedClassifier(module, features_from=...)"
+            )
+        return super()._fitted_features(inliers, y, seed)
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit_texts(self) -> ConceptDetector:

@@ -17,7 +17,13 @@ from sklearn.preprocessing import FunctionTransformer
 from words import Letters, cosine
 
 import skood
-from skood import MCM, ConformalDetector, FeatureExtractor, functional as F
+from skood import (
+    MCM,
+    ConformalDetector,
+    FeatureExtractor,
+    PretrainedClassifier,
+    functional as F,
+)
 from skood.model_selection import OODSplit, get_ood_scorer
 
 TEXTS = np.array([[3.0, 4.0, 0.0], [0.0, 2.0, 0.0], [1.0, 0.0, 1.0]])
@@ -267,6 +273,22 @@ def test_an_image_tower():
         detector = MCM(TEXTS, features=tower).fit(images)
         np.testing.assert_allclose(detector.score_samples(images), expected, rtol=1e-5)
         assert detector.predict_class(images).shape == (40,)
+
+
+def test_a_bare_module_is_no_classifier():
+    """Its last layer makes the vectors; as a classifier's, it would be left out."""
+    layers = torch.nn.Linear(3, 3), torch.nn.ReLU(), torch.nn.Linear(3, 3)
+    module = torch.nn.Sequential(*layers)
+    X = IMAGES.astype(np.float32)
+    for given in (module, PretrainedClassifier(module), FrozenEstimator(module)):
+        with pytest.raises(ValueError, match=r"give FeatureExtractor\(Sequential\(...\)\)"):
+            MCM(TEXTS, features=given).fit(X)
+    named = MCM(TEXTS, features=PretrainedClassifier(module, features_from="0")).fit(X)
+    with torch.no_grad():
+        vectors = layers[0](torch.tensor(X)).numpy()
+    np.testing.assert_allclose(
+        named.score_samples(X), MCM(TEXTS).fit(vectors).score_samples(vectors), rtol=1e-4
+    )
 
 
 def test_scores_do_not_depend_on_the_batch():
