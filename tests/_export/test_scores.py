@@ -256,3 +256,12 @@ def test_formulas_in_a_file(format, fitted):
             np.testing.assert_allclose(
                 outputs[name], scores, rtol=1e-5, atol=1e-5 * size, err_msg=name
             )
+
+
+def test_an_image_vector_without_direction():
+    """The detector raises an error; a graph raises none."""
+    detector = skood.NegLabel(TEXTS, WORDS, n_groups=1).fit(X)
+    graph = DetectorGraph(detector, detector._check(NEW))
+    outputs = graph(torch.tensor(np.stack([np.zeros(4, np.float32), NEW[0]])))
+    assert outputs["score"].isnan().tolist() == [True, False]
+    assert outputs["is_inlier"][0] == -1
