@@ -26,8 +26,8 @@ Ids = npt.NDArray[np.int64]
 _BYTES = {"cpu": 2**27, "cuda": 2**30}
 _TOKENS = {"cpu": 2**11, "cuda": 2**15}
 
-# Logits that are converted to float32 at once.
-_CHUNK = 2**24
+# Logits whose log-softmax is computed at once.
+_CHUNK = 2**20
 
 # Lengths of the two sequences that a network is tried on.
 _TRIAL = 12, 7
@@ -41,7 +41,7 @@ _tried: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()
 
 def config_of(module: nn.Module) -> Any:
     """Return the configuration of the language model of a network of transformers, or None."""
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     return config.get_text_config() if hasattr(config, "get_text_config") else config
 
 
@@ -68,7 +68,7 @@ def special_token(
     if not isinstance(value, str):
         return value
     for source in (tokenizer, config_of(module)):
-        found = getattr(source, name, None)
+        found: Any = getattr(source, name, None)
         # Some models have several tokens that end a text.
         found = found[0] if isinstance(found, (list, tuple)) and found else found
         if found is not None:
@@ -280,5 +280,5 @@ def _log_probabilities(logits: Tensor, targets: Tensor) -> Tensor:
     found = []
     for part, goal in zip(flat.split(size), goals.split(size), strict=True):
         exact = part if part.dtype == torch.float64 else part.float()
-        found.append(exact.gather(1, goal[:, None])[:, 0] - exact.logsumexp(1))
+        found.append(-nn.functional.cross_entropy(exact, goal, reduction="none"))
     return torch.cat(found).double().reshape(targets.shape)

@@ -68,7 +68,6 @@ class CosinePrototypes(ExplainedByDistance, LearnsFromSums, NormalizingDetector)
     array([ 1, -1])
     """
 
-    _overfits = True
     _from_sums: ClassVar[tuple[str, ...]] = ("prototypes_",)
 
     def _prepare(self, features: npt.NDArray) -> npt.NDArray[np.float64]:

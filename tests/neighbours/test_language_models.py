@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import skood
-from skood import CausalLanguageModel, LikelihoodRatio, LogLikelihood
+from skood import CausalLanguageModel, CosinePrototypes, LikelihoodRatio, LogLikelihood
+from skood.embeddings import LayerAverage, from_huggingface
 
 hf = pytest.importorskip("transformers")
 
@@ -181,6 +182,40 @@ class TestTokenizer:
         np.testing.assert_array_equal(
             pickled(density).score_samples(texts), density.score_samples(texts)
         )
+
+    @pytest.mark.parametrize("name", ["GPT2", "Bert"])
+    @pytest.mark.parametrize("layers", [None, (0, -1), (1,)])
+    def test_average_of_layers(self, build, tokenizer, name, layers):
+        settings = NETWORKS["GPT2"] if name == "GPT2" else WIDE
+        network = build(
+            lambda: getattr(hf, f"{name}Model")(getattr(hf, f"{name}Config")(**settings))
+        )
+        # Padding in front changes the positions of tokens, which the extractor refuses.
+        tokenizer.padding_side = "right"
+        extractor = from_huggingface(
+            LayerAverage(network, layers), processor=tokenizer, pooling="mean"
+        )
+        texts = list(self.TEXTS)
+        found = extractor.fit(texts).transform(texts)
+        for text, row in zip(texts, found, strict=True):
+            x = torch.tensor([tokenizer(text)["input_ids"]])
+            with torch.no_grad():
+                states = network(x, output_hidden_states=True).hidden_states
+            chosen = states[1:] if layers is None else [states[k] for k in layers]
+            expected = torch.stack(list(chosen)).mean(0).mean(1)[0].numpy()
+            np.testing.assert_allclose(row, expected, atol=1e-5)
+        detector = CosinePrototypes(extractor).fit(texts)
+        assert np.isfinite(detector.score_samples(texts)).all()
+
+    def test_layers_that_do_not_exist(self, build, tokenizer):
+        network = build(lambda: hf.GPT2Model(hf.GPT2Config(**NETWORKS["GPT2"])))
+        extractor = from_huggingface(LayerAverage(network, [3]), processor=tokenizer)
+        with pytest.raises(
+            ValueError, match=r"layers has 3, but GPT2Model returns 3 hidden_states"
+        ):
+            extractor.fit(list(self.TEXTS))
+        with pytest.raises(ValueError, match="layers is empty"):
+            LayerAverage(network, [])
 
 
 def pickled(value):
