@@ -22,7 +22,7 @@ import re
 from collections import Counter
 from datetime import date
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import torch
@@ -104,10 +104,10 @@ def train(module: GPT2LMHeadModel, texts: list[list[int]], n_steps: int, rate: f
     return float(np.mean(losses[-20:]))
 
 
-def new_module(seed: int) -> GPT2LMHeadModel:
+def new_module(seed: int, n_features: int = 64, n_layers: int = 2) -> GPT2LMHeadModel:
     torch.manual_seed(seed)
     config = GPT2Config(
-        vocab_size=N_TOKENS, n_positions=N_POSITIONS, n_embd=64, n_layer=2, n_head=4,
+        vocab_size=N_TOKENS, n_positions=N_POSITIONS, n_embd=n_features, n_layer=n_layers, n_head=4,
         bos_token_id=BOS, eos_token_id=BOS,
     )  # fmt: skip
     return GPT2LMHeadModel(config)
@@ -161,27 +161,41 @@ def compare(seed: int) -> dict:
     }
 
 
-def timing(seed: int, n_rounds: int = 5) -> dict[str, float]:
-    """Seconds of scoring 512 texts, relative to bare forward passes over texts of one length."""
-    module = new_module(seed).eval()
+def timing(seed: int, n_features: int, n_layers: int, n_rounds: int = 5) -> dict[str, float]:
+    """Processor seconds of 128 texts of one length: forward passes, with the loss, with scores."""
+    module = new_module(seed, n_features, n_layers).eval()
     rng = np.random.default_rng(seed)
-    texts = [rng.integers(2, N_TOKENS, MOST).tolist() for _ in range(512)]
+    texts = [rng.integers(2, N_TOKENS, MOST).tolist() for _ in range(128)]
     density = CausalLanguageModel(module).fit(texts)
-    seconds: dict[str, list[float]] = {"forward passes": [], "score_samples": []}
-    ids = torch.tensor([[BOS, *text[:-1]] for text in texts])
-    mask = torch.ones_like(ids)
-    for _ in range(n_rounds):
-        start = perf_counter()
+    ids = torch.tensor([[BOS, *text] for text in texts])
+
+    def forward_passes(labels: bool) -> None:
         with torch.inference_mode():
-            for part, known in zip(ids.split(33), mask.split(33), strict=True):
-                module(input_ids=part, attention_mask=known, use_cache=False)
-        seconds["forward passes"].append(perf_counter() - start)
-        start = perf_counter()
-        density.score_samples(texts)
-        seconds["score_samples"].append(perf_counter() - start)
+            # The batches of `density`.
+            for part in ids.split(33):
+                given = {"labels": part} if labels else {}
+                x = part if labels else part[:, :-1]
+                module(input_ids=x, attention_mask=torch.ones_like(x), use_cache=False, **given)
+
+    seconds: dict[str, list[float]] = {}
+    for _ in range(n_rounds):
+        for name, function in {
+            "forward passes": lambda: forward_passes(False),
+            "forward passes with the loss": lambda: forward_passes(True),
+            "score_samples": lambda: density.score_samples(texts),
+        }.items():
+            start = process_time()
+            function()
+            seconds.setdefault(name, []).append(process_time() - start)
     found = {name: float(np.median(values)) for name, values in seconds.items()}
-    ratios = np.divide(seconds["score_samples"], seconds["forward passes"])
-    return {**found, "median ratio": float(np.median(ratios))}
+    return {
+        **found,
+        **{
+            f"score_samples / {name}": float(np.median(np.divide(seconds["score_samples"], values)))
+            for name, values in seconds.items()
+            if name != "score_samples"
+        },
+    }
 
 
 def main() -> None:
@@ -190,7 +204,11 @@ def main() -> None:
     parser.add_argument("--timing", action="store_true")
     arguments = parser.parse_args()
     path = RESULTS / ("texts-timing.json" if arguments.timing else "texts.json")
-    found = (timing if arguments.timing else compare)(arguments.seed)
+    if arguments.timing:
+        sizes = (64, 2), (384, 6)
+        found = {f"{d} features, {n} layers": timing(arguments.seed, d, n) for d, n in sizes}
+    else:
+        found = compare(arguments.seed)
     about = {"seed": arguments.seed, "date": date.today().isoformat(), "machine": machine()}
     path.write_text(json.dumps({**about, **found}, indent=1) + "\n")
     print(json.dumps(found, indent=1))
