@@ -26,7 +26,14 @@ from skood._torch.reading import read_ahead, read_batches
 from skood._torch.run import raise_if_ended
 from skood._torch.threads import computing
 
-__all__ = ["Halving", "batch_multiple", "evaluating", "map_batches", "scoring_batch_size"]
+__all__ = [
+    "Halving",
+    "batch_multiple",
+    "evaluating",
+    "has_aligned_rows",
+    "map_batches",
+    "scoring_batch_size",
+]
 
 # Values of float32 that fill 64 bytes.
 _ALIGNED = 16
@@ -80,6 +87,16 @@ def batch_multiple(item_shape: tuple[int, ...]) -> int:
     """
     is_row = len(item_shape) in (1, 3) and math.prod(item_shape) == max(item_shape)
     return 32 if is_row else 1
+
+
+def has_aligned_rows(module: nn.Module) -> bool:
+    """Whether the rows of all linear layers of a module fill 64 bytes, in float32.
+
+    Parameters
+    ----------
+    module : Module
+    """
+    return all(p.shape[1] % _ALIGNED == 0 for p in module.parameters() if p.ndim == 2)
 
 
 class _AlignedRows(TorchFunctionMode):
@@ -140,6 +157,7 @@ def map_batches(
     description: str = "scoring",
     partial: PartialResults | None = None,
     multiple_of: int = 1,
+    aligns_rows: bool = True,
 ) -> Any:
     """Apply `function` to `data` in batches; streamed data are prefetched.
 
@@ -163,6 +181,9 @@ def map_batches(
     multiple_of : int, default=1
         The size of the last batch is rounded up to a multiple of this number, but not above
         `batch_size`, by repeating its last item; see :func:`batch_multiple`.
+    aligns_rows : bool, default=True
+        Whether the rows of linear layers are padded to 64 bytes, which costs some microseconds for
+        every operation of the network. False: they fill 64 bytes anyway (`has_aligned_rows`).
 
     Returns
     -------
@@ -192,7 +213,7 @@ def map_batches(
         batches[-1] = np.minimum(slices[-1].start + np.arange(n_filled), n - 1)
     # A batch of one has a single position; _AlignedRows would cost half a millisecond per call.
     alone = len(batches) == 1 and len(batches[0]) == 1
-    aligned = contextlib.nullcontext() if alone else _AlignedRows()
+    aligned = _AlignedRows() if aligns_rows and not alone else contextlib.nullcontext()
     slow = not data.in_memory
     device = device or torch.device("cpu")
     read = read_batches(data.take, batches, device=device, slow=slow, n_workers=n_workers)
@@ -222,6 +243,7 @@ def map_batches(
                     description=description,
                     partial=partial,
                     multiple_of=multiple_of,
+                    aligns_rows=aligns_rows,
                 )
             results = results or [np.empty((n, *part.shape[1:]), part.dtype) for part in parts]
             for result, part in zip(results, parts, strict=True):

@@ -19,7 +19,12 @@ from skood._caching import cached
 from skood._checked_data import CheckedData, CheckedFields
 from skood._docs_link import DocumentationLinkMixin
 from skood._parameters import StrOptions, at_least, estimator, parameter
-from skood._torch.batching import evaluating, map_batches, scoring_batch_size
+from skood._torch.batching import (
+    evaluating,
+    has_aligned_rows,
+    map_batches,
+    scoring_batch_size,
+)
 from skood._torch.device import is_out_of_memory
 from skood._torch.packing import content_of, tensors_of
 from skood._torch.partial_results import PartialResults
@@ -228,6 +233,7 @@ class Extractor(
                 verbose=self.verbose,
                 description="features",
                 partial=partial,
+                aligns_rows=not has_aligned_rows(self.module),
             )
 
     def _size_of_batch(self, items: Items) -> int:

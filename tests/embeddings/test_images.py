@@ -18,6 +18,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 import skood
+from skood._torch.batching import has_aligned_rows
 from skood.embeddings import ImageExtractor
 from skood.model_selection import OODSplit, get_ood_scorer
 
@@ -117,6 +118,23 @@ def test_features_depend_on_the_item_alone(extractor, images):
     for batch_size in (1, 3, 64):
         other = extractor.set_params(batch_size=batch_size).transform(images)
         close(other, whole)
+
+
+@pytest.mark.parametrize("n_features", [8, 16])
+def test_the_same_bits_at_any_position(images, processor, n_features):
+    """Rows of 16 values need no padding to be aligned."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layers = nn.Conv2d(3, n_features, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        network = nn.Sequential(*layers, nn.Linear(n_features, 33), nn.ReLU(), nn.Linear(33, 5))
+    assert has_aligned_rows(network[:4]) == (n_features == 16)
+    assert not has_aligned_rows(network)
+    for module in (network, network[:4]):
+        extractor = ImageExtractor(module, processor, batch_size=8)
+        whole = extractor.transform(images)
+        for shift in (1, 3, 6):
+            rolled = extractor.transform(images[shift:] + images[:shift])
+            np.testing.assert_array_equal(np.roll(rolled, shift, 0), whole)
 
 
 def test_a_network_that_reads_its_batch(processor, images):
