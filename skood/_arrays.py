@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePath
 from typing import Any
 
@@ -93,10 +93,10 @@ def naming_rows(X: Any) -> Iterator[None]:
         yield
     except ValueError as error:
         found = re.match(r"Input (X )?contains (NaN|infinity)", str(error))
-        try:
-            rows = _rows_not_finite(X) if found else []
-        except (TypeError, ValueError):
-            rows = []
+        rows = np.arange(0)
+        if found is not None:
+            with suppress(TypeError, ValueError):
+                rows = _rows_not_finite(X)
         if found is None or not len(rows):
             raise
         which = f"row {rows[0]}" if len(rows) == 1 else f"{len(rows)} rows, first in row {rows[0]}"

@@ -283,7 +283,7 @@ def _array(values: Any, name: str, n_axes: int) -> Any:
         wrong = ~np.isfinite(values[rows])
         if wrong.any() and not n_wrong:
             first = rows.start + int(np.argwhere(wrong)[0, 0])
-        n_wrong += np.count_nonzero(wrong)
+        n_wrong += int(np.count_nonzero(wrong))
     if n_wrong:
         raise ValueError(
             f"{name} has {n_wrong} values that are NaN or infinite, the first in row {first}"
