@@ -393,6 +393,5 @@ class CausalLanguageModel(LogDensityMixin, DocumentationLinkMixin, SharedModule)
         tags = super().__sklearn_tags__()
         tags.non_deterministic = False
         tags.requires_fit = False
-        tags.input_tags.two_d_array = False
         tags.input_tags.string = True
         return tags

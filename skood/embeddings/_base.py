@@ -390,7 +390,6 @@ class Extractor(
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = False
         tags.requires_fit = False
         tags.transformer_tags.preserves_dtype = []
         return tags
