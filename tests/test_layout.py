@@ -51,7 +51,7 @@ ALLOWED = {
     "_torch": {"_torch", *DOOR},
     "_models": {"_caching", "_torch", "_unread_data", *DOOR},
     "density": {"density", "_given", "_methods", "_models", "_symbols", "_torch", *DOOR},
-    "classifiers": {"classifiers", "_caching", "_torch", *DOOR},
+    "classifiers": {"classifiers", "_arrays", "_caching", "_torch", *DOOR},
     "embeddings": {
         *("embeddings", "_caching", "_fields", "_given", "_streams", "_torch", "classifiers"),
         *DOOR,
