@@ -77,7 +77,8 @@ class CausalLanguageModel(LogDensityMixin, DocumentationLinkMixin, SharedModule)
     batch_size : int, default=None
         Number of texts in a batch, at most. None: by their lengths and the size of the vocabulary.
     verbose : {"auto"}, bool or int, default="auto"
-        Whether progress is shown.
+        Whether progress is shown. "auto" shows it in a terminal or notebook, for work that takes
+        more than a few seconds.
 
     Attributes
     ----------
@@ -88,8 +89,8 @@ class CausalLanguageModel(LogDensityMixin, DocumentationLinkMixin, SharedModule)
 
     See Also
     --------
-    skood.LikelihoodRatio : A finetuned model relative to the model before finetuning.
-    skood.Typicality : Distance of log p(x) from its mean.
+    skood.likelihood.LikelihoodRatio : A finetuned model relative to the model before finetuning.
+    skood.likelihood.Typicality : Distance of log p(x) from its mean.
 
     Notes
     -----

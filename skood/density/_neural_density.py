@@ -96,7 +96,7 @@ class NeuralDensity(ClassConditioning, LogDensityMixin, NeuralModel):
     mutation_rate : float, default=0.0
         Probability with which each value of a training batch is replaced, redrawn for every
         batch: a sub-pixel by a draw from all levels, an entry of a row by a training value of the
-        same feature. For background models.
+        same feature, a symbol by one of the other symbols. For background models.
     reg_weight : float, default=0.0
         Weight of the sum of squared kernel weights, added once to the mean loss of a batch, in
         nats per item. For background models.

@@ -63,10 +63,6 @@ class SequenceDensity(NeuralDensity):
         symbols. The probability of this class is learned only if `fit` sees unknown symbols.
     dropout : float, default=0.0
         Rate of dropout, inside the residual layers or on the outputs of an LSTM, in training.
-    mutation_rate : float, default=0.0
-        Probability with which each symbol of a training batch is replaced by one of the other
-        symbols, all equally probable, redrawn for every batch. The network predicts the mutated
-        symbols. For background models.
     max_epochs : int, default=50
         Largest number of passes over the training data.
     max_steps : int or None, default=1600
@@ -103,7 +99,8 @@ class SequenceDensity(NeuralDensity):
     X is a list or array of strings, whose symbols are characters; an array (n, L) of letters or
     integers; or a list of sequences of integers or strings, whose lengths may differ. Upper and
     lower case differ. Rows of floats are read if they hold whole numbers. Symbols are read into
-    memory.
+    memory. A mutated symbol becomes each of the other symbols with equal probability, and the
+    network predicts the mutated symbols.
 
     Differences from the released code of [1]_: the first symbol is scored, given nothing; the
     code leaves it out. `reg_weight` times the sum of squared kernel weights is added to the loss in

@@ -40,7 +40,6 @@ __all__ = ["MASK", "ONLY", "Extractor"]
 
 # Field of a batch with the mask of padding, and the field of a network that takes one tensor.
 MASK, ONLY = "mask of padding", "only input"
-
 # Items that `fit` runs the network on.
 _TRIED = 8
 

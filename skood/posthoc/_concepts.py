@@ -68,7 +68,7 @@ class ConceptDetector(FeatureDetector):
         Vectors of the classes, of length 1.
     """
 
-    class_texts: Any = parameter()
+    class_texts: Any = parameter(object)
     features: Any = parameter(HasMethods(["fit", "transform"]), None, default=None, kw_only=True)
     text_features: Any = parameter(HasMethods(["transform"]), None, default=None, kw_only=True)
     template: str | list[str] = parameter(str, list, tuple, default="a photo of a {}", kw_only=True)
@@ -104,6 +104,20 @@ class ConceptDetector(FeatureDetector):
                 "PretrainedClassifier(module, features_from=...)"
             )
         return super()._fitted_features(inliers, y, seed)
+
+    def _check_parameters(self) -> None:
+        super()._check_parameters()
+        towers = (
+            model.estimator if isinstance(model, FrozenEstimator) else model
+            for model in (self.features, self.text_features)
+        )
+        of_images, of_texts = (getattr(tower, "space", None) for tower in towers)
+        if of_images is not None and of_texts is not None and of_images != of_texts:
+            raise ValueError(
+                f"features is the image tower of {of_images}, but text_features the text tower of "
+                f"{of_texts}; give the two towers of one pair, as skood.embeddings.clip_pair "
+                "returns them, or set space= of both to one name if their spaces are the same"
+            )
 
     @fit_context(prefer_skip_nested_validation=False)
     def fit_texts(self) -> ConceptDetector:

@@ -141,8 +141,8 @@ class NegLabel(ConceptDetector):
     ['candidates[0]', 'candidates[1]']
     """
 
-    candidates: Any = parameter()
-    adjectives: Any = parameter(default=None, kw_only=True)
+    candidates: Any = parameter(object)
+    adjectives: Any = parameter(object, default=None, kw_only=True)
     adjective_template: str | list[str] = parameter(
         str, list, tuple, default="This is a {} photo", kw_only=True
     )

@@ -17,9 +17,17 @@ from torch import nn
 import skood
 from skood import functional, posthoc
 from skood.base import estimator, parameter
-from skood.posthoc import FeatureDetector, Outputs, OutputsDetector
+from skood.posthoc import ConceptDetector, FeatureDetector, Outputs, OutputsDetector
 
-PARAMETERS = {"OpenMax": {"rows": "all"}, "NNGuide": {"bank_fraction": 0.5}}
+_TEXTS = np.random.default_rng(1).normal(size=(30, 8))
+NEGATIVES = {"candidates": _TEXTS[3:20], "n_groups": 2}
+PARAMETERS = {
+    "OpenMax": {"rows": "all"},
+    "NNGuide": {"bank_fraction": 0.5},
+    "MCM": {"class_texts": _TEXTS[:3]},
+    "NegLabel": {"class_texts": _TEXTS[:3], **NEGATIVES},
+    "CSP": {"class_texts": _TEXTS[:3], **NEGATIVES, "adjectives": _TEXTS[20:]},
+}
 
 
 def subclasses(base):
@@ -77,7 +85,11 @@ def saved():
 @pytest.mark.parametrize("detector", [*ON_OUTPUTS, *ON_FEATURES], ids=name_of)
 def test_scores_and_threshold_equal_those_on_the_network(detector, saved):
     name = "classifier" if isinstance(detector, OutputsDetector) else "features"
-    on_network = clone(detector).set_params(**{name: saved.module}).fit(saved.shared, saved.y)
+    model = saved.module
+    if isinstance(detector, ConceptDetector):
+        # They refuse a bare module, which would be read before its last layer.
+        model = skood.PretrainedClassifier(saved.module, features_from="1")
+    on_network = clone(detector).set_params(**{name: model}).fit(saved.shared, saved.y)
     expected = on_network.score_samples(saved.shared_new)
     training, new = saved.outputs(saved.X), saved.outputs(saved.new)
     on_arrays = clone(detector).fit_outputs(**training, y=saved.y)

@@ -169,6 +169,19 @@ def test_towers_that_return_tensors_and_sparse_matrices():
     np.testing.assert_array_equal(MCM(half).fit(IMAGES).score_samples(IMAGES), expected)
 
 
+def test_towers_of_two_pairs():
+    class Named(FunctionTransformer):
+        space = None
+
+    images, texts = Named(), Named(Letters().transform)
+    towers = {"features": images, "text_features": FrozenEstimator(texts)}
+    for images.space, texts.space in ((None, "small"), ("small", "small")):
+        MCM(["cat", "dog"], **towers).fit(IMAGES)
+    images.space = "large"
+    with pytest.raises(ValueError, match=r"image tower of large, but .* the text tower of small"):
+        MCM(["cat", "dog"], **towers).fit(IMAGES)
+
+
 def test_names_from_a_file(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("cat\n\n dog \nnight owl\n", encoding="utf-8")
@@ -205,7 +218,7 @@ def test_names_from_a_file(tmp_path):
         (TEXTS[:, :2], "image vectors have 3 values, but the vectors of class_texts 2"),
         (None, "class_texts is a NoneType"),
     ],
-    ids=str,
+    ids=range(17),
 )
 def test_bad_texts(texts, message):
     detector = MCM(texts, text_features=Letters())
