@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import ast
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from _colour import OOD_SETS, test_sets, train_network
+from _docstrings import docstrings
 from _images import labelled_images
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -75,42 +74,21 @@ def _of_images(
 def _of_texts(n_training: int, n_test: int, seed: int) -> dict[str, Any]:
     """Features of docstrings, each distinct text once."""
     rng = np.random.default_rng(seed)
-    texts = _shuffled(_docstrings(ID_PACKAGE), rng)
+    texts = _shuffled(docstrings(ID_PACKAGE, FEWEST_WORDS), rng)
     n_test = min(n_test, len(texts) // 5)
     test, training = texts[:n_test], texts[n_test : n_test + n_training]
     extractor = make_pipeline(
         TfidfVectorizer(sublinear_tf=True, min_df=2),
         TruncatedSVD(N_COMPONENTS, random_state=seed),
     ).fit(training)
-    sets = {"training": training, "test": test}
+    sets, known = {"training": training, "test": test}, set(texts)
     for name in OOD_PACKAGES:
-        sets[name] = _shuffled(_docstrings(name) - {*texts}, rng)[:n_test]
+        others = [text for text in docstrings(name, FEWEST_WORDS) if text not in known]
+        sets[name] = _shuffled(others, rng)[:n_test]
     features = {name: extractor.transform(documents) for name, documents in sets.items()}
     explained = float(extractor[-1].explained_variance_ratio_.sum())
     return {**features, "texts": f"docstrings of {ID_PACKAGE}", "explained variance": explained}
 
 
-def _shuffled(texts: set[str], rng: np.random.Generator) -> list[str]:
-    ordered = sorted(texts)
-    return [ordered[row] for row in rng.permutation(len(ordered))]
-
-
-def _docstrings(package: str) -> set[str]:
-    """Return the distinct docstrings of an installed package, without its tests."""
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        raise SystemExit(f"{package} is not installed: pip install {package}")
-    texts = set()
-    for path in Path(spec.origin).parent.rglob("*.py"):
-        if "tests" in path.parts:
-            continue
-        try:
-            tree = ast.parse(path.read_text(errors="ignore"))
-        except SyntaxError:
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-                text = ast.get_docstring(node)
-                if text and len(text.split()) >= FEWEST_WORDS:
-                    texts.add(text)
-    return texts
+def _shuffled(texts: list[str], rng: np.random.Generator) -> list[str]:
+    return [texts[row] for row in rng.permutation(len(texts))]

@@ -385,7 +385,10 @@ def _parts_of(model: Any) -> list[Any]:
 
 
 def _is_trained(part: Any) -> bool:
-    return isinstance(part, (FrozenEstimator, SharedModule, nn.Module))
+    if isinstance(part, nn.Module):
+        # Preprocessing modules, such as transforms of torchvision, have no weights.
+        return any(True for _ in part.parameters())
+    return isinstance(part, (FrozenEstimator, SharedModule))
 
 
 def _name_of(part: Any) -> str:
