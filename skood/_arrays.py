@@ -99,7 +99,10 @@ def naming_rows(X: Any) -> Iterator[None]:
                 rows = _rows_not_finite(X)
         if found is None or not len(rows):
             raise
-        which = f"row {rows[0]}" if len(rows) == 1 else f"{len(rows)} rows, first in row {rows[0]}"
+        of_x = "" if found[1] else " of X"
+        which = f"row {rows[0]}{of_x}"
+        if len(rows) > 1:
+            which = f"{len(rows)} rows{of_x}, first in row {rows[0]}"
         raise ValueError(
             f"{found[0]} in {which}; leave these rows out, or fill in their values, for instance "
             "with scikit-learn's SimpleImputer"

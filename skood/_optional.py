@@ -38,5 +38,5 @@ def import_optional(module: str, user: str, install: str, remedy: str = "") -> A
     except ModuleNotFoundError as error:
         if (error.name or package).partition(".")[0] != package:
             raise
-        message = f"{user} needs {package}, which is not installed: pip install {install}"
+        message = f"{user} needs {package}: pip install {install}"
         raise ImportError(f"{message}. {remedy}" if remedy else message) from error

@@ -15,7 +15,7 @@ def test_an_installed_package_is_imported():
 def test_a_missing_package_is_named_with_its_user_and_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "absent", None)
     message = (
-        r"^PixelMapsDisplay needs absent, which is not installed: pip install skood\[plot\]\. "
+        r"^PixelMapsDisplay needs absent: pip install skood\[plot\]\. "
         "Rows work without it$"
     )
     with pytest.raises(ImportError, match=message):

@@ -17,6 +17,7 @@ from skood import (
     KNN,
     MLP,
     MSP,
+    SHE,
     WAIC,
     DeepEnsemble,
     DeepSVDD,
@@ -162,10 +163,9 @@ def test_models_that_came_trained_leave_all_rows_to_the_threshold():
     logistic = FrozenEstimator(fitted(LogisticRegression(), rng))
     density = FrozenEstimator(fitted(KernelDensity(), rng))
     for detector in (
-        KNN(),
         MSP(logistic),
         MSP(nn.Linear(3, 2)),
-        KNN(nn.Linear(3, 2)),
+        SHE(nn.Linear(3, 2)),
         LogLikelihood(density),
         WAIC([density, FrozenEstimator(fitted(GaussianMixture(), rng))]),
         LatentNorm(FrozenEstimator(fitted(PCA(whiten=True), rng))),
@@ -173,6 +173,13 @@ def test_models_that_came_trained_leave_all_rows_to_the_threshold():
         DeepEnsemble([logistic, logistic]),
     ):
         assert not holds_out(detector, X, y), detector
+    for detector in (KNN(), KNN(nn.Linear(3, 2))):
+        assert n_learned(detector, X, y) == 1000
+
+
+def n_learned(detector, X, y):
+    """Return the number of rows that a KNN has learned from; its threshold leaves each one out."""
+    return len(detector.fit(X, y).bank_)
 
 
 def test_one_model_to_train_is_enough_to_hold_rows_out():
@@ -180,7 +187,6 @@ def test_one_model_to_train_is_enough_to_hold_rows_out():
     X, y = rng.normal(size=(1000, 3)), rng.integers(2, size=1000)
     density = FrozenEstimator(fitted(KernelDensity(), rng))
     for detector in (
-        KNN(PCA(2)),
         MSP(LogisticRegression()),
         LikelihoodRatio(density, KernelDensity(bandwidth=0.2)),
         WAIC([density, KernelDensity(bandwidth=0.2)]),
@@ -188,6 +194,9 @@ def test_one_model_to_train_is_enough_to_hold_rows_out():
     ):
         assert holds_out(detector, X, y), detector
         assert not holds_out(clone(detector).set_params(threshold_fraction=0), X, y), detector
+    assert holds_out(KNN(PCA(2)), X, y)
+    assert n_learned(KNN(PCA(2)), X, y) == 900
+    assert n_learned(KNN(PCA(2), threshold_fraction=0), X, y) == 1000
 
 
 def test_features_of_learning_are_not_kept():

@@ -30,6 +30,7 @@ from skood.classifiers._network_classifier import NetworkClassifier
 from skood.posthoc import (
     GMM,
     KNN,
+    ConceptDetector,
     DeepEnsemble,
     FeatureDetector,
     KernelPCA,
@@ -57,6 +58,7 @@ _ALONE = (
     "forward pass; give it in candidates= to compare it"
 )
 _OWN_NETWORK = "trains a network on a loss of its own; train it, and compare it with evaluate"
+_NEEDS_TEXTS = "reads the names of the classes in words; fit it, and compare it with evaluate"
 _OWN_DENSITY = "trains a density; train it, and compare it with evaluate"
 _NEEDS_CLASSES = "learns from class labels, and y is None; give y"
 _NO_NETWORK = "reads the features or the last layer of a network, and there is none"
@@ -267,6 +269,8 @@ def _reason_against(detector_class: type, situation: Situation) -> str | None:
         return _ALONE
     if detector_class is DeepEnsemble:
         return "trains several networks; train it, and compare it with evaluate"
+    if issubclass(detector_class, ConceptDetector):
+        return _NEEDS_TEXTS
     if issubclass(detector_class, FeatureDetector):
         if kind not in ("network", "features"):
             return _NO_NETWORK

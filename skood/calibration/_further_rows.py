@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 
 from skood._outliers import split_outliers
@@ -22,11 +21,6 @@ def _can_take_rows(detector: Any) -> bool:
     name = type(detector).__name__
     if detector.method != "split":
         raise AttributeError(f'{name} has no partial_fit with method="cross"')
-    if not (hasattr(detector, "detectors_") or isinstance(detector.detector, FrozenEstimator)):
-        raise AttributeError(
-            f"{name} has no partial_fit before fit, because its detector is not fitted; give a "
-            "fitted one in sklearn.frozen.FrozenEstimator"
-        )
     return True
 
 
@@ -45,7 +39,9 @@ class TakesFurtherRows(PValueDetector):
     def partial_fit(self, X: Any, y: Any = None) -> TakesFurtherRows:
         """Add in-distribution rows to the calibration rows, and set the threshold again.
 
-        The detector inside is not changed. The rows must be new to it, as other calibration rows.
+        Before `fit`, the first call is `fit`, which trains the detector inside unless it is in a
+        ``FrozenEstimator``. Later calls do not change it. Their rows must be new to it, as other
+        calibration rows.
         The result is the same as if all calibration rows had come at once.
 
         Parameters

@@ -17,7 +17,7 @@ STORED = [name for name in EXPECTED if not name.startswith("large_")]
 # class without scores (tests/calibration/test_drift_monitor.py).
 _ELSEWHERE = {
     "DriftMonitor",
-    *("BoundarySampler", "FeatureExtractor", "PretrainedClassifier"),
+    *("BoundarySampler", "CausalLanguageModel", "FeatureExtractor", "PretrainedClassifier"),
     *("Airbench", "ResNet", "VGG", "WideResNet"),
 }
 

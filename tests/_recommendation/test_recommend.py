@@ -349,6 +349,7 @@ def test_representations(rows):
     listed = {row["detector"] for row in found.rows}
     assert {name for name in posthoc.__all__ if hasattr(getattr(posthoc, name), "fit")} - {
         "ClassifierDetector",
+        "ConceptDetector",
         "FeatureDetector",
         "NetworkDetector",
         "OutputsDetector",

@@ -63,9 +63,17 @@ def test_rate_of_false_alarms():
     assert 0.05 - 1 / 461 - 3 * error < np.mean(rates) < 0.05 + 3 * error
 
 
+def test_the_first_call_of_partial_fit_is_fit(data):
+    X, _ = data
+    first = ConformalDetector(skood.KNN(n_neighbors=5), random_state=0).partial_fit(X)
+    fitted = ConformalDetector(skood.KNN(n_neighbors=5), random_state=0).fit(X)
+    assert first.n_calibration_ == fitted.n_calibration_
+    np.testing.assert_array_equal(first.score_samples(X), fitted.score_samples(X))
+    assert first.partial_fit(X[:10]).n_calibration_ == fitted.n_calibration_ + 10
+
+
 def test_what_cannot_take_rows_has_no_such_method(data):
     X, _ = data
-    assert not hasattr(ConformalDetector(skood.KNN()), "partial_fit")
     crossed = ConformalDetector(skood.KNN(n_neighbors=5), method="cross", n_splits=2).fit(X)
     assert not hasattr(crossed, "partial_fit")
 
