@@ -17,7 +17,7 @@ script takes about 15 seconds.
 # A pair of towers
 # ----------------
 # Captions are names of digits, such as "two", and names of changed digits, such as "rotated two" or
-# "rotated digit". Changed digits from seven to nine are not part of the training: the pair knows the
+# "rotated digit". The training has no changed digits from seven to nine: the pair knows the
 # words, but not their combination.
 import matplotlib.pyplot as plt
 import numpy as np

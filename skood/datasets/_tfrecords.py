@@ -37,7 +37,7 @@ def masked_crc32c(content: bytes) -> int:
 def read_tfrecords(path: Path) -> Iterator[bytes]:
     """Read the records of a TFRecord file.
 
-    The checksums of the lengths are compared; those of the contents would take minutes for a
+    The checksums of the lengths are compared; comparing the contents would take minutes for a
     million records.
 
     Raises

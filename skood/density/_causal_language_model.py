@@ -60,7 +60,7 @@ class CausalLanguageModel(LogDensityMixin, DocumentationLinkMixin, SharedModule)
         conditioned on.
     eos_token_id : int, "auto" or None, default=None
         Token that is appended to texts that do not end with it, and scored: log p(x) is then the
-        probability of exactly this text. None: that of all texts that begin with x.
+        probability of exactly this text. None: the probability of all texts that begin with x.
     normalize : {"length"} or None, default=None
         "length" divides log p(x) by the number of scored tokens. The perplexity of a text is then
         ``exp(-score)``.

@@ -152,8 +152,8 @@ class CausalNetwork:
         tolerance = (0.05 if half else 1e-3) * float(logits.float().std() + 1e-6)
         if _distance(logits[0, :-1], other[0, :-1]) > tolerance:
             raise ValueError(
-                f"the logits of {self.name} at a token depend on later tokens, as those of a "
-                "masked language model (BERT, RoBERTa) do: their sum is not the log-probability "
+                f"the logits of {self.name} at a token depend on later tokens, as in a "
+                "masked language model (BERT, RoBERTa): their sum is not the log-probability "
                 "of a text; expected a causal language model (AutoModelForCausalLM), or "
                 "is_decoder=True in its configuration"
             )

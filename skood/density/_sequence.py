@@ -52,7 +52,7 @@ class SequenceDensity(NeuralDensity):
         the last ``kernel_size ** n_layers`` symbols.
     kernel_size : int, default=2
         Number of positions that a convolution reads; the dilation of each layer is `kernel_size`
-        times that of the layer before.
+        times the dilation of the layer before.
     embedding_size : int or None, default=None
         Length of the learned vectors that the network reads in place of symbols. None: one-hot
         vectors, as in [1]_.

@@ -279,7 +279,7 @@ def _longest(module: nn.Module, tokenizer: Any) -> int | None:
     limits += [getattr(config, name, None) for name in ("max_position_embeddings", "n_positions")]
     for name, layer in module.named_modules():
         if name.endswith("position_embeddings") and isinstance(layer, nn.Embedding):
-            # RoBERTa's positions begin after that of padding.
+            # RoBERTa's positions begin after the position of padding.
             first = 0 if layer.padding_idx is None else layer.padding_idx + 1
             limits.append(layer.num_embeddings - first)
     known = [

@@ -119,7 +119,7 @@ def from_torchvision(
         with the preprocessing of its default weights. For a network that is given, the weights
         that it was trained with, or None with a `processor`.
     processor : callable, default=None
-        Preprocessing of a PIL image. None: that of `weights`.
+        Preprocessing of a PIL image. None: the preprocessing of `weights`.
     device : str or torch.device, default=None
         Where the network computes. None: a GPU if there is one; a network that is given stays on
         its device.
