@@ -92,7 +92,7 @@ def test_copies_and_files(kind, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_missing_package_is_named(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, MODULES[kind], None)
-    with pytest.raises(ImportError, match=f'index="{kind}" needs {MODULES[kind]}, which is not'):
+    with pytest.raises(ImportError, match=f'index="{kind}" needs {MODULES[kind]}: pip install'):
         skood.KNN(index=kind).fit(rows(60))
 
 
