@@ -217,7 +217,6 @@ def test_labels(small):
         PretrainedClassifier.from_checkpoint(small, "wrn-10-1", **RAW, classes=labels[:9])
 
 
-@pytest.mark.filterwarnings("ignore:Mahalanobis learns from 30 rows of 64 features")
 @pytest.mark.parametrize("make", [MSP, Energy, ODIN, KNN, Mahalanobis, ViM, ReAct, ASH, RankFeat])
 def test_every_kind_of_detector(small, make, tmp_path):
     """Detectors on logits, features, the head, gradients and inner layers."""

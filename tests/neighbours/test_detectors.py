@@ -72,10 +72,13 @@ def trained(build, images, tokens, run):
     return made
 
 
+# Detectors on class names read the vectors of a pair of towers, not a classifier.
 METHODS = [
     name
     for name in posthoc.__all__
-    if hasattr(getattr(posthoc, name), "score_samples") and not isabstract(getattr(posthoc, name))
+    if hasattr(getattr(posthoc, name), "score_samples")
+    and not isabstract(getattr(posthoc, name))
+    and not issubclass(getattr(posthoc, name), posthoc.ConceptDetector)
 ]
 
 
