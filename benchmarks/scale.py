@@ -257,8 +257,10 @@ def imagenet(folder: str, names: list[str], rounds: int) -> dict[str, Any]:
     for name in names:
         measured = {n: in_process("imagenet_rows", path, name, n) for n in IMAGENET_ROWS}
         by_n = {str(n): values for n, values in measured.items()}
-        slope = exponent({n: values["fit seconds"] for n, values in measured.items()})
-        result[name] = by_n | {"exponent of fit": slope}
+        result[name] = by_n
+        if len(measured) > 1:
+            slope = exponent({n: values["fit seconds"] for n, values in measured.items()})
+            result[name] |= {"exponent of fit": slope}
         print(name, result[name], flush=True)
     return result
 

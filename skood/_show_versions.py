@@ -18,7 +18,17 @@ _REQUIRED = (
     *("torchvision", "tqdm", "zuko"),
 )
 _OPTIONAL = (
-    *("matplotlib", "onnx", "onnxruntime", "onnxscript", "pandas", "polars", "timm"),
+    *(
+        "faiss-cpu",
+        "hnswlib",
+        "matplotlib",
+        "onnx",
+        "onnxruntime",
+        "onnxscript",
+        "pandas",
+        "polars",
+        "timm",
+    ),
     "transformers",
 )
 

@@ -42,7 +42,7 @@ def test_the_report_covers_every_dependency():
         extra: set(
             re.findall(r'"([\w-]+)[>=~]', re.search(rf"^{extra} = \[(.*?)\]", text, re.M | re.S)[1])
         )
-        for extra in ("dependencies", "plot", "onnx")
+        for extra in ("dependencies", "plot", "onnx", "embeddings", "index")
     }
     assert set(_show_versions._REQUIRED) == names.pop("dependencies")
     assert set().union(*names.values()) <= set(_show_versions._OPTIONAL)

@@ -167,7 +167,7 @@ def neglabel_log_odds(
     grouped = negative_cosines[:, : size * n_groups].reshape(len(cosines), n_groups, size)
     inside = _log_sum_exp(cosines, temperature, axis=1)
     odds = inside[:, None] - _log_sum_exp(grouped, temperature, axis=2)
-    # The logarithm of the mean of S, minus that of 1 - S, neither of which is rounded to 0 or 1.
+    # log(mean of S) - log(mean of 1 - S); neither mean is rounded to 0 or 1.
     share, rest = special.log_expit(odds), special.log_expit(-odds)
     return _log_sum_exp(share, 1.0, axis=1) - _log_sum_exp(rest, 1.0, axis=1)
 

@@ -19,7 +19,7 @@ _NO_SYMBOLS = set("/\\.,:;!?'\"\0")
 
 
 def default_sequence_density(data: CheckedData, name: str) -> SequenceDensity:
-    """Return the density of strings, whose alphabet is that of all of X.
+    """Return the density of strings, with all symbols of X as its alphabet.
 
     Parameters
     ----------

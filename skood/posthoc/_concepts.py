@@ -172,7 +172,7 @@ class ConceptDetector(FeatureDetector):
         return unit_vectors(texts, name)
 
     def _indices_of(self, y: npt.NDArray | None, outputs: Outputs) -> npt.NDArray[np.int64]:
-        """Check that labels are those of the classes; they are not learned from."""
+        """Check that labels are labels of the classes; nothing is learned from them."""
         if y is not None:
             known = self._labels(read_texts(self.class_texts, "class_texts")).tolist()
             given = np.unique(y).tolist()

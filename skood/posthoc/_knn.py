@@ -64,9 +64,9 @@ class KNN(LeavesItselfOut, NormalizingDetector):
     A training row is its own nearest neighbour. The threshold is therefore set on distances of
     training rows to the other rows, and new rows are rejected at the rate `contamination`. Below
     500 rows, they are not left out, so that exactly `contamination` of the training rows is
-    rejected, as scikit-learn expects, and more than that of new rows.
+    rejected, as scikit-learn expects, and a larger fraction of new rows.
 
-    With an `index`, some neighbours are missed, and the distance is then that of a farther row. The
+    With an `index`, some neighbours are missed, and the distance then belongs to a farther row. The
     distances of the rows that are found are exact, and training rows are searched in the same way,
     so that the rate of false alarms is kept. "faiss" (k-means cells with values of 8 bits) is built
     fast and is small. "hnsw" (a graph) takes longer to build, and misses fewer neighbours in a

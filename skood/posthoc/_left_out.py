@@ -20,7 +20,7 @@ from skood.posthoc._outputs_detector import FeatureDetector
 
 __all__ = ["LeavesItselfOut"]
 
-# Rows that are scored at once: as many as in other scores.
+# Rows that are scored at once, the same number as in other scores.
 _CHUNK = 192
 # Training rows from which a row is left out. scikit-learn's checks expect that exactly
 # `contamination` of a few training rows is rejected, whose scores do not leave them out.

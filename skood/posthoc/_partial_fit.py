@@ -169,7 +169,7 @@ class LearnsFromSums(OutputsScore):
     def partial_fit(self, X: Any, y: Any = None, classes: Any = None) -> LearnsFromSums:
         """Learn from the next batch of in-distribution rows.
 
-        The statistics are those of one `fit` on all rows that are learned from, up to rounding, and
+        Up to rounding, the statistics equal the statistics of one `fit` on all learned rows, and
         do not depend on the division into batches. They and the threshold are computed when they
         are first used. Memory does not depend on the number of rows. A detector that was fitted by
         `fit` keeps no sums, and has no `partial_fit`.
