@@ -1,8 +1,7 @@
 """Configuration of the documentation: ``python -m sphinx -W docs docs/_build/html``.
 
 ``generate.py`` writes the API reference, the table of methods, the change log and the decision
-chart before each build. Examples are executed if their names begin with ``plot_``; the others are
-only shown.
+chart before each build. ``gallery.py`` has the order of the examples.
 """
 
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import gallery
 import generate
 
 import skood
@@ -30,7 +30,7 @@ extensions = [
     "numpydoc",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "design.md", "release.md"]
+exclude_patterns = ["_build", "design.md", "release"]
 default_role = "code"
 templates_path = ["_templates"]
 
@@ -45,6 +45,9 @@ numpydoc_xref_param_type = False
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
+    "subsection_order": [f"../examples/{section}" for section in gallery.SECTIONS],
+    "within_subsection_order": "gallery.rank",
+    "reset_modules": ("matplotlib", "seaborn", "gallery.use_palette"),
     "filename_pattern": r"plot_",
     "abort_on_example_error": True,
     "show_memory": False,

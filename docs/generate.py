@@ -13,6 +13,7 @@ from pathlib import Path
 
 import chart
 import failures
+import gallery
 from costs import passes
 
 from skood._catalogue import Entry, entries
@@ -64,6 +65,8 @@ def write(docs: Path) -> None:
         "exportable.inc": exportable_list(),
         "false_alarms.inc": false_alarms_table(),
         "faults.inc": faults_table(),
+        "install.inc": install(),
+        "gallery_times.inc": gallery.summary(),
         "saved_sklearn.inc": saved_sklearn_list(),
         **failures.tables(),
     }
@@ -250,6 +253,16 @@ def areas_of_trained_networks() -> dict[str, float]:
         if (row["detector"], row["ood_set"]) == ("OODGen, reject", "omniglot"):
             areas["OODGen"] = row["auroc"]
     return areas
+
+
+def install() -> str:
+    """Convert the first sentence and the first commands of README.md's section "Install"."""
+    text = (HERE.parent / "README.md").read_text()
+    sentence, commands = re.search(
+        r"^## Install\n\n(.*?)\n\n```\n(.*?)^```$", text, re.M | re.S
+    ).groups()
+    words = re.sub(r"`([^`]+)`", r"``\1``", sentence)
+    return f"{words}\n\n.. code-block:: bash\n\n{textwrap.indent(commands, '    ')}"
 
 
 def exportable_list() -> str:

@@ -18,7 +18,7 @@ def import_optional(module: str, user: str, install: str, remedy: str = "") -> A
     user : str
         What needs the package: the subject of the error.
     install : str
-        What pip installs, such as "skood[plot]".
+        What pip installs, such as "faiss-cpu".
     remedy : str, default=""
         What works without the package, as a sentence.
 

@@ -48,8 +48,8 @@ def export(
         random items of the shape and the order of axes in `fit`, in uint8 if a classifier of this
         package was trained on uint8, and in float32 otherwise.
     format : {"onnx", "torch"}, default="onnx"
-        "onnx" writes a model of ONNX, for onnxruntime, and needs ``pip install skood[onnx]``;
-        "torch" writes an exported program, which :func:`torch.export.load` reads.
+        "onnx" writes a model of ONNX, for onnxruntime, and needs ``pip install onnx onnxruntime
+        onnxscript``; "torch" writes an exported program, which :func:`torch.export.load` reads.
 
     Raises
     ------

@@ -142,7 +142,7 @@ class _AsTuple(nn.Module):
 
 def _imported(name: str) -> Any:
     remedy = 'format="torch" needs no further package'
-    return import_optional(name, 'format="onnx"', "skood[onnx]", remedy)
+    return import_optional(name, 'format="onnx"', "onnx onnxruntime onnxscript", remedy)
 
 
 FORMATS: dict[str, Format] = {"onnx": to_onnx, "torch": to_torch}

@@ -170,7 +170,7 @@ def clip_pair(
 
 def _loaded(model: Any, settings: Mapping[str, Any] | None) -> tuple[Any, list[str]]:
     """Return a network without a head for a task, and the names of weights that were missing."""
-    transformers = import_optional("transformers", "from_huggingface", "skood[embeddings]")
+    transformers = import_optional("transformers", "from_huggingface", "transformers")
     if isinstance(model, nn.Module):
         if settings:
             raise ValueError(
@@ -216,7 +216,7 @@ def _processor_of(model: Any, kind: str, settings: Mapping[str, Any] | None) -> 
             f"{_PARTS[kind].replace('_', ' ')}, for example from "
             f"transformers.{_PROCESSORS[kind]}.from_pretrained"
         )
-    transformers = import_optional("transformers", "from_huggingface", "skood[embeddings]")
+    transformers = import_optional("transformers", "from_huggingface", "transformers")
     shared = {k: v for k, v in dict(settings or {}).items() if k in _SHARED}
     return getattr(transformers, _PROCESSORS[kind]).from_pretrained(fspath(model), **shared)
 

@@ -68,8 +68,8 @@ def from_timm(
     >>> extractor = from_timm("vit_small_patch14_dinov2.lvd142m")  # doctest: +SKIP
     >>> KNN(extractor).fit(images).predict(new_images)  # doctest: +SKIP
     """
-    timm = import_optional("timm", "from_timm", "skood[embeddings]")
-    data = import_optional("timm.data", "from_timm", "skood[embeddings]")
+    timm = import_optional("timm", "from_timm", "timm")
+    data = import_optional("timm.data", "from_timm", "timm")
     given = isinstance(model, nn.Module)
     settings = dict(settings or {})
     network: Any = model

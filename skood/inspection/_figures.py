@@ -11,7 +11,7 @@ __all__ = ["axes", "pyplot"]
 
 def pyplot() -> Any:
     """Import ``matplotlib.pyplot``."""
-    return import_optional("matplotlib.pyplot", "A display", "skood[plot]")
+    return import_optional("matplotlib.pyplot", "A display", "matplotlib")
 
 
 def axes(ax: Any, size: tuple[float, float]) -> Any:
