@@ -1,4 +1,4 @@
-"""Adds the outcome of a run of the suite to matrix.json: `python matrix.py REPORT.xml [ARGUMENTS]`."""
+"""Adds the outcome of a run of the suite to matrix.json: `matrix.py REPORT.xml [ARGUMENTS]`."""
 
 from __future__ import annotations
 
