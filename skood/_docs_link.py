@@ -1,6 +1,10 @@
-"""Links from the HTML representation of an estimator to its documentation page."""
+"""What an estimator shows: a short text, and in HTML a link to its documentation page."""
 
 from __future__ import annotations
+
+from typing import Any
+
+from skood._printing import EstimatorText
 
 __all__ = ["DOCS_URL", "DocumentationLinkMixin"]
 
@@ -9,13 +13,14 @@ DOCS_URL: str | None = None
 
 
 class DocumentationLinkMixin:
-    """Adds scikit-learn's documentation link to the estimators of this package.
+    """Adds scikit-learn's documentation link, and a short text, to the estimators of this package.
 
     Must precede ``BaseEstimator`` among the bases of a class. Scikit-learn fills the template with
     the public module and name of the class, and omits the link for classes of other packages.
     """
 
     _doc_link_module = "skood"
+    __repr__: Any = EstimatorText()
 
     @property
     def _doc_link_template(self) -> str:

@@ -6,12 +6,16 @@ a bar at once; False and 0 never show it. "auto" takes the `verbose` of the inne
 than a few seconds, stderr is a terminal or the process is the kernel of a notebook, and the
 process is no worker process.
 
+A notebook with ipywidgets shows widgets, another one text. In a log, a bar that is asked for writes
+a line at its start, at its end, and every half minute.
+
 Scopes are context variables: a thread starts without any.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import shutil
@@ -34,6 +38,8 @@ __all__ = ["progress_bar", "progress_scope", "tracked"]
 Verbose = bool | int | str
 
 _DELAY = 3.0
+# Seconds between the lines of a log.
+_LOG_INTERVAL = 30.0
 # A narrow terminal may cut off the end.
 _FORMAT = "{desc}: {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}] {rate_fmt} {bar}"
 # Characters of counts, times and a loss after the description.
@@ -84,6 +90,34 @@ class _Bar(tqdm):
         super().close()
 
 
+class _LogBar(_Bar):
+    """Bar in a log, with few lines."""
+
+    _shown_at = -math.inf
+
+    def refresh(self, *args: Any, **kwargs: Any) -> None:
+        now = self._time()
+        if now - self._shown_at >= _LOG_INTERVAL:
+            self._shown_at = now
+            super().refresh(*args, **kwargs)
+
+
+class _Lines:
+    """File in which every state of a bar is a line."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        # tqdm also writes line ends and movements of the cursor alone.
+        state = text.replace("\x1b[A", "").strip()
+        if state:
+            self._file.write(f"{state}\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
 def _renew_lock() -> None:
     """Give the bars of this process a lock of their own.
 
@@ -129,18 +163,28 @@ def _make_bar(verbose: Verbose, *, description: str, **params: Any) -> _Bar:
     room = shutil.get_terminal_size((120, 24)).columns - _ROOM_BEHIND
     while labels and len(" ".join(labels)) + len(f": {description}") > room:
         labels = labels[1:]
-    return _Bar(
+    if verbose == "auto":
+        hidden = multiprocessing.parent_process() is not None or not _is_interactive()
+    else:
+        hidden = not verbose or sys.stderr is None
+    kind = _Bar
+    if not hidden and not _is_interactive():
+        kind = _LogBar
+        params["file"] = _Lines(sys.stderr)
+    return kind(
         desc=f"{' '.join(labels)}: {description}" if labels else description,
         delay=_DELAY if verbose == "auto" else 0,
-        disable=_is_unwatched() if verbose == "auto" else not verbose,
+        disable=hidden,
         bar_format=_FORMAT,
         **params,
     )
 
 
-def _is_unwatched() -> bool | None:
-    """Whether nobody sees the output; None lets tqdm look whether stderr is a terminal."""
-    if sys.stderr is None or multiprocessing.parent_process() is not None:
-        return True
+def _is_interactive() -> bool:
+    """Whether a bar can be redrawn: on a terminal, or in a notebook."""
+    if sys.stderr is None:
+        return False
     python = sys.modules.get("IPython")
-    return None if python is None or not hasattr(python.get_ipython(), "kernel") else False
+    if python is not None and hasattr(python.get_ipython(), "kernel"):
+        return True
+    return not hasattr(sys.stderr, "isatty") or sys.stderr.isatty()

@@ -8,8 +8,10 @@ from typing import Any
 
 from skood._optional import import_optional
 
-__all__ = ["Rows", "Table", "latex", "number"]
+__all__ = ["Rows", "Table", "aligned", "html_table", "latex", "number"]
 
+# Rows that a notebook or a terminal shows; `print` shows all.
+_MOST_ROWS = 100
 # Columns that belong to another column, whose cell shows them.
 _PARTS = "low", "high", "std"
 _ESCAPED = {
@@ -32,6 +34,54 @@ def number(value: Any, digits: int = 3) -> str:
 def latex(text: str) -> str:
     """Escape the special characters of LaTeX."""
     return "".join(_ESCAPED.get(character, character) for character in text)
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """Align cells in columns: to the left in the columns `left`, to the right in the others."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i in left else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def html_table(
+    lines: Sequence[Sequence[str]],
+    left: Collection[int],
+    bold: Collection[tuple[int, int]] = (),
+) -> str:
+    """Return lines of cells, of which the first is the head, as an HTML table.
+
+    Every cell is escaped, since names come from users. Without colours the table fits light and
+    dark notebooks.
+
+    Parameters
+    ----------
+    lines : sequence of sequence of str
+    left : collection of int
+        Columns that are aligned to the left.
+    bold : collection of (int, int), default=()
+        Bold cells: the number of the row, without the head, and the column.
+    """
+
+    def row(tag: str, cells: Sequence[str], bold_columns: Collection[int] = ()) -> str:
+        line = ""
+        for i, cell in enumerate(cells):
+            text = html.escape(cell)
+            if i in bold_columns:
+                text = f"<b>{text}</b>"
+            side = "left" if i in left else "right"
+            line += f'<{tag} style="text-align: {side}">{text}</{tag}>'
+        return f"<tr>{line}</tr>"
+
+    head, *body = lines
+    rows = [row("td", cells, {c for r, c in bold if r == i}) for i, cells in enumerate(body)]
+    return "\n".join(
+        [f"<table><thead>{row('th', head)}</thead>", "<tbody>", *rows, "</tbody></table>"]
+    )
 
 
 class Rows(list):
@@ -68,17 +118,20 @@ class Rows(list):
         return [[_cell(row, name, digits) for name in names] for row in self]
 
     def __str__(self) -> str:
+        return self._text(len(self))
+
+    def __repr__(self) -> str:
+        if not self:
+            return f"{type(self).__name__}([])"
+        return "\n".join([self._text(_MOST_ROWS), *self._more()])
+
+    def _text(self, n_rows: int) -> str:
         names = self._columns()
-        lines = [names, *self._cells(names)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        left = self._left(names)
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i in left else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in lines
-        )
+        return "\n".join(aligned([names, *self._cells(names)[:n_rows]], self._left(names)))
+
+    def _more(self) -> list[str]:
+        n_more = len(self) - _MOST_ROWS
+        return [f"and {n_more} more rows; print shows all"] if n_more > 0 else []
 
     def _left(self, names: Sequence[str]) -> set[int]:
         """Return the positions of the columns of text, which are aligned to the left."""
@@ -89,23 +142,11 @@ class Rows(list):
         }
 
     def _repr_html_(self) -> str:
-        names, bold = self._columns(), set(self._bold())
-        left = self._left(names)
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-        body = []
-        for number_, cells in enumerate(self._cells(names)):
-            line = ""
-            for i, (name, cell) in enumerate(zip(names, cells, strict=True)):
-                text = html.escape(cell)
-                if (number_, name) in bold:
-                    text = f"<b>{text}</b>"
-                line += f'<td style="text-align: {"left" if i in left else "right"}">{text}</td>'
-            body.append(f"<tr>{line}</tr>")
-        return (
-            f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n"
-            + "\n".join(body)
-            + "\n</tbody></table>"
-        )
+        names = self._columns()
+        columns = {name: i for i, name in enumerate(names)}
+        bold = {(row, columns[name]) for row, name in self._bold()}
+        table = html_table([names, *self._cells(names)[:_MOST_ROWS]], self._left(names), bold)
+        return "\n".join([table, *(f"<p>{html.escape(line)}</p>" for line in self._more())])
 
 
 class Table(Rows):

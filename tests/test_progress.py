@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import redirect_stderr
 from types import SimpleNamespace
 
@@ -142,6 +143,39 @@ def test_tracked_counts(pipe):
     assert "counting: 3/3" in pipe.getvalue()
     assert listed(pipe, "ab", description="naming", verbose=1) == ["a", "b"]
     assert "naming: 2/2" in pipe.getvalue()
+
+
+class TestLog:
+    def test_lines_at_the_start_and_the_end(self, pipe):
+        with bar(pipe, 1, total=200) as made:
+            for i in range(200):
+                made.update()
+                made.set_postfix(loss=i)
+                time.sleep(0.001)
+        first, last = pipe.getvalue().splitlines()
+        assert first.startswith("counting: 0/200")
+        assert last.startswith("counting: 200/200") and "loss=199" in last
+
+    def test_a_line_after_each_interval(self, pipe):
+        with bar(pipe, 1) as made:
+            now = [made._time()]
+            made._time = lambda: now[0]
+            for seconds in (20, 20, 10):
+                now[0] += seconds
+                made.update()
+                made.set_postfix(loss=1)
+        assert re.findall(r"counting: (\d)", pipe.getvalue()) == ["0", "2", "3"]
+
+    def test_nested_bars_move_no_cursor(self, pipe):
+        with bar(pipe, 1), bar(pipe, 1, "inside"):
+            pass
+        lines = [line.split(":")[0] for line in pipe.getvalue().split("\n")]
+        assert lines == ["counting", "inside", "inside", "counting", ""]
+        assert "\x1b" not in pipe.getvalue() and "\r" not in pipe.getvalue()
+
+    def test_without_stderr(self):
+        with bar(None, 1) as made:
+            made.update()
 
 
 def test_a_resumed_run_goes_on(pipe):

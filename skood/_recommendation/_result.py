@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from skood._optional import import_optional
+from skood._table import aligned, html_table
 
 __all__ = ["TITLES", "Recommendation"]
 
@@ -16,6 +17,8 @@ TITLES = {
     "classes": "left-out classes",
     "synthetic": "synthetic outliers",
 }
+# The column of names.
+_LEFT = {1}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -87,31 +90,17 @@ class Recommendation:
         return import_optional("pandas", "to_frame", "pandas").DataFrame(self.rows)
 
     def __repr__(self) -> str:
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(width) if i == 1 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            ).rstrip()
-            for line in cells
-        ]
+        lines = aligned(self._cells(), _LEFT)
         return "\n".join([f"Recommendation: {self.choice_}", *lines, *self._notes()])
 
     def _repr_html_(self) -> str:
-        head, *cells = self._cells()
-        rows = [
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
-            for line in cells
-        ]
-        for number, row in enumerate(self._compared()):
-            if row["chosen"]:
-                rows[number] = rows[number].replace("<tr>", '<tr style="font-weight: bold">')
-        titles = "".join(f"<th>{escape(title)}</th>" for title in head)
+        cells = self._cells()
+        chosen = [i for i, row in enumerate(self._compared()) if row["chosen"]]
+        bold = {(i, column) for i in chosen for column in range(len(cells[0]))}
         notes = "".join(f"<li>{escape(note)}</li>" for note in self._notes())
         return (
-            f"<p>Recommendation: <b>{escape(self.choice_)}</b></p><table><thead><tr>{titles}</tr>"
-            f"</thead><tbody>{''.join(rows)}</tbody></table><ul>{notes}</ul>"
+            f"<p>Recommendation: <b>{escape(self.choice_)}</b></p>\n"
+            f"{html_table(cells, _LEFT, bold)}\n<ul>{notes}</ul>"
         )
 
     def _compared(self) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from sklearn.base import BaseEstimator
 
+from skood._printing import ShownModule, is_printing
 from skood._torch.packing import pack, unpack
 
 __all__ = ["SharedModule"]
@@ -21,6 +22,11 @@ class SharedModule(BaseEstimator):
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Return the parameters by name, with the name of the module's class in a printed text."""
+        params = super().get_params(deep)
+        return {**params, "module": ShownModule(self.module)} if is_printing() else params
 
     def __sklearn_clone__(self) -> Any:
         return type(self)(**self.get_params(deep=False))

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaln, gammaln
 
+from skood._table import html_table
 from skood._torch.seeding import Stream, numpy_rng
 
 __all__ = ["DriftTest", "drift_of"]
@@ -67,9 +68,19 @@ class DriftTest:
     def __str__(self) -> str:
         return (
             f"{self.n_rows} rows compared with {self.n_calibration} calibration rows: p = "
-            f"{self.p_value:.4f}; OOD fraction {self.ood_fraction:.2f}, between {self.low:.2f} and "
+            f"{self.p_value:.4g}; OOD fraction {self.ood_fraction:.2f}, between {self.low:.2f} and "
             f"{self.high:.2f} at confidence {self.confidence:g}"
         )
+
+    def _repr_html_(self) -> str:
+        cells = {
+            "rows": f"{self.n_rows}",
+            "calibration rows": f"{self.n_calibration}",
+            "p-value": f"{self.p_value:.4g}",
+            "OOD fraction": f"{self.ood_fraction:.2f}",
+            f"interval at confidence {self.confidence:g}": f"[{self.low:.2f}, {self.high:.2f}]",
+        }
+        return html_table([list(cells), list(cells.values())], left=())
 
 
 def drift_of(

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from skood._internal import internal
+from skood._table import aligned, html_table
 
-__all__ = ["Explanation", "table"]
+__all__ = ["Explanation"]
 
 # Items, and lines of an item, that a repr shows.
 _ITEMS, _LINES = 3, 5
+# The column of names.
+_LEFT = {0}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -103,22 +107,26 @@ class Explanation(ABC):
         return [("", "contribution"), *((str(k), f"{v:.4g}") for k, v in shown)]
 
     def __repr__(self) -> str:
-        n = len(self)
-        lines = [f"{type(self).__name__} of {n} item{'' if n == 1 else 's'}"]
-        for item in range(min(n, _ITEMS)):
-            position = "" if n == 1 else f"item {item}: "
-            lines += [f"{position}{self._title(item)}", *table(self._rows_shown(item))]
-        if n > _ITEMS:
-            lines.append(f"and {n - _ITEMS} more items")
-        return "\n".join(lines)
+        lines = [self._head()]
+        for title, rows in self._tables():
+            lines += [title, *(f"  {line}" for line in aligned(rows, _LEFT))]
+        return "\n".join([*lines, *self._more()])
 
+    def _repr_html_(self) -> str:
+        blocks = [f"<p>{self._head()}</p>"]
+        for title, rows in self._tables():
+            blocks += [f"<p>{escape(title)}</p>", html_table(rows, _LEFT)]
+        return "\n".join([*blocks, *(f"<p>{line}</p>" for line in self._more())])
 
-def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Align columns: the first to the left, and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for first, *others in rows:
-        cells = [first.ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return lines
+    def _head(self) -> str:
+        return f"{type(self).__name__} of {len(self)} item{'' if len(self) == 1 else 's'}"
+
+    def _tables(self) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
+        """Yield the title and the table of each item that is shown."""
+        for item in range(min(len(self), _ITEMS)):
+            position = "" if len(self) == 1 else f"item {item}: "
+            yield f"{position}{self._title(item)}", self._rows_shown(item)
+
+    def _more(self) -> list[str]:
+        n_more = len(self) - _ITEMS
+        return [f"and {n_more} more items"] if n_more > 0 else []

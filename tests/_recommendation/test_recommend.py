@@ -342,7 +342,7 @@ def test_representations(rows):
     assert "chosen" in text and "not compared: " in text and "180 training" in text
     html = found._repr_html_()
     assert html.count("<tr") == 1 + len(names(found))
-    assert html.count("font-weight") == 1
+    assert html.count("<b>") == 1 + html.count("<th ")
     frame = found.to_frame()
     assert len(frame) == len(found.rows)
     assert frame["excluded"].isna().sum() == len(names(found))
