@@ -12,6 +12,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 import gallery
 import generate
+import inventories
 
 import skood
 from skood._docs_link import DOCS_URL
@@ -24,6 +25,7 @@ version = release = skood.__version__
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     # A bundled MathJax, so that formulas need no network.
     "sphinx-mathjax-offline",
@@ -36,9 +38,9 @@ templates_path = ["_templates"]
 
 autosummary_generate = True
 autodoc_typehints = "none"
-# References to skood must resolve; references to other packages would need a network.
+# Every reference must resolve. References to other packages need no network.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(sklearn|torch|torchvision|matplotlib|numpy|joblib)\..*")]
+intersphinx_mapping = inventories.write(HERE / "generated" / "inventories")
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
 
