@@ -43,11 +43,10 @@ def use_palette(gallery_conf: dict, path: str) -> None:
 
 
 def summary() -> str:
-    """Say when and where the examples were executed, and in how much time."""
+    """Say when and where the examples were executed, and how long they took."""
     times = json.loads(TIMES.read_text())
-    machine, seconds = times["machine"], times["seconds"]
-    cores = "one core" if machine["used_cores"] == 1 else f"{machine['used_cores']} cores"
+    machine, seconds = times["machine"], times["processor_seconds"]
     return (
-        f"Executed on {times['date']} with skood {times['versions']['skood']}, in "
-        f"{sum(seconds.values()) / 60:.1f} minutes on {cores} of an {machine['processor']}.\n"
+        f"Executed on {times['date']} with skood {machine['skood']}: {len(seconds)} examples in "
+        f"{sum(seconds.values()) / 60:.1f} processor minutes of an {machine['cpu']}.\n"
     )

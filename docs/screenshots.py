@@ -16,7 +16,7 @@ PAGES = (
     "user_guide/choosing.html",
     "user_guide/likelihoods.html",
     "auto_examples/index.html",
-    "auto_examples/plot_likelihood_repairs.html",
+    "auto_examples/densities/plot_likelihood_repairs.html",
     "generated/methods.html",
     "generated/api.html",
     "generated/skood.posthoc.ODIN.html",

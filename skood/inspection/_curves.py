@@ -176,7 +176,7 @@ class RocCurvesDisplay(_Curves):
             self.fpr_[name] = fpr_at_tpr(truth, scores, tpr=tpr)
             x, y, _ = roc_curve(truth, _ranks(scores), pos_label=1, drop_intermediate=True)
             label = (
-                f"{name}: AUROC {100 * self.auroc_[name]:.1f} %, "
+                f"{name}: AUROC {self.auroc_[name]:.3f}, "
                 f"FPR{100 * tpr:.4g} {100 * self.fpr_[name]:.1f} %"
             )
             colour = self._draw(ax, name, x, y, label=label, clip_on=False)

@@ -52,7 +52,7 @@ def test_roc(scores):
         # To the right, in-distribution items are accepted before out-of-distribution ones.
         assert (x[0], y[0], x[-1], y[-1]) == (0, 0, 1, 1)
     texts = [text.get_text() for text in display.legend_.get_texts()]
-    near = f"near: AUROC {100 * display.auroc_['near']:.1f} %, FPR95 "
+    near = f"near: AUROC {display.auroc_['near']:.3f}, FPR95 "
     assert texts[0].startswith(near)
     dots = [line for line in display.ax_.lines if line.get_marker() == "o"]
     assert [dot.get_data() for dot in dots] == [([fpr], [0.95]) for fpr in display.fpr_.values()]
