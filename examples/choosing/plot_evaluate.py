@@ -3,9 +3,9 @@
 Which detector is better
 ========================
 
-A table of AUROCs hides how much of it is chance. This example compares four detectors on the same
-digits, with intervals, with paired tests, over training runs, and on shifted in-distribution data.
-The script takes about 10 seconds.
+How to tell whether one detector is better than another. A table of AUROCs hides how much of it is
+chance. Here four detectors are compared on the same digits, with intervals, with paired tests, over
+training runs, and on shifted in-distribution data.
 """
 
 # %%
@@ -35,12 +35,12 @@ detectors = {
     "Mahalanobis": Mahalanobis(network),
 }
 ood_sets = {
-    "8": X[y == 8],
-    "9": X[y == 9],
+    "digit 8": X[y == 8],
+    "digit 9": X[y == 9],
     "noise": np.random.default_rng(0).uniform(0, 16, size=(300, 64)),
     "inverted": 16 - X_test,
 }
-groups = {"near": ["8", "9"], "far": ["noise", "inverted"]}
+groups = {"near": ["digit 8", "digit 9"], "far": ["noise", "inverted"]}
 table = evaluate(
     detectors,
     X_test,
@@ -54,7 +54,12 @@ table = evaluate(
     n_resamples=300,
     random_state=0,
 )
+print(f"accuracy on new digits 0 to 7: {100 * table[0]['id_accuracy']:.1f} %\n")
 print(table.wide("auroc"))
+
+# %%
+# Detectors on logits are best on the near sets and useless on the far ones, where the AUROC is below 0.5:
+# this network is more confident on noise than on digits. Detectors on features detect the far sets.
 
 # %%
 # Is the best one better?
@@ -73,12 +78,13 @@ table
 # %%
 # Training runs
 # -------------
-# The intervals above hold for one network. Other seeds give other networks, and other AUROCs.
+# The intervals above hold for one network. Other seeds give other networks, and other AUROCs: the figures
+# are means over five networks, with their standard deviation.
 small = MLP((64,), max_epochs=20)
 runs = evaluate(
     {"MSP": MSP(small), "KNN": KNN(small)},
     X_test,
-    {"8": ood_sets["8"], "9": ood_sets["9"]},
+    {name: ood_sets[name] for name in groups["near"]},
     y_test,
     X_train=X_train,
     y_train=y_train,
@@ -120,7 +126,9 @@ for row in shifted:
 # and the F1 over the classes and the unknown class by threshold, measure a detector that also
 # classifies. The vertical line is the threshold that the detector learned.
 detector = MSP(network).fit(X_train, y_train)
-sets = {"0 to 7": X_test, "8": ood_sets["8"], "9": ood_sets["9"], "noise": ood_sets["noise"]}
+sets = {"digits 0 to 7": X_test} | {
+    name: ood_sets[name] for name in ("digit 8", "digit 9", "noise")
+}
 figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
 EvaluationDisplay.from_table(table, "auroc", ax=axes[0])
 CCRCurvesDisplay.from_estimator(detector, sets, y_test, ax=axes[1], title="MSP")

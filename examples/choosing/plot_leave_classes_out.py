@@ -3,8 +3,8 @@
 Tuning without any outliers
 ===========================
 
-Tuning needs outliers, and often none are available. There are two substitutes: hold whole classes
-out as outliers (``LeaveClassesOut``), or generate outliers from the data (``synthetic_outliers``).
+How to tune a detector without outliers. There are two substitutes: hold whole classes out as outliers
+(``LeaveClassesOut``), or generate outliers from the data (``synthetic_outliers``).
 
 Here both choose the number of principal components before a
 :class:`~skood.posthoc.Mahalanobis` distance, on scikit-learn's digits 0 to 7. The choices are
@@ -70,9 +70,10 @@ curves = {
     "synthetic outliers": by_synthetic.cv_results_["mean_test_score"],
     "real outliers": real,
 }
-for (name, areas), style in zip(curves.items(), ("o-", "s--", "k:"), strict=True):
+for (name, areas), style in zip(curves.items(), ("o-", "s--", "^:"), strict=True):
     ax.plot(candidates, areas, style, label=name)
-    print(f"{name:>18}: best with {candidates[int(np.argmax(areas))]} components")
+    best = candidates[int(np.argmax(areas))]
+    print(f"{name:>18}: best with {best} components, AUROC {max(areas):.3f}")
 ax.set(xlabel="principal components", ylabel="AUROC", title="Mahalanobis on the digits 0 to 7")
 ax.legend()
 plt.show()

@@ -3,12 +3,12 @@
 Which detector for my data?
 ===========================
 
-:func:`~skood.recommend` fits the detectors that suit a model and data, compares them, and returns one
-of them calibrated. Real outliers are seldom available. It then compares the detectors on substitutes:
-classes that are left out of training, and synthetic outliers.
+How to choose a detector before you have seen any outlier. :func:`~skood.recommend` fits the detectors
+that suit a model and data, compares them, and returns one of them calibrated. Without real outliers it
+compares the detectors on substitutes: classes that are left out of training, and synthetic outliers.
 
 Here the data are scikit-learn's digits 0 to 7. The digits 8 and 9 are the real outliers, which show
-how far the substitutes can be trusted. The script takes about 30 seconds.
+how far the substitutes can be trusted.
 """
 
 # %%
@@ -31,7 +31,9 @@ print(found)
 # %%
 # The chosen detector is fitted, and calibrated on rows that nothing else has used: 5 % of
 # in-distribution rows have a p-value of at most 0.05.
-print(f"{found.choice_}: p-values of three eights", found.detector_.p_values(X[y == 8][:3]))
+print(
+    f"{found.choice_}: p-values of three eights", found.detector_.p_values(X[y == 8][:3]).round(3)
+)
 
 # %%
 # With outliers
@@ -56,6 +58,12 @@ print(
 # comparison, and not how much its outliers resemble the real ones.
 truth = {row["detector"]: row for row in real.rows if row["excluded"] is None}
 rows = [row for row in found.rows if row["detector"] in truth]
+areas = sorted((row["auroc"] for row in truth.values()), reverse=True)
+chosen = truth[found.choice_]["auroc"]
+print(
+    f"on the digits 8 and 9, {found.choice_} has AUROC {chosen:.3f}; "
+    f"the best of {len(areas)} detectors has {areas[0]:.3f}, the median {np.median(areas):.3f}"
+)
 figure, axes = plt.subplots(1, 2, figsize=(9, 4.5), sharey=True, layout="constrained")
 titles = {"classes": "left-out classes", "synthetic": "synthetic outliers"}
 for axis, (criterion, title) in zip(axes, titles.items(), strict=True):
@@ -77,3 +85,7 @@ for axis, (criterion, title) in zip(axes, titles.items(), strict=True):
     axis.set(xlabel=f"AUROC, {title}", title=title)
 axes[0].set(ylabel="AUROC, digits 8 and 9")
 plt.show()
+
+# %%
+# A weak rank correlation: the substitutes do not find the best detector, but they avoid the bad ones.
+# Compare again on real outliers as soon as you have some.

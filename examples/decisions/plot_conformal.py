@@ -3,13 +3,13 @@
 A false-alarm rate with a guarantee
 ===================================
 
-A detector's threshold is usually a percentile of its training scores. If the detector overfits, it
-then rejects far more new in-distribution data than requested. A
+How to get the false-alarm rate that you ask for. A detector's threshold is usually a percentile of its
+training scores. If the detector overfits, it then rejects far more new in-distribution data. A
 :class:`~skood.calibration.ConformalDetector` reads the threshold from held-out rows, by a rule that
 bounds the false-alarm rate for any sample size, detector and distribution (Vovk et al. 2005).
 
 Here the Mahalanobis distance is fitted to a few of scikit-learn's handwritten digits, in 64
-dimensions, where it overfits. The script takes about 15 seconds.
+dimensions, where it overfits.
 """
 
 # %%
@@ -44,7 +44,7 @@ for level, *rates in zip(levels, np.mean(naive, 0), np.mean(conformal, 0), stric
     print(f"{level:12.3f}" + "".join(f"{rate:12.3f}" for rate in rates))
 
 # %%
-# The percentile gives several times the requested false-alarm rate; the conformal threshold meets
+# The percentile gives two to three times the requested false-alarm rate; the conformal threshold meets
 # it. The guarantee holds for the mean over calibration sets: single rounds (faint lines) vary around
 # it.
 figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")

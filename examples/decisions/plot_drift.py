@@ -3,12 +3,11 @@
 One sample, one batch, one stream of images
 ===========================================
 
-Three answers about new data, each with an error rate: a p-value for one image, a test of a batch with
-the fraction of unknown images in it, and a monitor of a stream that hardly ever raises a false alarm,
-however long the stream is.
+How to notice that new data are no longer like the training data. There are three answers, each with an
+error rate: a p-value for one image, a test of a batch with the fraction of unknown images in it, and a
+monitor of a stream that hardly ever raises a false alarm, however long the stream is.
 
-Digits 0 to 7 of scikit-learn's handwritten digits are in-distribution; 8 and 9 are unknown. The script
-takes about 15 seconds.
+Digits 0 to 7 of scikit-learn's handwritten digits are in-distribution; 8 and 9 are unknown.
 """
 
 # %%
@@ -34,10 +33,13 @@ print(f"{len(train)} training digits, {detector.n_calibration_} calibration digi
 # %%
 # One image
 # ---------
-# A p-value of 0.02 means that at most 2 % of known digits look at least as strange.
+# A p-value of 0.02 means that about 2 % of known digits look at least as strange. Digits with a p-value of
+# at most ``alpha`` are rejected.
 print("p-values of known digits:  ", detector.p_values(new[:6]).round(3))
 print("p-values of unknown digits:", detector.p_values(unknown[:6]).round(3))
-print(f"false alarms: {np.mean(detector.predict(new) == -1):.3f} of known digits")
+for name, digits in (("known", new), ("unknown", unknown)):
+    rejected = 100 * np.mean(detector.predict(digits) == -1)
+    print(f"{rejected:.1f} % of {name} digits are rejected")
 
 # %%
 # One batch
@@ -69,7 +71,9 @@ for image in new[order[:150]]:
     monitor.partial_fit(image[None])
 for position, image in enumerate(new[order[150:300]]):
     monitor.partial_fit((image if position % 3 else unknown[position])[None])
-print(f"\nalarm at image {monitor.alarm_row_}; the change began at image {monitor.change_row_}")
+print(
+    f"alarm at image {monitor.alarm_row_}; estimated start of the change: image {monitor.change_row_}"
+)
 
 # %%
 # Left: the true fraction of unknown digits is within the interval. Right: the evidence of the monitor
@@ -83,7 +87,7 @@ left.plot(fractions, fractions, color="black", linestyle="dashed", label="true f
 left.set(xlabel="fraction of unknown digits in the batch", ylabel="estimated fraction")
 left.legend()
 right.plot(monitor.log_e_values_)
-right.axhline(-np.log(monitor.alpha), color="C3", label="alarm")
+right.axhline(-np.log(monitor.alpha), color="C2", linestyle="dotted", label="alarm")
 right.axvline(150, color="black", linestyle="dashed", label="change")
 right.set(xlabel="image", ylabel="evidence (log e-value, nats)")
 right.legend()

@@ -3,17 +3,16 @@
 The likelihood paradox, and the likelihood ratio
 ================================================
 
-A density of training images should be low at images of another kind. Often it is higher: log p(x)
-is high for images whose pixels are easy to predict. The likelihood ratio divides by the density of a
-*background* model, which models how simple an image is and not its content (Ren et al., 2019).
+Why a likelihood detects the wrong images, and how a ratio of two likelihoods corrects it. A density of
+training images should be low at images of another kind. Often it is higher: log p(x) is high for
+images whose pixels are easy to predict. The likelihood ratio divides by the density of a *background*
+model, which models how simple an image is and not its content (Ren et al., 2019).
 
 Here a :class:`~skood.density.PixelCNN` learns scikit-learn's handwritten digits 0 and 2 to 9. Two
 sets are out-of-distribution:
 
 - the digit 1, excluded from training: a stroke on an empty background, simpler than other digits;
 - patches of scikit-learn's photograph of a flower, at a third of their brightness: smooth and dark.
-
-The script needs no download and takes about a minute on two cores.
 """
 
 # %%
@@ -88,6 +87,8 @@ for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
 # %%
 # Where the ratio comes from
 # --------------------------
+# sphinx_gallery_thumbnail_number = 3
+#
 # The score is a sum over pixels. In log p the empty background costs almost nothing and every stroke
 # costs, so an image with few strokes is likely. In the maps of the ratio, blue pixels raise the score
 # and red pixels lower it: the unusual stroke of a 1, the bright edge of a patch.
@@ -95,3 +96,11 @@ shown = np.concatenate([test[:4], ones[:4], patches[:4]])
 maps = PixelMapsDisplay.from_estimator(ratio, shown)
 maps.figure_.savefig(results / "likelihood_ratio_heat_map.png", dpi=110)
 plt.show()
+
+# %%
+# The experiment of the paper
+# ---------------------------
+# On Fashion-MNIST against MNIST the defaults suffice, ``LikelihoodRatio(random_state=0).fit(train)``. The
+# benchmark ``first_hour.py`` runs them on 10 000 images of clothes, in about ten minutes on two cores or a
+# minute on a GPU: AUROC 0.069 for log p and 0.959 for the ratio, at 3.02 bits per dimension. The folder
+# ``benchmarks`` has the script, and the figures of the experiment in full size.

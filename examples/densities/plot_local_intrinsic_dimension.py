@@ -3,7 +3,7 @@
 Likely images in regions of low probability mass
 ================================================
 
-A density can be larger at images of another kind than at its training images. Yet the model never
+How to recognise images that are likely and yet impossible. A density can be larger at images of another kind than at its training images. Yet the model never
 draws such images: the region of large density has almost no volume, because the density there is
 concentrated around a set of low dimension. The *local intrinsic dimension* (LID) at an image
 identifies such regions. An image is in-distribution if both its density and its dimension are as
@@ -13,8 +13,6 @@ An :class:`~skood.density.ImageFlow` learns scikit-learn's handwritten digits. T
 out-of-distribution images are patches of scikit-learn's photograph of a flower at a sixth of their
 brightness. Most patches are almost black and uniform, and more likely than the digits; others show
 edges.
-
-The script needs no download and takes about a minute and a half on one core.
 """
 
 # %%
@@ -76,7 +74,7 @@ inside, outside = detector.score_pairs(test), detector.score_pairs(patches)
 truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
 for column, name in enumerate(["log p", "LID"]):
     scores = np.append(inside[:, column], outside[:, column])
-    print(f"AUROC of {name:>5}: {auroc(truth, scores):.3f}")
+    print(f"{name:>5} alone: AUROC {auroc(truth, scores):.3f}")
 log_p = LogLikelihood(flow, random_state=0).fit(train)
 frozen = FrozenEstimator(detector.density_)
 smaller = LocalIntrinsicDimension(frozen, combine="min", random_state=0).fit(train)

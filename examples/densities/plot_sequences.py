@@ -3,11 +3,10 @@
 Genomes, and where they are unusual
 ===================================
 
-A :class:`~skood.density.SequenceDensity` predicts each base of a genome from the bases before it. Here
+How to find the part of a sequence that is unusual. A :class:`~skood.density.SequenceDensity` predicts each base of a genome from the bases before it. Here
 it learns one class of synthetic genomes. A test sequence is drawn from that class, but its middle is
 replaced by bases of another class: the contribution of each position to the score shows where.
 
-The script needs no download and takes less than a minute on one core.
 """
 
 # %%
@@ -15,8 +14,6 @@ The script needs no download and takes less than a minute on one core.
 # --------
 # Classes of :func:`~skood.datasets.make_genomes` are Markov chains: the two bases before determine how
 # probable the next one is, and each class has its own table.
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -52,9 +49,6 @@ for sequences, name in ((test, "in-distribution"), (chimeras, "with a part of an
     axis.plot(mean, label=f"{name}, mean of {len(smooth)} sequences")
 axis.plot(smooth[0], lw=0.8, color="grey", label="one sequence with a part of another class")
 axis.axvspan(start, stop, color="0.9", label="the part")
-axis.set(xlabel="position", ylabel="ratio, nats per base")
+axis.set(xlabel="position in the sequence", ylabel="likelihood ratio, nats per base")
 axis.legend(fontsize="small")
-results = Path("results")
-results.mkdir(exist_ok=True)
-figure.savefig(results / "sequences_positions.png", dpi=110)
 plt.show()

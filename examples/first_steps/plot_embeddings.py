@@ -3,16 +3,16 @@
 Any embedding: text, with k nearest neighbours
 ==============================================
 
-A detector on features needs no network of skood. Embeddings, rows of numbers that describe items, can
-come from a language model, an audio network or, as here, from word counts: without a classifier,
-:class:`~skood.posthoc.KNN` compares the rows themselves.
+How to detect unusual texts, or anything else that has an embedding. Embeddings, rows of numbers that
+describe items, can come from a language model, an audio network or, as here, from word counts: without a
+classifier, :class:`~skood.posthoc.KNN` compares the rows themselves.
 
 An embedding that is fitted to the data is part of the detector. It has to be fitted without the
 calibration data, or the false-alarm rate is wrong. The second half measures how wrong.
 
 The texts are part of every installation. The docstrings of numpy are in-distribution. The
 docstrings of Python's ``email`` and ``http`` packages describe other subjects; the docstrings of
-scipy's special functions resemble numpy's. The script takes about 25 seconds.
+scipy's special functions resemble numpy's.
 """
 
 # %%
@@ -81,7 +81,7 @@ inside = display.scores["numpy, new"]
 for name in others:
     outside = display.scores[name]
     truth = np.repeat([1, -1], [len(inside), len(outside)])
-    print(f"{name}: AUROC {auroc(truth, np.append(inside, outside)):.3f}")
+    print(f"{name:14} AUROC {auroc(truth, np.append(inside, outside)):.3f}")
 
 # %%
 # The p-value of one text is the fraction of numpy texts that are at least as unusual:

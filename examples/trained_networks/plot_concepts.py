@@ -3,14 +3,13 @@
 Classes named in words: an image tower and a text tower
 =======================================================
 
-Models such as CLIP are a pair of networks: an image tower and a text tower, trained so that the vector
+How to detect images that fit none of your class names. Models such as CLIP are a pair of networks: an image tower and a text tower, trained so that the vector
 of an image lies near the vector of its caption. Class names then suffice for a classifier.
 :class:`~skood.posthoc.MCM` detects images that fit no class name, and
 :class:`~skood.posthoc.NegLabel` compares the class names with other words.
 
 CLIP would have to be downloaded, so this script trains a pair of its own, on scikit-learn's digits of
-8 x 8 pixels. Its vocabulary has 14 words: it is a model of the idea and not of CLIP's quality. The
-script takes about 15 seconds.
+8 x 8 pixels. Its vocabulary has 14 words: it is a model of the idea and not of CLIP's quality.
 """
 
 # %%

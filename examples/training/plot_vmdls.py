@@ -3,7 +3,8 @@
 A latent space with a margin
 ============================
 
-:class:`~skood.training_time.VMDLS` (Dinari and Freifeld 2022) trains a network without a softmax. The
+How a loss can shape features for detection. :class:`~skood.training_time.VMDLS` (Dinari and Freifeld
+2022) trains a network without a softmax. The
 loss draws items of one class together and separates items of different classes by a margin that grows
 with every epoch. Items between the classes, or far from all classes, are out-of-distribution.
 :class:`~skood.inspection.LatentSpaceDisplay` plots the latents of items.
@@ -12,8 +13,6 @@ A small network learns scikit-learn's handwritten digits 0 to 7. Two sets are ou
 
 - the digits 8 and 9, excluded from training: near, since they are digits as well;
 - noise, pixels drawn independently: far.
-
-The script needs no download and takes about half a minute on one core.
 """
 
 # %%
@@ -35,7 +34,7 @@ X_train, X_test, y_train, y_test = train_test_split(
     digits.images[known], digits.target[known], test_size=0.4, random_state=0
 )
 X_ood = {
-    "8 and 9": digits.images[~known],
+    "digits 8 and 9": digits.images[~known],
     "noise": uniform_noise(200, (8, 8), value_range=(0, 16), random_state=0),
 }
 
@@ -96,11 +95,11 @@ print(evaluate(detectors | {"softmax": softmax}, X_test, X_ood, y_test, metrics=
 
 # %%
 # On images this small, Gaussians of an untrained network's features already detect the outliers: the
-# plots show the effect of training, the table does not. The softmax of the same backbone is equally
-# good on these sets.
+# plots show the effect of training, the table hardly. On these sets the softmax of the same backbone is
+# as good or better.
 #
 # `predict_class` returns a label, or -1 for scores below the threshold.
-for name, images in {"0 to 7": X_test, **X_ood}.items():
+for name, images in {"digits 0 to 7": X_test, **X_ood}.items():
     rejected = (vmdls.predict_class(images) == -1).mean()
-    print(f"{name:>8}: {100 * rejected:.1f} % rejected")
+    print(f"{name:>14}: {100 * rejected:.1f} % rejected")
 plt.show()
