@@ -88,9 +88,18 @@ def _length(item: Any) -> int | None:
 
 @contextmanager
 def naming_rows(X: Any) -> Iterator[None]:
-    """Add the rows that have NaN or infinity to the error of scikit-learn's checks of X."""
+    """Add the rows that have NaN or infinity, or a remedy, to errors of scikit-learn's checks."""
     try:
         yield
+    except TypeError as error:
+        if not str(error).startswith("Sparse data was passed"):
+            raise
+        raise TypeError(
+            f"{error} In a Pipeline, the step before the detector has to return dense rows: set "
+            "sparse_output=False in OneHotEncoder and sparse_threshold=0 in ColumnTransformer. "
+            "Give a vectorizer of texts to the detector itself, for instance "
+            "KNN(TfidfVectorizer())"
+        ) from None
     except ValueError as error:
         found = re.match(r"Input (X )?contains (NaN|infinity)", str(error))
         rows = np.arange(0)
@@ -139,7 +148,11 @@ def _check_known_mistakes(X: Any) -> None:
     if hasattr(X, "getbands"):
         raise ValueError("X is a single PIL image; give a batch, np.asarray(X)[None]")
     if isinstance(X, (str, PurePath)):
-        raise ValueError(f"X is {X!r}; load it, and give an array or a torch Dataset")
+        raise ValueError(
+            f"X is {X!r}; load it, and give an array or a torch Dataset. "
+            "torchvision.datasets.ImageFolder reads a folder of images; a single text is given as "
+            "a list, [text]"
+        )
     first = X[0] if isinstance(X, (list, tuple)) and X else None
     if isinstance(X, np.ndarray) and X.ndim == 1 and X.size:
         first = X[0]
@@ -147,7 +160,7 @@ def _check_known_mistakes(X: Any) -> None:
         raise ValueError(
             f"X contains strings or paths, such as {first!r}; expected numbers. For images, give "
             "a torch Dataset that opens them, such as torchvision.datasets.ImageFolder; for texts, "
-            "token ids or embeddings"
+            "token ids. An extractor of skood.embeddings in the detector reads both as they are"
         )
     if isinstance(first, Mapping):
         raise ValueError(
@@ -195,4 +208,7 @@ def _remedy_for(column: Any, name: Any) -> str:
             "its cells are printed vectors: read each text as a list of numbers, for instance "
             f"with np.stack([json.loads(text) for text in X[{name!r}]])"
         )
-    return "encode the column, for instance with scikit-learn's OrdinalEncoder, or drop it"
+    return (
+        "drop the column, or encode it in a Pipeline with the detector, for instance with "
+        "scikit-learn's OneHotEncoder(sparse_output=False)"
+    )

@@ -35,7 +35,7 @@ from skood._torch.run import followed_by
 from skood.explanation._base import Explanation
 from skood.explanation._explain import no_explanation
 
-__all__ = ["Detector", "can_explain"]
+__all__ = ["Detector", "can_explain", "check_one_score_each"]
 
 
 class _MissingThreshold:
@@ -219,6 +219,7 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
         data = self._check(X)
         with self._shows_progress("scoring"):
             scores = self._score_samples(data)
+        check_one_score_each(self, scores, len(data))
         check_scores(self, scores)
         return scores
 
@@ -318,6 +319,15 @@ class Detector(DocumentationLinkMixin, OutlierMixin, BaseEstimator, metaclass=AB
             if any(map(only_transforms, self._models_given())):
                 tags.input_tags.allow_nan = False
         return tags
+
+
+def check_one_score_each(detector: Detector, scores: Any, n_items: int) -> None:
+    """Raise an error if a detector of the user's own returns an array of another shape."""
+    if np.shape(scores) != (n_items,):
+        raise ValueError(
+            f"_score_samples of {type(detector).__name__} returned an array of shape "
+            f"{np.shape(scores)} for {n_items} items; expected one score for each item"
+        )
 
 
 def _holds_model(value: Any) -> bool:

@@ -48,6 +48,7 @@ __all__ = [
     "reads_checked_data",
     "rows_through",
     "takes_any_length",
+    "threshold_of",
 ]
 
 # Rows per matrix product in scoring. It bounds the memory of float64 copies and distances. It is a
@@ -303,6 +304,18 @@ def _last_step(model: Any) -> tuple[Any, Callable[[Any], Any] | None]:
         return X
 
     return last, transform
+
+
+def threshold_of(detector: Any) -> float | None:
+    """Return ``offset_`` of a fitted detector, also inside a Pipeline or a search, or None."""
+    if isinstance(detector, FrozenEstimator):
+        return threshold_of(detector.estimator)
+    if isinstance(detector, Pipeline):
+        return threshold_of(_last_step(detector)[0])
+    if hasattr(detector, "best_estimator_"):
+        return threshold_of(detector.best_estimator_)
+    offset = getattr(detector, "offset_", None)
+    return None if offset is None else float(offset)
 
 
 def _as_array(result: Any) -> npt.NDArray:

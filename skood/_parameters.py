@@ -15,6 +15,8 @@ from sklearn.base import _fit_context as fit_context
 # The private parts of scikit-learn's parameter checking are imported in this module alone.
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
+from skood._deprecation import keep_old_parameters
+
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform
 else:
@@ -33,8 +35,10 @@ __all__ = [
     "HasMethods",
     "Interval",
     "IsDetector",
+    "IsModel",
     "StrOptions",
     "at_least",
+    "check_decorated",
     "estimator",
     "fit_context",
     "parameter",
@@ -119,7 +123,19 @@ def estimator(class_: _Class) -> _Class:
     setattr(class_, "_parameter_constraints", known)  # noqa: B010 (mypy knows no such attribute)
     if class_.__dict__["__doc__"] is not None:
         class_.__doc__ = _completed(class_, signature)
+    keep_old_parameters(class_)
     return class_
+
+
+def check_decorated(cls: type) -> None:
+    """Raise an error if a class declares parameters, and :func:`estimator` does not decorate it."""
+    for base in cls.__mro__:
+        for name, value in vars(base).items():
+            if isinstance(value, dataclasses.Field):
+                raise TypeError(
+                    f"{base.__name__} declares {name} = parameter(...), but has no decorator that "
+                    "makes it a parameter; write @skood.base.estimator above the class"
+                )
 
 
 def _in_order(cls: Any) -> inspect.Signature:
@@ -228,6 +244,19 @@ EXTERNAL = (
     "wrap a detector with decision_function alone, such as one of PyOD, in "
     "skood.ExternalDetector(detector, higher=...)"
 )
+
+
+class IsModel(HasMethods):
+    """A model with ``fit`` and another method; a torch module is converted to one."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(["fit", method])
+
+    def __str__(self) -> str:
+        return (
+            f"{super().__str__()} (a trained torch module is given as a whole: the detector finds "
+            "the logits and the features)"
+        )
 
 
 class IsDetector(HasMethods):

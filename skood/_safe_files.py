@@ -72,6 +72,8 @@ def whole_file(path: str | os.PathLike[str], *, sync: bool = True) -> Iterator[B
     path = Path(os.path.realpath(path))
     if path.is_char_device() or path.is_block_device():
         raise OSError(f"{path} is a device, not a file")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     names: list[Path] = []
     try:
         with _create(path.parent, names) as file:

@@ -297,7 +297,10 @@ def _check_alike(item: Any, first: Any, index: int) -> None:
         advice = "bring all items to one shape, or give a DataLoader with a collate_fn that pads"
     else:
         shapes, expected = item.shape, first.shape
-        advice = "bring all items to one shape"
+        advice = (
+            "bring all items to one shape: resize and crop images in the Dataset's transform, or "
+            "give them as they are to an extractor of skood.embeddings"
+        )
     if shapes != expected:
         raise ValueError(
             f"item {index} of the Dataset X has shape {shapes}, but item 0 has {expected}; {advice}"

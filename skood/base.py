@@ -18,7 +18,7 @@ from sklearn.frozen import FrozenEstimator
 
 from skood._checked_data import CheckedData
 from skood._data import check_scores
-from skood._detector import Detector
+from skood._detector import Detector, check_one_score_each
 from skood._frozen import check_parts_fitted
 from skood._outliers import labels_of, split_outliers
 from skood._parameters import (
@@ -30,6 +30,7 @@ from skood._parameters import (
     Interval,
     StrOptions,
     at_least,
+    check_decorated,
     estimator,
     fit_context,
     parameter,
@@ -138,6 +139,7 @@ class BaseDetector(Detector):
             training of a model, and `fit` continues with that model, or the scoring for the
             threshold, and the detector can then score but not predict.
         """
+        check_decorated(type(self))
         check_parts_fitted(self)
         check_checkpoint_dirs(self)
         earlier = dict(vars(self))
@@ -183,6 +185,7 @@ class BaseDetector(Detector):
 
     def _set_threshold(self, scores: npt.NDArray[np.float64], *, is_new: bool) -> None:
         """Set ``offset_`` on scores of rows, which are new if nothing was learned from them."""
+        check_one_score_each(self, scores, np.size(scores))
         check_scores(self, scores)
         # If the n rows were learned from, the percentile rejects this fraction of them. If not, the
         # quantile at rank contamination (n + 1) rejects this fraction of new rows on average.

@@ -1,5 +1,7 @@
 """What the contract says of scores that are no numbers."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,28 @@ def test_scores_that_are_no_numbers(instead):
     for method in (fitted.score_samples, fitted.decision_function, fitted.predict):
         with pytest.raises(ValueError, match=message.format(3)):
             method(rows(2)[-3:])
+
+
+@pytest.mark.parametrize("shape", [(100, 1), (100, 2), (), (1, 100)])
+def test_scores_of_another_shape(shape):
+    """A method of the user's own must return one score for each item."""
+
+    class Shaped(Echo):
+        def _score_samples(self, source):
+            return np.ones(shape)
+
+    message = f"_score_samples of Shaped returned an array of shape {re.escape(str(shape))} for"
+    with pytest.raises(ValueError, match=message):
+        Shaped(0).fit(rows(0)).score_samples(rows(0))
+
+
+def test_scores_of_another_number():
+    class Mean(Echo):
+        def _score_samples(self, source):
+            return source.rows().mean(axis=0)
+
+    with pytest.raises(ValueError, match=r"\(1,\) for 100 items; expected one score"):
+        Mean(0).fit(rows(0)).score_samples(rows(0))
 
 
 def test_rows_that_are_impossible():

@@ -10,8 +10,11 @@ import pytest
 import scipy.sparse
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.pipeline import make_pipeline
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
+from skood import KNN
 from skood._checked_data import CheckedData
 from skood._data import check_data, check_in_range, check_scores, resolve_value_range
 
@@ -273,7 +276,8 @@ def test_what_fit_refuses(X, message):
         ),
         (
             pandas.DataFrame({"a": [1, 2], "b": ["x", "y"]}),
-            "and is not numeric (could not convert string to float: 'x')",
+            "and is not numeric (could not convert string to float: 'x'); drop the column, or "
+            "encode it in a Pipeline with the detector, for instance with scikit-learn's OneHot",
         ),
         (
             pandas.DataFrame({"a": [1, 2], "b": pandas.to_datetime(["2020", "2021"])}),
@@ -345,6 +349,15 @@ def test_scores_that_are_no_numbers():
         message = "Reader gives NaN or inf as the score of 2 of the 3 items of X.*rescale X"
         with pytest.raises(ValueError, match=message):
             check_scores(Reader(), np.array([wrong, 0.0, wrong]))
+
+
+def test_sparse_rows_of_a_step_before():
+    """The remedy works: a detector takes the vectorizer itself."""
+    texts = ["a cat sat", "a dog ran", "the cat ran"] * 20
+    with pytest.raises(TypeError, match=r"sparse_output=False.*KNN\(TfidfVectorizer\(\)\)"):
+        make_pipeline(TfidfVectorizer(), KNN(n_neighbors=2)).fit(texts)
+    scores = KNN(TfidfVectorizer(), n_neighbors=2).fit(texts).score_samples([texts[0], "none"])
+    assert scores[0] > scores[1]
 
 
 def test_sparse_rows_are_refused():

@@ -8,6 +8,7 @@ import pkgutil
 from typing import ClassVar
 
 import pytest
+import torch
 from sklearn.base import BaseEstimator, clone
 
 import skood
@@ -159,6 +160,21 @@ def test_every_parameter_is_checked(name):
     cls = getattr(skood, name)
     if issubclass(cls, BaseEstimator):
         assert set(cls._parameter_constraints) == set(inspect.signature(cls).parameters)
+
+
+def test_a_detector_of_others_that_lacks_the_decorator():
+    class Bare(skood.KNN):
+        power: float = parameter(default=2.0)
+
+    with pytest.raises(TypeError, match=r"Bare declares power.*write @skood\.base\.estimator"):
+        Bare().fit([[0.0], [1.0]])
+
+
+@pytest.mark.parametrize("detector", [skood.KNN, skood.MSP])
+def test_a_method_in_place_of_its_network(detector):
+    """As other libraries take it."""
+    with pytest.raises(ValueError, match=r"torch module is given as a whole.*bound method"):
+        detector(torch.nn.Linear(1, 2).forward).fit([[0.0], [1.0]], [0, 1])
 
 
 def classes():

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -51,6 +52,13 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
 
 
 @needs_linux
+def test_a_folder_that_is_missing_is_named(tmp_path):
+    folder = tmp_path / "none"
+    with pytest.raises(FileNotFoundError, match=f"no such folder: '{re.escape(str(folder))}'"):
+        with whole_file(folder / "file"):
+            pass
+
+
 def test_permissions_are_those_of_open(tmp_path):
     path, plain = tmp_path / "file", tmp_path / "plain"
     plain.touch()

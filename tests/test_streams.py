@@ -323,8 +323,11 @@ class Image:
     ("X", "message"),
     [
         (["a.png", "b.png"], "X contains strings or paths, such as 'a.png'.*ImageFolder"),
-        (np.array(["a.png"]), "X contains strings or paths"),
-        ("a.png", "X is 'a.png'; load it, and give an array"),
+        (np.array(["a.png"]), "X contains strings or paths.*extractor of skood.embeddings"),
+        (
+            "a.png",
+            r"X is 'a.png'; load it, and give an array.*ImageFolder.*\[text\]",
+        ),
         ((row for row in X), r"X is a generator, whose items can be read only once.*np\.stack"),
         (map(np.asarray, X), "X is a map, whose items can be read only once"),
         (Lazy(), r"X is a Lazy, which has not been computed; give X\.collect\(\)"),

@@ -365,7 +365,7 @@ def warn_of_trained(models: Sequence[Any]) -> None:
         return
     found = [part for model in models for part in _parts_of(model) if _is_trained(part)]
     if found:
-        names = ", ".join(dict.fromkeys(_name_of(part) for part in found))
+        names = ", ".join(dict.fromkeys(map(_name_of, found)))
         warnings.warn(
             f"{names} was trained before, and is not trained again. If it was trained on rows of "
             "X, it scores the calibration rows among them too high, and there will be more false "
@@ -386,8 +386,10 @@ def _parts_of(model: Any) -> list[Any]:
 
 def _is_trained(part: Any) -> bool:
     if isinstance(part, nn.Module):
-        # Preprocessing modules, such as transforms of torchvision, have no weights.
-        return any(True for _ in part.parameters())
+        # Preprocessing modules, such as transforms of torchvision, have no weights. Modules of this
+        # package are inside an estimator that is found, too.
+        is_ours = type(part).__module__.startswith("skood.")
+        return not is_ours and any(True for _ in part.parameters())
     return isinstance(part, (FrozenEstimator, SharedModule))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood._checked_data import CheckedData
-from skood._models import as_input, rows_through
+from skood._models import as_input, rows_through, threshold_of
 from skood._open_set import class_proba_of, excludes_classes, knows_classes
 
 __all__ = ["Outcome", "Scored", "Sets", "score"]
@@ -72,8 +72,7 @@ def score(detector: Any, data: Sets, *, needs_classes: Sets) -> Outcome:
             (data.outside, needs_classes.outside),
         )
     )
-    offset = getattr(detector, "offset_", None)
-    return Outcome(Sets(inside, shifted, outside), None if offset is None else float(offset))
+    return Outcome(Sets(inside, shifted, outside), threshold_of(detector))
 
 
 def classes_of(detector: Any, data: CheckedData) -> npt.NDArray | None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
+from skood._models import threshold_of
 from skood.inspection._lines import Lines
 from skood.inspection._sets import check_scores_of_sets, check_sets
 from skood.metrics import ccr_at_fpr, ccr_curve, open_set_f1_curve, oscr
@@ -79,7 +80,7 @@ class _OpenSetCurves(Lines, ABC):
         scores = {name: detector.score_samples(X) for name, X in sets.items()}
         y_pred = {name: _predict(detector, X) for name, X in sets.items()}
         return cls.from_predictions(
-            scores, y_pred, y_id, offset=getattr(detector, "offset_", None), ax=ax, **plot_params
+            scores, y_pred, y_id, offset=threshold_of(detector), ax=ax, **plot_params
         )
 
     @classmethod

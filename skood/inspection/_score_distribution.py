@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
+from skood._models import threshold_of
 from skood.inspection._figures import axes, pyplot
 from skood.inspection._palette import COLOURS
 from skood.inspection._sets import check_scores_of_sets, check_sets
@@ -105,7 +106,7 @@ class ScoreDistributionDisplay:
         check_sets(sets, "sets")
         return cls.from_predictions(
             {name: detector.score_samples(X) for name, X in sets.items()},
-            getattr(detector, "offset_", None),
+            threshold_of(detector),
             score_name=f"score of {type(detector).__name__}",
             ax=ax,
             **plot_params,

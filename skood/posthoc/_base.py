@@ -15,7 +15,7 @@ from skood._checked_data import CheckedData
 from skood._chunks import row_slices
 from skood._models import in_chunks
 from skood._open_set import OpenSetDetector, class_proba_of
-from skood._parameters import HasMethods, estimator, parameter
+from skood._parameters import IsModel, estimator, parameter
 from skood.base import ModelDetector
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._module import ModuleHandle
@@ -110,7 +110,7 @@ class ClassifierDetector(PosthocDetector):
         Which training data the score learns from, apart from the classifier.
     """
 
-    classifier: Any = parameter(HasMethods(["fit", "predict"]), None, default=None)
+    classifier: Any = parameter(IsModel("predict"), None, default=None)
 
     _reads = "logits"
     _takes_multilabel = False

@@ -14,7 +14,7 @@ from skood._checked_data import CheckedData
 from skood._memory_layout import in_float32
 from skood._models import rows_through
 from skood._open_set import knows_classes
-from skood._parameters import HasMethods, estimator, parameter
+from skood._parameters import IsModel, estimator, parameter
 from skood._thresholds import threshold_rows
 from skood.classifiers import NeuralClassifier, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle
@@ -124,7 +124,7 @@ class FeatureDetector(OutputsScore):
         Whether the score also reads ``outputs.logits``, so that `features` must be a network.
     """
 
-    features: Any = parameter(HasMethods(["fit", "transform"]), None, default=None)
+    features: Any = parameter(IsModel("transform"), None, default=None)
 
     _model_parameters = ("features",)
     _needs = "data"

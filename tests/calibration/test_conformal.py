@@ -15,6 +15,8 @@ from sklearn.preprocessing import StandardScaler
 
 import skood
 from skood.calibration import ConformalDetector
+from skood.calibration._base import warn_of_trained
+from skood.embeddings import from_torchvision
 
 # Deviations of a mean that fixed seeds stay within, unless the rate is wrong.
 Z = 4
@@ -306,6 +308,9 @@ def test_a_torch_network_inside_is_noticed():
     ):
         with pytest.warns(UserWarning, match="was trained before"):
             ConformalDetector(detector, 0.2, random_state=0).fit(X, y)
+    extractor = from_torchvision("resnet18", weights=None, device="cpu")
+    with pytest.warns(UserWarning, match="^ImageExtractor was trained before"):
+        warn_of_trained([skood.KNN(extractor)])
     with pytest.warns(UserWarning, match="MLP was trained before"):
         skood.EnsembleDetector(
             [

@@ -5,6 +5,10 @@ import pytest
 import torch
 from sklearn.ensemble import IsolationForest
 from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import GridSearchCV
+from sklearn.neighbors import KernelDensity
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 import skood
@@ -64,6 +68,28 @@ def test_rows(network, X, ood):
     assert "id_accuracy" in heading
     assert "0.900" in lines[0]
     assert set(table[0]) >= {"auroc", "fpr80", "seconds"}
+
+
+def test_the_threshold_inside_a_pipeline_or_a_search(X, ood):
+    """They have no ``offset_``, but reject what the detector inside rejects."""
+    wrapped = {
+        "pipeline": make_pipeline(StandardScaler(), skood.KNN(n_neighbors=3)),
+        "frozen": FrozenEstimator(make_pipeline(StandardScaler(), "passthrough", skood.GMM())),
+        "forest": make_pipeline(StandardScaler(), IsolationForest(random_state=0)),
+        "search": GridSearchCV(
+            skood.KNN(), {"n_neighbors": [2, 3]}, scoring=lambda detector, X, y=None: 0.0, cv=2
+        ),
+    }
+    wrapped["frozen"].estimator.fit(X)
+    fitted = {name: detector.fit(X, None) for name, detector in wrapped.items()}
+    table = evaluate(fitted, X, ood, metrics=["auroc"])
+    assert len(table) == 8
+    for row in table:
+        detector = fitted[row["detector"]]
+        assert row["id_accepted"] == np.mean(detector.predict(X) == 1)
+        assert row["ood_accepted"] == np.mean(detector.predict(ood[row["ood_set"]]) == 1)
+    without = make_pipeline(StandardScaler(), KernelDensity()).fit(X)
+    assert "id_accepted" not in evaluate([without], X, ood)[0]
 
 
 @pytest.mark.parametrize("n_jobs", [None, 2])

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.neighbors import KernelDensity
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skood import Mahalanobis
 from skood.inspection import ScoreDistributionDisplay
@@ -37,6 +39,14 @@ def test_from_estimator():
     assert texts[:2] == ["in: 95.0 % accepted", "out: 0.0 % accepted"]
     assert display.ax_.get_xlabel() == "score of Mahalanobis (right: in-distribution)"
     assert display.figure_ is display.ax_.figure
+
+
+def test_the_threshold_inside_a_pipeline():
+    X = np.random.default_rng(0).normal(size=(200, 2))
+    pipeline = make_pipeline(StandardScaler(), Mahalanobis()).fit(X)
+    display = ScoreDistributionDisplay.from_estimator(pipeline, {"in": X})
+    assert display.line_.get_xdata()[0] == pipeline[-1].offset_
+    assert display.accepted_ == {"in": np.mean(pipeline.predict(X) == 1)}
 
 
 def test_an_estimator_without_a_threshold():
