@@ -27,6 +27,7 @@ ALLOWED = {
     "_methods": set(),
     "_moments": set(),
     "_channels": set(),
+    "_deprecation": set(),
     "_directions": set(),
     "_docs_link": set(),
     "_printing": set(),
@@ -143,8 +144,8 @@ ALLOWED = {
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
 # What all of them may import; these import nothing else of the package but each other.
 FOR_ALL = {
-    *("_chunks", "_docs_link", "_memory_layout", "_optional", "_printing", "_progress"),
-    *("_safe_files", "_table"),
+    *("_chunks", "_deprecation", "_docs_link", "_memory_layout", "_optional", "_printing"),
+    *("_progress", "_safe_files", "_table"),
 }
 
 
