@@ -58,8 +58,9 @@ print(f"accuracy on new digits 0 to 7: {100 * table[0]['id_accuracy']:.1f} %\n")
 print(table.wide("auroc"))
 
 # %%
-# Detectors on logits are best on the near sets and useless on the far ones, where the AUROC is below 0.5:
-# this network is more confident on noise than on digits. Detectors on features detect the far sets.
+# Detectors on logits are best on the near sets and useless on the far ones, with an AUROC of about 0.5 or
+# far below it: this network is as confident on noise as on digits, or more. Detectors on features
+# detect the far sets.
 
 # %%
 # Is the best one better?

@@ -87,5 +87,6 @@ axes[0].set(ylabel="AUROC, digits 8 and 9")
 plt.show()
 
 # %%
-# A weak rank correlation: the substitutes do not find the best detector, but they avoid the bad ones.
-# Compare again on real outliers as soon as you have some.
+# The rank correlations are weak. The chosen detector is better than most, but not the best, and some
+# detectors that look bad on the substitutes are good on the digits 8 and 9. Compare again on real
+# outliers as soon as you have some.

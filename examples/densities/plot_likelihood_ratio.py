@@ -101,6 +101,6 @@ plt.show()
 # The experiment of the paper
 # ---------------------------
 # On Fashion-MNIST against MNIST the defaults suffice, ``LikelihoodRatio(random_state=0).fit(train)``. The
-# benchmark ``first_hour.py`` runs them on 10 000 images of clothes, in about ten minutes on two cores or a
-# minute on a GPU: AUROC 0.069 for log p and 0.959 for the ratio, at 3.02 bits per dimension. The folder
+# benchmark ``first_hour.py`` runs them on 10 000 images of clothes, in five minutes on two idle
+# cores: AUROC 0.069 for log p and 0.959 for the ratio, at 3.02 bits per dimension. The folder
 # ``benchmarks`` has the script, and the figures of the experiment in full size.
