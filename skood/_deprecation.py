@@ -7,6 +7,7 @@ version on, so that no old name stays. CONTRIBUTING.md shows how to use them.
 from __future__ import annotations
 
 import functools
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -137,7 +138,7 @@ def changing_default(value: Any, name: str, *, now: Any, later: Any, changed_in:
     return now
 
 
-def old_members(module: str, namespace: Mapping[str, Any], **old: OldName) -> Callable[[str], Any]:
+def old_members(module: str, **old: OldName) -> Callable[[str], Any]:
     """Return a ``__getattr__`` of a module whose classes or functions have got other names.
 
     An old name is the new object, so that ``isinstance`` and pickles know one class.
@@ -146,8 +147,6 @@ def old_members(module: str, namespace: Mapping[str, Any], **old: OldName) -> Ca
     ----------
     module : str
         The ``__name__`` of the module.
-    namespace : mapping of str to object
-        The ``globals()`` of the module.
     **old : OldName
         By the old name.
     """
@@ -157,6 +156,6 @@ def old_members(module: str, namespace: Mapping[str, Any], **old: OldName) -> Ca
         if found is None or found.new is None:
             raise AttributeError(f"module {module!r} has no attribute {name!r}")
         found.warn(module, name)
-        return namespace[found.new]
+        return getattr(sys.modules[module], found.new)
 
     return module_getattr

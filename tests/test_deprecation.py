@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pickle
+import sys
 import types
 import warnings
 from pathlib import Path
@@ -174,14 +175,14 @@ def test_parameters_of_functions():
     assert list(inspect.signature(scaled).parameters) == ["logits", "temperature"]
 
 
-def test_classes_and_functions():
+def test_classes_and_functions(monkeypatch):
     module = types.ModuleType("former")
     module.Distance = Distance
-    module.__getattr__ = old_members(
-        "former", vars(module), Length=OldName("Distance", removed_in=NEXT)
-    )
+    module.__getattr__ = old_members("former", Length=OldName("Distance", removed_in=NEXT))
+    monkeypatch.setitem(sys.modules, "former", module)
     with pytest.warns(FutureWarning, match="Length of former is now called Distance"):
-        assert module.Length is Distance
+        from former import Length
+    assert Length is Distance
     assert not hasattr(module, "Width")
 
 
