@@ -58,15 +58,15 @@ print(f"accuracy on new digits 0 to 7: {100 * table[0]['id_accuracy']:.1f} %\n")
 print(table.wide("auroc"))
 
 # %%
-# Detectors on logits are best on the near sets and useless on the far ones, with an AUROC of about 0.5 or
-# far below it: this network is as confident on noise as on digits, or more. Detectors on features
-# detect the far sets.
+# Detectors on logits are best on the near sets and useless on the far ones, with an AUROC of about
+# 0.5 or far below it: this network is as confident on noise as on digits, or more. Detectors on
+# features detect the far sets.
 
 # %%
 # Is the best one better?
 # -----------------------
-# The detectors score the same rows, so that much of the variation cancels in a paired test. The best
-# detector of a set is supported only if it differs from every other detector.
+# The detectors score the same rows, so that much of the variation cancels in a paired test. The
+# best detector of a set is supported only if it differs from every other detector.
 print(table.best("auroc"))
 print()
 print(table.compare("KNN", metric="auroc"))
@@ -79,8 +79,8 @@ table
 # %%
 # Training runs
 # -------------
-# The intervals above hold for one network. Other seeds give other networks, and other AUROCs: the figures
-# are means over five networks, with their standard deviation.
+# The intervals above hold for one network. Other seeds give other networks, and other AUROCs: the
+# figures are means over five networks, with their standard deviation.
 small = MLP((64,), max_epochs=20)
 runs = evaluate(
     {"MSP": MSP(small), "KNN": KNN(small)},
@@ -130,8 +130,8 @@ detector = MSP(network).fit(X_train, y_train)
 sets = {"digits 0 to 7": X_test} | {
     name: ood_sets[name] for name in ("digit 8", "digit 9", "noise")
 }
-figure, axes = plt.subplots(1, 3, figsize=(15, 4.5), layout="constrained")
-EvaluationDisplay.from_table(table, "auroc", ax=axes[0])
-CCRCurvesDisplay.from_estimator(detector, sets, y_test, ax=axes[1], title="MSP")
-OpenSetF1CurvesDisplay.from_estimator(detector, sets, y_test, ax=axes[2], title="MSP")
+EvaluationDisplay.from_table(table, "auroc", title="AUROC")
+figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+CCRCurvesDisplay.from_estimator(detector, sets, y_test, ax=axes[0], title="MSP")
+OpenSetF1CurvesDisplay.from_estimator(detector, sets, y_test, ax=axes[1], title="MSP")
 plt.show()

@@ -3,8 +3,8 @@
 Tuning without any outliers
 ===========================
 
-How to tune a detector without outliers. There are two substitutes: hold whole classes out as outliers
-(``LeaveClassesOut``), or generate outliers from the data (``synthetic_outliers``).
+How to tune a detector without outliers. There are two substitutes: hold whole classes out as
+outliers (``LeaveClassesOut``), or generate outliers from the data (``synthetic_outliers``).
 
 Here both choose the number of principal components before a
 :class:`~skood.posthoc.Mahalanobis` distance, on scikit-learn's digits 0 to 7. The choices are

@@ -3,9 +3,10 @@
 A detector at the end of a pipeline
 ===================================
 
-How to tune a pipeline that ends in a detector. Detectors are estimators, and can follow any transformer
-of scikit-learn: here a selection of pixels and principal components precede the Mahalanobis distance.
-A search chooses the number of components, with outliers that are excluded from every fit.
+How to tune a pipeline that ends in a detector. Detectors are estimators, and can follow any
+transformer of scikit-learn: here a selection of pixels and principal components precede the
+Mahalanobis distance. A search chooses the number of components, with outliers that are excluded
+from every fit.
 
 The data are scikit-learn's handwritten digits: 0 to 6 are in-distribution, 7 is the outlier class
 for the search, 8 and 9 are the outlier classes for the report.
@@ -36,9 +37,10 @@ y_search = np.append(y_train, np.full((digit == 7).sum(), -1))
 # %%
 # A search over the pipeline
 # --------------------------
-# ``OODSplit`` puts the outliers only into the test parts. ``InlierFit`` excludes them from the final
-# fit of the best pipeline to all data; otherwise the principal components would be fitted to them, too.
-# Pixels share one unit, so no scaler is needed: it would amplify the pixels that are almost always 0.
+# ``OODSplit`` puts the outliers only into the test parts. ``InlierFit`` excludes them from the
+# final fit of the best pipeline to all data; otherwise the principal components would be fitted to
+# them, too. Pixels share one unit, so no scaler is needed: it would amplify the pixels that are
+# almost always 0.
 pipeline = make_pipeline(VarianceThreshold(), PCA(random_state=0), Mahalanobis())
 search = GridSearchCV(
     InlierFit(pipeline),
@@ -70,6 +72,6 @@ for name in ("digit 8", "digit 9"):
 plt.show()
 
 # %%
-# With two components the digit 7 is hardly separated from the other digits; with ten or more it is. The
-# digits 8 and 9, which no search has seen, have a lower AUROC than the digit 7: a figure on the outliers
-# that chose a parameter is not a figure for other outliers.
+# With two components the digit 7 is hardly separated from the other digits; with ten or more it is.
+# The digits 8 and 9, which no search has seen, have a lower AUROC than the digit 7: a figure on the
+# outliers that chose a parameter is not a figure for other outliers.

@@ -3,9 +3,10 @@
 Which detector for my data?
 ===========================
 
-How to choose a detector before you have seen any outlier. :func:`~skood.recommend` fits the detectors
-that suit a model and data, compares them, and returns one of them calibrated. Without real outliers it
-compares the detectors on substitutes: classes that are left out of training, and synthetic outliers.
+How to choose a detector before you have seen any outlier. :func:`~skood.recommend` fits the
+detectors that suit a model and data, compares them, and returns one of them calibrated. Without
+real outliers it compares the detectors on substitutes: classes that are left out of training, and
+synthetic outliers.
 
 Here the data are scikit-learn's digits 0 to 7. The digits 8 and 9 are the real outliers, which show
 how far the substitutes can be trusted.
@@ -87,6 +88,6 @@ axes[0].set(ylabel="AUROC, digits 8 and 9")
 plt.show()
 
 # %%
-# The rank correlations are weak. The chosen detector is better than most, but not the best, and some
-# detectors that look bad on the substitutes are good on the digits 8 and 9. Compare again on real
-# outliers as soon as you have some.
+# The rank correlations are weak. The chosen detector is better than most, but not the best, and
+# some detectors that look bad on the substitutes are good on the digits 8 and 9. Compare again on
+# real outliers as soon as you have some.

@@ -3,13 +3,13 @@
 Tuning a detector, with OOD data and without
 ============================================
 
-How to tune a detector honestly. ODIN has a temperature and a step size, which ``GridSearchCV`` can tune
-with three tools of skood:
-splits whose training parts contain no out-of-distribution (OOD) rows, a wrapper that excludes OOD
-rows from the refit and from every step of a pipeline, and a scorer that reads the label -1 as OOD.
+How to tune a detector honestly. ODIN has a temperature and a step size, which ``GridSearchCV`` can
+tune with three tools of skood: splits whose training parts contain no out-of-distribution (OOD)
+rows, a wrapper that excludes OOD rows from the refit and from every step of a pipeline, and a
+scorer that reads the label -1 as OOD.
 
-An unbiased figure needs two OOD sets: one for tuning and another for testing. Without OOD data, hold
-out whole classes, or generate outliers from the training images. This example compares the
+An unbiased figure needs two OOD sets: one for tuning and another for testing. Without OOD data,
+hold out whole classes, or generate outliers from the training images. This example compares the
 parameters from each way of tuning with the best parameters on the test sets.
 
 The data are scikit-learn's handwritten digits, as flat rows in a pipeline, 0 to 7 in-distribution.
@@ -60,9 +60,9 @@ def with_outliers(outliers):
 # The search
 # ----------
 # The pipeline is a scaler and ODIN on a convolutional network that reads flat rows. ``InlierFit``
-# removes OOD rows before any step is fitted, so that the scaler's range is computed from digits alone.
-# With ``memory``, all 20 settings share the network of their fold: three networks are trained, and one
-# for the refit.
+# removes OOD rows before any step is fitted, so that the scaler's range is computed from digits
+# alone. With ``memory``, all 20 settings share the network of their fold: three networks are
+# trained, and one for the refit.
 T, EPSILON = "estimator__odin__temperature", "estimator__odin__epsilon"
 grid = {T: [1.0, 10.0, 100.0, 1000.0], EPSILON: [0.0, 0.01, 0.03, 0.06, 0.1]}
 cache = tempfile.TemporaryDirectory()
@@ -94,8 +94,8 @@ searches = {
 # %%
 # The chosen settings
 # -------------------
-# All settings are tested with the same network. Each row has the setting from one way of tuning; the
-# last row has the best setting for each test set, which is unknown in practice.
+# All settings are tested with the same network. Each row has the setting from one way of tuning;
+# the last row has the best setting for each test set, which is unknown in practice.
 final = searches["digits 8 and 9"].best_estimator_
 steps = final.estimator_.named_steps
 classifier = steps["odin"].classifier_
@@ -129,8 +129,8 @@ print(f"{'best of the grid':41}" + "".join(f"{max(areas[test]):18.3f}" for test 
 # %%
 # Unseen digits and flower patches need opposite settings, so tuning on one set does not help on the
 # other. Left-out classes and mixed-up digits choose the setting that the digits 8 and 9 choose
-# themselves; on the final network it is close to the best of the grid. Tune on outliers that resemble
-# the outliers you expect.
+# themselves; on the final network it is close to the best of the grid. Tune on outliers that
+# resemble the outliers you expect.
 #
 # The plots show the AUROC of all settings, in the search and on the test sets.
 panels = {

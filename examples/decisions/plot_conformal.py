@@ -3,8 +3,8 @@
 A false-alarm rate with a guarantee
 ===================================
 
-How to get the false-alarm rate that you ask for. A detector's threshold is usually a percentile of its
-training scores. If the detector overfits, it then rejects far more new in-distribution data. A
+How to get the false-alarm rate that you ask for. A detector's threshold is usually a percentile of
+its training scores. If the detector overfits, it then rejects far more new in-distribution data. A
 :class:`~skood.calibration.ConformalDetector` reads the threshold from held-out rows, by a rule that
 bounds the false-alarm rate for any sample size, detector and distribution (Vovk et al. 2005).
 
@@ -44,9 +44,9 @@ for level, *rates in zip(levels, np.mean(naive, 0), np.mean(conformal, 0), stric
     print(f"{level:12.3f}" + "".join(f"{rate:12.3f}" for rate in rates))
 
 # %%
-# The percentile gives two to three times the requested false-alarm rate; the conformal threshold meets
-# it. The guarantee holds for the mean over calibration sets: single rounds (faint lines) vary around
-# it.
+# The percentile gives two to three times the requested false-alarm rate; the conformal threshold
+# meets it. The guarantee holds for the mean over calibration sets: single rounds (faint lines) vary
+# around it.
 figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
 for rates, name, colour in ((naive, "training percentile", "C1"), (conformal, "conformal", "C0")):
     axis.plot(levels, np.transpose(rates), color=colour, alpha=0.05)

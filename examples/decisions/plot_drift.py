@@ -3,9 +3,9 @@
 One sample, one batch, one stream of images
 ===========================================
 
-How to notice that new data are no longer like the training data. There are three answers, each with an
-error rate: a p-value for one image, a test of a batch with the fraction of unknown images in it, and a
-monitor of a stream that hardly ever raises a false alarm, however long the stream is.
+How to notice that new data are no longer like the training data. There are three answers, each with
+an error rate: a p-value for one image, a test of a batch with the fraction of unknown images in it,
+and a monitor of a stream that hardly ever raises a false alarm, however long the stream is.
 
 Digits 0 to 7 of scikit-learn's handwritten digits are in-distribution; 8 and 9 are unknown.
 """
@@ -33,8 +33,8 @@ print(f"{len(train)} training digits, {detector.n_calibration_} calibration digi
 # %%
 # One image
 # ---------
-# A p-value of 0.02 means that about 2 % of known digits look at least as strange. Digits with a p-value of
-# at most ``alpha`` are rejected.
+# A p-value of 0.02 means that about 2 % of known digits look at least as strange. Digits with a
+# p-value of at most ``alpha`` are rejected.
 print("p-values of known digits:  ", detector.p_values(new[:6]).round(3))
 print("p-values of unknown digits:", detector.p_values(unknown[:6]).round(3))
 for name, digits in (("known", new), ("unknown", unknown)):
@@ -44,10 +44,10 @@ for name, digits in (("known", new), ("unknown", unknown)):
 # %%
 # One batch
 # ---------
-# ``drift_test`` compares a batch with the calibration digits. The p-value is exact for any size of the
-# batch. The interval counts unknown digits that look unknown: ``low`` is certain at the stated
-# confidence; ``high`` is too small if unknown digits look as ordinary as the ordinary half of the known
-# ones.
+# ``drift_test`` compares a batch with the calibration digits. The p-value is exact for any size of
+# the batch. The interval counts unknown digits that look unknown: ``low`` is certain at the stated
+# confidence; ``high`` is too small if unknown digits look as ordinary as the ordinary half of the
+# known ones.
 rng = np.random.default_rng(0)
 size = 120
 fractions = [0.0, 0.05, 0.1, 0.2, 0.4]
@@ -63,8 +63,8 @@ for fraction in fractions:
 # %%
 # One stream
 # ----------
-# The monitor tests after every image, and the probability that it ever raises a false alarm is at most
-# ``alpha``. Here every third image is unknown from image 150 on.
+# The monitor tests after every image, and the probability that it ever raises a false alarm is at
+# most ``alpha``. Here every third image is unknown from image 150 on.
 monitor = DriftMonitor(FrozenEstimator(detector), alpha=0.01)
 order = rng.permutation(len(new))
 for image in new[order[:150]]:
@@ -76,8 +76,8 @@ print(
 )
 
 # %%
-# Left: the true fraction of unknown digits is within the interval. Right: the evidence of the monitor
-# hovers below 0 before the change, and then grows until it crosses the threshold.
+# Left: the true fraction of unknown digits is within the interval. Right: the evidence of the
+# monitor stays around or below 0 before the change, and then grows until it crosses the threshold.
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 lows = [result.ood_fraction - result.low for result in results]
 highs = [result.high - result.ood_fraction for result in results]

@@ -3,8 +3,9 @@
 Why was it rejected?
 ====================
 
-How to find out what is odd about a rejected item. ``explain`` answers in the terms of the detector, and :func:`~skood.inspection.attribute` explains any detector by what happens when parts of
-the item are replaced.
+How to find out what is odd about a rejected item. ``explain`` answers in the terms of the detector,
+and :func:`~skood.inspection.attribute` explains any detector by what happens when parts of the item
+are replaced.
 """
 
 # %%
@@ -26,8 +27,10 @@ from skood.inspection import (
 )
 
 wine = load_wine(as_frame=True)
-known, unknown = wine.data[wine.target < 2], wine.data[wine.target == 2]
-detector = Mahalanobis().fit(known, wine.target_names[wine.target[wine.target < 2]])
+table = wine.data.rename(columns=lambda name: name.replace("_", " "))
+known, unknown = table[wine.target < 2], table[wine.target == 2]
+cultivars = np.array(["cultivar 1", "cultivar 2"])[wine.target[wine.target < 2]]
+detector = Mahalanobis().fit(known, cultivars)
 explanation = detector.explain(unknown[:1])
 print(explanation)
 print(f"rejected: {bool(detector.predict(unknown[:1])[0] == -1)}")
@@ -53,7 +56,6 @@ for ax, found in zip(axes, (explanation, attribution), strict=True):
 digits, labels = load_digits().images, load_digits().target
 train, train_labels = digits[20:][labels[20:] <= 7], labels[20:][labels[20:] <= 7]
 new = digits[[13, 8, 9]]
-# sphinx_gallery_thumbnail_number = 3
 neighbors = KNN(n_neighbors=5).fit(train)
 found = neighbors.explain(new)
 answers = np.where(neighbors.predict(new) == 1, "accepted", "rejected")
@@ -70,10 +72,10 @@ maps = attribute(neighbors, new, patch_size=2)
 PixelMapsDisplay.from_explanation(maps, new)
 
 # %%
-# Are the named parts the right ones? Removing them should move the score further than removing other
-# parts. The columns that lower the score of each unknown wine most get the training mean. The table is
-# the mean rise of the score, in standard deviations of the scores of known wines, for the named columns
-# and for columns drawn at random.
+# Are the named parts the right ones? Removing them should move the score further than removing
+# other parts. The columns that lower the score of each unknown wine most get the training mean. The
+# table is the mean rise of the score, in standard deviations of the scores of known wines, for the
+# named columns and for columns drawn at random.
 scale = detector.score_samples(known).std()
 contributions = detector.explain(unknown).feature_contributions
 rng, X, mean = np.random.default_rng(0), unknown.to_numpy(), known.mean().to_numpy()

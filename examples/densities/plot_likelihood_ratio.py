@@ -3,10 +3,10 @@
 The likelihood paradox, and the likelihood ratio
 ================================================
 
-Why a likelihood detects the wrong images, and how a ratio of two likelihoods corrects it. A density of
-training images should be low at images of another kind. Often it is higher: log p(x) is high for
-images whose pixels are easy to predict. The likelihood ratio divides by the density of a *background*
-model, which models how simple an image is and not its content (Ren et al., 2019).
+Why a likelihood detects the wrong images, and how a ratio of two likelihoods corrects it. A density
+of training images should be low at images of another kind. Often it is higher: log p(x) is high for
+images whose pixels are easy to predict. The likelihood ratio divides by the density of a
+*background* model, which models how simple an image is and not its content (Ren et al., 2019).
 
 Here a :class:`~skood.density.PixelCNN` learns scikit-learn's handwritten digits 0 and 2 to 9. Two
 sets are out-of-distribution:
@@ -56,9 +56,9 @@ for setting in ratio.selection_:
 # The table
 # ---------
 # An AUROC below 0.5 is the paradox: most ones are *more* likely than the training digits. FPR80 and
-# FPR95 are the fractions of out-of-distribution images above the threshold that accepts 80 % or 95 %
-# of the in-distribution test images. The last column is the fraction of in-distribution test images
-# above the detector's own threshold, which is to accept 95 % of them.
+# FPR95 are the fractions of out-of-distribution images above the threshold that accepts 80 % or
+# 95 % of the in-distribution test images. The last column is the fraction of in-distribution test
+# images above the detector's own threshold, which is to accept 95 % of them.
 print(f"in-distribution test digits: {log_p.density_.bits_per_dim(test).mean():.2f} bits/dim\n")
 detectors = {"log p": log_p, "LLR": ratio}
 table = evaluate(detectors, test, ood_sets, metrics=["auroc", "aupr_in", "fpr80", "fpr95"])
@@ -67,8 +67,8 @@ print(table)
 # %%
 # Score distributions
 # -------------------
-# Under log p the ones lie to the right of the other digits, under the ratio to the left. This figure
-# and the last one are also saved in the folder ``results``.
+# Under log p the ones lie to the right of the other digits, under the ratio to the left. This
+# figure and the last one are also saved in the folder ``results``.
 results = Path("results")
 results.mkdir(exist_ok=True)
 sets = {"digits 0, 2-9 (in)": test, **ood_sets}
@@ -89,9 +89,9 @@ for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
 # --------------------------
 # sphinx_gallery_thumbnail_number = 3
 #
-# The score is a sum over pixels. In log p the empty background costs almost nothing and every stroke
-# costs, so an image with few strokes is likely. In the maps of the ratio, blue pixels raise the score
-# and red pixels lower it: the unusual stroke of a 1, the bright edge of a patch.
+# The score is a sum over pixels. In log p the empty background costs almost nothing and every
+# stroke costs, so an image with few strokes is likely. In the maps of the ratio, blue pixels raise
+# the score and red pixels lower it: the unusual stroke of a 1, the bright edge of a patch.
 shown = np.concatenate([test[:4], ones[:4], patches[:4]])
 maps = PixelMapsDisplay.from_estimator(ratio, shown)
 maps.figure_.savefig(results / "likelihood_ratio_heat_map.png", dpi=110)
@@ -100,7 +100,8 @@ plt.show()
 # %%
 # The experiment of the paper
 # ---------------------------
-# On Fashion-MNIST against MNIST the defaults suffice, ``LikelihoodRatio(random_state=0).fit(train)``. The
-# benchmark ``first_hour.py`` runs them on 10 000 images of clothes, in five minutes on two idle
-# cores: AUROC 0.069 for log p and 0.959 for the ratio, at 3.02 bits per dimension. The folder
-# ``benchmarks`` has the script, and the figures of the experiment in full size.
+# On Fashion-MNIST against MNIST the defaults suffice,
+# ``LikelihoodRatio(random_state=0).fit(train)``. The benchmark ``first_hour.py`` runs them on
+# 10 000 images of clothes, in five minutes on two idle cores: AUROC 0.069 for log p and 0.959 for
+# the ratio, at 3.02 bits per dimension. The folder ``benchmarks`` has the script, and the figures of
+# the experiment in full size.

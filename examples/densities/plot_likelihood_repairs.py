@@ -3,11 +3,12 @@
 Why likelihoods fail, and what repairs them
 ===========================================
 
-Which repair of a likelihood works on which images. A density that fits images well may be larger at images of another kind than at its training images
-(Nalisnick et al. 2019). This is no fault of the fit. In many dimensions the mode of a density is not
-typical: if a coin shows heads with probability 0.6, a hundred heads is the most likely outcome of a
-hundred throws, and nobody will ever see it. Most of an image's nats describe its smoothness and not
-its content, so that a simple image is likely under any density of images.
+Which repair of a likelihood works on which images. A density that fits images well may be larger at
+images of another kind than at its training images (Nalisnick et al. 2019). This is no fault of the
+fit. In many dimensions the mode of a density is not typical: if a coin shows heads with probability
+0.6, a hundred heads is the most likely outcome of a hundred throws, and nobody will ever see it.
+Most of an image's nats describe its smoothness and not its content, so that a simple image is
+likely under any density of images.
 
 This example compares the repairs that need no out-of-distribution data on the same images:
 scikit-learn's handwritten digits, and patches of its photograph of a flower at a sixth of their
@@ -72,8 +73,8 @@ detectors = {
 # %%
 # Scores of digits and patches
 # ----------------------------
-# All scores are higher for more in-distribution images. The line is the threshold, which is to reject
-# 5 % of the digits. Scores far below it are shown at the left edge.
+# All scores are higher for more in-distribution images. The line is the threshold, which is to
+# reject 5 % of the digits. Scores far below it are shown at the left edge.
 truth = np.append(np.ones(len(test)), np.full(len(patches), -1))
 figure, axes = plt.subplots(2, 4, figsize=(14, 6), layout="constrained")
 for (name, detector), ax in zip(detectors.items(), axes.flat, strict=True):
@@ -93,10 +94,11 @@ axes[0, 0].legend()
 figure.suptitle("Scores of digits and of dark patches of a photograph, by densities of digits")
 
 # %%
-# On these patches log p is worse than chance. The ratio to a background model does not help here:
-# noisy digits teach the background model little about dark patches. Four repairs detect nearly all patches.
-# ``LikelihoodRegret`` orders the images well but its threshold accepts most patches: a high AUROC does not
-# imply a good threshold, which :class:`~skood.calibration.ConformalDetector` sets.
+# On these patches log p is worse than chance. The ratio to a background model does not help here.
+# Four repairs detect nearly all
+# patches. ``LikelihoodRegret`` orders the images well but its threshold accepts most patches: a
+# high AUROC does not imply a good threshold, which :class:`~skood.calibration.ConformalDetector`
+# sets.
 #
 # Choosing a repair
 # -----------------

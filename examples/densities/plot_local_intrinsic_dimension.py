@@ -3,11 +3,12 @@
 Likely images in regions of low probability mass
 ================================================
 
-How to recognise images that are likely and yet impossible. A density can be larger at images of another kind than at its training images. Yet the model never
-draws such images: the region of large density has almost no volume, because the density there is
-concentrated around a set of low dimension. The *local intrinsic dimension* (LID) at an image
-identifies such regions. An image is in-distribution if both its density and its dimension are as
-large as for training images (Kamkari et al. 2024).
+How to recognise images that are likely and yet impossible. A density can be larger at images of
+another kind than at its training images. Yet the model never draws such images: the region of large
+density has almost no volume, because the density there is concentrated around a set of low
+dimension. The *local intrinsic dimension* (LID) at an image identifies such regions. An image is
+in-distribution if both its density and its dimension are as large as for training images (Kamkari
+et al. 2024).
 
 An :class:`~skood.density.ImageFlow` learns scikit-learn's handwritten digits. The
 out-of-distribution images are patches of scikit-learn's photograph of a flower at a sixth of their
@@ -41,10 +42,10 @@ patches = patches.round()
 # %%
 # A flow and its dimension
 # ------------------------
-# The flow maps an image to 64 latents, and its inverse maps latents to images. The LID of an image is
-# the number of directions in which the derivative of the inverse exceeds a scale. The scale is chosen
-# on training images, so that their mean LID equals their number of local principal components.
-# Nothing is tuned on the patches.
+# The flow maps an image to 64 latents, and its inverse maps latents to images. The LID of an image
+# is the number of directions in which the derivative of the inverse exceeds a scale. The scale is
+# chosen on training images, so that their mean LID equals their number of local principal
+# components. Nothing is tuned on the patches.
 flow = ImageFlow((4, 4), 32, n_blocks=1, n_levels=17, value_range=(0, 16), max_steps=600)
 detector = LocalIntrinsicDimension(flow, random_state=0).fit(train)
 print(f"test digits: {detector.density_.bits_per_dim(test).mean():.2f} bits per pixel")
@@ -53,8 +54,8 @@ print(f"dimension {detector.target_dimension_:.0f}, so that r = {detector.scale_
 # %%
 # The scale
 # ---------
-# At small scales every image has all 64 dimensions, at large scales none. The dashed line is the scale
-# of the detector.
+# At small scales every image has all 64 dimensions, at large scales none. The dashed line is the
+# scale of the detector.
 sets = {"digits": test, "dark patches": patches}
 DimensionCurveDisplay.from_estimator(detector, sets)
 
@@ -62,14 +63,14 @@ DimensionCurveDisplay.from_estimator(detector, sets)
 # Log-density and dimension
 # -------------------------
 # `score_pairs` returns both measures, and a mixture of normal distributions describes the pairs of
-# training digits. The score is the smallest of three ranks among training digits: of the log-density,
-# of the dimension, and of the density of the pair under the mixture. The shaded region is accepted.
-# The threshold is to leave 5 % of the digits outside.
+# training digits. The score is the smallest of three ranks among training digits: of the
+# log-density, of the dimension, and of the density of the pair under the mixture. The shaded region
+# is accepted. The threshold is to leave 5 % of the digits outside.
 DualThresholdDisplay.from_estimator(detector, sets)
 
 # %%
-# Neither measure alone detects the patches, but both together do. ``combine="min"`` is the smaller of
-# the ranks of the two measures, a threshold on each of them.
+# Neither measure alone detects the patches, but both together do. ``combine="min"`` is the smaller
+# of the ranks of the two measures, a threshold on each of them.
 inside, outside = detector.score_pairs(test), detector.score_pairs(patches)
 truth = np.append(np.ones(len(inside)), np.full(len(outside), -1))
 for column, name in enumerate(["log p", "LID"]):

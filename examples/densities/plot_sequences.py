@@ -3,17 +3,17 @@
 Genomes, and where they are unusual
 ===================================
 
-How to find the part of a sequence that is unusual. A :class:`~skood.density.SequenceDensity` predicts each base of a genome from the bases before it. Here
-it learns one class of synthetic genomes. A test sequence is drawn from that class, but its middle is
-replaced by bases of another class: the contribution of each position to the score shows where.
-
+How to find the part of a sequence that is unusual. A :class:`~skood.density.SequenceDensity`
+predicts each base of a genome from the bases before it. Here it learns one class of synthetic
+genomes. A test sequence is drawn from that class, but its middle is replaced by bases of another
+class: the contribution of each position to the score shows where.
 """
 
 # %%
 # The data
 # --------
-# Classes of :func:`~skood.datasets.make_genomes` are Markov chains: the two bases before determine how
-# probable the next one is, and each class has its own table.
+# Classes of :func:`~skood.datasets.make_genomes` are Markov chains: the two bases before determine
+# how probable the next one is, and each class has its own table.
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -27,8 +27,8 @@ print(train[0])
 # %%
 # The detector
 # ------------
-# The density and the background model are the same network; the background is trained with mutations
-# and a penalty on its weights.
+# The density and the background model are the same network; the background is trained with
+# mutations and a penalty on its weights.
 density = SequenceDensity(hidden_features=16, n_layers=3, max_steps=150, learning_rate=0.01)
 detector = LikelihoodRatio(density, reg_weight=0.1, random_state=0).fit(train)
 print(f"{detector.density_.bits_per_dim(test).mean():.2f} bits per base (2 for random bases)\n")

@@ -3,9 +3,9 @@
 Any embedding: text, with k nearest neighbours
 ==============================================
 
-How to detect unusual texts, or anything else that has an embedding. Embeddings, rows of numbers that
-describe items, can come from a language model, an audio network or, as here, from word counts: without a
-classifier, :class:`~skood.posthoc.KNN` compares the rows themselves.
+How to detect unusual texts, or anything else that has an embedding. Embeddings, rows of numbers
+that describe items, can come from a language model, an audio network or, as here, from word counts:
+without a classifier, :class:`~skood.posthoc.KNN` compares the rows themselves.
 
 An embedding that is fitted to the data is part of the detector. It has to be fitted without the
 calibration data, or the false-alarm rate is wrong. The second half measures how wrong.
@@ -54,10 +54,10 @@ print(f"{len(train)} training texts, {len(test)} test texts")
 # %%
 # A detector of texts
 # -------------------
-# The detector is a Pipeline: word frequencies, their first thirty components, and the distance to the
-# fifth neighbour among the training texts. The direction of an embedding describes the subject of a
-# text; its length mainly measures how much of the text the embedding covers. By default ``KNN`` does
-# not scale rows, since they may be a table; ``normalize=True`` compares directions.
+# The detector is a Pipeline: word frequencies, their first thirty components, and the distance to
+# the fifth neighbour among the training texts. The direction of an embedding describes the subject
+# of a text; its length mainly measures how much of the text the embedding covers. By default
+# ``KNN`` does not scale rows, since they may be a table; ``normalize=True`` compares directions.
 #
 # :class:`~skood.calibration.ConformalDetector` takes the list of texts. It holds some texts out,
 # fits the whole Pipeline to the others, and reads the threshold from the held-out texts, so that on
@@ -119,15 +119,16 @@ for name, values in rates.items():
 # %%
 # With the embedding in the Pipeline, a tenth of new numpy texts is rejected, as requested. With an
 # embedding of all rows, it is less than half of that, and far fewer texts of other packages are
-# found. The components were fitted to the calibration texts and describe what is unusual about them,
-# but they do not describe what is unusual about a new text. A new text therefore seems more usual
-# than the calibration texts, whatever it is about. The calibration texts are no longer exchangeable
-# with new texts, and the guarantee is void. In this example the error hides outliers; with another
-# embedding, it can as well cause false alarms.
+# found. The components were fitted to the calibration texts and describe what is unusual about
+# them, but they do not describe what is unusual about a new text. A new text therefore seems more
+# usual than the calibration texts, whatever it is about. The calibration texts are no longer
+# exchangeable with new texts, and the guarantee is void. In this example the error hides outliers;
+# with another embedding, it can as well cause false alarms.
 #
 # The rule: everything that is fitted to data (vocabulary, components, scaling, feature selection, a
 # fine-tuned network) belongs in the detector that ``ConformalDetector`` receives. An embedding that
 # was trained on other data, such as a language model's, can be computed beforehand.
+# sphinx_gallery_thumbnail_number = 2
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
 for (name, values), colour in zip(rates.items(), ("C0", "C1"), strict=True):
     false_alarms = np.transpose(values)[0]

@@ -14,8 +14,8 @@ in-distribution; malignant tumours, which no detector sees in training, are out-
 # ---------------
 # The columns have different units, so a scaler comes first. :class:`~skood.posthoc.Mahalanobis`
 # measures the distance to the mean in units of the covariance, :class:`~skood.posthoc.KNN` the
-# distance to the nearest training rows, and :class:`~skood.posthoc.GMM` the log-density of a mixture
-# of normal distributions.
+# distance to the nearest training rows, and :class:`~skood.posthoc.GMM` the log-density of a
+# mixture of normal distributions.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_breast_cancer
@@ -56,8 +56,8 @@ for name, detector in detectors.items():
     )
 
 # %%
-# All three find most malignant tumours, although none has seen one. Each point of the figure is a tumour in
-# two of the 30 columns; a cross is a tumour that ``Mahalanobis`` rejects.
+# All three find most malignant tumours, although none has seen one. Each point of the figure is a
+# tumour in two of the 30 columns; a cross is a tumour that ``Mahalanobis`` rejects.
 names = list(load_breast_cancer().feature_names)
 columns = names.index("worst area"), names.index("worst concave points")
 figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
@@ -66,7 +66,7 @@ for number, (kind, rows) in enumerate({"benign": test, "malignant": malignant}.i
     for which, word, marker in ((accepted, "accepted", "o"), (~accepted, "rejected", "x")):
         points = rows[which][:, columns].T
         axis.scatter(*points, s=18, c=f"C{number}", marker=marker, label=f"{kind}, {word}")
-axis.set(xlabel="largest area of a nucleus, µm²", ylabel="largest concavity of an outline")
-axis.set(xscale="log", title="Tumours in two of 30 columns")
+axis.set(xlabel="area of the largest nuclei, µm²", ylabel="concave points of their outlines")
+axis.set(title="Tumours in two of 30 columns")
 axis.legend()
 plt.show()

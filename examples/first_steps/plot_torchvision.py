@@ -3,8 +3,8 @@
 A trained torch network
 =======================
 
-How to detect images of unknown classes with a network that you have trained: a ResNet-18 of torchvision
-becomes a detector in one line, without further training.
+How to detect images of unknown classes with a network that you have trained: a ResNet-18 of
+torchvision becomes a detector in one line, without further training.
 
 The weights that torchvision offers for download need one line as well, which also sets the
 normalisation of their training::
@@ -12,15 +12,15 @@ normalisation of their training::
     classifier = PretrainedClassifier.from_torchvision("resnet18")
 
 Here nothing is downloaded. The script trains the ResNet-18 for ten seconds on scikit-learn's
-handwritten digits 0 to 7. Images of other kinds are out-of-distribution: the digits 8 and 9, which are
-near to the known digits, and patches of a photograph, which are far from them.
+handwritten digits 0 to 7. Images of other kinds are out-of-distribution: the digits 8 and 9, which
+are near to the known digits, and patches of a photograph, which are far from them.
 """
 
 # %%
 # A network
 # ---------
-# This part stands for your own training. The digits are enlarged to colour images of 32 x 32 pixels,
-# with values from 0 to 255.
+# This part stands for your own training. The digits are enlarged to colour images of 32 x 32
+# pixels, with values from 0 to 255.
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
@@ -52,9 +52,9 @@ for _ in range(4):
 # %%
 # Detectors on the network
 # ------------------------
-# ``PretrainedClassifier`` wraps the network. ``mean`` and ``std`` are the normalisation of its training,
-# for pixels from 0 to 1. ``fit`` of a detector runs the network once over the training images and
-# learns statistics of its outputs.
+# ``PretrainedClassifier`` wraps the network. ``mean`` and ``std`` are the normalisation of its
+# training, for pixels from 0 to 1. ``fit`` of a detector runs the network once over the training
+# images and learns statistics of its outputs.
 classifier = PretrainedClassifier(network.eval(), mean=(0.5,) * 3, std=(0.5,) * 3)
 training = share_forward_pass(X_train)
 detectors = {
@@ -67,8 +67,8 @@ detectors = {
 # How well they detect
 # --------------------
 # An AUROC of 1 means that every known digit has a higher score than every unknown image, and 0.5 is
-# chance. FPR95 is the fraction of unknown images that are accepted if 95 % of the known digits are. The
-# accuracy comes first: a network that has not learned its classes detects nothing.
+# chance. FPR95 is the fraction of unknown images that are accepted if 95 % of the known digits are.
+# The accuracy comes first: a network that has not learned its classes detects nothing.
 photograph = load_sample_image("flower.jpg")
 rng = np.random.default_rng(0)
 corners = rng.integers(0, np.array(photograph.shape[:2]) - 32, size=(200, 2))
@@ -99,6 +99,6 @@ figure.suptitle("Answers of ViM")
 plt.show()
 
 # %%
-# ``ViM`` and ``Mahalanobis`` read the features of the network and detect both kinds of images better than
-# ``MSP``, the largest softmax probability. :ref:`sphx_glr_auto_examples_trained_networks_plot_posthoc.py`
-# compares twenty detectors.
+# ``ViM`` and ``Mahalanobis`` read the features of the network and detect both kinds of images
+# better than ``MSP``, the largest softmax probability.
+# :ref:`sphx_glr_auto_examples_trained_networks_plot_posthoc.py` compares twenty detectors.

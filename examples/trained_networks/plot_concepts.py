@@ -3,13 +3,13 @@
 Classes named in words: an image tower and a text tower
 =======================================================
 
-How to detect images that fit none of your class names. Models such as CLIP are a pair of networks: an image tower and a text tower, trained so that the vector
-of an image lies near the vector of its caption. Class names then suffice for a classifier.
-:class:`~skood.posthoc.MCM` detects images that fit no class name, and
-:class:`~skood.posthoc.NegLabel` compares the class names with other words.
+How to detect images that fit none of your class names. Models such as CLIP are a pair of networks:
+an image tower and a text tower, trained so that the vector of an image lies near the vector of its
+caption. Class names then suffice for a classifier. :class:`~skood.posthoc.MCM` detects images that
+fit no class name, and :class:`~skood.posthoc.NegLabel` compares the class names with other words.
 
-CLIP would have to be downloaded, so this script trains a pair of its own, on scikit-learn's digits of
-8 x 8 pixels. Its vocabulary has 14 words: it is a model of the idea and not of CLIP's quality.
+CLIP would have to be downloaded, so this script trains a pair of its own, on scikit-learn's digits
+of 8 x 8 pixels. Its vocabulary has 14 words: it is a model of the idea and not of CLIP's quality.
 """
 
 # %%
@@ -69,8 +69,8 @@ class TextTower(TransformerMixin, BaseEstimator):
 
 
 # %%
-# The loss is a softmax over all captions of the cosines, divided by a temperature, which is learned,
-# too. An image has one or two right captions.
+# The loss is a softmax over all captions of the cosines, divided by a temperature, which is
+# learned, too. An image has one or two right captions.
 def captioned():
     """Return training images, and for each the probabilities of the captions."""
     images, shares = [train], [np.eye(len(CAPTIONS))[y_train]]
@@ -111,8 +111,8 @@ print(f"learned temperature: {temperature:.3f}")
 # ---------
 # The detectors take the names of the classes and the two towers. ``fit`` sets the threshold, on
 # digits as they are. The candidates of ``NegLabel`` are all other captions. The published 15 % of
-# 70 000 words would be 3 of these 24, so all are negative labels. ``CSP`` makes phrases of its
-# own, of adjectives and nouns that fit any class. The prompts are the bare words, since the towers know
+# 70 000 words would be 3 of these 24, so all are negative labels. ``CSP`` makes phrases of its own,
+# of adjectives and nouns that fit any class. The prompts are the bare words, since the towers know
 # no others.
 pair = {"features": FeatureExtractor(image_module), "text_features": TextTower(text_module)}
 words = [caption for caption in CAPTIONS if caption not in NAMES]
@@ -145,8 +145,8 @@ print(
 # %%
 # Which words help
 # ----------------
-# Three kinds of OOD images: changes that are among the negative labels; changed digits from seven to
-# nine, whose captions the pair has never read; and changes that no word describes.
+# Three kinds of OOD images: changes that are among the negative labels; changed digits from seven
+# to nine, whose captions the pair has never read; and changes that no word describes.
 shuffled = np.random.default_rng(0).permuted(test.reshape(len(test), -1), axis=1)
 ood = {
     **{f"{change} 0 to 6": function(test[y_test < 7]) for change, function in CHANGES.items()},
@@ -156,7 +156,15 @@ ood = {
     "shuffled pixels": shuffled.reshape(test.shape),
 }
 ood = {name: np.ascontiguousarray(images, dtype=np.float32) for name, images in ood.items()}
-print(f"{'AUROC':16}", *(f"{name:>16}" for name in detectors))
+figure, axes = plt.subplots(2, 5, figsize=(8, 3.8), layout="constrained")
+for ax, (name, images) in zip(axes.flat, {"known digits": test, **ood}.items(), strict=True):
+    ax.imshow(images[1], cmap="gray", vmin=0, vmax=1)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(name, fontsize=10)
+
+# %%
+# AUROC of the five detectors against each of them:
+print(f"{'':16}", *(f"{name:>16}" for name in detectors))
 for name, images in ood.items():
     row = []
     for detector in detectors.values():
@@ -165,10 +173,10 @@ for name, images in ood.items():
     print(f"{name:16}", *(f"{area:16.3f}" for area in row))
 
 # %%
-# Negative labels separate every change that a word describes, for combinations of words that the pair
-# has not read, too, and two changes without words. But digits that are upside down are near the names
-# of digits and of no other caption: here the negative labels are useless, and ``MCM`` is better.
-# ``KNN`` on the image vectors needs no words, but training images.
+# Negative labels separate every change that a word describes, for combinations of words that the
+# pair has not read, too, and two changes without words. But digits that are upside down are near
+# the names of digits and of no other caption: here the negative labels are useless, and ``MCM`` is
+# better. ``KNN`` on the image vectors needs no words, but training images.
 #
 # Distribution of the scores
 # --------------------------

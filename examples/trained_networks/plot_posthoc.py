@@ -4,10 +4,11 @@ One classifier, twenty detectors
 ================================
 
 How much the choice of a detector matters for one trained classifier. Post-hoc detectors read its
-logits, penultimate features or last layer, and all of them can share one forward pass over the data.
+logits, penultimate features or last layer, and all of them can share one forward pass over the
+data.
 
-Here a small :class:`~skood.classifiers.ConvNet` learns scikit-learn's handwritten digits 0 to 7. Two sets are
-out-of-distribution:
+Here a small :class:`~skood.classifiers.ConvNet` learns scikit-learn's handwritten digits 0 to 7.
+Two sets are out-of-distribution:
 
 - the digits 8 and 9, excluded from training: near, since they are digits as well;
 - patches of scikit-learn's photograph of a flower: far.
@@ -96,11 +97,12 @@ for name, detector in detectors.items():
     print(f"{name:20}" + "".join(cells) + f"{100 * accepted:10.1f} %")
 
 # %%
-# No detector is the best on both sets. On unseen digits, most detectors on logits are among the best; on
-# the patches, detectors that measure distances between features are. Some detectors are worse than
-# chance (AUROC 0.5, dotted line) on the patches: the network is more confident on them than on digits. The thresholds accept 95 % of the training digits
-# and fewer test digits, because the network is more confident on its training data; fit the detectors
-# to held-out digits for better thresholds.
+# No detector is the best on both sets. On unseen digits, most detectors on logits are among the
+# best; on the patches, detectors that measure distances between features are. Some detectors are
+# worse than chance (AUROC 0.5, dotted line) on the patches: the network is more confident on them
+# than on digits. The thresholds accept 95 % of the training digits and fewer test digits, because
+# the network is more confident on its training data; fit the detectors to held-out digits for
+# better thresholds.
 figure, axis = plt.subplots(figsize=(7, 6), layout="constrained")
 positions = np.arange(len(areas))
 for offset, (label, values) in enumerate(zip(sets, np.array(list(areas.values())).T, strict=True)):

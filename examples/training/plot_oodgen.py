@@ -25,8 +25,8 @@ from skood.metrics import auroc, fpr_at_tpr
 # %%
 # Digits in the plane
 # -------------------
-# Isomap maps the digits 0, 4 and 7 to two dimensions, which stand for the features of a network. The
-# other digits, mapped in the same way, are out-of-distribution; nothing is trained on them.
+# Isomap maps the digits 0, 4 and 7 to two dimensions, which stand for the features of a network.
+# The other digits, mapped in the same way, are out-of-distribution; nothing is trained on them.
 
 digits = load_digits()
 known = np.isin(digits.target, [0, 4, 7])
@@ -40,8 +40,8 @@ Z_train, Z_test, y_train, y_test = train_test_split(
 # Generated samples
 # -----------------
 # A VAE with one latent models each class as a curve. Samples of type 1 lie at a right angle to the
-# curve, at 0.3 to 3 standard deviations; samples of type 2 lie on the curve, beyond the segment that
-# contains 95 % of the class. The classifier learns to reject both.
+# curve, at 0.3 to 3 standard deviations; samples of type 2 lie on the curve, beyond the segment
+# that contains 95 % of the class. The classifier learns to reject both.
 
 network = MLP((64, 64), max_epochs=200, learning_rate=0.02, random_state=0)
 detector = OODGen(
@@ -60,8 +60,8 @@ on_manifold = sampler.sample_on_manifold(y=y_train, random_state=0)
 # %%
 # Scores in the plane
 # -------------------
-# The softmax is confident in all directions, and more so far from the data; with generated samples the
-# accepted region is bounded.
+# The softmax is confident in all directions, and more so far from the data; with generated samples
+# the accepted region is bounded.
 
 grid = np.stack(np.meshgrid(np.linspace(-5, 5, 200), np.linspace(-5, 5, 200)), -1)
 figure, axes = plt.subplots(1, 3, figsize=(13, 4.4), layout="constrained", sharex=True, sharey=True)

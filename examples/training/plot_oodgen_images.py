@@ -4,8 +4,8 @@ A classifier of digits with a reject class
 =========================================
 
 How to train a classifier that rejects images of other kinds, without a single such image:
-:class:`~skood.training_time.OODGen` (Vernekar et al., 2019) generates them with a VAE, and trains the
-classifier to reject them.
+:class:`~skood.training_time.OODGen` (Vernekar et al., 2019) generates them with a VAE, and trains
+the classifier to reject them.
 
 Here it learns scikit-learn's handwritten digits 0 to 7, and is compared with the largest softmax
 probability (:class:`~skood.posthoc.MSP`) of the same network, trained without generated images. The
@@ -15,8 +15,8 @@ script ``oodgen.py`` in ``benchmarks`` does the same on Fashion-MNIST and other 
 # %%
 # The data
 # --------
-# Four sets are out-of-distribution: the digits 8 and 9, which are near to the known digits; and patches of a
-# photograph, inverted digits and noise, which are far from them.
+# Four sets are out-of-distribution: the digits 8 and 9, which are near to the known digits; and
+# patches of a photograph, inverted digits and noise, which are far from them.
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.datasets import load_digits, load_sample_image
@@ -53,8 +53,8 @@ softmax = MSP(FrozenEstimator(network.fit(X_train, y_train))).fit(X_train)
 # %%
 # The generated images
 # --------------------
-# Images moved off the manifold have noise everywhere, or a few wrong pixels. Images on the manifold, far
-# from the mean of a class, are decoded from latents that no image of the class has.
+# Images moved off the manifold have noise everywhere, or a few wrong pixels. Images on the
+# manifold, far from the mean of a class, are decoded from latents that no image of the class has.
 #
 # sphinx_gallery_thumbnail_number = 1
 BoundarySamplesDisplay.from_estimator(detector, X_train, y_train, random_state=0)
@@ -66,8 +66,8 @@ TrainingCurvesDisplay.from_estimator(detector)
 # %%
 # AUROC and FPR95
 # ---------------
-# The accuracy on the classes comes with the figures: a network that has not learned its classes detects
-# nothing.
+# The accuracy on the classes comes with the figures: a network that has not learned its classes
+# detects nothing.
 detectors = {"softmax": softmax, "OODGen": detector}
 table = evaluate(detectors, X_test, ood_sets, y_test, metrics=["auroc", "fpr95"])
 for row in table:
@@ -82,6 +82,7 @@ for axis, (name, each) in zip(axes, detectors.items(), strict=True):
 plt.show()
 
 # %%
-# OODGen detects the three far sets without an error. It detects the unseen digits less well than the softmax
-# does: generated images surround the data, and an unseen digit lies between the known digits. Train with
-# generated images if your outliers are images of other kinds, and compare on near outliers before you do.
+# OODGen detects the three far sets without an error. It detects the unseen digits less well than
+# the softmax does: generated images surround the data, and an unseen digit lies between the known
+# digits. Train with generated images if your outliers are images of other kinds, and compare on
+# near outliers before you do.

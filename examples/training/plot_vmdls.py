@@ -3,10 +3,10 @@
 A latent space with a margin
 ============================
 
-How a loss can shape features for detection. :class:`~skood.training_time.VMDLS` (Dinari and Freifeld
-2022) trains a network without a softmax. The
-loss draws items of one class together and separates items of different classes by a margin that grows
-with every epoch. Items between the classes, or far from all classes, are out-of-distribution.
+How a loss can shape features for detection. :class:`~skood.training_time.VMDLS` (Dinari and
+Freifeld 2022) trains a network without a softmax. The loss draws items of one class together and
+separates items of different classes by a margin that grows with every epoch. Items between the
+classes, or far from all classes, are out-of-distribution.
 :class:`~skood.inspection.LatentSpaceDisplay` plots the latents of items.
 
 A small network learns scikit-learn's handwritten digits 0 to 7. Two sets are out-of-distribution:
@@ -66,9 +66,9 @@ for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
 # %%
 # Neighbours
 # ----------
-# Eight equidistant classes do not fit into two dimensions. t-SNE preserves neighbourhoods instead. It
-# embeds all points at once, so that the out-of-distribution points influence the positions of the
-# other points, and distances between its clusters have no meaning.
+# Eight equidistant classes do not fit into two dimensions. t-SNE preserves neighbourhoods instead.
+# It embeds all points at once, so that the out-of-distribution points influence the positions of
+# the other points, and distances between its clusters have no meaning.
 figure, axes = plt.subplots(1, 2, figsize=(11, 4.8), layout="constrained")
 for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
     LatentSpaceDisplay.from_estimator(
@@ -86,17 +86,17 @@ for axis, (title, detector) in zip(axes, detectors.items(), strict=True):
 # %%
 # AUROC and FPR95
 # ---------------
-# VMDLS's score is the likelihood of the latents and of the features of every layer, under one Gaussian
-# per class. It is compared with the largest softmax probability of the same backbone, trained as a
-# classifier.
+# VMDLS's score is the likelihood of the latents and of the features of every layer, under one
+# Gaussian per class. It is compared with the largest softmax probability of the same backbone,
+# trained as a classifier.
 softmax = MSP(clone(backbone), random_state=0).fit(X_train, y_train)
 detectors = {f"VMDLS {title}": detector for title, detector in detectors.items()}
 print(evaluate(detectors | {"softmax": softmax}, X_test, X_ood, y_test, metrics=["auroc", "fpr95"]))
 
 # %%
-# On images this small, Gaussians of an untrained network's features already detect the outliers: the
-# plots show the effect of training, the table hardly. The softmax of the same backbone is better on the
-# digits 8 and 9, and a little worse on noise.
+# On images this small, Gaussians of an untrained network's features already detect the outliers:
+# the plots show the effect of training, the table hardly. The softmax of the same backbone is
+# better on the digits 8 and 9, and a little worse on noise.
 #
 # `predict_class` returns a label, or -1 for scores below the threshold.
 for name, images in {"digits 0 to 7": X_test, **X_ood}.items():
