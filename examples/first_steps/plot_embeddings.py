@@ -128,8 +128,8 @@ for name, values in rates.items():
 # The rule: everything that is fitted to data (vocabulary, components, scaling, feature selection, a
 # fine-tuned network) belongs in the detector that ``ConformalDetector`` receives. An embedding that
 # was trained on other data, such as a language model's, can be computed beforehand.
-# sphinx_gallery_thumbnail_number = 2
 figure, axis = plt.subplots(figsize=(7, 3), layout="constrained")
+# sphinx_gallery_thumbnail_number = 2
 for (name, values), colour in zip(rates.items(), ("C0", "C1"), strict=True):
     false_alarms = np.transpose(values)[0]
     axis.hist(false_alarms, bins=np.arange(0, 0.23, 0.01), alpha=0.6, color=colour, label=name)

@@ -11,7 +11,7 @@ normalisation of their training::
 
     classifier = PretrainedClassifier.from_torchvision("resnet18")
 
-Here nothing is downloaded. The script trains the ResNet-18 for ten seconds on scikit-learn's
+Here nothing is downloaded. The script trains the ResNet-18 for some seconds on scikit-learn's
 handwritten digits 0 to 7. Images of other kinds are out-of-distribution: the digits 8 and 9, which
 are near to the known digits, and patches of a photograph, which are far from them.
 """

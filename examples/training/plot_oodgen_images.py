@@ -1,7 +1,7 @@
 """
-=========================================
+==========================================
 A classifier of digits with a reject class
-=========================================
+==========================================
 
 How to train a classifier that rejects images of other kinds, without a single such image:
 :class:`~skood.training_time.OODGen` (Vernekar et al., 2019) generates them with a VAE, and trains
@@ -55,8 +55,6 @@ softmax = MSP(FrozenEstimator(network.fit(X_train, y_train))).fit(X_train)
 # --------------------
 # Images moved off the manifold have noise everywhere, or a few wrong pixels. Images on the
 # manifold, far from the mean of a class, are decoded from latents that no image of the class has.
-#
-# sphinx_gallery_thumbnail_number = 1
 BoundarySamplesDisplay.from_estimator(detector, X_train, y_train, random_state=0)
 
 # %%
