@@ -107,7 +107,8 @@ def evaluate(
     -------
     Evaluation
         A list with a dict for each detector and OOD set: "detector", "ood_set", a value for each
-        metric, "id_accepted" (the fraction of X_id above the threshold), "ood_accepted",
+        metric, "id_accepted" (the fraction of X_id above the threshold) and "ood_accepted" if the
+        detector, or the detector inside a Pipeline or a search, has an ``offset_``,
         "id_accuracy" if `y_id` is given and the detector predicts classes or has a classifier,
         "n_id", "n_ood", and "seconds" for scoring the OOD set. ``to_frame()`` converts it to a
         pandas DataFrame. Further keys:

@@ -90,7 +90,8 @@ class ScoreDistributionDisplay:
         Parameters
         ----------
         detector : estimator
-            Fitted, with ``score_samples``; the threshold is its ``offset_``, if it has one.
+            Fitted, with ``score_samples``; the threshold is its ``offset_``, if it has one, or
+            the ``offset_`` of the detector inside a Pipeline or a search.
         sets : dict of str to array-like, Tensor or Dataset of shape (n_samples, ...)
             Data by name, in-distribution data first.
         ax : matplotlib Axes, default=None
