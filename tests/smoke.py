@@ -47,7 +47,8 @@ def contents(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in files}
     assert tops == {"skood", f"skood-{skood.__version__}.dist-info"}, tops
     assert {"skood/py.typed", "skood/__init__.pyi"} <= set(files)
-    assert any(name.endswith("licenses/LICENSE") for name in files)
+    for name in ("LICENSE", "THIRD_PARTY_NOTICES.md"):
+        assert f"skood-{skood.__version__}.dist-info/licenses/{name}" in files, name
 
 
 def bare() -> None:

@@ -24,7 +24,18 @@ class SharedModule(BaseEstimator):
         return True
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """Return the parameters by name, with the name of the module's class in a printed text."""
+        """Return the parameters.
+
+        Parameters
+        ----------
+        deep : bool, default=True
+            Whether to include the parameters of estimators inside, as ``name__parameter``.
+
+        Returns
+        -------
+        dict of str to object
+            By name.
+        """
         params = super().get_params(deep)
         return {**params, "module": ShownModule(self.module)} if is_printing() else params
 
