@@ -45,9 +45,9 @@ print(
 real = recommend(network, X[known], y[known], outliers=X[~known], random_state=0)
 first = next(row for row in real.rows if row["chosen"])
 print(f"{real.choice_}: {real.reason_}")
-print(f"AUROC on the outliers that chose it: {first['auroc']:.3f}")
+print(f"on the outliers that chose it: AUROC {first['auroc']:.3f}")
 print(
-    "AUROC on the other outliers: {auroc:.3f} [{low:.3f}, {high:.3f}]".format(
+    "on the other outliers: AUROC {auroc:.3f} [{low:.3f}, {high:.3f}]".format(
         **real.outliers_auroc_
     )
 )

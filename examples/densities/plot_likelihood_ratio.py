@@ -60,7 +60,7 @@ for setting in ratio.selection_:
 # 95 % of the in-distribution test images. The last column is the fraction of in-distribution test
 # images above the detector's own threshold, which is to accept 95 % of them.
 print(f"in-distribution test digits: {log_p.density_.bits_per_dim(test).mean():.2f} bits/dim\n")
-detectors = {"log p": log_p, "LLR": ratio}
+detectors = {"log p": log_p, "ratio": ratio}
 table = evaluate(detectors, test, ood_sets, metrics=["auroc", "aupr_in", "fpr80", "fpr95"])
 print(table)
 
