@@ -246,7 +246,14 @@ EXTERNAL = (
 )
 
 
-class IsModel(HasMethods):
+class _IsInstance(HasMethods):
+    """An object with some methods; a class has the methods, too, but is no such object."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return not isinstance(val, type) and super().is_satisfied_by(val)
+
+
+class IsModel(_IsInstance):
     """A model with ``fit`` and another method; a torch module is converted to one."""
 
     def __init__(self, method: str) -> None:
@@ -259,7 +266,7 @@ class IsModel(HasMethods):
         )
 
 
-class IsDetector(HasMethods):
+class IsDetector(_IsInstance):
     """A detector with ``fit`` and ``score_samples``."""
 
     def __init__(self) -> None:

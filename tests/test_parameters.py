@@ -7,9 +7,11 @@ import numbers
 import pkgutil
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from sklearn.base import BaseEstimator, clone
+from sklearn.preprocessing import StandardScaler
 
 import skood
 from skood.base import Interval, StrOptions, estimator, parameter
@@ -175,6 +177,12 @@ def test_a_method_in_place_of_its_network(detector):
     """As other libraries take it."""
     with pytest.raises(ValueError, match=r"torch module is given as a whole.*bound method"):
         detector(torch.nn.Linear(1, 2).forward).fit([[0.0], [1.0]], [0, 1])
+
+
+def test_a_class_in_place_of_an_object():
+    for wrong in (skood.ConformalDetector(skood.KNN), skood.KNN(StandardScaler)):
+        with pytest.raises(ValueError, match=r"must be an object implementing .* Got <class"):
+            wrong.fit(np.ones((50, 2)))
 
 
 def classes():

@@ -30,6 +30,12 @@ def named(detectors: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
     """Return the detectors by name; detectors of one class are numbered."""
     if isinstance(detectors, Mapping):
         return dict(detectors)
+    # A Pipeline and an ensemble can be iterated over, too.
+    if hasattr(detectors, "fit") or not hasattr(detectors, "__iter__"):
+        raise TypeError(
+            f"detectors is {detectors!r}; expected several detectors, in a dict by their names or "
+            "in a list, [detector]"
+        )
     found: dict[str, Any] = {}
     for detector in detectors:
         name = base = type(detector).__name__
@@ -43,12 +49,22 @@ def named(detectors: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
 
 def check_detectors(detectors: Mapping[str, Any], ood_sets: Mapping[str, Any]) -> None:
     """Raise without detectors or OOD sets, and for an object without scores."""
+    if not isinstance(ood_sets, Mapping):
+        raise TypeError(
+            f"ood_sets is of type {type(ood_sets).__name__}; expected a dict of OOD sets by their "
+            "names, {'far': X}"
+        )
     if not detectors or not ood_sets:
         raise ValueError(
             f"{len(detectors)} detectors and {len(ood_sets)} OOD sets were given; expected at "
             "least one of each"
         )
     for name, detector in detectors.items():
+        if isinstance(detector, type):
+            raise TypeError(
+                f"{name!r} of detectors is the class {detector.__name__}; expected an object, "
+                f"{detector.__name__}(...)"
+            )
         if not hasattr(detector, "score_samples"):
             raise ValueError(
                 f"{name!r} of detectors is {detector!r}, which has no score_samples; {EXTERNAL}"

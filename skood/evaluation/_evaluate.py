@@ -128,6 +128,8 @@ def evaluate(
         For an unknown metric, without detectors or OOD sets, for groups of unknown sets, for names
         that are used twice, for `seeds` without `X_train`, and for metrics of open-set
         classification without `y_id` or without a detector that predicts classes.
+    TypeError
+        For a single detector, a class in place of a detector, and OOD sets without names.
 
     See Also
     --------

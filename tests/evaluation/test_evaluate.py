@@ -70,6 +70,17 @@ def test_rows(network, X, ood):
     assert set(table[0]) >= {"auroc", "fpr80", "seconds"}
 
 
+@pytest.mark.parametrize("detector", [skood.KNN(), make_pipeline(StandardScaler(), skood.KNN())])
+def test_one_detector_or_one_set_without_its_name(detector, X):
+    with pytest.raises(TypeError, match=r"detectors is .*KNN\(\).*in a list, \[detector\]"):
+        evaluate(detector, X, {"far": X + 9}, X_train=X)
+    with pytest.raises(TypeError, match="ood_sets is of type ndarray; expected a dict"):
+        evaluate([detector], X, X + 9, X_train=X)
+    name = type(detector).__name__
+    with pytest.raises(TypeError, match=rf"is the class {name}; expected an object, {name}\("):
+        evaluate([type(detector)], X, {"far": X + 9}, X_train=X)
+
+
 def test_the_threshold_inside_a_pipeline_or_a_search(X, ood):
     """They have no ``offset_``, but reject what the detector inside rejects."""
     wrapped = {
