@@ -77,6 +77,8 @@ DETECTORS = {
     "LayerMahalanobis": skood.LayerMahalanobis(),
     "KNN": skood.KNN(),
     "GMM": skood.GMM(),
+    "KernelPCA": skood.KernelPCA(),
+    "CosinePrototypes": skood.CosinePrototypes(),
     "NECO": skood.NECO(),
     "RankFeat": skood.RankFeat(),
     "Gram": skood.Gram(),

@@ -18,6 +18,10 @@ STEPS = [
         ("Post-hoc, on the rows", ["KNN Mahalanobis GMM"]),
     ),
     (
+        ("Is X a table?",),
+        ("On the columns", ["GMM KNN LogLikelihood"]),
+    ),
+    (
         ("Are there labels, and", "outliers to train on?"),
         ("Trained on outliers", ["OutlierExposure EnergyRegularized"]),
     ),
@@ -33,6 +37,8 @@ STEPS = [
         ),
     ),
 ]
+# Whatever the answers: a heading, and lines of class names.
+AROUND = ("Around any of them: a guaranteed rate of false alarms", ["ConformalDetector DriftMonitor"])
 WIDTH, STEP, HEIGHT = 480, 96, 66
 LEFT, RIGHT = (0, 170), (220, 260)
 LINE = 17
@@ -40,7 +46,7 @@ LINE = 17
 
 def svg() -> str:
     """Draw the chart; class names link to their pages, relative to a page of the user guide."""
-    height = STEP * (len(STEPS) - 1) + HEIGHT
+    height = STEP * len(STEPS) + HEIGHT
     lines = [
         f'<svg class="skood-chart" viewBox="-2 -2 {WIDTH + 4} {height + 4}" role="img"',
         '     aria-label="Which detector: questions from top to bottom, and methods to use">',
@@ -75,6 +81,12 @@ def svg() -> str:
             box(RIGHT, y, "take"),
             *text(RIGHT, middle, [heading, *names], linked=True),
         ]
+    heading, names = AROUND
+    whole, y = (0, WIDTH), STEP * len(STEPS)
+    lines += [
+        box(whole, y, "take"),
+        *text(whole, y + HEIGHT // 2, [heading, *names], linked=True),
+    ]
     return "\n".join([*lines, "</svg>", ""])
 
 

@@ -30,9 +30,12 @@ extensions = [
     # A bundled MathJax, so that formulas need no network.
     "sphinx-mathjax-offline",
     "numpydoc",
+    # Markdown: the change log, the benchmarks, the contract.
+    "myst_parser",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "design.md", "release"]
+exclude_patterns = ["_build", "release"]
+myst_heading_anchors = 3
 default_role = "code"
 templates_path = ["_templates"]
 
@@ -53,6 +56,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"plot_",
     "abort_on_example_error": True,
     "show_memory": False,
+    "write_computation_times": False,
     "download_all_examples": False,
     "remove_config_comments": True,
     "doc_module": ("skood",),

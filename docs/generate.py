@@ -14,7 +14,7 @@ from pathlib import Path
 import chart
 import failures
 import gallery
-from costs import passes
+from costs import passes, passes_of_a_diffusion_model
 
 from skood._catalogue import Entry, entries
 
@@ -51,6 +51,9 @@ FUNCTIONS = [
     "show_versions",
 ]
 
+# Files that are pages under another name.
+PAGES_OF_FILES = {"CHANGELOG.md": "whats_new.md"}
+
 
 def write(docs: Path) -> None:
     """Write all pages, the decision chart and an included table into ``docs/generated``."""
@@ -59,7 +62,9 @@ def write(docs: Path) -> None:
     pages = {
         "api.rst": api_page(),
         "methods.rst": methods_page(),
-        "whats_new.rst": whats_new_page(),
+        "whats_new.md": page_of("CHANGELOG.md", "What's new"),
+        "benchmarks.md": page_of("benchmarks/README.md"),
+        "contributing.md": page_of("CONTRIBUTING.md"),
         "choosing.svg": chart.svg(),
         # Included by the user guide.
         "exportable.inc": exportable_list(),
@@ -115,7 +120,8 @@ NETWORK = "posthoc-cifar10-airbench"
 MEASURED = {
     "likelihood": (
         "AUROC: Fashion-MNIST against MNIST, on the density with the highest AUROC among those in "
-        "``benchmarks/README.md``. Cost: scoring time relative to log p(x) under the same density."
+        ":doc:`benchmarks`. Cost: scoring time relative to log p(x) under the same density, or passes "
+        "of a diffusion model per image."
     ),
     "posthoc": (
         "AUROC: CIFAR-10 against SVHN, on an :class:`~skood.classifiers.Airbench` of {accuracy} % "
@@ -146,17 +152,17 @@ def methods_page() -> str:
         "posthoc": areas_of_a_classifier(),
         "training_time": areas_of_trained_networks(),
     }
-    costs = {**costs_of_densities, **passes()}
+    costs = {**costs_of_densities, **passes_of_a_diffusion_model(), **passes()}
     runs = read(NETWORK)["runs"].values()
     accuracy = f"{100 * statistics.mean(run['accuracy'] for run in runs):.1f}"
     lines = [
         "All methods",
         "===========",
         "",
-        "AUROC is measured with default parameters on one pair of sets. ``benchmarks/README.md``",
-        "has the other pairs, and the accuracy or the bits per dimension of each model. A click on",
-        "the head of a column sorts a table. :func:`skood.find_detectors` lists the detectors for",
-        "what you have, and :func:`skood.cite` the papers to cite.",
+        "AUROC is measured with default parameters on one pair of sets. :doc:`benchmarks` has the",
+        "other pairs, and the accuracy or the bits per dimension of each model. A click on the head",
+        "of a column sorts a table. :func:`skood.find_detectors` lists the detectors for what you",
+        "have, and :func:`skood.cite` the papers to cite.",
         "",
     ]
     for part, measured in MEASURED.items():
@@ -356,15 +362,19 @@ def rate(row: dict[str, float], name: str) -> str:
     return f"{mean} ± {100 * row[f'{name}_std'] / row['seeds'] ** 0.5:.1f}"
 
 
-def whats_new_page() -> str:
-    """Convert the change log from Markdown."""
-    _, _, text = (HERE.parent / "CHANGELOG.md").read_text().partition("## ")
-    lines = ["What's new", "==========", ""]
-    for line in f"## {text}".splitlines():
-        heading = re.match(r"(##+) \[?([^\]]*)\]?", line)
-        if heading:
-            marks, title = heading.groups()
-            lines += [title, {2: "-", 3: "~"}[len(marks)] * len(title)]
-        else:
-            lines.append(re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"`\1 <\2>`__", line))
-    return "\n".join(lines) + "\n"
+def page_of(name: str, title: str | None = None) -> str:
+    """Return a Markdown file of the repository, with links that lead to pages of the site."""
+    text = (HERE.parent / name).read_text()
+    if title is not None:
+        text = re.sub(r"^# .*", f"# {title}", text)
+    folder = Path(name).parent
+
+    def relative(match: re.Match[str]) -> str:
+        link = match[1]
+        if "://" in link:
+            return match[0]
+        # Pages lie in docs/generated.
+        link = PAGES_OF_FILES.get(link) or f"../../{folder / link}".replace("../../docs/", "../")
+        return f"]({link})"
+
+    return re.sub(r"\]\(([^)]*)\)", relative, text)
