@@ -49,7 +49,9 @@ def test_frame_with_categories_and_missing_values(most_false_alarms):
     assert (detector.predict(test) == -1).sum() <= most_false_alarms(1000, 600, 0.05)
     # A missing value is imputed, whatever its column.
     assert np.isfinite(detector.score_samples(test)).all()
-    table = evaluate({"KNN": make_pipeline(columns, KNN())}, test, {"costly": strange}, X_train=train)
+    table = evaluate(
+        {"KNN": make_pipeline(columns, KNN())}, test, {"costly": strange}, X_train=train
+    )
     assert table[0]["auroc"] > 0.99
     assert table[0]["id_accepted"] > 0.9 and table[0]["ood_accepted"] == 0
 
