@@ -90,7 +90,7 @@ for axis, (name, detector) in zip(axes, detectors.items(), strict=True):
 # The score is a sum over pixels. In log p the empty background costs almost nothing and every
 # stroke costs, so an image with few strokes is likely. In the maps of the ratio, blue pixels raise
 # the score and red pixels lower it: the unusual stroke of a 1, the bright edge of a patch.
-shown = np.concatenate([test[:4], ones[:4], patches[:4]])
+shown = np.concatenate([test[:2], ones[:3], patches[:3]])
 # sphinx_gallery_thumbnail_number = 3
 maps = PixelMapsDisplay.from_estimator(ratio, shown)
 maps.figure_.savefig(results / "likelihood_ratio_heat_map.png", dpi=110)
