@@ -38,7 +38,7 @@ STEPS = [
     ),
 ]
 # Whatever the answers: a heading, and lines of class names.
-AROUND = ("Around any of them: a guaranteed rate of false alarms", ["ConformalDetector DriftMonitor"])
+AROUND = ("Around any of them: a guaranteed rate of false alarms", ["ConformalDetector"])
 WIDTH, STEP, HEIGHT = 480, 96, 66
 LEFT, RIGHT = (0, 170), (220, 260)
 LINE = 17

@@ -29,12 +29,13 @@ extensions = [
     "sphinx.ext.mathjax",
     # A bundled MathJax, so that formulas need no network.
     "sphinx-mathjax-offline",
+    "matplotlib.sphinxext.plot_directive",
     "numpydoc",
     # Markdown: the change log, the benchmarks, the contract.
     "myst_parser",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "release"]
+exclude_patterns = ["_build", "pictures", "release"]
 myst_heading_anchors = 3
 default_role = "code"
 templates_path = ["_templates"]
@@ -45,6 +46,11 @@ autodoc_typehints = "none"
 nitpicky = True
 intersphinx_mapping = inventories.write(HERE / "generated" / "inventories")
 numpydoc_show_class_members = False
+# The pictures of pages, from the code that they show.
+plot_basedir = str(HERE)
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_formats = [("png", 150)]
 numpydoc_xref_param_type = False
 
 sphinx_gallery_conf = {
@@ -66,6 +72,7 @@ sphinx_gallery_conf = {
 
 html_extra_path = ["llms.txt"]
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_js_files = ["tables.js"]
 html_theme = "pydata_sphinx_theme"
 html_baseurl = DOCS_URL or ""
@@ -76,7 +83,7 @@ html_sidebars = {
     name: []
     for name in (
         *("getting_started", "generated/methods", "promises", "glossary"),
-        "generated/whats_new",
+        *("generated/whats_new", "generated/benchmarks", "generated/contributing", "design"),
     )
 }
 html_theme_options = {

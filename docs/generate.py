@@ -60,7 +60,7 @@ def write(docs: Path) -> None:
     folder = docs / "generated"
     folder.mkdir(exist_ok=True)
     pages = {
-        "api.rst": api_page(),
+        **api_pages(),
         "methods.rst": methods_page(),
         "whats_new.md": page_of("CHANGELOG.md", "What's new"),
         "benchmarks.md": page_of("benchmarks/README.md"),
@@ -87,30 +87,33 @@ def public_names(part: str) -> list[str]:
     return sorted(names, key=str.lower)
 
 
-def api_page() -> str:
-    lines = ["API reference", "=============", ""]
+def api_pages() -> dict[str, str]:
+    """Return the index of the API and a page for each part of the package."""
+    parts = {}
     for part, title in PARTS.items():
         module = importlib.import_module(f"skood.{part}")
-        kinds = {
-            "class.rst": [n for n in public_names(part) if inspect.isclass(getattr(module, n))],
-            "function.rst": [
-                n for n in public_names(part) if not inspect.isclass(getattr(module, n))
-            ],
-        }
-        lines += [title, "-" * len(title), "", f".. module:: skood.{part}", ""]
-        for template, names in kinds.items():
-            lines += summary(template, names)
+        names = public_names(part)
+        classes = [name for name in names if inspect.isclass(getattr(module, name))]
+        functions = [name for name in names if name not in classes]
+        # The first sentence of the module's docstring.
+        sentence = re.split(r"\n\n|(?<=\.)\s", inspect.getdoc(module) or "")[0]
+        head = [title, "=" * len(title), "", f".. module:: skood.{part}", "", sentence, ""]
+        parts[f"api_{part}"] = [*head, *summary("class.rst", classes)]
+        parts[f"api_{part}"] += summary("function.rst", functions)
     title = "Functions on detectors and data"
-    lines += [title, "-" * len(title), "", ".. currentmodule:: skood", ""]
-    lines += summary("function.rst", FUNCTIONS)
-    lines += summary("class.rst", ["Recommendation"])
-    return "\n".join(lines)
+    parts["api_top"] = [title, "=" * len(title), "", ".. currentmodule:: skood", ""]
+    parts["api_top"] += summary("function.rst", FUNCTIONS)
+    parts["api_top"] += summary("class.rst", ["Recommendation"])
+    index = ["API reference", "=============", "", ".. toctree::", "   :maxdepth: 2", ""]
+    index += [f"   {name}" for name in parts]
+    pages = {"api": [*index, ""], **parts}
+    return {f"{name}.rst": "\n".join(lines) for name, lines in pages.items()}
 
 
 def summary(template: str, names: list[str]) -> list[str]:
     if not names:
         return []
-    options = ["   :toctree: .", f"   :template: {template}", ""]
+    options = ["   :nosignatures:", "   :toctree: .", f"   :template: {template}", ""]
     return [".. autosummary::", *options, *(f"   {name}" for name in names), ""]
 
 
@@ -120,8 +123,8 @@ NETWORK = "posthoc-cifar10-airbench"
 MEASURED = {
     "likelihood": (
         "AUROC: Fashion-MNIST against MNIST, on the density with the highest AUROC among those in "
-        ":doc:`benchmarks`. Cost: scoring time relative to log p(x) under the same density, or passes "
-        "of a diffusion model per image."
+        ":doc:`benchmarks`. Cost: scoring time relative to log p(x) under the same density, or "
+        "passes of a diffusion model per image."
     ),
     "posthoc": (
         "AUROC: CIFAR-10 against SVHN, on an :class:`~skood.classifiers.Airbench` of {accuracy} % "
@@ -159,10 +162,10 @@ def methods_page() -> str:
         "All methods",
         "===========",
         "",
-        "AUROC is measured with default parameters on one pair of sets. :doc:`benchmarks` has the",
-        "other pairs, and the accuracy or the bits per dimension of each model. A click on the head",
-        "of a column sorts a table. :func:`skood.find_detectors` lists the detectors for what you",
-        "have, and :func:`skood.cite` the papers to cite.",
+        "AUROC is measured with default parameters on one pair of sets. :doc:`benchmarks` has",
+        "the other pairs, and the accuracy or the bits per dimension of each model. A click on",
+        "the head of a column sorts a table. :func:`skood.find_detectors` lists the detectors for",
+        "what you have, and :func:`skood.cite` the papers to cite.",
         "",
     ]
     for part, measured in MEASURED.items():
@@ -171,28 +174,33 @@ def methods_page() -> str:
             ".. list-table::",
             "   :header-rows: 1",
             "   :class: sortable",
-            "   :widths: 14 34 26 14 6 6",
+            "   :widths: auto",
             "",
-            "   * - method",
-            "     - what it is",
-            "     - paper",
-            "     - needs",
-            "     - cost",
-            "     - AUROC",
+            *("   * - method", "     - AUROC", "     - cost", "     - needs"),
+            *("     - what it is", "     - paper"),
         ]
         for entry in (entry for entry in entries() if entry.part == part):
             name = entry.name
             lines += [
                 f"   * - :class:`~skood.{part}.{name}`",
-                f"     - {entry.summary}",
-                # The escape keeps initials at the start of a line from starting a list.
-                f"     - \\ {entry.paper}",
-                f"     - {what_it_reads(entry)}",
-                f"     - {costs.get(name) or 'not timed'}",
                 f"     - {areas[part][name]:.3f}" if name in areas[part] else "     - not measured",
+                f"     - {costs.get(name) or 'not timed'}",
+                f"     - {what_it_reads(entry)}",
+                f"     - {entry.summary}",
+                f"     - {authors(entry)}",
             ]
         lines.append("")
     return "\n".join(lines)
+
+
+def authors(entry: Entry) -> str:
+    """Shorten a reference to family names and the year; the page of the method has all of it."""
+    before_title = entry.paper.partition(', "')[0].removesuffix(" et al.")
+    people = re.split(r", (?:and )?| and ", before_title)
+    families = [re.sub(r"^(?:[A-Z](?:\.|\b)[-. ]*)+", "", person) for person in people]
+    if len(people) > 2 or " et al." in entry.paper:
+        families = [f"{families[0]} et al."]
+    return f"{' and '.join(families)} {entry.year}"
 
 
 def what_it_reads(entry: Entry) -> str:

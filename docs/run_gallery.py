@@ -2,10 +2,10 @@
 
     OMP_NUM_THREADS=1 python docs/run_gallery.py
 
-Each example runs in a process of its own, one after the other, without windows. Figures that a script
-saves are discarded: ``sphinx`` draws the pictures of the pages. The date, the versions, the machine and
-the processor seconds of each example, with its imports, are written to ``docs/gallery_times.json``, and
-only if every example succeeds.
+Each example runs in a process of its own, one after the other, without windows. Figures that a
+script saves are discarded: ``sphinx`` draws the pictures of the pages. The date, the versions, the
+machine and the processor seconds of each example, with its imports, are written to
+``docs/gallery_times.json``, and only if every example succeeds.
 """
 
 import datetime

@@ -18,6 +18,8 @@ PAGES = (
     "auto_examples/index.html",
     "auto_examples/densities/plot_likelihood_repairs.html",
     "generated/methods.html",
+    "generated/benchmarks.html",
+    "user_guide/index.html",
     "generated/api.html",
     "generated/skood.posthoc.ODIN.html",
 )

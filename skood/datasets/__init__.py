@@ -1,4 +1,4 @@
-"""Data to test detectors on, and published figures; only `skood.evaluation` imports this."""
+"""Data to test detectors on, and published figures."""
 
 from skood.datasets._genomes import gc_content, make_genomes
 from skood.datasets._genomics import load_genomics

@@ -38,8 +38,8 @@ class ODIN(NetworkDetector):
 
     .. math::
 
-        x' = x - \epsilon \, \mathrm{sign}\!\left(-\nabla_x \log S_{\hat y}(x; T)\right), \qquad
-        \max_k S_k(x'; T), \qquad S(x; T) = softmax(f(x) / T)
+        s(x) &= \max_k S_k(x'; T), \qquad S(x; T) = \mathrm{softmax}(f(x) / T), \\
+        x' &= x - \epsilon \, \mathrm{sign}\left(-\nabla_x \log S_{\hat y}(x; T)\right)
 
     Parameters
     ----------
