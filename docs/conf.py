@@ -65,6 +65,8 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
     "download_all_examples": False,
     "remove_config_comments": True,
+    # A display shows itself as a picture.
+    "ignore_repr_types": r"skood\.inspection",
     "doc_module": ("skood",),
     "backreferences_dir": "generated/backreferences",
     "reference_url": {"skood": None},

@@ -102,5 +102,5 @@ plt.show()
 # On Fashion-MNIST against MNIST the defaults suffice,
 # ``LikelihoodRatio(random_state=0).fit(train)``. The benchmark ``first_hour.py`` runs them on
 # 10 000 images of clothes, in five minutes on two idle cores: AUROC 0.069 for log p and 0.959 for
-# the ratio, at 3.02 bits per dimension. The folder ``benchmarks`` has the script, and the figures of
-# the experiment in full size.
+# the ratio, at 3.02 bits per dimension. :doc:`/generated/benchmarks` has the figures of the
+# experiment in full size.

@@ -3,12 +3,12 @@
 Likely images in regions of low probability mass
 ================================================
 
-How to recognise images that are likely and yet impossible. A density can be larger at images of
-another kind than at its training images. Yet the model never draws such images: the region of large
-density has almost no volume, because the density there is concentrated around a set of low
-dimension. The *local intrinsic dimension* (LID) at an image identifies such regions. An image is
-in-distribution if both its density and its dimension are as large as for training images (Kamkari
-et al. 2024).
+How to recognise images that are likely although the model never draws them. A density can be larger
+at images of another kind than at its training images. The model never draws such images if the
+region of large density has almost no volume, because the density there is concentrated around a set
+of low dimension. The *local intrinsic dimension* (LID) at an image identifies such regions. An
+image is in-distribution if both its density and its dimension are as large as for training images
+(Kamkari et al. 2024).
 
 An :class:`~skood.density.ImageFlow` learns scikit-learn's handwritten digits. The
 out-of-distribution images are patches of scikit-learn's photograph of a flower at a sixth of their

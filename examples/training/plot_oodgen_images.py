@@ -9,7 +9,8 @@ the classifier to reject them.
 
 Here it learns scikit-learn's handwritten digits 0 to 7, and is compared with the largest softmax
 probability (:class:`~skood.posthoc.MSP`) of the same network, trained without generated images. The
-script ``oodgen.py`` in ``benchmarks`` does the same on Fashion-MNIST and other data in full size.
+script ``oodgen.py`` does the same on Fashion-MNIST and other data in full size
+(:doc:`/generated/benchmarks`).
 """
 
 # %%
