@@ -89,7 +89,7 @@ def public_names(part: str) -> list[str]:
 
 def api_pages() -> dict[str, str]:
     """Return the index of the API and a page for each part of the package."""
-    parts = {}
+    parts, sentences = {}, {}
     for part, title in PARTS.items():
         module = importlib.import_module(f"skood.{part}")
         names = public_names(part)
@@ -98,15 +98,18 @@ def api_pages() -> dict[str, str]:
         # The first sentence of the module's docstring.
         sentence = re.split(r"\n\n|(?<=\.)\s", inspect.getdoc(module) or "")[0]
         head = [title, "=" * len(title), "", f".. module:: skood.{part}", "", sentence, ""]
+        sentences[f"api_{part}"] = sentence
         parts[f"api_{part}"] = [*head, *summary("class.rst", classes)]
         parts[f"api_{part}"] += summary("function.rst", functions)
     title = "Functions on detectors and data"
     parts["api_top"] = [title, "=" * len(title), "", ".. currentmodule:: skood", ""]
     parts["api_top"] += summary("function.rst", FUNCTIONS)
     parts["api_top"] += summary("class.rst", ["Recommendation"])
-    index = ["API reference", "=============", "", ".. toctree::", "   :maxdepth: 2", ""]
-    index += [f"   {name}" for name in parts]
-    pages = {"api": [*index, ""], **parts}
+    sentences["api_top"] = "Functions of the package itself, which take detectors of every kind."
+    index = ["API reference", "=============", ""]
+    index += [f"- :doc:`{name}`: {sentences[name]}" for name in parts]
+    index += ["", ".. toctree::", "   :hidden:", "", *(f"   {name}" for name in parts), ""]
+    pages = {"api": index, **parts}
     return {f"{name}.rst": "\n".join(lines) for name, lines in pages.items()}
 
 
