@@ -98,7 +98,8 @@ def api_pages() -> dict[str, str]:
         # The first sentence of the module's docstring.
         sentence = re.split(r"\n\n|(?<=\.)\s", inspect.getdoc(module) or "")[0]
         head = [title, "=" * len(title), "", f".. module:: skood.{part}", "", sentence, ""]
-        sentences[f"api_{part}"] = sentence
+        rest = sentence.removeprefix(f"{title}: ")
+        sentences[f"api_{part}"] = rest[0].upper() + rest[1:]
         parts[f"api_{part}"] = [*head, *summary("class.rst", classes)]
         parts[f"api_{part}"] += summary("function.rst", functions)
     title = "Functions on detectors and data"
