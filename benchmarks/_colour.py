@@ -14,14 +14,15 @@ from skood.metrics import aupr_in, aupr_out, auroc, detection_error, fpr_at_tpr
 
 __all__ = ["OOD_SETS", "accuracy_of_six_views", "measure", "test_sets", "train_network"]
 
-OOD_SETS = (
-    "svhn",
-    "cifar100",
-    "tinyimagenet_crop",
-    "tinyimagenet_resize",
-    "gaussian",
-    "uniform",
-)
+# The OOD sets, and their names in tables.
+OOD_SETS = {
+    "svhn": "SVHN",
+    "cifar100": "CIFAR-100",
+    "tinyimagenet_crop": "TinyImageNet, crops",
+    "tinyimagenet_resize": "TinyImageNet, resized",
+    "gaussian": "Gaussian noise",
+    "uniform": "uniform noise",
+}
 # A finished training is read in less time.
 SECONDS_TO_READ = 30.0
 METRICS = {

@@ -20,7 +20,7 @@ __all__ = ["OOD_NAMES", "FeatureSets", "feature_sets"]
 # Small enough for a fraction of one core.
 NETWORK = Airbench((24, 64, 128), max_epochs=4)
 ID_PACKAGE, OOD_PACKAGES = "torch", ("sklearn", "scipy", "numpy", "pandas", "matplotlib")
-OOD_NAMES = {"images": OOD_SETS, "text": OOD_PACKAGES}
+OOD_NAMES = {"images": tuple(OOD_SETS), "text": OOD_PACKAGES}
 N_COMPONENTS = 128
 # Fewest words of a docstring that is a text.
 FEWEST_WORDS = 20

@@ -144,7 +144,7 @@ def table(result: dict) -> str:
     lines = [
         f"seeds {', '.join(result['runs'])}",
         "",
-        f"| AUROC / FPR95 in % | accuracy, % | minutes | {' | '.join(OOD_SETS)} |",
+        f"| AUROC / FPR95 in % | accuracy, % | minutes | {' | '.join(OOD_SETS.values())} |",
         "|---" * (len(OOD_SETS) + 3) + "|",
     ]
     runs = result["runs"].values()

@@ -132,6 +132,7 @@ def methods(preset: Preset, args: argparse.Namespace, outliers: np.ndarray) -> d
     found |= {
         "LogitNorm": single("LogitNorm", backbone),
         "VOS": single("VOS", backbone),
+        "RegMixup": single("RegMixup", backbone),
         "OutlierExposure": single("OutlierExposure", backbone, uses_outliers=True, **mixed),
         "EnergyRegularized": single("EnergyRegularized", backbone, uses_outliers=True, **mixed),
         "DeepEnsemble": single("DeepEnsemble", backbone, n_members=preset.n_members),
