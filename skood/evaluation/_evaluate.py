@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 
 from skood._data import share_as_it_came
 from skood._models import as_input
@@ -130,6 +131,8 @@ def evaluate(
         classification without `y_id` or without a detector that predicts classes.
     TypeError
         For a single detector, a class in place of a detector, and OOD sets without names.
+    NotFittedError
+        For a detector that is not fitted, without `X_train`.
 
     See Also
     --------
@@ -189,18 +192,25 @@ def evaluate(
     )
     count = _Count(bar)
 
-    def evaluated(detector: Any, seed: int | None) -> Outcome:
+    def evaluated(name: str, seed: int | None) -> Outcome:
+        detector = by_name[name]
         with progress_scope("auto" if verbose else 0):
             if training is not None:
                 detector = seeded(clone(detector), seed)
                 detector = detector.fit(as_input(detector, training), y_train)
-            outcome = score(detector, data, needs_classes=needs_classes)
+            try:
+                outcome = score(detector, data, needs_classes=needs_classes)
+            except NotFittedError as error:
+                raise NotFittedError(
+                    f"{name} of detectors is not fitted; fit it, or give X_train, to which "
+                    "evaluate fits a clone of every detector"
+                ) from error
         count()
         return outcome
 
     with bar:
         outcomes = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(evaluated)(by_name[name], seed) for name, seed in tasks
+            delayed(evaluated)(name, seed) for name, seed in tasks
         )
     by_detector: dict[str, list[Outcome]] = {name: [] for name in by_name}
     for (name, _), outcome in zip(tasks, outcomes, strict=True):

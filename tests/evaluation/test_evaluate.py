@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.ensemble import IsolationForest
+from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
@@ -159,6 +160,11 @@ def test_errors(X, ood):
         evaluate([], X, ood)
     with pytest.raises(ValueError, match="0 sample"):
         evaluate([skood.KNN(n_neighbors=3).fit(X)], X, {"none": X[:0]})
+
+
+def test_a_detector_that_is_not_fitted_is_named_with_the_way_to_fit_it(X, ood):
+    with pytest.raises(NotFittedError, match=r"near of detectors is not fitted; .* X_train"):
+        evaluate({"all": skood.GMM().fit(X), "near": skood.KNN()}, X, ood)
 
 
 def test_accuracy_of_a_detector_that_predicts_classes_itself(X, ood):
