@@ -367,7 +367,7 @@ class TestWhoReadsNumbers:
     @pytest.mark.parametrize(
         ("X", "message"),
         [
-            (FRAME, "column 'country'.*encode the column"),
+            (FRAME, "column 'country'.*encode it in a Pipeline"),
             (TEXTS, "X contains strings or paths"),
             (FRAME[["amount"]].where(FRAME.amount > 0).to_numpy(), "NaN"),
         ],

@@ -44,7 +44,7 @@ def test_columns_in_another_order(frame):
 
 
 def test_what_is_no_number(frame):
-    with pytest.raises(ValueError, match=r"column 'name'.*encode the column"):
+    with pytest.raises(ValueError, match=r"column 'name'.*encode it in a Pipeline"):
         skood.KNN().fit(frame.with_columns(name=polars.lit("x")))
     with pytest.raises(ValueError, match=r"LazyFrame.*X.collect\(\)"):
         skood.KNN().fit(frame.lazy())
