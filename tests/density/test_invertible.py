@@ -129,9 +129,9 @@ def test_nothing_depends_on_the_batch(case):
         values = function(items)
         parts = [function(items[i : i + 7]) for i in range(0, 40, 7)]
         # Batches of rows are filled. The last one of images is not, and sums differ in order. The
-        # size of a Jacobian is the length of its columns, each of which is one derivative.
-        lengths = np.sqrt((values**2).sum(1)) if method == "jacobian" else np.abs(values)
-        atol = 2e-6 * lengths.max() if X.ndim > 2 else 0
+        # size of a derivative is its length: a column of the Jacobian, the gradient of an item.
+        axes = {"jacobian": 1, "log_density_gradient": tuple(range(1, X.ndim))}.get(method, ())
+        atol = 2e-6 * np.sqrt((values**2).sum(axes)).max() if X.ndim > 2 else 0
         np.testing.assert_allclose(np.concatenate(parts), values, 0, atol, err_msg=method)
         whole = items[:32]
         np.testing.assert_array_equal(function(whole[::-1])[::-1], function(whole), err_msg=method)
