@@ -71,6 +71,7 @@ def write(docs: Path) -> None:
         "false_alarms.inc": false_alarms_table(),
         "faults.inc": faults_table(),
         "install.inc": install(),
+        "matrix.inc": matrix_table(),
         "gallery_times.inc": gallery.summary(),
         "saved_sklearn.inc": saved_sklearn_list(),
         **failures.tables(),
@@ -301,6 +302,17 @@ def install() -> str:
     ).groups()
     words = re.sub(r"`([^`]+)`", r"``\1``", sentence)
     return f"{words}\n\n.. code-block:: bash\n\n{textwrap.indent(commands, '    ')}"
+
+
+def matrix_table() -> str:
+    """Tabulate the runs of the suite with other Pythons, from ``tests/matrix.sh``."""
+    outcomes = json.loads((HERE.parent / "tests" / "matrix.json").read_text()).values()
+    columns = ("python", "torch", "scikit-learn", "numpy", "tests", "passed", "failed", "skipped")
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (dict(zip((*columns, "date"), (*columns, "date"), strict=True)), *outcomes):
+        cells = [str(row[column]) for column in (*columns, "date")]
+        lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(cells)]
+    return "\n".join([*lines, ""])
 
 
 def exportable_list() -> str:

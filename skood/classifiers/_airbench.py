@@ -35,7 +35,7 @@ class Airbench(NeuralClassifier):
     The author's training reaches an accuracy of 94 % on CIFAR-10 in ten epochs, averaged over
     mirrored and shifted copies of each test image. Here it is 93.6 % so averaged, and 92.9 % on a
     single view of each image (means of three seeds); with ``activation="gelu"`` 94.1 % and 93.2 %
-    (one seed; ``benchmarks/README.md``). The network [1]_ is a 2 x 2 convolution,
+    (one seed; page "Benchmarks" of the documentation). The network [1]_ is a 2 x 2 convolution,
     whose fixed filters whiten the patches of the training images, and three stages of a
     convolution, a max-pooling and a second convolution, each convolution with batch normalisation.
     The penultimate features are the spatial maxima of the last stage, divided by 9.

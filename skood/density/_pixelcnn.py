@@ -54,7 +54,7 @@ class PixelCNN(ImageParameters, NeuralDensity):
         costs up to k / `min_scale` nats; without a limit, a few pixels would decide the score of an
         image. The default is e^-7 in units of [-1, 1], as in the released code of [2]_ for colour
         images; for grey images the code has 0.25. On Fashion-MNIST, 0.00001, 0.116 and 0.25 give
-        the same bits per dimension and the same AUROCs (``benchmarks/README.md``).
+        the same bits per dimension and the same AUROCs (page "Benchmarks").
     pixel_origin : {"auto", "black", "grey"}, default="auto"
         Pixel that the network reads as 0, which is also the value with which its convolutions pad
         an image. "black" rescales pixels to [0, 4), x / 64 for 256 levels x; apart from the factor,
