@@ -14,6 +14,7 @@ from pathlib import Path
 import chart
 import failures
 import gallery
+import repository
 from costs import passes, passes_of_a_diffusion_model
 
 from skood._catalogue import Entry, entries
@@ -51,9 +52,6 @@ FUNCTIONS = [
     "show_versions",
 ]
 
-# Files that are pages under another name.
-PAGES_OF_FILES = {"CHANGELOG.md": "whats_new.md"}
-
 
 def write(docs: Path) -> None:
     """Write all pages, the decision chart and an included table into ``docs/generated``."""
@@ -62,16 +60,16 @@ def write(docs: Path) -> None:
     pages = {
         **api_pages(),
         "methods.rst": methods_page(),
-        "whats_new.md": page_of("CHANGELOG.md", "What's new"),
-        "benchmarks.md": page_of("benchmarks/README.md"),
-        "contributing.md": page_of("CONTRIBUTING.md"),
+        "whats_new.md": repository.page_of("CHANGELOG.md", "What's new"),
+        "benchmarks.md": repository.page_of("benchmarks/README.md"),
+        "contributing.md": repository.page_of("CONTRIBUTING.md"),
         "choosing.svg": chart.svg(),
         # Included by the user guide.
         "exportable.inc": exportable_list(),
         "false_alarms.inc": false_alarms_table(),
         "faults.inc": faults_table(),
-        "install.inc": install(),
-        "matrix.inc": matrix_table(),
+        "install.inc": repository.install(),
+        "matrix.inc": repository.matrix_table(),
         "gallery_times.inc": gallery.summary(),
         "saved_sklearn.inc": saved_sklearn_list(),
         **failures.tables(),
@@ -294,27 +292,6 @@ def areas_of_trained_networks() -> dict[str, float]:
     return areas
 
 
-def install() -> str:
-    """Convert the first sentence and the first commands of README.md's section "Install"."""
-    text = (HERE.parent / "README.md").read_text()
-    sentence, commands = re.search(
-        r"^## Install\n\n(.*?)\n\n```\n(.*?)^```$", text, re.M | re.S
-    ).groups()
-    words = re.sub(r"`([^`]+)`", r"``\1``", sentence)
-    return f"{words}\n\n.. code-block:: bash\n\n{textwrap.indent(commands, '    ')}"
-
-
-def matrix_table() -> str:
-    """Tabulate the runs of the suite with other Pythons, from ``tests/matrix.sh``."""
-    outcomes = json.loads((HERE.parent / "tests" / "matrix.json").read_text()).values()
-    columns = ("python", "torch", "scikit-learn", "numpy", "tests", "passed", "failed", "skipped")
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in (dict(zip((*columns, "date"), (*columns, "date"), strict=True)), *outcomes):
-        cells = [str(row[column]) for column in (*columns, "date")]
-        lines += [f"   {'*' if k == 0 else ' '} - {cell}" for k, cell in enumerate(cells)]
-    return "\n".join([*lines, ""])
-
-
 def exportable_list() -> str:
     """List the detectors that ``skood.export`` writes as a graph."""
     import skood
@@ -404,21 +381,3 @@ def rate(row: dict[str, float], name: str) -> str:
     if row["seeds"] == 1:
         return mean
     return f"{mean} ± {100 * row[f'{name}_std'] / row['seeds'] ** 0.5:.1f}"
-
-
-def page_of(name: str, title: str | None = None) -> str:
-    """Return a Markdown file of the repository, with links that lead to pages of the site."""
-    text = (HERE.parent / name).read_text()
-    if title is not None:
-        text = re.sub(r"^# .*", f"# {title}", text)
-    folder = Path(name).parent
-
-    def relative(match: re.Match[str]) -> str:
-        link = match[1]
-        if "://" in link:
-            return match[0]
-        # Pages lie in docs/generated.
-        link = PAGES_OF_FILES.get(link) or f"../../{folder / link}".replace("../../docs/", "../")
-        return f"]({link})"
-
-    return re.sub(r"\]\(([^)]*)\)", relative, text)

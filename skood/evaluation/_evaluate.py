@@ -201,6 +201,8 @@ def evaluate(
             try:
                 outcome = score(detector, data, needs_classes=needs_classes)
             except NotFittedError as error:
+                if training is not None:
+                    raise
                 raise NotFittedError(
                     f"{name} of detectors is not fitted; fit it, or give X_train, to which "
                     "evaluate fits a clone of every detector"
