@@ -1,8 +1,12 @@
 """A method that trains a classifier differently is a loss and a score."""
 
+from functools import partial
+
 import numpy as np
 import pytest
+import torch
 from sklearn.model_selection import GridSearchCV
+from torch.nn.functional import cross_entropy
 
 from skood import (
     MLP,
@@ -129,9 +133,32 @@ def test_training_parameters_that_are_not_used(iris, make, given, said):
 
 def test_label_smoothing_is_used_by_cross_entropy(iris):
     X, y = iris
-    settings = {"max_epochs": 30, "learning_rate": 0.01, "random_state": 0}
-    for make in (LogitNorm, lambda m: VOS(m, start_fraction=0)):
+    settings = {"max_epochs": 30, "learning_rate": 0.03, "random_state": 0}
+    for make in (partial(LogitNorm, temperature=1.0), partial(VOS, start_fraction=0)):
         plain, smooth = (
-            make(MLP((8,), **settings, label_smoothing=part)).fit(X, y) for part in (0.0, 0.3)
+            make(MLP((32,), **settings, label_smoothing=part)).fit(X, y) for part in (0.0, 0.3)
         )
         assert smooth.history_["loss"][-1] > plain.history_["loss"][-1] + 0.05
+
+
+@pytest.mark.filterwarnings("ignore:the training loss of LogitNorm ends at")
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+def test_cross_entropy_of_the_first_step(iris, smoothing):
+    X, y = iris
+    # One step on all rows that moves nothing: the loss is the loss of the final network.
+    classifier = MLP(
+        (8,),
+        max_epochs=1,
+        batch_size=len(X),
+        learning_rate=1e-12,
+        label_smoothing=smoothing,
+        precision="fp32",
+        random_state=0,
+    )
+    for make in (LogitNorm, VOS):
+        detector = make(classifier).fit(X, y)
+        logits = torch.as_tensor(detector.classifier_.decision_function(X))
+        if make is LogitNorm:
+            logits = logits / (0.04 * torch.linalg.norm(logits, axis=1, keepdims=True))
+        expected = cross_entropy(logits, torch.as_tensor(y), label_smoothing=smoothing)
+        assert detector.history_["loss"] == [pytest.approx(expected.item(), rel=1e-5)]
