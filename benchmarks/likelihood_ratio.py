@@ -38,7 +38,7 @@ from _machine import machine
 from sklearn.frozen import FrozenEstimator
 
 from skood import LikelihoodRatio, PixelCNN
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._synthetic_outliers import synthetic_outliers as own_outliers
 from skood.metrics import aupr_in, aupr_out, auroc, fpr_at_tpr

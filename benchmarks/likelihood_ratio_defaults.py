@@ -31,7 +31,7 @@ from _names import file_name
 from sklearn import datasets
 
 from skood import NeuralSplineFlow, PixelCNN
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.datasets import synthetic_outliers
 from skood.likelihood._synthetic_outliers import synthetic_outliers as own_outliers
 from skood.metrics import auroc

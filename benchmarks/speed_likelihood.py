@@ -31,7 +31,7 @@ from _timing import summary
 from sklearn.frozen import FrozenEstimator
 
 from skood import VAE, WAIC, Diffusion, LikelihoodRegret, LocalIntrinsicDimension
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.density._evidence import divergence
 
 RESULTS = Path(__file__).parent / "results" / "speed_likelihood-cpu.json"

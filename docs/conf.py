@@ -15,7 +15,7 @@ import generate
 import inventories
 
 import skood
-from skood._docs_link import DOCS_URL
+from skood._estimator.docs_link import DOCS_URL
 
 project = "skood"
 author = "the skood developers"

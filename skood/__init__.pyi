@@ -23,7 +23,7 @@ from skood._catalogue import (
     cite as cite,
     find_detectors as find_detectors,
 )
-from skood._data import (
+from skood._data.validation import (
     share_forward_pass as share_forward_pass,
 )
 from skood._export import (

@@ -17,10 +17,11 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._data import check_data, check_scores
-from skood._docs_link import DocumentationLinkMixin
-from skood._internal import internal
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_data, check_scores
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.internal import internal
+from skood._estimator.parameters import StrOptions, estimator, fit_context, parameter
 from skood._models import (
     checks_columns,
     input_tags,
@@ -29,7 +30,6 @@ from skood._models import (
     reads_as_it_came,
     takes_any_length,
 )
-from skood._parameters import StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood.explanation._base import Explanation

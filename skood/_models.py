@@ -20,8 +20,9 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import validate_data
 
 from skood._caching import cached
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._data.unread_data import UnreadData
 from skood._torch.run import (
     InterruptedTraining,
     followed_by,
@@ -29,7 +30,6 @@ from skood._torch.run import (
     n_interrupted,
 )
 from skood._torch.shared_module import SharedModule
-from skood._unread_data import UnreadData
 
 __all__ = [
     "all_through",

@@ -13,8 +13,8 @@ from sklearn.utils import ClassifierTags, Tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._data import check_scores
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_scores
 from skood._detector import Detector
 from skood._models import rows_through
 

@@ -16,12 +16,11 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
-from skood._checked_data import CheckedData
-from skood._data import check_scores
+from skood._data.checked_data import CheckedData
+from skood._data.outliers import labels_of, split_outliers
+from skood._data.validation import check_scores
 from skood._detector import Detector, check_one_score_each
-from skood._frozen import check_parts_fitted
-from skood._outliers import labels_of, split_outliers
-from skood._parameters import (
+from skood._estimator.parameters import (
     FRACTION,
     NONNEGATIVE,
     POSITIVE,
@@ -35,6 +34,7 @@ from skood._parameters import (
     fit_context,
     parameter,
 )
+from skood._frozen import check_parts_fitted
 from skood._thresholds import held_out_rows, threshold_rows
 from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.run import note_interruption

@@ -26,7 +26,7 @@ import torch
 
 import skood
 from skood import KNN, MLP
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch import partial_results, run as run_module
 from skood._torch.batching import map_batches
 from skood._torch.partial_results import PartialResults

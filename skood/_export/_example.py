@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._inputs import first_layer
 from skood.classifiers._module import ModuleHandle

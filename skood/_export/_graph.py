@@ -8,7 +8,7 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._export._calibrated import CALIBRATED, members_of
 from skood._export._concepts import ClassCosines
 from skood._export._network import NetworkOutputs, Rows, Source

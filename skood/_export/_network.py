@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._export._scores import TensorOutputs
 from skood._torch.packing import tensors_of
 from skood.classifiers import NeuralClassifier

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from skood._data.lazy_rows import LazyRows
 from skood._files._codec import Codec, DamagedFile, Reader, Writer, field
 from skood._files._container import has_numpy_dtype
-from skood._lazy_rows import LazyRows
 
 __all__ = ["CODECS"]
 

@@ -20,8 +20,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from sklearn.utils.validation import check_is_fitted
 
 from skood import likelihood, posthoc, training_time
-from skood._checked_data import CheckedData
-from skood._parameters import EXTERNAL
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import EXTERNAL
 from skood.base import BaseDetector
 from skood.calibration._base import needs_labels
 from skood.classifiers import FeatureExtractor, PretrainedClassifier

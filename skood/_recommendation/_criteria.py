@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._data.unread_data import UnreadData
 from skood._models import fit_model
 from skood._recommendation._candidates import Candidates, Situation, with_model
 from skood._recommendation._ranking import Comparison, Scores
 from skood._recommendation._rows import Rows
 from skood._torch.seeding import Stream, numpy_rng
-from skood._unread_data import UnreadData
 from skood.calibration._base import fit_detector, scores_of
 from skood.datasets import synthetic_outliers
 from skood.model_selection import LeaveClassesOut

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.frozen import FrozenEstimator
 
-from skood._checked_data import CheckedData
-from skood._data import share_as_it_came
+from skood._data.checked_data import CheckedData
+from skood._data.validation import share_as_it_came
 from skood._progress import progress_bar, progress_scope
 from skood._recommendation._candidates import (
     Situation,

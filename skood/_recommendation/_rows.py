@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
-from skood._checked_data import CheckedData
-from skood._data import share_as_it_came
+from skood._data.checked_data import CheckedData
+from skood._data.validation import share_as_it_came
 from skood._torch.seeding import Stream, numpy_rng
 from skood.posthoc._models import split_multilabel, with_handles
 

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
 from skood._progress import tracked
 from skood._torch.device import full_float32, is_out_of_memory
 from skood._torch.partial_results import PartialResults

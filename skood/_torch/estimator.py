@@ -11,9 +11,16 @@ import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
-from skood._checked_data import CheckedData
-from skood._docs_link import DocumentationLinkMixin
-from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.parameters import (
+    POSITIVE,
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.checkpoint import Checkpoint
 from skood._torch.distributed import Processes
 from skood._torch.packing import pack, unpack

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize, prune
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
-from skood._memory_layout import from_torch
+from skood._data.memory_layout import from_torch
 
 __all__ = ["arrays_of", "content_of", "pack", "tensors_of", "unpack"]
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._data import check_in_range, resolve_value_range
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_in_range, resolve_value_range
 
 __all__ = ["Learned", "Preprocessing"]
 
@@ -27,8 +27,8 @@ class Preprocessing:
     image_shape : sequence of int or None, default=None
         Shape (C, H, W) in which the network reads flat rows.
     value_range : (float, float), "minmax" or None, default=None
-        Values of black and white, as in :func:`~skood._data.resolve_value_range`. With "minmax",
-        later data may lie outside.
+        Values of black and white, as in :func:`~skood._data.validation.resolve_value_range`. With
+        "minmax", later data may lie outside.
     has_range : bool or None, default=None
         Whether values have a range; None: True for images, False for rows.
 

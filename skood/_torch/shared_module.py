@@ -6,7 +6,7 @@ from typing import Any
 
 from sklearn.base import BaseEstimator
 
-from skood._printing import ShownModule, is_printing
+from skood._estimator.printing import ShownModule, is_printing
 from skood._torch.packing import pack, unpack
 
 __all__ = ["SharedModule"]

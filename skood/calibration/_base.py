@@ -16,14 +16,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import get_tags
 from torch import nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._data.labels import encode_labels
+from skood._data.outliers import labels_of, split_outliers
 from skood._detector import Detector
+from skood._estimator.parameters import HasMethods, estimator, fit_context, parameter
 from skood._frozen import check_parts_fitted
-from skood._labels import encode_labels
 from skood._models import as_input, check_same_columns, fit_model, rows_through
 from skood._open_set import OpenSetDetector, class_proba_of, excludes_classes, knows_classes
-from skood._outliers import labels_of, split_outliers
-from skood._parameters import HasMethods, estimator, fit_context, parameter
 from skood._torch.checkpoint import check_checkpoint_dirs
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood._torch.shared_module import SharedModule

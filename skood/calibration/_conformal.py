@@ -9,10 +9,8 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
-from skood._checked_data import CheckedData
-from skood._models import rows_through
-from skood._open_set import excludes_classes, knows_classes
-from skood._parameters import (
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
     FRACTION,
     HasMethods,
     IsDetector,
@@ -21,6 +19,8 @@ from skood._parameters import (
     estimator,
     parameter,
 )
+from skood._models import rows_through
+from skood._open_set import excludes_classes, knows_classes
 from skood._progress import progress_scope
 from skood.calibration._base import fit_detector, needs_labels, scores_of
 from skood.calibration._class_conditional import (

@@ -14,8 +14,8 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags, get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from skood._docs_link import DocumentationLinkMixin
-from skood._parameters import FRACTION, IsDetector, estimator, fit_context, parameter
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.parameters import FRACTION, IsDetector, estimator, fit_context, parameter
 from skood.calibration._conformal import ConformalDetector
 from skood.calibration._p_values import PValueDetector
 

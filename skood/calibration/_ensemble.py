@@ -12,10 +12,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Bunch, Tags
 from sklearn.utils.metaestimators import _BaseComposition
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import EXTERNAL, FRACTION, StrOptions, estimator, parameter
 from skood._models import fit_members
 from skood._open_set import knows_classes
-from skood._parameters import EXTERNAL, FRACTION, StrOptions, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration._base import fit_detector, needs_labels, scores_of

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._detector import Detector
 from skood._directions import final_estimator, is_of_pyod, known_direction
+from skood._estimator.parameters import HasMethods, StrOptions, estimator, parameter
 from skood._models import as_input, rows_through
-from skood._parameters import HasMethods, StrOptions, estimator, parameter
 from skood._progress import tracked
 from skood.base import ModelDetector
 from skood.calibration._base import fit_detector, needs_labels

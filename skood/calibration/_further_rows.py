@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.metaestimators import available_if
 
-from skood._outliers import split_outliers
-from skood._parameters import fit_context
+from skood._data.outliers import split_outliers
+from skood._estimator.parameters import fit_context
 from skood.calibration._base import scores_of
 from skood.calibration._p_values import PValueDetector, threshold_at, warn_if_too_few
 

@@ -13,8 +13,8 @@ from scipy.special import gammaln
 from scipy.stats import false_discovery_control
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._parameters import FRACTION, StrOptions, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import FRACTION, StrOptions, estimator, parameter
 from skood.calibration._base import CalibratedDetector
 from skood.calibration._drift import DriftTest, drift_of
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import Tags
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._detector import Detector
-from skood._parameters import (
+from skood._estimator.parameters import (
     FRACTION,
     NONNEGATIVE,
     Interval,

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._internal import internal
-from skood._parameters import POSITIVE, Interval, StrOptions, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.internal import internal
+from skood._estimator.parameters import POSITIVE, Interval, StrOptions, estimator, parameter
 from skood.classifiers._architecture import image_shape_of
 from skood.classifiers._base import NeuralClassifier
 

@@ -13,10 +13,10 @@ from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._internal import internal
-from skood._parameters import NONNEGATIVE, Interval, StrOptions, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_data
+from skood._estimator.internal import internal
+from skood._estimator.parameters import NONNEGATIVE, Interval, StrOptions, estimator, parameter
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator
 from skood._torch.preprocessing import Learned, Preprocessing

@@ -12,11 +12,11 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._internal import internal
-from skood._labels import check_labels, encode_labels, is_outlier
-from skood._parameters import estimator, fit_context
+from skood._data.checked_data import CheckedData
+from skood._data.labels import check_labels, encode_labels, is_outlier
+from skood._data.validation import check_data
+from skood._estimator.internal import internal
+from skood._estimator.parameters import estimator, fit_context
 from skood._torch.device import resolve_device
 from skood._torch.seeding import isolated_rng
 from skood._torch.settings import TrainingSettings

@@ -6,7 +6,7 @@ import numbers
 
 from torch import nn
 
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._estimator.parameters import Interval, at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of, initialize_convolutions
 from skood.classifiers._base import NeuralClassifier
 

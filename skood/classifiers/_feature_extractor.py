@@ -8,7 +8,7 @@ import numpy.typing as npt
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import Tags
 
-from skood._parameters import estimator
+from skood._estimator.parameters import estimator
 from skood.classifiers._module import ModuleHandle
 
 __all__ = ["FeatureExtractor"]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.batching import evaluating
 from skood._torch.device import is_out_of_memory
 from skood.classifiers._head import check_head, weights_of

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
 from skood.classifiers._inputs import n_items_of
 from skood.classifiers._network import Network
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from torch import nn
 
-from skood._parameters import Interval, estimator, parameter
+from skood._estimator.parameters import Interval, estimator, parameter
 from skood.classifiers._base import NeuralClassifier
 
 __all__ = ["MLP"]

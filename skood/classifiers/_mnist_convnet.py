@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from skood._parameters import at_least, estimator, parameter
+from skood._estimator.parameters import at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of
 from skood.classifiers._base import NeuralClassifier
 

@@ -13,11 +13,11 @@ import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._data import check_data, check_in_range
-from skood._docs_link import DocumentationLinkMixin
-from skood._internal import internal
-from skood._parameters import StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_data, check_in_range
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.internal import internal
+from skood._estimator.parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.shared_module import SharedModule
 from skood.classifiers._inputs import device_of, dtype_of
 from skood.classifiers._network import Network

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from skood._caching import cached
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.batching import batch_multiple, evaluating, map_batches, scoring_batch_size
 from skood._torch.packing import content_of, tensors_of
 from skood._torch.threads import computing

@@ -17,8 +17,8 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import nn
 
-from skood._data import check_data
-from skood._internal import internal
+from skood._data.validation import check_data
+from skood._estimator.internal import internal
 from skood._torch.packing import tensors_of
 from skood.classifiers._network import Network
 from skood.classifiers._outputs import Outputs

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.objective import Objective
 from skood.classifiers._architecture import Architecture
 from skood.classifiers._network_classifier import last_linear

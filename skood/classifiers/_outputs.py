@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from scipy.special import logsumexp
 from torch import Tensor
 
-from skood._arrays import why_unread
-from skood._chunks import row_slices
-from skood._lazy_rows import LazyRows, in_memory, is_on_disk, subset_of
+from skood._data.arrays import why_unread
+from skood._data.chunks import row_slices
+from skood._data.lazy_rows import LazyRows, in_memory, is_on_disk, subset_of
 
 __all__ = ["Outputs", "log_probabilities", "saved_outputs"]
 

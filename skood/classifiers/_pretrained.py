@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import Tags
 
-from skood._internal import internal
-from skood._parameters import estimator, parameter
+from skood._estimator.internal import internal
+from skood._estimator.parameters import estimator, parameter
 from skood.classifiers._module import ModuleHandle
 from skood.classifiers._network_classifier import NetworkClassifier, last_linear
 from skood.classifiers._outputs import Outputs

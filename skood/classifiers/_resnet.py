@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from skood._parameters import StrOptions, at_least, estimator, parameter
+from skood._estimator.parameters import StrOptions, at_least, estimator, parameter
 from skood.classifiers._architecture import image_shape_of, initialize_convolutions
 from skood.classifiers._base import NeuralClassifier
 

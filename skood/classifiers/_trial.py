@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.classifiers._forward import ForwardPass
 from skood.classifiers._head import find_head
 from skood.classifiers._inputs import first_layer, mismatch, n_items_of, ranges_of

@@ -245,7 +245,7 @@ def sphere_noise(
     2.0
     """
     # This imports torch, which the other functions do not need.
-    from skood._data import share_forward_pass
+    from skood._data.validation import share_forward_pass
 
     n_samples = check_n_samples(n_samples)
     if not is_finite(margin) or margin <= 0:

@@ -255,7 +255,7 @@ _KINDS = {**_FOR_ALL, **_FOR_IMAGES}
 def _as_array(X: Any) -> tuple[npt.NDArray, bool, bool]:
     """Return rows or (n, C, H, W) images, and whether X had channels last or no channels."""
     # This imports torch, which importing this module shall not.
-    from skood._data import share_forward_pass
+    from skood._data.validation import share_forward_pass
 
     data = share_forward_pass(X)
     data.check_rows_or_images("synthetic_outliers")

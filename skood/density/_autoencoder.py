@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._internal import internal
-from skood._parameters import at_least, estimator, fit_context, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.internal import internal
+from skood._estimator.parameters import at_least, estimator, fit_context, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._base import NeuralModel
 from skood.density._encoder_decoder import EncoderDecoder

@@ -15,10 +15,10 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._internal import internal
-from skood._parameters import NONNEGATIVE, Interval, StrOptions, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_data
+from skood._estimator.internal import internal
+from skood._estimator.parameters import NONNEGATIVE, Interval, StrOptions, estimator, parameter
 from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.estimator import NeuralEstimator

@@ -11,12 +11,19 @@ import numpy.typing as npt
 from sklearn.utils import Tags
 from torch import nn
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
-from skood._data import check_data
-from skood._docs_link import DocumentationLinkMixin
-from skood._internal import internal
-from skood._parameters import Interval, StrOptions, at_least, estimator, fit_context, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._data.validation import check_data
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.internal import internal
+from skood._estimator.parameters import (
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    fit_context,
+    parameter,
+)
 from skood._progress import progress_bar
 from skood._torch.shared_module import SharedModule
 from skood.density._causal_network import CausalNetwork, context_length, special_token

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skood._labels import check_labels, encode_labels
+from skood._data.labels import check_labels, encode_labels
 
 __all__ = ["ClassConditioning"]
 

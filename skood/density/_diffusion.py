@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._internal import internal
-from skood._parameters import (
+from skood._data.checked_data import CheckedData
+from skood._estimator.internal import internal
+from skood._estimator.parameters import (
     Interval,
     StrOptions,
     at_least,

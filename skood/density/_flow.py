@@ -9,8 +9,8 @@ import torch
 import zuko
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._parameters import at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import at_least, estimator, parameter
 from skood._torch.jacobian import backward_jacobian
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density._invertible import Derivative, InvertibleDensity, MatrixDerivative

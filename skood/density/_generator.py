@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.preprocessing import Preprocessing
 
 __all__ = ["Generator"]

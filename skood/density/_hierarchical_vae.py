@@ -12,9 +12,9 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._data import check_scores
-from skood._parameters import NONNEGATIVE, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_scores
+from skood._estimator.parameters import NONNEGATIVE, StrOptions, at_least, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._binarization import BinarizingObjective, binary_versions
 from skood.density._descent import Descent, descend, free_nats_at, sum_at_least

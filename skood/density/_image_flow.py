@@ -9,8 +9,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
+    POSITIVE,
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.preprocessing import Preprocessing
 from skood.density._flow_jacobian import InverseDerivative
 from skood.density._image_flow_network import ImageFlowNetwork

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._internal import internal
+from skood._estimator.internal import internal
 from skood._torch.device import resolve_device
 from skood.density._latent_space import LatentSpace
 from skood.density._neural_density import NeuralDensity

@@ -13,7 +13,7 @@ from sklearn.utils import Tags, check_array
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 
 __all__ = ["LatentSpace"]
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._parameters import StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._likelihoods import Bernoulli, DiscretizedLogistic, Gaussian, Likelihood
 from skood.density._neural_density import NeuralDensity

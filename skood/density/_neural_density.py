@@ -16,10 +16,10 @@ from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
-from skood._data import check_scores
-from skood._parameters import NONNEGATIVE, Interval, estimator, fit_context, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._data.validation import check_scores
+from skood._estimator.parameters import NONNEGATIVE, Interval, estimator, fit_context, parameter
 from skood._progress import tracked
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood._torch.threads import computing

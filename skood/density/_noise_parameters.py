@@ -7,8 +7,15 @@ import numbers
 import numpy as np
 import torch
 
-from skood._internal import internal
-from skood._parameters import FRACTION, POSITIVE, Interval, StrOptions, estimator, parameter
+from skood._estimator.internal import internal
+from skood._estimator.parameters import (
+    FRACTION,
+    POSITIVE,
+    Interval,
+    StrOptions,
+    estimator,
+    parameter,
+)
 from skood.density._noise_schedule import NoiseSchedule, VarianceExploding, VariancePreserving
 
 __all__ = ["NoiseParameters"]

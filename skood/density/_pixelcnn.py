@@ -13,8 +13,15 @@ import torch.nn.functional as F
 from sklearn.utils.metaestimators import available_if
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
+    POSITIVE,
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._progress import tracked
 from skood._torch.preprocessing import Learned, Preprocessing
 from skood.density import _logistic_mixture as mixture

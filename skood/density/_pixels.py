@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from skood._checked_data import CheckedData
-from skood._parameters import StrOptions, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import StrOptions, estimator, parameter
 from skood._torch.preprocessing import Learned
 
 __all__ = ["ImageOrRowParameters", "ImageParameters"]

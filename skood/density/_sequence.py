@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from sklearn.utils import Tags
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._internal import internal
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.symbols import PADDING, CheckedSequences
+from skood._data.validation import check_data
+from skood._estimator.internal import internal
+from skood._estimator.parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._progress import tracked
-from skood._symbols import PADDING, CheckedSequences
 from skood._torch.preprocessing import Learned
 from skood.density._neural_density import NeuralDensity
 from skood.density._sequence_network import SequenceNetwork

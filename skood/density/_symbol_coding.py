@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._symbols import PADDING, CheckedSequences, Symbols, read_symbols, row_in_whole
+from skood._data.checked_data import CheckedData
+from skood._data.symbols import PADDING, CheckedSequences, Symbols, read_symbols, row_in_whole
 from skood._torch.preprocessing import Preprocessing
 
 __all__ = ["SymbolCoding"]

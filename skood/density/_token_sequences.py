@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from skood._given import is_frame
-from skood._memory_layout import from_torch
+from skood._data.given import is_frame
+from skood._data.memory_layout import from_torch
 
 __all__ = ["check_same_tokens", "token_ids", "token_names", "windows"]
 

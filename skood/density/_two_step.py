@@ -20,12 +20,12 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._data import check_data, check_scores
-from skood._docs_link import DocumentationLinkMixin
-from skood._methods import check_provides
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_data, check_scores
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.methods import check_provides
+from skood._estimator.parameters import HasMethods, StrOptions, estimator, fit_context, parameter
 from skood._models import draw_samples, fit_model, rows_through
-from skood._parameters import HasMethods, StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.batching import map_batches
 from skood._torch.checkpoint import check_checkpoint_dirs

@@ -12,8 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._internal import internal
-from skood._parameters import at_least, estimator, parameter
+from skood._estimator.internal import internal
+from skood._estimator.parameters import at_least, estimator, parameter
 from skood.density._evidence import divergence, importance_bound, lower_bound, normal_points, weigh
 from skood.density._generator import Generator
 from skood.density._latent_space import LatentSpace

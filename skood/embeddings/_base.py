@@ -16,9 +16,9 @@ from sklearn.utils import Tags
 from torch import Tensor, nn
 
 from skood._caching import cached
-from skood._checked_data import CheckedData, CheckedFields
-from skood._docs_link import DocumentationLinkMixin
-from skood._parameters import StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData, CheckedFields
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.batching import (
     evaluating,
     has_aligned_rows,

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._chunks import row_slices
+from skood._data.chunks import row_slices
 from skood._safe_files import (
     UnreadableFileError,
     check_writable,

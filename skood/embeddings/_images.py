@@ -14,8 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._memory_layout import from_torch
-from skood._parameters import at_least, estimator, parameter
+from skood._data.memory_layout import from_torch
+from skood._estimator.parameters import at_least, estimator, parameter
 from skood.embeddings._base import ONLY, Extractor
 from skood.embeddings._items import Items
 

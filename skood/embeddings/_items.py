@@ -12,11 +12,11 @@ import numpy.typing as npt
 import scipy.sparse
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
-from skood._fields import open_fields
-from skood._given import is_frame
-from skood._streams import dataset_of, split_label, stream_behind
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._data.fields import open_fields
+from skood._data.given import is_frame
+from skood._data.streams import dataset_of, split_label, stream_behind
 
 __all__ = ["Items", "open_items"]
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._memory_layout import from_torch
+from skood._data.memory_layout import from_torch
 
 __all__ = ["packed", "unpacked"]
 

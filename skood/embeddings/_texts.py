@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from skood._memory_layout import from_torch
-from skood._parameters import HasMethods, StrOptions, at_least, estimator, parameter
+from skood._data.memory_layout import from_torch
+from skood._estimator.parameters import HasMethods, StrOptions, at_least, estimator, parameter
 from skood._torch.threads import Turns
 from skood.embeddings._base import MASK, Extractor
 from skood.embeddings._items import Items

@@ -8,8 +8,8 @@ from typing import Any
 
 from sklearn.pipeline import Pipeline
 
-from skood._labels import check_labels
-from skood._parameters import EXTERNAL
+from skood._data.labels import check_labels
+from skood._estimator.parameters import EXTERNAL
 from skood.evaluation._cells import Metric
 from skood.evaluation._scoring import Outcome, Sets
 

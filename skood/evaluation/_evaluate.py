@@ -10,7 +10,7 @@ from joblib import Parallel, delayed
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-from skood._data import share_as_it_came
+from skood._data.validation import share_as_it_came
 from skood._models import as_input
 from skood._progress import progress_bar, progress_scope
 from skood.evaluation._cells import metrics_of

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._models import as_input, rows_through, threshold_of
 from skood._open_set import class_proba_of, excludes_classes, knows_classes
 

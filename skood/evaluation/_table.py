@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._internal import internal
+from skood._estimator.internal import internal
 from skood._table import Rows, Table
 from skood.datasets import load_published
 from skood.evaluation._comparison import best_of, differences, pairs_of

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from skood._internal import internal
+from skood._estimator.internal import internal
 from skood._table import aligned, html_table
 
 __all__ = ["Explanation"]

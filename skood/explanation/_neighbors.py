@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from skood._internal import internal
+from skood._estimator.internal import internal
 from skood.explanation._base import Explanation
 
 __all__ = ["NeighborsExplanation"]

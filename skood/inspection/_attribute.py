@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
-from skood._data import share_forward_pass
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._data.validation import share_forward_pass
 from skood._detector import Detector
 from skood._models import rows_through
 from skood.explanation import Attribution

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from skood._data import check_data
+from skood._data.validation import check_data
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.inspection._figures import pyplot
 

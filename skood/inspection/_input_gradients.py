@@ -11,8 +11,8 @@ import torch
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
 from skood._export._calibrated import CALIBRATED, members_of
 from skood._export._graph import DetectorGraph, models_of, unwrapped
 from skood._torch.preprocessing import Preprocessing

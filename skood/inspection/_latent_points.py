@@ -16,9 +16,9 @@ from sklearn.utils import check_array, get_tags
 from sklearn.utils.validation import _num_samples
 from torch import Tensor
 
-from skood._data import take_rows
-from skood._labels import check_labels, is_outlier
-from skood._memory_layout import from_torch
+from skood._data.labels import check_labels, is_outlier
+from skood._data.memory_layout import from_torch
+from skood._data.validation import take_rows
 from skood._torch.seeding import Stream, numpy_rng
 
 __all__ = ["axis_labels", "by_name", "check_latents", "choose_points", "reduce_to_plane"]

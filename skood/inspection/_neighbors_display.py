@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._data import share_forward_pass
+from skood._data.validation import share_forward_pass
 from skood.explanation import NeighborsExplanation, explain
 from skood.inspection._figures import pyplot
 

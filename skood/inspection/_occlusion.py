@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._chunks import row_slices
+from skood._data.chunks import row_slices
 from skood.explanation import Attribution
 
 __all__ = ["occluded_columns", "occlusions"]

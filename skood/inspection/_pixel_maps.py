@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skood._data import share_forward_pass
+from skood._data.validation import share_forward_pass
 from skood.explanation import Attribution, PixelsExplanation
 from skood.inspection._figures import pyplot
 from skood.inspection._sets import check_sets

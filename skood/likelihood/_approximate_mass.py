@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
-from skood._methods import check_provides
+from skood._data.checked_data import CheckedData
+from skood._estimator.methods import check_provides
+from skood._estimator.parameters import HasMethods, estimator, parameter
 from skood._models import rows_through
-from skood._parameters import HasMethods, estimator, parameter
 from skood.likelihood._base import DensityDetector, default_flow
 
 __all__ = ["ApproximateMass"]

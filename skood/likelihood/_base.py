@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._methods import provides
+from skood._data.checked_data import CheckedData
+from skood._data.symbols import holds_text
+from skood._data.unread_data import UnreadData
+from skood._data.validation import check_data
+from skood._estimator.methods import provides
+from skood._estimator.parameters import HasMethods, estimator, parameter
 from skood._models import as_input, fit_model, rows_through
-from skood._parameters import HasMethods, estimator, parameter
-from skood._symbols import holds_text
-from skood._unread_data import UnreadData
 from skood.base import ModelDetector
 from skood.density import CausalLanguageModel, ImageFlow, NeuralSplineFlow, PixelCNN
 from skood.density._base import NeuralModel

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from skood._parameters import FRACTION, at_least, estimator, parameter
+from skood._estimator.parameters import FRACTION, at_least, estimator, parameter
 from skood.density._denoiser import Denoiser
 from skood.density._evidence import normal_points
 from skood.likelihood._diffusion_detector import DiffusionDetector

@@ -9,9 +9,16 @@ import numpy.typing as npt
 from sklearn.neighbors import KernelDensity
 from sklearn.svm import OneClassSVM
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
+    POSITIVE,
+    HasMethods,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._models import fit_model, rows_through
-from skood._parameters import POSITIVE, HasMethods, StrOptions, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, evenly_spaced, log_density
 

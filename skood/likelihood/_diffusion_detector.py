@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._methods import check_provides
+from skood._data.checked_data import CheckedData
+from skood._estimator.methods import check_provides
 from skood.density import Diffusion
 from skood.density._denoiser import Denoiser
 from skood.likelihood._base import DensityDetector

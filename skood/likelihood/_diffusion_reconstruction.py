@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._optional import import_optional
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._thresholds import held_out_rows
 from skood._torch.seeding import Stream, numpy_rng, torch_rng
 from skood.density._denoiser import Denoiser

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
-from skood._methods import check_provides
+from skood._data.checked_data import CheckedData
+from skood._estimator.methods import check_provides
+from skood._estimator.parameters import StrOptions, at_least, estimator, parameter
 from skood._models import as_input
-from skood._parameters import StrOptions, at_least, estimator, parameter
 from skood.density import HierarchicalVAE
 from skood.likelihood._base import DensityDetector, evenly_spaced
 

@@ -15,9 +15,9 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import Interval, estimator, parameter
 from skood._optional import import_optional
-from skood._parameters import Interval, estimator, parameter
 from skood._torch.preprocessing import Preprocessing
 from skood.density._pixels import ImageParameters
 from skood.likelihood._base import DensityDetector, log_density

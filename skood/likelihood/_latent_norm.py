@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy.special import gammainc, gammaincc, gammaln
 from scipy.stats import chi
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import HasMethods, StrOptions, estimator, parameter
 from skood._models import fit_model, rows_through
-from skood._parameters import HasMethods, StrOptions, estimator, parameter
 from skood.base import ModelDetector
 from skood.likelihood._base import default_flow, evenly_spaced
 

@@ -13,9 +13,8 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.metaestimators import available_if
 
-from skood._checked_data import CheckedData
-from skood._models import fit_model
-from skood._parameters import (
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
     FRACTION,
     NONNEGATIVE,
     POSITIVE,
@@ -25,6 +24,7 @@ from skood._parameters import (
     estimator,
     parameter,
 )
+from skood._models import fit_model
 from skood._progress import progress_scope
 from skood._torch.run import followed_by
 from skood._torch.seeding import Stream, numpy_rng

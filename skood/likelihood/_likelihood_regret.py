@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._methods import check_provides
-from skood._parameters import POSITIVE, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.methods import check_provides
+from skood._estimator.parameters import POSITIVE, StrOptions, at_least, estimator, parameter
 from skood.density import VAE
 from skood.density._evidence import normal_points
 from skood.likelihood._base import DensityDetector

@@ -12,10 +12,17 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._data import check_scores
-from skood._methods import check_provides, provides
-from skood._parameters import POSITIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_scores
+from skood._estimator.methods import check_provides, provides
+from skood._estimator.parameters import (
+    POSITIVE,
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.partial_results import PartialResults
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, default_flow, evenly_spaced

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 
 __all__ = ["count_components", "local_pca_dimension"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.metaestimators import available_if
 
-from skood._checked_data import CheckedData
-from skood._parameters import estimator
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import estimator
 from skood.likelihood._base import (
     ExplainedByParts,
     log_density,

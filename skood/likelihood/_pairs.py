@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.density._denoiser import Denoiser
 from skood.likelihood._dimension import Dimension, Spectrum, spectral_scales
 from skood.likelihood._dimension_scale import Dimensions

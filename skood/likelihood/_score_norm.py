@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from skood._parameters import Interval, estimator, parameter
+from skood._estimator.parameters import Interval, estimator, parameter
 from skood.density._denoiser import Denoiser
 from skood.likelihood._diffusion_detector import DiffusionDetector
 

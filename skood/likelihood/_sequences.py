@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
-from skood._data import share_as_it_came
-from skood._symbols import read_symbols, whole_of
+from skood._data.checked_data import CheckedData
+from skood._data.symbols import read_symbols, whole_of
+from skood._data.validation import share_as_it_came
 from skood.density import SequenceDensity
 
 __all__ = ["default_sequence_density", "sequence_outliers"]

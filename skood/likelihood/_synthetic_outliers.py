@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 
 __all__ = ["check_numbers", "synthetic_outliers"]
 

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._data import check_scores
-from skood._parameters import FRACTION, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_scores
+from skood._estimator.parameters import FRACTION, at_least, estimator, parameter
 from skood._thresholds import FEWEST_HELD_OUT
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, log_density

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import HasMethods, at_least, estimator, parameter
 from skood._models import fit_members, fit_model
-from skood._parameters import HasMethods, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.likelihood._base import DensityDetector, check_densities, log_density
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from skood._labels import check_ood_labels, is_outlier
+from skood._data.labels import check_ood_labels, is_outlier
 
 __all__ = [
     "RankCounts",

@@ -15,10 +15,10 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skood._data import take_rows
-from skood._docs_link import DocumentationLinkMixin
-from skood._labels import check_labels, is_outlier
-from skood._parameters import HasMethods, fit_context
+from skood._data.labels import check_labels, is_outlier
+from skood._data.validation import take_rows
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.parameters import HasMethods, fit_context
 from skood.explanation import Explanation, explain
 from skood.explanation._explain import explains
 

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from sklearn.base import is_classifier
 from sklearn.exceptions import UndefinedMetricWarning
 
+from skood._data.labels import check_ood_labels, is_outlier
 from skood._directions import is_of_pyod
-from skood._labels import check_ood_labels, is_outlier
-from skood._parameters import EXTERNAL
+from skood._estimator.parameters import EXTERNAL
 from skood.metrics import (
     aupr_in,
     aupr_out,

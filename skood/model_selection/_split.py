@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sklearn.model_selection import BaseCrossValidator, GroupKFold
 from sklearn.utils import check_consistent_length, check_random_state
 
-from skood._labels import check_ood_labels, is_outlier
+from skood._data.labels import check_ood_labels, is_outlier
 
 __all__ = ["LeaveClassesOut", "OODSplit"]
 

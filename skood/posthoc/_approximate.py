@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._chunks import row_slices
+from skood._data.chunks import row_slices
 from skood._optional import import_optional
 
 __all__ = ["ApproximateIndex"]

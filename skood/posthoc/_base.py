@@ -11,11 +11,11 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._estimator.parameters import IsModel, estimator, parameter
 from skood._models import in_chunks
 from skood._open_set import OpenSetDetector, class_proba_of
-from skood._parameters import IsModel, estimator, parameter
 from skood.base import ModelDetector
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._module import ModuleHandle

@@ -10,9 +10,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
 
 from skood import functional as F
-from skood._checked_data import CheckedData
-from skood._labels import check_labels, is_outlier
-from skood._parameters import POSITIVE, HasMethods, estimator, fit_context, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.labels import check_labels, is_outlier
+from skood._estimator.parameters import POSITIVE, HasMethods, estimator, fit_context, parameter
 from skood._torch.seeding import draw_seed
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs

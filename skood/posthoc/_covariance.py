@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from skood._chunks import row_slices
+from skood._data.chunks import row_slices
 from skood._moments import class_sums
 
 __all__ = ["as_float64", "class_means", "mean_row", "scatter", "whitening"]

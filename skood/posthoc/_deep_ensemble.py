@@ -11,9 +11,9 @@ from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import HasMethods, StrOptions, at_least, estimator, parameter
 from skood._models import fit_members, in_chunks
-from skood._parameters import HasMethods, StrOptions, at_least, estimator, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from skood import functional as F
-from skood._lazy_rows import subset_of
+from skood._data.lazy_rows import subset_of
+from skood._estimator.parameters import POSITIVE, StrOptions, estimator, parameter
 from skood._moments import ClassMoments
-from skood._parameters import POSITIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._covariance import as_float64, class_means, scatter, whitening
 from skood.posthoc._explained import (

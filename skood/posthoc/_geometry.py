@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 
 from skood import functional as F
+from skood._estimator.parameters import NONNEGATIVE, StrOptions, estimator, parameter
 from skood._moments import ClassMeans
-from skood._parameters import NONNEGATIVE, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, mean_row, scatter, whitening

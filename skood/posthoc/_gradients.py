@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from skood import functional as F
-from skood._checked_data import CheckedData
-from skood._parameters import (
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
     NONNEGATIVE,
     POSITIVE,
     Interval,

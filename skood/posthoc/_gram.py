@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._parameters import FRACTION, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import FRACTION, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._layers import as_maps, forward, in_row_chunks, layers_of, modules_named
 from skood.posthoc._base import NetworkDetector, check_magnitude

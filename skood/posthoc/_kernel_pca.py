@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from skood._parameters import FRACTION, POSITIVE, StrOptions, at_least, estimator, parameter
+from skood._estimator.parameters import (
+    FRACTION,
+    POSITIVE,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
 from skood.functional import unit_length

@@ -7,8 +7,8 @@ import numbers
 import numpy as np
 import numpy.typing as npt
 
-from skood._chunks import row_slices
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
+from skood._data.chunks import row_slices
+from skood._estimator.parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._approximate import ApproximateIndex
 from skood.posthoc._covariance import as_float64, mean_row

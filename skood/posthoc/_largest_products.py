@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._chunks import row_slices
+from skood._data.chunks import row_slices
 
 __all__ = ["QUERIES", "largest_products", "parts", "products_with"]
 

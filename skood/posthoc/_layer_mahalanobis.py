@@ -10,10 +10,10 @@ import numpy.typing as npt
 from scipy.spatial.distance import cdist
 from torch import Tensor
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import estimator, parameter
 from skood._models import in_chunks
 from skood._moments import ClassMoments
-from skood._parameters import estimator, parameter
 from skood.classifiers._layers import (
     as_maps,
     forward,

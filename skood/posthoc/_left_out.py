@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
 from skood._thresholds import FEWEST_HELD_OUT, threshold_rows
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64

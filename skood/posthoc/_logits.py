@@ -9,8 +9,8 @@ import numpy.typing as npt
 from scipy.special import rel_entr
 
 from skood import functional as F
+from skood._estimator.parameters import POSITIVE, at_least, estimator, parameter
 from skood._moments import ClassMeans
-from skood._parameters import POSITIVE, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._explained import ExplainedByClasses, largest_alone, softmax_of
 from skood.posthoc._outputs_detector import OutputsDetector

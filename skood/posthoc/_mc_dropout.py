@@ -8,8 +8,8 @@ import torch
 from scipy.special import log_softmax
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._parameters import StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import StrOptions, at_least, estimator, parameter
 from skood._torch.dropout import DROPOUTS, Subnetwork
 from skood._torch.seeding import Stream
 from skood.classifiers import MLP, ConvNet, NeuralClassifier

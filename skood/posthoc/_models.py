@@ -15,10 +15,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from torch import nn
 
-from skood._checked_data import CheckedData
-from skood._labels import encode_labels
+from skood._data.checked_data import CheckedData
+from skood._data.labels import encode_labels
+from skood._data.outliers import split_outliers
 from skood._models import all_through, check_same_columns, fit_model
-from skood._outliers import split_outliers
 from skood._torch.shared_module import SharedModule
 from skood.classifiers import FeatureExtractor, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle

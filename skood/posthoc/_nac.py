@@ -11,8 +11,8 @@ import torch
 from scipy.special import expit
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._parameters import POSITIVE, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import POSITIVE, StrOptions, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._inputs import requiring_gradient
 from skood.classifiers._layers import (

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
-from skood._chunks import row_slices
-from skood._parameters import Interval, at_least, estimator, parameter
+from skood._data.chunks import row_slices
+from skood._estimator.parameters import Interval, at_least, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._concepts import ConceptDetector

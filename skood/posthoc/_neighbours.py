@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._chunks import row_slices
-from skood._lazy_rows import is_on_disk
+from skood._data.chunks import row_slices
+from skood._data.lazy_rows import is_on_disk
 from skood._torch.seeding import Stream, numpy_rng
 from skood.functional import unit_length
 from skood.posthoc._approximate import ApproximateIndex

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 
 from skood import functional as F
-from skood._parameters import StrOptions, at_least, estimator, parameter
+from skood._estimator.parameters import StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional._logits import SHIFT
 from skood.posthoc._outputs_detector import OutputsDetector

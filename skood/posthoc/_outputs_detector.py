@@ -10,11 +10,11 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 
-from skood._checked_data import CheckedData
-from skood._memory_layout import in_float32
+from skood._data.checked_data import CheckedData
+from skood._data.memory_layout import in_float32
+from skood._estimator.parameters import IsModel, estimator, parameter
 from skood._models import rows_through
 from skood._open_set import knows_classes
-from skood._parameters import IsModel, estimator, parameter
 from skood._thresholds import threshold_rows
 from skood.classifiers import NeuralClassifier, PretrainedClassifier
 from skood.classifiers._module import ModuleHandle

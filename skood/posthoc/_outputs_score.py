@@ -15,11 +15,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._data import check_scores
+from skood._data.checked_data import CheckedData
+from skood._data.labels import check_labels, is_outlier
+from skood._data.validation import check_scores
 from skood._detector import can_explain
-from skood._labels import check_labels, is_outlier
-from skood._parameters import fit_context
+from skood._estimator.parameters import fit_context
 from skood._thresholds import FEWEST_HELD_OUT, threshold_rows
 from skood._torch.seeding import draw_seed
 from skood.classifiers._outputs import Outputs, saved_outputs

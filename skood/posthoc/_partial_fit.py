@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.metaestimators import available_if
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
-from skood._labels import check_labels, encode_labels, is_outlier
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._data.labels import check_labels, encode_labels, is_outlier
+from skood._data.outliers import labels_of
+from skood._estimator.parameters import fit_context
 from skood._moments import ClassMeans
-from skood._outliers import labels_of
-from skood._parameters import fit_context
 from skood._thresholds import FEWEST_HELD_OUT, THRESHOLD_ROWS
 from skood._torch.seeding import Stream, draw_seed, numpy_rng
 from skood.classifiers._outputs import Outputs

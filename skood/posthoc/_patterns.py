@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
+from skood._estimator.parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood._models import in_chunks
 from skood._moments import ClassMeans
-from skood._parameters import Interval, StrOptions, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._approximate import ApproximateIndex
 from skood.posthoc._covariance import as_float64

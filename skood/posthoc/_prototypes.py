@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
+from skood._estimator.parameters import estimator
 from skood._moments import ClassMeans
-from skood._parameters import estimator
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._covariance import as_float64
 from skood.posthoc._explained import ExplainedByDistance

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from skood import functional as F
-from skood._checked_data import CheckedData
-from skood._parameters import POSITIVE, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import POSITIVE, estimator, parameter
 from skood.classifiers._layers import last_map, modules_named, named_layers, output_shapes
 from skood.classifiers._network import Network
 from skood.posthoc._base import NetworkDetector, check_magnitude, in_float64

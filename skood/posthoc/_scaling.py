@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
-from skood._parameters import Interval, StrOptions, estimator, parameter
+from skood._estimator.parameters import Interval, StrOptions, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._outputs_detector import OutputsDetector
 

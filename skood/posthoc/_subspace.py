@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from skood import functional as F
+from skood._estimator.parameters import FRACTION, at_least, estimator, parameter
 from skood._models import in_chunks
 from skood._moments import ClassMoments
-from skood._parameters import FRACTION, at_least, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.posthoc._base import in_float64
 from skood.posthoc._covariance import as_float64, class_means, scatter

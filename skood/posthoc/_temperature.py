@@ -11,8 +11,8 @@ from scipy.special import softmax
 from sklearn.frozen import FrozenEstimator
 
 from skood import functional as F
-from skood._checked_data import CheckedData
-from skood._parameters import FRACTION, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import FRACTION, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers import PretrainedClassifier
 from skood.classifiers._outputs import Outputs

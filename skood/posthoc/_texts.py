@@ -14,7 +14,7 @@ import numpy.typing as npt
 import scipy.sparse
 from sklearn.exceptions import NotFittedError
 
-from skood._chunks import row_slices
+from skood._data.chunks import row_slices
 from skood._models import cached_call
 from skood._torch.run import kept_unless_interrupted, n_interrupted
 

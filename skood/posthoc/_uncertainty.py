@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.functional import mutual_information, predictive_entropy
 from skood.functional._logits import mean_log_proba
 from skood.posthoc._base import ClassifierDetector

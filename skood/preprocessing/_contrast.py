@@ -10,11 +10,11 @@ from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
-from skood._data import check_data
-from skood._docs_link import DocumentationLinkMixin
-from skood._parameters import StrOptions, estimator, fit_context, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
+from skood._data.validation import check_data
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.parameters import StrOptions, estimator, fit_context, parameter
 
 __all__ = ["GlobalContrastNormalization"]
 

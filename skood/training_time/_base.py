@@ -15,10 +15,10 @@ from sklearn.utils import Tags
 from torch import Tensor
 
 from skood._caching import cached
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import estimator, parameter
 from skood._models import in_chunks
 from skood._open_set import OpenSetDetector
-from skood._parameters import estimator, parameter
 from skood._torch.objective import declared
 from skood._torch.run import (
     InterruptedTraining,

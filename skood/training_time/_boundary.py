@@ -13,14 +13,14 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._docs_link import DocumentationLinkMixin
-from skood._internal import internal
-from skood._labels import check_labels, encode_labels
+from skood._data.checked_data import CheckedData
+from skood._data.labels import check_labels, encode_labels
+from skood._data.outliers import split_outliers
+from skood._data.validation import check_data
+from skood._estimator.docs_link import DocumentationLinkMixin
+from skood._estimator.internal import internal
+from skood._estimator.parameters import FRACTION, StrOptions, estimator, fit_context, parameter
 from skood._models import fit_model
-from skood._outliers import split_outliers
-from skood._parameters import FRACTION, StrOptions, estimator, fit_context, parameter
 from skood._progress import progress_scope
 from skood._torch.seeding import Stream, draw_seed, torch_rng
 from skood.density import VAE

@@ -10,8 +10,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._chunks import row_slices
+from skood._data.checked_data import CheckedData
+from skood._data.chunks import row_slices
 from skood._progress import tracked
 from skood._torch.batching import scoring_batch_size
 from skood._torch.seeding import Stream, torch_rng

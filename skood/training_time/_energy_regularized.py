@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._parameters import POSITIVE, Interval, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import POSITIVE, Interval, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional import energy
 from skood.training_time._outliers import OutlierTrainingDetector

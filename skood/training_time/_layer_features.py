@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._models import in_chunks, rows_through
 from skood.classifiers._layers import forward, in_row_chunks, modules_named
 from skood.classifiers._network import Network

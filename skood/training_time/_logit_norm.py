@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._parameters import POSITIVE, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import POSITIVE, estimator, parameter
 from skood.classifiers import NeuralClassifier
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs

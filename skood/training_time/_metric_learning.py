@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
-from skood._parameters import NONNEGATIVE, POSITIVE, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import NONNEGATIVE, POSITIVE, at_least, estimator, parameter
 from skood.classifiers import MLP, ConvNet, NeuralClassifier
 from skood.classifiers._network_classifier import last_linear
 from skood.classifiers._objective import ClassifierObjective, Task

@@ -13,8 +13,8 @@ from scipy.special import softmax
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._parameters import (
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
     FRACTION,
     NONNEGATIVE,
     POSITIVE,

@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._parameters import POSITIVE, estimator, parameter
+from skood._estimator.parameters import POSITIVE, estimator, parameter
 from skood.classifiers._outputs import Outputs
 from skood.functional import log_msp
 from skood.training_time._outliers import OutlierTrainingDetector

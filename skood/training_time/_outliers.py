@@ -13,9 +13,9 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._data import check_data
-from skood._parameters import POSITIVE, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_data
+from skood._estimator.parameters import POSITIVE, estimator, parameter
 from skood._torch.seeding import Stream, numpy_rng
 from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._base import ClassifierTrainingDetector

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._models import cached_call
 from skood._torch.run import kept_unless_interrupted, n_interrupted
 from skood._torch.seeding import Stream, isolated_rng

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skood import functional
-from skood._parameters import POSITIVE, estimator, parameter
+from skood._estimator.parameters import POSITIVE, estimator, parameter
 from skood.classifiers._objective import ClassifierObjective
 from skood.classifiers._outputs import Outputs
 from skood.training_time._base import ClassifierTrainingDetector

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._labels import check_labels, is_outlier
-from skood._outliers import MOST_OUTLIERS, other_convention
-from skood._parameters import POSITIVE, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._data.labels import check_labels, is_outlier
+from skood._data.outliers import MOST_OUTLIERS, other_convention
+from skood._estimator.parameters import POSITIVE, estimator, parameter
 from skood.classifiers._objective import ClassifierObjective, Task
 from skood.training_time._pretraining import batches_of_all, with_outliers
 from skood.training_time._svdd import HypersphereDetector, HypersphereObjective

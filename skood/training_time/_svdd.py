@@ -16,8 +16,15 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skood._checked_data import CheckedData
-from skood._parameters import NONNEGATIVE, Interval, StrOptions, at_least, estimator, parameter
+from skood._data.checked_data import CheckedData
+from skood._estimator.parameters import (
+    NONNEGATIVE,
+    Interval,
+    StrOptions,
+    at_least,
+    estimator,
+    parameter,
+)
 from skood._torch.batching import evaluating, map_batches, scoring_batch_size
 from skood._torch.run import followed_by
 from skood.classifiers import MLP, ConvNet, NeuralClassifier

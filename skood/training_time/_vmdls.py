@@ -13,12 +13,12 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from skood._checked_data import CheckedData
-from skood._labels import encode_labels
+from skood._data.checked_data import CheckedData
+from skood._data.labels import encode_labels
+from skood._estimator.parameters import HasMethods, Interval, StrOptions, estimator, parameter
 from skood._models import fit_model
 from skood._moments import ClassMoments
 from skood._open_set import OpenSetDetector
-from skood._parameters import HasMethods, Interval, StrOptions, estimator, parameter
 from skood.classifiers._layers import layers_of
 from skood.training_time._class_gaussians import ClassGaussians
 from skood.training_time._layer_features import (

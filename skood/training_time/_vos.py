@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Chi2
 
-from skood._parameters import POSITIVE, Interval, at_least, estimator, parameter
+from skood._estimator.parameters import POSITIVE, Interval, at_least, estimator, parameter
 from skood._torch.seeding import Stream, isolated_rng
 from skood.classifiers._network_classifier import last_linear
 from skood.classifiers._objective import ClassifierObjective, Task

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from skood import MSP, ODIN
-from skood._checked_data import CheckedData, CheckedFields
+from skood._data.checked_data import CheckedData, CheckedFields
 from skood._torch import partial_results
 from skood._torch.batching import map_batches
 from skood._torch.partial_results import PartialResults

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._safe_files import checked_file
 from skood._torch import partial_results
 from skood._torch.batching import map_batches

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.preprocessing import Preprocessing
 
 CPU = torch.device("cpu")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.batching import batch_multiple, map_batches, scoring_batch_size
 from skood._torch.device import resolve_device
 from skood._torch.seeding import draw_seed, isolated_rng, numpy_rng, seed_global, torch_rng

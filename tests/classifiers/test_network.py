@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from skood._data import share_forward_pass
+from skood._data.validation import share_forward_pass
 from skood.classifiers import MLP, PretrainedClassifier
 from skood.classifiers._outputs import Outputs
 
@@ -289,7 +289,7 @@ class TestDiskCache:
         script = f"""
 import numpy as np, torch
 from torch import nn
-from skood._data import share_forward_pass
+from skood._data.validation import share_forward_pass
 from skood.classifiers import PretrainedClassifier
 {inspect.getsource(build)}
 {inspect.getsource(images_of)}

@@ -9,7 +9,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skood import LogLikelihood
-from skood._data import check_data
+from skood._data.validation import check_data
 from skood.density import NeuralSplineFlow
 from skood.density._invertible import MatrixDerivative
 

@@ -462,7 +462,7 @@ def test_labels_of_a_folder_are_read_without_its_images(folder, monkeypatch):
     data = ImageFolder(folder[0].parents[1])
     loaded = []
     monkeypatch.setattr(ImageFolder, "__getitem__", lambda *args: loaded.append(args))
-    labels = skood._streams._Reader.labels
+    labels = skood._data.streams._Reader.labels
     reader = type("Reader", (), {"dataset": data})()
     np.testing.assert_array_equal(labels(reader, np.array([0, 39, 3])), [0, 1, 0])
     assert loaded == []

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler
 
 from skood import LikelihoodRatio, LogLikelihood, PixelCNN
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.density import _base
 from skood.likelihood._likelihood_ratio import _mutated
 from skood.metrics import auroc

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.datasets import make_linear_embedding, make_sphere
 from skood.likelihood._local_pca import count_components, local_pca_dimension
 

@@ -9,8 +9,8 @@ from sklearn.model_selection import GridSearchCV
 
 import skood
 from skood import LikelihoodRatio, LogLikelihood, SequenceDensity
-from skood._data import share_as_it_came
-from skood._symbols import read_symbols
+from skood._data.symbols import read_symbols
+from skood._data.validation import share_as_it_came
 from skood.datasets import make_genomes
 from skood.likelihood._sequences import default_sequence_density, sequence_outliers
 from skood.model_selection import get_ood_scorer

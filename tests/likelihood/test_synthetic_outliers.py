@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood.likelihood._synthetic_outliers import synthetic_outliers
 
 

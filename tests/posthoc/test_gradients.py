@@ -9,7 +9,7 @@ from sklearn.frozen import FrozenEstimator
 from torch import nn
 
 import skood
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import pytest
 from sklearn.base import clone
 
 import skood
-from skood._lazy_rows import LazyRows, is_on_disk
+from skood._data.lazy_rows import LazyRows, is_on_disk
 from skood._thresholds import _stratified, held_out_rows
 from skood._torch.seeding import Stream, numpy_rng
 from skood.calibration import ConformalDetector

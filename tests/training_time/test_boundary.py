@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from skood import VAE, BoundarySampler
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.jacobian import forward_jacobian
 from skood._torch.seeding import Stream, torch_rng
 from skood.training_time._directions import (

@@ -28,7 +28,7 @@ from skood import (
     WideResNet,
     get_ood_scorer,
 )
-from skood._checked_data import CheckedData
+from skood._data.checked_data import CheckedData
 from skood._torch.training import hold_out
 from skood.metrics import auroc
 from skood.training_time import Task, _metric_learning

@@ -8,8 +8,8 @@ from sklearn.neighbors import KernelDensity
 from torch import nn
 
 import skood
-from skood._checked_data import CheckedData, CheckedFields
-from skood._data import share_forward_pass
+from skood._data.checked_data import CheckedData, CheckedFields
+from skood._data.validation import share_forward_pass
 from skood._torch.estimator import NeuralEstimator
 
 QUICK = {"max_epochs": 1, "batch_size": 16, "random_state": 0}

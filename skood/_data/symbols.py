@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import NUMBERS, CheckedData
-from skood._readers import Read
-from skood._unread_data import UnreadData
+from skood._data.checked_data import NUMBERS, CheckedData
+from skood._data.readers import Read
+from skood._data.unread_data import UnreadData
 
 __all__ = [
     "PADDING",

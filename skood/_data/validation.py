@@ -17,14 +17,14 @@ from sklearn.utils.validation import validate_data
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from skood._arrays import as_numbers, is_finite_half, naming_rows
-from skood._channels import CHANNELS, channels_are_last, channels_first
-from skood._checked_data import CheckedData
-from skood._fields import open_fields
-from skood._given import Given, is_frame
-from skood._memory_layout import from_torch
-from skood._streams import is_stream, open_stream
-from skood._unread_data import UnreadData
+from skood._data.arrays import as_numbers, is_finite_half, naming_rows
+from skood._data.channels import CHANNELS, channels_are_last, channels_first
+from skood._data.checked_data import CheckedData
+from skood._data.fields import open_fields
+from skood._data.given import Given, is_frame
+from skood._data.memory_layout import from_torch
+from skood._data.streams import is_stream, open_stream
+from skood._data.unread_data import UnreadData
 
 __all__ = [
     "check_data",

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.sparse
 
-from skood._checked_data import NUMBERS
-from skood._chunks import row_slices
-from skood._given import is_frame
+from skood._data.checked_data import NUMBERS
+from skood._data.chunks import row_slices
+from skood._data.given import is_frame
 
 __all__ = ["as_numbers", "is_finite_half", "naming_rows", "why_unread"]
 

@@ -6,14 +6,14 @@ import pytest
 import scipy.sparse
 import torch
 
-from skood._data import share_as_it_came
-from skood._symbols import (
+from skood._data.symbols import (
     CheckedSequences,
     holds_text,
     read_symbols,
     row_in_whole,
     whole_of,
 )
+from skood._data.validation import share_as_it_came
 
 LETTERS = np.array([["A", "C"], ["G", "T"]])
 

@@ -15,7 +15,7 @@ from sklearn.base import _fit_context as fit_context
 # The private parts of scikit-learn's parameter checking are imported in this module alone.
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 
-from skood._deprecation import keep_old_parameters
+from skood._estimator.deprecation import keep_old_parameters
 
 if TYPE_CHECKING:
     from typing_extensions import dataclass_transform

@@ -11,12 +11,12 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from skood._chunks import row_slices
-from skood._given import Given
-from skood._internal import internal
-from skood._lazy_rows import LazyRows, is_on_disk, owner_of
-from skood._memory_layout import in_c_order
-from skood._readers import ArrayReader, ConcatenationReader, Read, SubsetReader, array_behind
+from skood._data.chunks import row_slices
+from skood._data.given import Given
+from skood._data.lazy_rows import LazyRows, is_on_disk, owner_of
+from skood._data.memory_layout import in_c_order
+from skood._data.readers import ArrayReader, ConcatenationReader, Read, SubsetReader, array_behind
+from skood._estimator.internal import internal
 
 __all__ = ["NUMBERS", "CheckedData", "CheckedFields"]
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from sklearn.exceptions import DataConversionWarning
 
-from skood._labels import check_labels, encode_labels, is_outlier
-from skood._outliers import other_convention
+from skood._data.labels import check_labels, encode_labels, is_outlier
+from skood._data.outliers import other_convention
 
 
 @pytest.mark.parametrize(

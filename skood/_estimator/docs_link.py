@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from skood._printing import EstimatorText
+from skood._estimator.printing import EstimatorText
 
 __all__ = ["DOCS_URL", "DocumentationLinkMixin"]
 

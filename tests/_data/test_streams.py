@@ -15,7 +15,7 @@ from torch.utils.data import (
 )
 
 import skood
-from skood._data import check_data
+from skood._data.validation import check_data
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(30, 4)).astype(np.float32)

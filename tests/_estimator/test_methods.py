@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 import skood
 from skood import LikelihoodRatio, TwoStep
-from skood._methods import check_provides, provides
+from skood._estimator.methods import check_provides, provides
 
 
 class Conditional(BaseEstimator):

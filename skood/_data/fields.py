@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from skood._checked_data import NUMBERS, CheckedFields
-from skood._memory_layout import from_torch
-from skood._readers import ArrayReader, FieldsReader
-from skood._streams import split_label
+from skood._data.checked_data import NUMBERS, CheckedFields
+from skood._data.memory_layout import from_torch
+from skood._data.readers import ArrayReader, FieldsReader
+from skood._data.streams import split_label
 
 __all__ = ["open_fields"]
 

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import get_tags
 
-from skood._checked_data import CheckedData
-from skood._labels import check_labels, is_outlier
+from skood._data.checked_data import CheckedData
+from skood._data.labels import check_labels, is_outlier
 
 __all__ = ["MOST_OUTLIERS", "labels_of", "other_convention", "split_outliers"]
 

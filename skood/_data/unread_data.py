@@ -6,9 +6,9 @@ import joblib
 import numpy as np
 import numpy.typing as npt
 
-from skood._checked_data import CheckedData
-from skood._given import Given
-from skood._readers import RaisingReader
+from skood._data.checked_data import CheckedData
+from skood._data.given import Given
+from skood._data.readers import RaisingReader
 
 __all__ = ["UnreadData"]
 

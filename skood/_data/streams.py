@@ -18,10 +18,10 @@ from torch.utils.data import (
     default_convert,
 )
 
-from skood._channels import channels_first
-from skood._checked_data import NUMBERS, CheckedData, CheckedFields
-from skood._memory_layout import from_torch
-from skood._readers import SubsetReader
+from skood._data.channels import channels_first
+from skood._data.checked_data import NUMBERS, CheckedData, CheckedFields
+from skood._data.memory_layout import from_torch
+from skood._data.readers import SubsetReader
 
 __all__ = ["dataset_of", "is_stream", "open_stream", "split_label", "stream_behind"]
 

@@ -15,8 +15,8 @@ from sklearn.pipeline import make_pipeline
 from torch.utils.data import Dataset, IterableDataset, TensorDataset
 
 from skood import KNN
-from skood._checked_data import CheckedData
-from skood._data import check_data, check_in_range, check_scores, resolve_value_range
+from skood._data.checked_data import CheckedData
+from skood._data.validation import check_data, check_in_range, check_scores, resolve_value_range
 
 RNG = np.random.default_rng(0)
 ROWS = RNG.normal(size=(7, 3))

@@ -11,7 +11,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.utils import estimator_html_repr
 
 import skood
-from skood import _docs_link
+from skood._estimator import docs_link
 
 URL = "https://docs.invalid/skood"
 ESTIMATORS = [
@@ -23,7 +23,7 @@ ESTIMATORS = [
 
 @pytest.fixture
 def published(monkeypatch):
-    monkeypatch.setattr(_docs_link, "DOCS_URL", URL)
+    monkeypatch.setattr(docs_link, "DOCS_URL", URL)
 
 
 def links(estimator):
@@ -50,7 +50,7 @@ def test_links_of_what_is_shown(published):
 
 
 def test_no_link_before_there_is_a_site(monkeypatch):
-    monkeypatch.setattr(_docs_link, "DOCS_URL", None)
+    monkeypatch.setattr(docs_link, "DOCS_URL", None)
     shown = estimator_html_repr(skood.ConformalDetector(skood.KNN()))
     assert skood.KNN()._get_doc_link() == ""
     assert "KNN" in shown

@@ -9,8 +9,8 @@ from sklearn.frozen import FrozenEstimator
 from torch.utils.data import TensorDataset
 
 import skood
-from skood._channels import channels_are_last, channels_first
-from skood._data import check_data
+from skood._data.channels import channels_are_last, channels_first
+from skood._data.validation import check_data
 from skood.classifiers import NeuralClassifier
 
 

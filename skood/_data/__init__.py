@@ -1,0 +1,1 @@
+"""Reading and checking X and y: arrays, frames, Datasets, loaders, labels."""

@@ -1,0 +1,1 @@
+"""What an estimator is made of: parameters, their checks, texts and deprecations."""
