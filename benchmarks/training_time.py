@@ -8,8 +8,9 @@ published as trained from scratch are trained for as many epochs. The others sta
 of posthoc.py's network of the same seed (--work must be the same folder) and train for 3 more
 epochs, at a tenth of the learning rate, which falls to 0. Outlier Exposure and the
 energy-regularised classifier train on synthetic outliers, made from training images; no method sees
-an OOD set. The first rows are scores of the network itself. Every run adds the results of its
---seed.
+an OOD set. The first rows are scores of the network itself. One-class methods have no classes of
+their own: the accuracy beside them is the accuracy of the network that they start from. Every run
+adds the results of its --seed.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ from skood import share_forward_pass
 from skood.classifiers import NeuralClassifier
 
 N_SEEDS = 3
+# Outliers for DeepSAD.
+N_OUTLIERS = 5000
 FINE_TUNING = {"max_epochs": 3, "learning_rate": 0.075, "lr_schedule": ((0, 1), (1, 0))}
+# The published optimiser of one-class training.
+ONE_CLASS = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 5e-7, "bias_lr_scale": 1}
 
 
 def fine_tuned(network: NeuralClassifier, **settings: Any) -> NeuralClassifier:
@@ -66,6 +71,10 @@ DETECTORS: dict[str, Callable[[list[NeuralClassifier]], Any]] = {
     "MCDropout": lambda networks: skood.MCDropout(fine_tuned(networks[0], dropout=0.5)),
     "OODGen": lambda networks: skood.OODGen(fine_tuned(networks[0])),
     "VMDLS": lambda networks: skood.VMDLS(fine_tuned(networks[0]), n_head_epochs=1),
+    "DeepSVDD": lambda networks: skood.DeepSVDD(fine_tuned(networks[0], **ONE_CLASS)),
+    "DeepSAD, synthetic outliers": lambda networks: skood.DeepSAD(
+        fine_tuned(networks[0], **ONE_CLASS)
+    ),
 }
 
 
@@ -120,11 +129,17 @@ def run(name: str, images: np.ndarray, labels: np.ndarray, args: argparse.Namesp
         architecture = getattr(detector, model, None)
         if isinstance(architecture, NeuralClassifier):
             architecture.set_params(checkpoint_dir=args.work, verbose=1)
+    if isinstance(detector, skood.DeepSAD):
+        # It reads outliers as rows.
+        outliers = skood.synthetic_outliers(images, n_samples=N_OUTLIERS, random_state=args.seed)
+        images = np.concatenate([images, outliers])
+        labels = np.concatenate([labels, np.full(N_OUTLIERS, -1)])
     start = perf_counter()
     detector.fit(images, labels)
     seconds = perf_counter() - start
     test, y = labelled_images(args.data, "cifar10")
-    accuracy = float((detector.predict_proba(test).argmax(1) == y).mean())
+    classifier = detector if hasattr(detector, "predict_proba") else networks[0]
+    accuracy = float((classifier.predict_proba(test).argmax(1) == y).mean())
     sets = {
         k: share_forward_pass(v) for k, v in test_sets(args.data, args.n_test, args.seed).items()
     }

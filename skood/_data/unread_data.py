@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import joblib
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +12,7 @@ from skood._data.checked_data import CheckedData
 from skood._data.given import Given
 from skood._data.readers import RaisingReader
 
-__all__ = ["UnreadData"]
+__all__ = ["UnreadData", "unread_frame"]
 
 
 class UnreadData(CheckedData):
@@ -37,3 +39,10 @@ class UnreadData(CheckedData):
     def content(self) -> str:
         assert self.given is not None
         return joblib.hash(self.given.take())
+
+
+def unread_frame(data: CheckedData) -> Any:
+    """Return the rows of a frame that could not be read as numbers; None for other data."""
+    if isinstance(data, UnreadData) and data.given is not None and data.given.frame is not None:
+        return data.given.take()
+    return None

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from skood import likelihood, posthoc, training_time
 from skood._data.checked_data import CheckedData
+from skood._data.unread_data import unread_frame
 from skood._estimator.parameters import EXTERNAL
 from skood.base import BaseDetector
 from skood.calibration._base import needs_labels
@@ -74,8 +75,9 @@ class Situation:
     ----------
     model : estimator or None
         With a bare module in a handle.
-    kind : {"network", "classifier", "features", "rows"}
-        A network with logits; another classifier; a transformer; or no model.
+    kind : {"network", "classifier", "features", "table", "rows"}
+        A network with logits; another classifier; a transformer; an encoder of a frame whose
+        columns are not all numbers; or no model.
     is_trained : bool
         Whether `fit` of a detector does not train the model.
     has_labels : bool
@@ -133,7 +135,9 @@ def situation_of(model: Any, data: CheckedData, labels: npt.NDArray | None) -> S
     elif has_logits or hasattr(trained, "predict_proba"):
         kind = "classifier"
     elif hasattr(trained, "transform"):
-        kind = "features"
+        kind = "features" if unread_frame(data) is None else "table"
+        # An encoder learns no classes, and gives rows that it has seen no other scores.
+        is_trained = is_trained and kind == "features"
     else:
         raise TypeError(
             f"model is {model!r}, which has neither predict_proba, decision_function nor "
@@ -189,7 +193,7 @@ def fixed_choice(situation: Situation, embeddings: bool) -> str:
     """Return the detector that is chosen without a comparison."""
     if situation.kind == "classifier":
         return "MSP"
-    if situation.kind == "rows" and not embeddings:
+    if situation.kind in ("rows", "table") and not embeddings:
         return "GMM" if situation.has_labels else "LocalOutlierFactor"
     return "KNN"
 
@@ -206,7 +210,8 @@ def candidates_for(situation: Situation, embeddings: bool) -> Candidates:
             found.detectors[name] = detector_class()
         else:
             found.reasons[name] = reason
-    if situation.kind == "rows" or (situation.kind == "classifier" and situation.is_numeric_rows):
+    on_rows = situation.kind in ("rows", "table")
+    if on_rows or (situation.kind == "classifier" and situation.is_numeric_rows):
         for name, detector in _on_rows(embeddings).items():
             if isinstance(detector, RelativeMahalanobis) and not situation.has_labels:
                 found.reasons[name] = _NEEDS_CLASSES
@@ -225,6 +230,8 @@ def candidates_for(situation: Situation, embeddings: bool) -> Candidates:
 def with_model(detector: Any, model: Any, kind: str) -> Any:
     """Return a clone on a model, unless the detector has a model of its own."""
     detector = clone(detector)
+    if kind == "table":
+        return make_pipeline(model, detector)
     given = detector.get_params(deep=False)
     for name, kinds in (
         ("classifier", ("network", "classifier")),
@@ -278,7 +285,7 @@ def _reason_against(detector_class: type, situation: Situation) -> str | None:
             return _NEEDS_CLASSES
         return None
     assert issubclass(detector_class, OutputsDetector)
-    if kind in ("rows", "features"):
+    if kind in ("rows", "features", "table"):
         return _NO_CLASSIFIER
     if kind == "classifier" and detector_class._reads != "logits":
         return _NO_NETWORK

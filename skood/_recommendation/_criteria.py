@@ -14,7 +14,8 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
 from skood._data.checked_data import CheckedData
-from skood._data.unread_data import UnreadData
+from skood._data.unread_data import UnreadData, unread_frame
+from skood._data.validation import share_as_it_came
 from skood._models import fit_model
 from skood._recommendation._candidates import Candidates, Situation, with_model
 from skood._recommendation._ranking import Comparison, Scores
@@ -87,11 +88,14 @@ class Contest:
     def add_synthetic(self) -> None:
         """Compare the candidates on outliers that are made from the ranking rows."""
         ranking = self.rows.ranking
+        frame = unread_frame(ranking)
         kinds = KINDS_OF_IMAGES if ranking.is_image else KINDS
         for number, kind in enumerate(kinds):
             rng = numpy_rng(self.seed, Stream.RECOMMENDATION_OUTLIERS, number)
-            made = synthetic_outliers(ranking, kind, random_state=int(rng.integers(2**31 - 1)))
-            self.add("synthetic", kind, ranking.like(made))
+            seed = int(rng.integers(2**31 - 1))
+            made = synthetic_outliers(ranking if frame is None else frame, kind, random_state=seed)
+            outliers = ranking.like(made) if frame is None else share_as_it_came(made)
+            self.add("synthetic", kind, outliers)
 
     def add_classes(self) -> None:
         """Compare the candidates on classes that they, and their classifier, are not fitted to."""
@@ -129,8 +133,11 @@ class Contest:
             If no candidate is left.
         """
         if not self.fitted:
+            names_by_reason: dict[str, list[str]] = {}
+            for name in self.candidates.detectors:
+                names_by_reason.setdefault(self.candidates.reasons[name], []).append(name)
             reasons = "; ".join(
-                f"{name}: {self.candidates.reasons[name]}" for name in self.candidates.detectors
+                f"{', '.join(names)}: {reason}" for reason, names in names_by_reason.items()
             )
             raise ValueError(f"no detector fits the model and X. {reasons}")
         comparisons = [
@@ -218,6 +225,8 @@ class Contest:
 
 def cannot_synthesise(data: CheckedData) -> str | None:
     """Say why no synthetic outliers can be made from data, or return None."""
+    if unread_frame(data) is not None:
+        return None
     if isinstance(data, UnreadData) or not data.is_rows_or_images:
         return f"they are made from rows of numbers or images, but X has {data.description}"
     return None

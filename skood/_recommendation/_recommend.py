@@ -63,7 +63,9 @@ def recommend(
     model : Module, estimator or None
         A trained torch module; a classifier in :class:`sklearn.frozen.FrozenEstimator`, which is
         not trained again; a classifier, which is trained on some rows of X; or a transformer that
-        makes features. None: the rows of X are the features.
+        makes features. None: the rows of X are the features. With a frame that has categories or
+        missing values, the encoder, a ColumnTransformer for instance: it is in front of every
+        detector, and the detectors are the same as for rows.
     X : array-like, DataFrame, Tensor, Dataset or dict of shape (n_samples, ...)
         In-distribution data. With a trained model, its training data, for the statistics of the
         detectors.

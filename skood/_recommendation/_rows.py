@@ -13,6 +13,7 @@ import numpy.typing as npt
 from sklearn.frozen import FrozenEstimator
 
 from skood._data.checked_data import CheckedData
+from skood._data.unread_data import unread_frame
 from skood._data.validation import share_as_it_came
 from skood._torch.seeding import Stream, numpy_rng
 from skood.posthoc._models import split_multilabel, with_handles
@@ -71,7 +72,7 @@ def opened(
             f"measures the chosen one, and each needs {FEWEST}. Give at least {2 * FEWEST}, or none"
         )
     if model is None and not data.has_fields and len(data.item_shape) == 1:
-        data.check_read()
+        _check_numbers(data)
         _warn_of_probabilities(data)
     return inliers, labels, known
 
@@ -129,6 +130,18 @@ def halves(
     half = len(known) // 2
     first, second = (np.sort(part[:max_rows]) for part in (order[:half], order[half:]))
     return known.subset(first), known.subset(second)
+
+
+def _check_numbers(data: CheckedData) -> None:
+    try:
+        data.check_read()
+    except ValueError as error:
+        if unread_frame(data) is None:
+            raise
+        raise ValueError(
+            f"{error}. In recommend, the encoder is the model: recommend(encoder, X) puts it in "
+            "front of every detector; it is a ColumnTransformer, a Pipeline or another transformer"
+        ) from None
 
 
 def _warn_of_probabilities(data: CheckedData) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import gaussian_filter
 
+from skood.datasets._mixed_columns import MixedColumns
 from skood.datasets._random import generator
 
 __all__ = ["synthetic_outliers"]
@@ -24,13 +25,14 @@ def synthetic_outliers(
     random_state: int | np.random.RandomState | None = None,
     *,
     strength: float = 1.0,
-) -> npt.NDArray:
+) -> Any:
     r"""Make validation outliers from in-distribution rows or images.
 
     Parameters
     ----------
-    X : array-like, Tensor or Dataset of shape (n, ...)
-        Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C).
+    X : array-like, DataFrame, Tensor or Dataset of shape (n, ...)
+        Rows (n, d) or images (n, H, W), (n, C, H, W) or (n, H, W, C). Columns of a frame may have
+        categories, texts, dates and missing values.
     kind : str or sequence of str, default="all"
         Kinds of outliers. Several kinds get equal numbers of outliers, in random order; "all" takes
         all kinds that apply to X. With :math:`s` the `strength`, for rows and images:
@@ -42,6 +44,10 @@ def synthetic_outliers(
         - "permutation": a fraction :math:`s` of the columns (or subpixels) is permuted
           independently across items: every column keeps its distribution, but becomes independent
           of the others.
+
+        In columns of a frame that are not numbers, "mixup" takes the value of :math:`x'` with
+        probability :math:`s/2`, and "noise" draws one of the column's values with probability
+        :math:`s`.
 
         For images only:
 
@@ -61,11 +67,12 @@ def synthetic_outliers(
 
     Returns
     -------
-    ndarray of shape (n_samples, ...)
+    ndarray of shape (n_samples, ...), or DataFrame of shape (n_samples, d)
         With the dtype, item shape and channel order of X, and in its range of values: 0 to 255
         for uint8, 0 to 1 for images of floats within it, otherwise from the smallest to the
         largest value of X (for rows, of each column). Images of a Dataset are returned as
-        (n, C, H, W).
+        (n, C, H, W). A frame whose columns are not all finite numbers gives a frame, with the same
+        columns and dtypes; other frames give an array.
 
     Raises
     ------
@@ -104,7 +111,11 @@ def synthetic_outliers(
     >>> X = np.concatenate([X, outliers])
     >>> y = np.append(load_digits().target, np.full(500, -1))
     """
-    pool, channels_last, squeeze = _as_array(X)
+    columns = MixedColumns.of(X)
+    if columns is None:
+        pool, channels_last, squeeze = _as_array(X)
+    else:
+        pool, channels_last, squeeze = columns.rows, False, False
     kinds = _check_kinds(kind, pool)
     if not 0 < strength <= 1:
         raise ValueError(f"strength={strength!r}; expected a number in (0, 1]")
@@ -117,15 +128,20 @@ def synthetic_outliers(
         passes = -(-n_samples // len(pool))
         sample = np.concatenate([rng.permutation(len(pool)) for _ in range(passes)])[:n_samples]
     low, high = _value_range(pool)
-    made_by = np.zeros(len(sample), dtype=np.intp)
+    kind_of = np.zeros(len(sample), dtype=np.intp)
     if len(kinds) > 1:
-        made_by = rng.permutation(np.arange(len(sample)) % len(kinds))
+        kind_of = rng.permutation(np.arange(len(sample)) % len(kinds))
+    places_of = [(name, np.flatnonzero(kind_of == k)) for k, name in enumerate(kinds)]
+    made_by = [(name, places) for name, places in places_of if len(places)]
+
+    def make(name: str, rows: npt.NDArray[np.intp]) -> npt.NDArray:
+        return _KINDS[name](_Task(pool, rows, low, high, strength, rng))
+
+    if columns is not None:
+        return columns.outliers(made_by, sample, strength, rng, make)
     outliers = np.empty((len(sample), *pool.shape[1:]), dtype=pool.dtype)
-    for k, name in enumerate(kinds):
-        places = np.flatnonzero(made_by == k)
-        if len(places):
-            task = _Task(pool, sample[places], low, high, strength, rng)
-            outliers[places] = _cast(_KINDS[name](task), pool.dtype, low, high)
+    for name, places in made_by:
+        outliers[places] = _cast(make(name, sample[places]), pool.dtype, low, high)
     if squeeze:
         return outliers[:, 0]
     return np.ascontiguousarray(np.moveaxis(outliers, 1, 3)) if channels_last else outliers

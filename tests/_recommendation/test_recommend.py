@@ -6,14 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
+from sklearn.compose import make_column_transformer
 from sklearn.decomposition import PCA
 from sklearn.ensemble import IsolationForest, RandomForestClassifier
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -182,17 +184,70 @@ def test_probabilities_alone(rows):
     assert "Energy" in names(logits)
 
 
-def test_columns_that_are_no_numbers_need_real_outliers(rows):
+def test_columns_that_are_no_numbers(rows):
     X, y = rows
     frame = pd.DataFrame({"a": np.where(X[:, 0] > 3, "high", "low"), "b": y.astype(str)})
     encoder = OneHotEncoder(handle_unknown="ignore")
     model = FrozenEstimator(make_pipeline(encoder, LogisticRegression()).fit(frame, y))
-    with pytest.raises(ValueError, match="Give outliers="):
-        recommend(model, frame, y, X_held_out=frame, **QUICK)
+    found = recommend(model, frame, y, X_held_out=frame, **QUICK)
+    assert found.criteria["synthetic"] == "used"
+    assert "MSP" in names(found)
     others = pd.DataFrame({"a": ["low"] * 40, "b": ["7"] * 40})
     found = recommend(model, frame, y, X_held_out=frame, outliers=others, **QUICK)
     assert found.criteria["outliers"] == "used"
     assert "MSP" in names(found)
+
+
+@pytest.fixture(scope="module")
+def table():
+    """A frame with a category on which the numbers depend, a missing number, and its encoder."""
+    X, y = clusters()
+    frame = pd.DataFrame(X[:, :3], columns=list("abc"))
+    frame["kind"] = np.array(["red", "green", "blue"])[y]
+    frame.loc[5, "a"] = np.nan
+    encoder = make_column_transformer(
+        (make_pipeline(SimpleImputer(), StandardScaler()), ["a", "b", "c"]),
+        (OneHotEncoder(handle_unknown="ignore", sparse_output=False), ["kind"]),
+    )
+    return frame, encoder, y
+
+
+@pytest.mark.parametrize("fitted", [False, True])
+def test_an_encoder_of_a_table(table, rows, fitted):
+    frame, encoder, y = table
+    model = FrozenEstimator(clone(encoder).fit(frame)) if fitted else encoder
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = recommend(model, frame, y, **QUICK)
+    # The same detectors and the same choice as for rows of numbers.
+    on_rows = recommend(None, *rows, **QUICK)
+    assert sorted(names(found)) == sorted(names(on_rows))
+    assert found.choice_ == on_rows.choice_ == "GMM"
+    assert found.criteria["classes"] == found.criteria["synthetic"] == "used"
+    assert {row["set"] for row in found.by_set if row["criterion"] == "synthetic"} == set(KINDS)
+    odd = frame[:30].assign(kind="green", b=frame["b"][:30] + 40)
+    assert (found.detector_.predict(odd) == -1).all()
+    assert np.mean(found.detector_.predict(frame) == 1) > 0.85
+
+
+def test_an_encoder_without_labels_and_own_candidates(table):
+    frame, encoder, _ = table
+    assert recommend(encoder, frame, **QUICK).choice_ == "LocalOutlierFactor"
+    found = recommend(encoder, frame, candidates=[KNN(), IsolationForest()], **QUICK)
+    assert sorted(names(found)) == ["IsolationForest", "KNN"]
+
+
+def test_an_encoder_that_refuses_categories(table):
+    frame, encoder, y = table
+    strict = clone(encoder).set_params(onehotencoder__handle_unknown="error")
+    with pytest.raises(ValueError, match=r"KNN, .*IsolationForest.*: Found unknown categories"):
+        recommend(strict, frame, y, **QUICK)
+
+
+def test_a_table_without_its_encoder(table):
+    frame, _, _ = table
+    with pytest.raises(ValueError, match=r"column 'kind'.*the encoder is the model"):
+        recommend(None, frame, **QUICK)
 
 
 def test_real_outliers_rank_and_others_measure(rows):
