@@ -28,6 +28,7 @@ ALLOWED = {
     "_data.given": set(),
     "_data.labels": set(),
     "_data.lazy_rows": set(),
+    "_data.masks": set(),
     "_data.memory_layout": set(),
     "_data.outliers": {"_data.checked_data", "_data.labels"},
     "_data.readers": set(),
@@ -130,7 +131,7 @@ ALLOWED = {
     },
     "metrics": {"metrics", "_data.labels"},
     "model_selection": {"model_selection", "_directions", "explanation", "metrics", *DOOR},
-    "datasets": {"datasets", "_models", *DOOR},
+    "datasets": {"datasets", "_data.given", "_models", *DOOR},
     "preprocessing": {"preprocessing", *DOOR},
     "calibration": {
         "calibration",
@@ -172,8 +173,9 @@ ALLOWED = {
 PACKAGES = sorted(path.parent.name for path in ROOT.glob("[a-z]*/__init__.py"))
 # What all of them may import; these import nothing else of the package but each other.
 FOR_ALL = {
-    *("_data.chunks", "_data.memory_layout", "_estimator.deprecation", "_estimator.docs_link"),
-    *("_estimator.printing", "_optional", "_progress", "_safe_files", "_table"),
+    *("_data.chunks", "_data.masks", "_data.memory_layout", "_estimator.deprecation"),
+    *("_estimator.docs_link", "_estimator.printing", "_optional", "_progress", "_safe_files"),
+    "_table",
 }
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from skood._data.checked_data import NUMBERS, CheckedFields
+from skood._data.masks import without_mask
 from skood._data.memory_layout import from_torch
 from skood._data.readers import ArrayReader, FieldsReader
 from skood._data.streams import split_label
@@ -44,6 +45,7 @@ def open_fields(X: Mapping, min_samples: int) -> CheckedFields:
 
 def _field(name: Any, values: Any) -> npt.NDArray:
     """Return a field as an array of finite numbers."""
+    values = without_mask(values, f"the field {name!r} of X")
     try:
         array = _as_array(values)
     except ValueError as error:

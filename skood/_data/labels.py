@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils.validation import column_or_1d
 
+from skood._data.masks import without_mask
+
 __all__ = ["check_labels", "check_ood_labels", "encode_labels", "is_outlier"]
 
 _EXPECTED = "expected class labels that are all strings or all whole numbers, and -1 for OOD rows"
@@ -133,6 +135,7 @@ def _as_array(y: Any, name: str) -> Any:
         y = y.detach().cpu()
         # numpy has no bfloat16.
         return (y.float() if "bfloat16" in str(y.dtype) else y).numpy()
+    y = without_mask(y, name)
     if not isinstance(y, (list, tuple)):
         return np.asarray(y)
     entries = [entry.item() if _is_tensor(entry) and not entry.ndim else entry for entry in y]

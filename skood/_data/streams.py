@@ -20,6 +20,7 @@ from torch.utils.data import (
 
 from skood._data.channels import channels_first
 from skood._data.checked_data import NUMBERS, CheckedData, CheckedFields
+from skood._data.masks import without_mask
 from skood._data.memory_layout import from_torch
 from skood._data.readers import SubsetReader
 
@@ -272,7 +273,9 @@ def split_label(item: Any) -> tuple[Any, Any]:
 def _arrays(item: Any) -> Any:
     if isinstance(item, dict):
         return {name: _arrays(value) for name, value in item.items()}
-    return from_torch(item) if isinstance(item, Tensor) else np.asarray(item)
+    return (
+        from_torch(item) if isinstance(item, Tensor) else np.asarray(without_mask(item, "the item"))
+    )
 
 
 def _check_numbers(values: Any, where: str, kind: str) -> None:

@@ -22,7 +22,7 @@ from skood._data.channels import CHANNELS, channels_are_last, channels_first
 from skood._data.checked_data import CheckedData
 from skood._data.fields import open_fields
 from skood._data.given import Given, is_frame
-from skood._data.memory_layout import from_torch
+from skood._data.memory_layout import check_not_nested, from_torch
 from skood._data.streams import is_stream, open_stream
 from skood._data.unread_data import UnreadData
 
@@ -237,6 +237,7 @@ def share_forward_pass(X: Any, *, channels: str | None = None) -> CheckedData:
     >>> shared = share_forward_pass(X)
     >>> scores = [method(network).fit(shared).score_samples(shared) for method in (MSP, Energy)]
     """
+    check_not_nested(X)
     # For images, raise the error about ambiguous axes at once: it explains `channels`.
     are_images = len(getattr(X, "shape", ())) > 2
     return _open(X, _Checks(BaseEstimator(), True, 1, channels, as_it_came=not are_images))
@@ -257,6 +258,7 @@ def take_rows(X: Any, rows: npt.NDArray[np.integer]) -> Any:
 def _open(X: Any, checks: _Checks) -> CheckedData:
     if isinstance(X, CheckedData):
         return X
+    check_not_nested(X)
     given = Given.of(X) if _is_container(X) else None
     try:
         # scipy's dok_matrix is a dict, too.

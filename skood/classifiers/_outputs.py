@@ -16,6 +16,7 @@ from torch import Tensor
 from skood._data.arrays import why_unread
 from skood._data.chunks import row_slices
 from skood._data.lazy_rows import LazyRows, in_memory, is_on_disk, subset_of
+from skood._data.masks import without_mask
 
 __all__ = ["Outputs", "log_probabilities", "saved_outputs"]
 
@@ -259,6 +260,7 @@ def _array(values: Any, name: str, n_axes: int) -> Any:
         values = values.detach().cpu()
         # numpy has no bfloat16.
         values = values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy()
+    values = without_mask(values, name)
     try:
         values = np.asarray(values)
     except ValueError as error:

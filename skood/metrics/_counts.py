@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skood._data.labels import check_ood_labels, is_outlier
+from skood._data.masks import without_mask
 
 __all__ = [
     "RankCounts",
@@ -213,7 +214,7 @@ def rank_pairs(y_true: ArrayLike, pairs: ArrayLike) -> tuple[NDArray[np.bool_], 
     """
     labels = read_labels(y_true)
     is_id = id_mask(labels)
-    scores = np.asarray(pairs)
+    scores = np.asarray(without_mask(pairs, "pairs"))
     if scores.ndim != 2 or scores.shape[1] != 2:
         raise ValueError(
             f"pairs has shape {scores.shape}, expected (n, 2): two scores a row, both higher = "
@@ -226,7 +227,7 @@ def rank_pairs(y_true: ArrayLike, pairs: ArrayLike) -> tuple[NDArray[np.bool_], 
 
 def _rank(y_score: ArrayLike, n_labels: int) -> NDArray[np.intp]:
     """Check scores and return their dense ranks: a metric uses only order and ties."""
-    scores = np.asarray(y_score)
+    scores = np.asarray(without_mask(y_score, "y_score"))
     if scores.ndim != 1:
         raise ValueError(
             f"y_score has shape {scores.shape}, expected (n,): one score a row, higher = more "
