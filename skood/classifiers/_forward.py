@@ -315,9 +315,10 @@ class ForwardPass:
                 "give pixels or rows as an array of floats, or use a detector without perturbation"
             )
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone().requires_grad_()
-            features, logits, _ = self.forward(x)
-            (gradient,) = self.differentiate(loss(logits), [x])
+            leaf = x.clone().requires_grad_()
+            # The network gets a copy, which it may change in place.
+            features, logits, _ = self.forward(leaf.clone())
+            (gradient,) = self.differentiate(loss(logits), [leaf])
         return gradient, features.detach(), logits.detach()
 
     def differentiate(self, value: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from skood._data.checked_data import CheckedData
 from skood._data.validation import check_data, check_in_range
@@ -100,9 +101,10 @@ class ModuleHandle(DocumentationLinkMixin, SharedModule):
         return self._new_network(getattr(self, "reading_", None))
 
     def _new_network(self, reading: Reading | None = None) -> Network:
+        module = _runnable(self.module)
         if reading is None:
             self._validate_params()
-        module = _runnable(self.module)
+            _check_not_lazy(module)
         std = 1.0 if self.std is None else np.asarray(self.std, dtype=np.float64)
         constants = (self.mean, self.std, self.value_range, self.image_shape)
         return Network(
@@ -232,6 +234,16 @@ def _runnable(module: nn.Module | torch.export.ExportedProgram) -> nn.Module:
         return _programs[module]
     # A compiled module ignores hooks on its layers.
     return getattr(module, "_orig_mod", module)
+
+
+def _check_not_lazy(module: nn.Module) -> None:
+    lazy = next((name for name, weight in module.named_parameters() if is_lazy(weight)), None)
+    if lazy is not None:
+        raise ValueError(
+            f"the parameter {lazy!r} of {type(module).__name__} has no values yet: its layer is "
+            "lazy, and the network has never run, so that it cannot be trained; train it, or load "
+            "its weights"
+        )
 
 
 def per_channel(value: Tensor, x: Tensor) -> Tensor:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import nn
 
+from skood import MSP
 from skood._data.validation import share_forward_pass
-from skood.classifiers import MLP, PretrainedClassifier
+from skood.classifiers import MLP, FeatureExtractor, PretrainedClassifier
 from skood.classifiers._outputs import Outputs
 
 
@@ -136,6 +137,16 @@ class TestWhatScoringLeavesAlone:
         in_place = nn.Sequential(nn.ReLU(inplace=True), build())
         PretrainedClassifier(in_place).predict(X)
         np.testing.assert_array_equal(X, before)
+
+
+def test_a_lazy_network_that_has_never_run():
+    lazy = nn.Sequential(nn.LazyLinear(4), nn.ReLU(), nn.LazyLinear(3))
+    rows = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    for estimator in PretrainedClassifier(lazy), MSP(lazy), FeatureExtractor(lazy):
+        with pytest.raises(ValueError, match=r"'0.weight' of Sequential .* lazy.* train it, or"):
+            estimator.fit(rows)
+    lazy(torch.from_numpy(rows))
+    MSP(lazy).fit(rows)
 
 
 class TestScoreBelongsToTheRow:
@@ -289,6 +300,7 @@ class TestDiskCache:
         script = f"""
 import numpy as np, torch
 from torch import nn
+from skood import MSP
 from skood._data.validation import share_forward_pass
 from skood.classifiers import PretrainedClassifier
 {inspect.getsource(build)}

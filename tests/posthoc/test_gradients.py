@@ -48,6 +48,28 @@ def cross_entropy_at_10(logits):
     return -torch.log_softmax(logits / 10, 0).max()
 
 
+class Standardised(nn.Module):
+    """Standardises its input, in place or not."""
+
+    def __init__(self, module, in_place):
+        super().__init__()
+        self.module, self.in_place = module, in_place
+
+    def forward(self, x):
+        return self.module(x.sub_(0.4).div_(0.2) if self.in_place else (x - 0.4) / 0.2)
+
+
+@pytest.mark.parametrize("method", [skood.ODIN, skood.IODIN, skood.AdaSCALE], ids=str)
+def test_a_network_that_changes_its_input_in_place(module, images, method):
+    before = images.copy()
+    expected, scores = (
+        method(Standardised(module, in_place)).fit(images).score_samples(images)
+        for in_place in (False, True)
+    )
+    np.testing.assert_array_equal(scores, expected)
+    np.testing.assert_array_equal(images, before)
+
+
 def test_iodin_moves_the_entries_with_the_largest_gradient(module, images):
     for n_entries in (1, 3):
         detector = skood.IODIN(module, 10.0, 0.05, n_entries).fit(images)
