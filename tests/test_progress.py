@@ -292,9 +292,12 @@ class TestDetectors:
         detector = LikelihoodRatio(Talkative(), verbose=1, random_state=0)
         detector, labels = said(detector.fit, X)
         scoring = ["LikelihoodRatio scoring: measuring"] * 2
+        # Two models, on items and on outliers made from them.
+        checking = ["LikelihoodRatio checking the ratio: measuring"] * 4
         assert labels == [
             "LikelihoodRatio 1 of 2, foreground: learning",
             "LikelihoodRatio 2 of 2, background (mutation 0.1): learning",
+            *checking,
             *scoring,
         ]
         assert said(detector.score_samples, X)[1] == scoring

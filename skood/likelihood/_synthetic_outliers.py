@@ -1,13 +1,70 @@
-"""Outliers made from held-out items, for the choice of a background model."""
+"""Outliers made from in-distribution items, to choose a background model and to check it."""
 
 from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 
 from skood._data.checked_data import CheckedData
+from skood._data.unread_data import UnreadData
+from skood.likelihood._sequences import sequence_outliers
+from skood.metrics import auroc
 
-__all__ = ["check_numbers", "synthetic_outliers"]
+__all__ = ["check_numbers", "own_outliers", "synthetic_outliers", "warn_of_reversal"]
+
+# Number of items that are checked, and of standard deviations by which their AUROC is below 1/2.
+_MOST = 128
+_SIGMAS = 3.5
+_KINDS = {
+    "sequences": ("symbols in random order", "a single symbol in one half"),
+    "images": ("blocks in random order", "one half painted over"),
+    "rows": ("entries of other rows", "entries of other rows"),
+}
+
+
+def own_outliers(data: CheckedData, are_symbols: bool, rng: np.random.Generator) -> CheckedData:
+    """Make one outlier from each inlier, of two kinds in turn."""
+    return sequence_outliers(data, rng) if are_symbols else synthetic_outliers(data, rng)
+
+
+def warn_of_reversal(
+    score: Callable[[CheckedData], npt.NDArray[np.float64]],
+    data: CheckedData,
+    are_symbols: bool,
+    rng: np.random.Generator,
+    name: str,
+) -> None:
+    """Warn if outliers made from the data score higher than the data.
+
+    The threshold of the warning is so far below an AUROC of 1/2 that scores without any skill
+    cause it with a probability of 0.0003 for each kind.
+    """
+    if not are_symbols and (isinstance(data, UnreadData) or not data.is_rows_or_images):
+        return
+    items = data.subset(np.sort(rng.permutation(len(data))[:_MOST]))
+    inside = score(items)
+    outside = score(own_outliers(items, are_symbols, rng))
+    what = "sequences" if are_symbols else "images" if data.is_image else "rows"
+    for first, kind in enumerate(_KINDS[what]):
+        part = outside[first::2]
+        n, m = len(inside), len(part)
+        if not m:
+            continue
+        area = auroc(np.repeat([1, -1], [n, m]), np.concatenate([inside, part]))
+        if area < 0.5 - _SIGMAS * math.sqrt((n + m + 1) / (12 * n * m)):
+            warnings.warn(
+                f"{name} takes outliers for in-distribution that it made from {n} {what} of X: "
+                f"{what} with {kind} score higher than X (AUROC {area:.2f}, 0.5 is guessing). It "
+                "will accept other simple or strange items, too. Test it on outliers that you "
+                "know, train the density and the background model for longer, or use another "
+                "detector, such as InputComplexity for images",
+                stacklevel=6,
+            )
+            return
 
 
 def synthetic_outliers(data: CheckedData, rng: np.random.Generator) -> CheckedData:
