@@ -129,8 +129,11 @@ class LikelihoodRatio(ExplainedByParts):
       the two sets have rank correlations of -0.22 to 0.00. The number of non-black pixels alone has
       an AUROC of 0.982 on MNIST and of 0.290 on notMNIST.
 
-    The gain depends on the model. It is large with autoregressive densities; for Glow on CIFAR-10
-    against SVHN, a re-run is reported at an AUROC of 0.064.
+    The gain depends on the models. For Glow on CIFAR-10 against SVHN, a re-run is reported at an
+    AUROC of 0.064. With a PixelCNN of 36 000 steps and backgrounds of 600 steps we measured 0.095
+    to 0.112 there, and 0.083 with log p alone. Published is 0.931, with 600 000 steps for both. On
+    colour photographs, prefer :class:`InputComplexity`, or set ``background_steps=None`` and test
+    the ratio on outliers that you know.
 
     References
     ----------
