@@ -218,7 +218,8 @@ def reconstruction(**settings: Any) -> Callable[[Any], Any]:
 FURTHER: Detectors = {
     "DiffusionReconstruction, mse": reconstruction(distance="mse"),
     "DiffusionReconstruction, ssim": reconstruction(distance="ssim"),
-    "DiffusionReconstruction, until 1": reconstruction(times=20),
+    "DiffusionReconstruction, 20 times": reconstruction(times=20),
+    "DiffusionReconstruction, until 0.25": reconstruction(times=(0.05, 0.1, 0.15, 0.2, 0.25)),
     "DiffusionReconstruction, ode": reconstruction(times=(0.1, 0.2, 0.3, 0.4, 0.5), n_steps=4),
     "DiffusionReconstruction, sde": reconstruction(times=10, n_steps=20, solver="sde"),
     **{
