@@ -226,7 +226,7 @@ FURTHER: Detectors = {
         f"CCLR, {tau}": lambda density, tau=tau: skood.CCLR(density, time_fraction=tau)
         for tau in (0.1, 0.25, 0.33, 0.66)
     },
-    "ScoreNorm, 0.0001": lambda density: skood.ScoreNorm(density, t=1e-4),
+    "ScoreNorm, 0.01": lambda density: skood.ScoreNorm(density, t=0.01),
     "ScoreNorm, 0.1": lambda density: skood.ScoreNorm(density, t=0.1),
 }
 

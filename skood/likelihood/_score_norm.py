@@ -26,8 +26,8 @@ class ScoreNorm(DiffusionDetector):
 
     Parameters
     ----------
-    t : float, default=0.01
-        Time, from 0 to 1. By default the standard deviation of the noise is 0.04 at time 0.01.
+    t : float, default=0.0001
+        Time, from 0 to 1. The default is the time in the code of [1]_.
 
     Attributes
     ----------
@@ -45,7 +45,10 @@ class ScoreNorm(DiffusionDetector):
     the log-density by two thresholds. The norm alone does not separate every pair of data sets in
     one direction. With the sign of the code, its AUROC is 0.075 for Fashion-MNIST against MNIST and
     0.001 against Omniglot, but 0.883 for CIFAR-10 against SVHN and 0.919 for MNIST against
-    Fashion-MNIST; with the sign of this class, one minus these values.
+    Fashion-MNIST; with the sign of this class, one minus these values. The time decides as much: a
+    model of Fashion-MNIST that we trained for 28 000 steps has AUROCs of 0.826, 0.781 and 0.965
+    against MNIST, Omniglot and notMNIST by default, and 0.146, 0.135 and 0.474 at the time 0.01,
+    which was the default before (``benchmarks/README.md``).
 
     References
     ----------
@@ -62,7 +65,7 @@ class ScoreNorm(DiffusionDetector):
     array([-1])
     """
 
-    t: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=0.01, kw_only=True)
+    t: float = parameter(Interval(numbers.Real, 0, 1, closed="right"), default=1e-4, kw_only=True)
 
     def _times(self) -> Sequence[float]:
         return (self.t,)
