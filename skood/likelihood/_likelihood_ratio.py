@@ -223,10 +223,10 @@ class LikelihoodRatio(ExplainedByParts):
                     setting["auroc"] = self._auroc(background, *validation)
             best = int(np.argmax([setting["auroc"] for setting in self.selection_]))
         self.background_ = backgrounds[best]
-        with progress_scope(label="checking the ratio"):
-            checked = inliers if validation is None else validation[0]
-            rng = numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS, 1)
-            warn_of_reversal(self._score_samples, checked, are_symbols, rng, type(self).__name__)
+        checked = inliers if validation is None else validation[0]
+        rng = numpy_rng(seed, Stream.SYNTHETIC_OUTLIERS, 1)
+        models = self.density_, self.background_
+        warn_of_reversal(self._score_samples, models, checked, are_symbols, rng)
 
     @property
     def _needs_outliers_marked(self) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from skood._data.checked_data import CheckedData
 from skood._data.unread_data import UnreadData
+from skood._models import reads_as_it_came
+from skood._progress import progress_scope
 from skood.likelihood._sequences import sequence_outliers
 from skood.metrics import auroc
 
@@ -31,23 +34,35 @@ def own_outliers(data: CheckedData, are_symbols: bool, rng: np.random.Generator)
     return sequence_outliers(data, rng) if are_symbols else synthetic_outliers(data, rng)
 
 
+def _can_be_checked(data: CheckedData, models: Sequence[Any], are_symbols: bool) -> bool:
+    """Whether outliers can be made of the data in a form that the models read."""
+    if are_symbols:
+        return True
+    if isinstance(data, UnreadData) or not data.is_rows_or_images:
+        return False
+    # Models of other libraries get X in the container in which it came; outliers are arrays.
+    is_array = data.given is None or data.frame is not None
+    return is_array or not any(map(reads_as_it_came, models))
+
+
 def warn_of_reversal(
     score: Callable[[CheckedData], npt.NDArray[np.float64]],
+    models: Sequence[Any],
     data: CheckedData,
     are_symbols: bool,
     rng: np.random.Generator,
-    name: str,
 ) -> None:
     """Warn if outliers made from the data score higher than the data.
 
     The threshold of the warning is so far below an AUROC of 1/2 that scores without any skill
     cause it with a probability of 0.0003 for each kind.
     """
-    if not are_symbols and (isinstance(data, UnreadData) or not data.is_rows_or_images):
+    if not _can_be_checked(data, models, are_symbols):
         return
     items = data.subset(np.sort(rng.permutation(len(data))[:_MOST]))
-    inside = score(items)
-    outside = score(own_outliers(items, are_symbols, rng))
+    with progress_scope(label="checking the ratio"):
+        inside = score(items)
+        outside = score(own_outliers(items, are_symbols, rng))
     what = "sequences" if are_symbols else "images" if data.is_image else "rows"
     for first, kind in enumerate(_KINDS[what]):
         part = outside[first::2]
@@ -57,11 +72,11 @@ def warn_of_reversal(
         area = auroc(np.repeat([1, -1], [n, m]), np.concatenate([inside, part]))
         if area < 0.5 - _SIGMAS * math.sqrt((n + m + 1) / (12 * n * m)):
             warnings.warn(
-                f"{name} takes outliers for in-distribution that it made from {n} {what} of X: "
-                f"{what} with {kind} score higher than X (AUROC {area:.2f}, 0.5 is guessing). It "
-                "will accept other simple or strange items, too. Test it on outliers that you "
-                "know, train the density and the background model for longer, or use another "
-                "detector, such as InputComplexity for images",
+                "LikelihoodRatio takes outliers for in-distribution that it made from "
+                f"{n} {what} of X: {what} with {kind} score higher than X (AUROC {area:.2f}, 0.5 "
+                "is guessing). It will accept other simple or strange items, too. Test it on "
+                "outliers that you know, train the density and the background model for longer, "
+                "or use another detector, such as InputComplexity for images",
                 stacklevel=6,
             )
             return
