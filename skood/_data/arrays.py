@@ -16,7 +16,6 @@ import scipy.sparse
 from skood._data.checked_data import NUMBERS
 from skood._data.chunks import row_slices
 from skood._data.given import is_frame
-from skood._data.masks import without_mask
 
 __all__ = ["as_numbers", "is_finite_half", "naming_rows", "why_unread"]
 
@@ -35,7 +34,6 @@ def as_numbers(X: Any) -> Any:
     ValueError or TypeError
         If X is not numeric. Unlike numpy's errors, the message names X.
     """
-    X = without_mask(X, "X")
     if scipy.sparse.issparse(X) or (isinstance(X, np.ndarray) and X.dtype.kind in NUMBERS):
         return X
     _check_known_mistakes(X)

@@ -22,6 +22,7 @@ from skood._data.channels import CHANNELS, channels_are_last, channels_first
 from skood._data.checked_data import CheckedData
 from skood._data.fields import open_fields
 from skood._data.given import Given, is_frame
+from skood._data.masks import without_mask
 from skood._data.memory_layout import check_not_nested, from_torch
 from skood._data.streams import is_stream, open_stream
 from skood._data.unread_data import UnreadData
@@ -259,6 +260,7 @@ def _open(X: Any, checks: _Checks) -> CheckedData:
     if isinstance(X, CheckedData):
         return X
     check_not_nested(X)
+    X = without_mask(X, "X")  # Other libraries would read the values under the mask, too.
     given = Given.of(X) if _is_container(X) else None
     try:
         # scipy's dok_matrix is a dict, too.

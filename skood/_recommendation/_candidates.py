@@ -41,7 +41,7 @@ from skood.posthoc import (
     OutputsDetector,
     RelativeMahalanobis,
 )
-from skood.posthoc._models import read_features, with_handles
+from skood.posthoc._models import is_network, read_features, with_handles
 
 __all__ = [
     "Candidates",
@@ -135,7 +135,8 @@ def situation_of(model: Any, data: CheckedData, labels: npt.NDArray | None) -> S
     elif has_logits or hasattr(trained, "predict_proba"):
         kind = "classifier"
     elif hasattr(trained, "transform"):
-        kind = "features" if unread_frame(data) is None else "table"
+        is_table = unread_frame(data) is not None and not is_network(trained)
+        kind = "table" if is_table else "features"
         # An encoder learns no classes, and gives rows that it has seen no other scores.
         is_trained = is_trained and kind == "features"
     else:

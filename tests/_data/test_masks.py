@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.ensemble import IsolationForest
+from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import Dataset
 
-from skood import KNN, MSP, PretrainedClassifier
+from skood import KNN, MSP, ExternalDetector, PretrainedClassifier
 from skood.metrics import auroc, ood_report
 
 ROWS = np.random.default_rng(0).normal(size=(60, 4))
@@ -55,6 +57,15 @@ def test_masked_items(X, message):
         KNN().fit(X)
     with pytest.raises(ValueError, match=message):
         KNN().fit(ROWS).score_samples(X)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: KNN(StandardScaler()), lambda: ExternalDetector(IsolationForest())]
+)
+def test_models_of_other_libraries(make):
+    """They would read what is under the mask."""
+    with pytest.raises(ValueError, match=r"^X is a masked array, and 2 of its 240"):
+        make().fit(masked(ROWS, (3, 1), (5, 0)))
 
 
 def test_masked_images():

@@ -21,6 +21,8 @@ from torch.utils.data import Dataset
 
 import skood
 from skood import GMM, KNN, MSP, ODIN, Energy, Mahalanobis, posthoc, recommend
+from skood._data.validation import share_as_it_came
+from skood._recommendation._candidates import situation_of
 from skood._recommendation._criteria import KINDS, KINDS_OF_IMAGES
 from skood.datasets._synthetic import _FOR_ALL, _KINDS
 
@@ -228,6 +230,14 @@ def test_an_encoder_of_a_table(table, rows, fitted):
     odd = frame[:30].assign(kind="green", b=frame["b"][:30] + 40)
     assert (found.detector_.predict(odd) == -1).all()
     assert np.mean(found.detector_.predict(frame) == 1) > 0.85
+
+
+def test_a_network_behind_an_encoder_makes_features(table):
+    frame, encoder, y = table
+    extractor = skood.FeatureExtractor(nn.Linear(6, 4))
+    data = share_as_it_came(frame)
+    assert situation_of(make_pipeline(encoder, extractor), data, y).kind == "features"
+    assert situation_of(make_pipeline(encoder), data, y).kind == "table"
 
 
 def test_an_encoder_without_labels_and_own_candidates(table):
